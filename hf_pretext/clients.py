@@ -1,0 +1,202 @@
+"""The private side: the only module that sees private text.
+
+A `ClientPool` offers the server one operation: candidate embeddings in, noisy histogram out. What it releases, per
+call, to whoever holds the pool: one histogram over the candidates, the sum over clients of integer vote vectors of L2
+norm at most `mechanism.clip_norm` votes (the sensitivity; unit: the client; neighbours differ by one client more or
+less) plus discrete Gaussian noise. It also tells the number of clients, which counts as public. Nothing else leaves:
+no text, no embedding, no clean count, no distance, in no log and no error message.
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from huggingface_hub.utils import tqdm
+
+from .configuration import PrivateEvolutionConfig
+from .embedding import TextEmbedder
+from .noise import DiscreteGaussian, NoiseSource
+from .privacy import PrivacyLedger
+from .voting import VOTE_UNITS, count_votes, nearest_candidates, quantize_embeddings, quantize_votes, sum_votes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+class ClientPool(Protocol):
+    """What the server may ask of the private side."""
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """Where the pool counts its releases; a generator insists that it is its own."""
+        ...
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients; it counts as public."""
+        ...
+
+    def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
+        """Release one noisy histogram of votes for candidates, and count it in the ledger.
+
+        Args:
+            candidates (`np.ndarray` of shape `(m, d)`): Embeddings of the candidates, of length at most one.
+
+        Returns:
+            `np.ndarray` of shape `(m,)`: Noisy votes, float64.
+        """
+        ...
+
+
+class InMemoryClientPool:
+    """Simulates all clients in one process: groups, caps, embeds once, votes, and releases with noise.
+
+    Each client's embeddings and votes depend on that client's own samples only, bit for bit: its samples make batches
+    of their own in the embedding model, its subset is drawn from a generator of its own, and voting is exact integer
+    arithmetic. So adding or removing a client changes nobody else's contribution. The texts themselves are not kept.
+
+    Args:
+        private (`datasets.Dataset`):
+            Column `config.text_column` (`str`) holds the texts and `config.client_column` says whose they are. It is
+            read into memory; nothing is cached on disk.
+        embedder (`TextEmbedder`): The embedding model.
+        config (`PrivateEvolutionConfig`): Names of the columns, cap of samples per client, seed of the subsets.
+        ledger (`PrivacyLedger`): Counts the releases, and holds their mechanism.
+        noise (`NoiseSource`, *optional*): Where the noise comes from; other than the default in tests only.
+
+    Raises:
+        ValueError: A column is missing, there is no text at all, or rows have no client.
+        TypeError: Rows of the text column are not strings.
+    """
+
+    def __init__(
+        self,
+        private: "Dataset",
+        embedder: TextEmbedder,
+        config: PrivateEvolutionConfig,
+        ledger: PrivacyLedger,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        texts, ids = _read_columns(private, config)
+        samples = _group_by_client(texts, ids)
+        self._num_clients = len(samples)
+        self._check_capacity(ledger.mechanism.clip_norm)
+        _warn_of_delta(config.delta, self._num_clients)
+        if embedder.cuts(texts):
+            warnings.warn(
+                f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
+                "reads; only their beginnings vote. Split long texts into several rows of the same client.",
+                stacklevel=3,
+            )
+        kept = {client: _cap(client, own, config) for client, own in samples.items()}
+        self._clients = np.repeat(np.arange(len(kept)), [len(own) for own in kept.values()])
+        self._samples = _embed_each_client(list(kept.values()), embedder)
+        self.ledger = ledger
+        self._noise = noise or DiscreteGaussian()
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients; it counts as public."""
+        return self._num_clients
+
+    def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
+        """Release one noisy histogram of votes for candidates, and count it in the ledger (Algorithm 2).
+
+        Released: `(sum of the clients' integer votes + noise) / VOTE_UNITS`, to the caller. Sensitivity and unit are
+        stated at the head of this module.
+
+        Args:
+            candidates (`np.ndarray` of shape `(m, d)`): Embeddings of the candidates, of length at most one.
+
+        Returns:
+            `np.ndarray` of shape `(m,)`: Noisy votes, float64.
+
+        Raises:
+            ValueError: The candidates are not finite or have another dimension; nothing is then released.
+        """
+        if candidates.ndim != 2 or candidates.shape[1] != self._samples.shape[1]:
+            raise ValueError(
+                f"`candidates` of shape {candidates.shape} must have shape (m, {self._samples.shape[1]}): use the "
+                "embedding model that the clients use."
+            )
+        nearest = nearest_candidates(self._samples, quantize_embeddings(candidates))
+        voters, choices, counts = count_votes(self._clients, nearest, len(candidates))
+        votes = quantize_votes(voters, counts, self.ledger.mechanism.clip_norm)
+        histogram = sum_votes(choices, votes, len(candidates))
+        noise = self._noise(self.ledger.mechanism.noise_scale, len(candidates))
+        self.ledger.record(len(candidates))
+        return (histogram + noise) / VOTE_UNITS
+
+    def _check_capacity(self, clip_norm: float) -> None:
+        if self._num_clients * clip_norm * VOTE_UNITS >= 2**62:
+            raise ValueError(f"{self._num_clients} clients with a clipping norm of {clip_norm} overflow 64-bit counts.")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_clients={self.num_clients})"
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"A {type(self).__name__} holds private data and is not to be pickled or copied.")
+
+
+def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+    columns = list(getattr(private, "column_names", None) or [])
+    if config.text_column not in columns:
+        raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
+    if config.client_column not in columns:
+        raise ValueError(
+            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The guarantee "
+            "is per client, so every row needs to say whose it is. Set `client_column` to the column that does. If each "
+            f"row really is a different person's, say so: `private.add_column({config.client_column!r}, "
+            "list(range(len(private))))`."
+        )
+    plain = private.with_format(None)
+    texts, ids = list(plain[config.text_column]), list(plain[config.client_column])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"`private` has rows in column {config.text_column!r} that are not strings; drop or convert them.")
+    if any(client is None for client in ids):
+        raise ValueError(f"`private` has rows without a client in column {config.client_column!r}; name or drop them.")
+    return texts, ids
+
+
+def _group_by_client(texts: Sequence[str], ids: Sequence[object]) -> dict[object, list[str]]:
+    """Group the texts that are not blank; a client with blank texts only is still a client, without a vote."""
+    samples: dict[object, list[str]] = {client: [] for client in ids}
+    for text, client in zip(texts, ids, strict=True):
+        if text.strip():
+            samples[client].append(text)
+    if not any(samples.values()):
+        raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
+    if not all(text.strip() for text in texts):
+        warnings.warn("`private` has blank texts; they are left out and have no vote.", stacklevel=4)
+    return samples
+
+
+def _warn_of_delta(delta: float, num_clients: int) -> None:
+    if delta >= 1 / num_clients:
+        warnings.warn(
+            f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that publishes "
+            "one random client's text would satisfy such a guarantee. Choose a `delta` well below "
+            f"{1 / num_clients:.1e}.",
+            stacklevel=4,
+        )
+
+
+def _cap(client: object, samples: list[str], config: PrivateEvolutionConfig) -> list[str]:
+    """Draw a client's subset from a generator of its own, so that it does not depend on who else takes part."""
+    if len(samples) <= config.max_samples_per_client:
+        return samples
+    digest = hashlib.blake2b(f"{config.seed}/{type(client).__name__}/{client}".encode("utf-8", "surrogatepass")).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    chosen = rng.choice(len(samples), size=config.max_samples_per_client, replace=False)
+    return [samples[index] for index in chosen]
+
+
+def _embed_each_client(samples: Iterable[list[str]], embedder: TextEmbedder) -> np.ndarray:
+    """Embed every client's samples in batches of their own; see the class for why."""
+    own = [texts for texts in tqdm(samples, desc="Embedding clients", unit="client", name="hf_pretext") if texts]
+    return np.concatenate([quantize_embeddings(embedder(texts)) for texts in own])

@@ -1,0 +1,295 @@
+"""The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .version import __version__
+
+CONFIG_NAME = "private_evolution_config.json"
+
+ACCOUNTANTS = ("pld", "rdp")
+VOTE_CLIPPINGS = ("l2", "count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateEvolutionConfig:
+    r"""Settings of Private Evolution on text ([PrE-Text](https://huggingface.co/papers/2406.02958), Algorithm 1).
+
+    A configuration is checked when it is made and cannot be changed afterwards; `dataclasses.replace` makes a changed
+    copy.
+
+    > Parameters that control the privacy guarantee
+
+    Args:
+        delta (`float`):
+            Probability with which the guarantee may fail. It has no default: choose it well below one over the number
+            of clients.
+        epsilon (`float`, *optional*):
+            Total privacy loss of the run, for one client. Give either this or `noise_multiplier`.
+        noise_multiplier (`float`, *optional*):
+            Standard deviation of the noise in one bin of one round's histogram, divided by the sensitivity. Give
+            either this or `epsilon`.
+        num_rounds (`int`, *optional*, defaults to `11`):
+            Number of rounds `T`; each releases one noisy histogram.
+        max_samples_per_client (`int`, *optional*, defaults to `8`):
+            A client with more samples than this votes with a random subset of them.
+        vote_clipping (`str`, *optional*, defaults to `"l2"`):
+            `"l2"` scales each client's vote vector to L2 norm 1, so the sensitivity is 1. `"count"` is the paper's
+            counting: one vote per sample, sensitivity `max_samples_per_client`.
+        accountant (`str`, *optional*, defaults to `"pld"`):
+            `"pld"` is exact for the Gaussian mechanism; `"rdp"` is the paper's looser bound.
+
+    > Parameters that control the evolution
+
+    Args:
+        population_size (`int`, *optional*, defaults to `1024`):
+            Number of candidates `N_syn` in a round, and of bins in a histogram.
+        threshold (`float`, *optional*, defaults to `2.0`):
+            Threshold `H` subtracted from the noisy histogram, in standard deviations of the noise actually added.
+        lookahead (`int`, *optional*, defaults to `4`):
+            A candidate is represented by the mean embedding of this many variations of it (`K`); `0` represents it by
+            its own embedding.
+
+    > Parameters that control the variation of texts
+
+    Args:
+        mask_probability (`float`, *optional*, defaults to `0.3`):
+            Share of a text's tokens that one pass of mask filling replaces. Not used when variation is by prompting.
+        variation_steps (`int`, *optional*, defaults to `2`):
+            Number of passes of mask filling (`W_steps`), or of rewritings when variation is by prompting.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature of every model.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Share of the probability mass that is sampled from, in every model.
+        max_length (`int`, *optional*, defaults to `64`):
+            Longest candidate, in tokens of the model that varies it; longer public texts are cut.
+
+    > Parameters that control the initial population and the expansion
+
+    Args:
+        domain (`str`, *optional*):
+            What the texts are, in a few words that anybody may know, such as `"questions to a bank's support chat"`.
+            The language model writes the initial population from it where none is given, and it must not be taken
+            from the private data.
+        seeds_per_prompt (`int`, *optional*, defaults to `3`):
+            Number of surviving seeds shown in one expansion prompt.
+        texts_per_prompt (`int`, *optional*, defaults to `1`):
+            Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
+            cost of reading the prompt worth while.
+        max_new_tokens (`int`, *optional*, defaults to `85`):
+            Longest new text, in tokens of the expansion model.
+        min_words (`int`, *optional*, defaults to `3`):
+            Generated texts with fewer words are dropped.
+
+    > Parameters that control the data and the run
+
+    Args:
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column that holds the texts, in the private and in the public dataset.
+        client_column (`str`, *optional*, defaults to `"client_id"`):
+            Column of the private dataset that says whose text it is: the unit that the guarantee protects.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of everything but the noise. The noise comes from the operating system and cannot be reproduced.
+
+    Raises:
+        ValueError: A field is out of its range, or both or neither of `epsilon` and `noise_multiplier` are given.
+        TypeError: A field has the wrong type.
+    """
+
+    delta: float = field(metadata={"help": "Probability with which the guarantee may fail."})
+    epsilon: float | None = field(
+        default=None, metadata={"help": "Total privacy loss of the run, for one client. Or give noise_multiplier."}
+    )
+    noise_multiplier: float | None = field(
+        default=None, metadata={"help": "Noise standard deviation over sensitivity, per round. Or give epsilon."}
+    )
+    num_rounds: int = field(default=11, metadata={"help": "Number of rounds T, one noisy histogram each."})
+    max_samples_per_client: int = field(
+        default=8, metadata={"help": "A client with more samples votes with a random subset of this many."}
+    )
+    vote_clipping: str = field(
+        default="l2", metadata={"help": "'l2': a client's votes have L2 norm 1; 'count': the paper's counting."}
+    )
+    accountant: str = field(default="pld", metadata={"help": "'pld': exact; 'rdp': the paper's looser bound."})
+
+    population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
+    threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
+    lookahead: int = field(default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."})
+
+    mask_probability: float = field(default=0.3, metadata={"help": "Share of tokens one mask filling pass replaces."})
+    variation_steps: int = field(default=2, metadata={"help": "Passes of variation W_steps."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of every model."})
+    top_p: float = field(default=1.0, metadata={"help": "Share of the probability mass that is sampled from."})
+    max_length: int = field(default=64, metadata={"help": "Longest candidate, in tokens."})
+
+    domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
+    seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
+    texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
+    max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
+    min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
+
+    text_column: str = field(default="text", metadata={"help": "Column that holds the texts."})
+    client_column: str = field(default="client_id", metadata={"help": "Column that says whose text it is."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything but the noise."})
+
+    def __post_init__(self) -> None:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError(
+                f"Give exactly one of `epsilon` and `noise_multiplier`: got epsilon={self.epsilon} and "
+                f"noise_multiplier={self.noise_multiplier}. The other one follows from it."
+            )
+        self._check_number("delta", above=0, below=1, hint="Choose it well below one over the number of clients.")
+        for name in ("epsilon", "noise_multiplier"):
+            if getattr(self, name) is not None:
+                self._check_number(name, above=0, hint="There is no guarantee without noise.")
+        for name in (
+            "num_rounds",
+            "max_samples_per_client",
+            "variation_steps",
+            "seeds_per_prompt",
+            "texts_per_prompt",
+            "max_new_tokens",
+            "min_words",
+        ):
+            self._check_integer(name, at_least=1)
+        self._check_integer("population_size", at_least=2)
+        self._check_integer("max_length", at_least=4)
+        self._check_integer("lookahead", at_least=0)
+        self._check_integer("seed", at_least=0)
+        self._check_number("threshold", at_least=0, hint="It is counted in standard deviations of the noise.")
+        self._check_number("mask_probability", above=0, at_most=1, hint="It is a share of the tokens.")
+        self._check_number("temperature", above=0)
+        self._check_number("top_p", above=0, at_most=1)
+        self._check_choice("vote_clipping", VOTE_CLIPPINGS)
+        self._check_choice("accountant", ACCOUNTANTS)
+        if self.vote_clipping == "count" and self.max_samples_per_client > 1024:
+            raise ValueError(
+                f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
+                f"`vote_clipping`='count', which is exact up to 1024. Lower it, or use `vote_clipping`='l2'."
+            )
+        for name in ("text_column", "client_column"):
+            self._check_text(name)
+        if self.domain is not None:
+            self._check_text("domain")
+        if self.text_column == self.client_column:
+            raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}; they must differ.")
+
+    @classmethod
+    def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":
+        """Make the settings of the paper's experiments (ICML 2024, section 4 and appendix).
+
+        The paper prints no value of the threshold `H` for these experiments; it is 0 here, which keeps every bin whose
+        noisy count is positive.
+
+        Args:
+            epsilon (`float`, *optional*, defaults to `1.29`):
+                The paper uses 1.29, with 1,024 candidates, and 7.58, with 2,048.
+            **overrides:
+                Fields to change, for example `max_samples_per_client=16`, which the paper uses for CODE.
+
+        Returns:
+            `PrivateEvolutionConfig`: The paper's settings.
+        """
+        settings: dict[str, Any] = {
+            "epsilon": epsilon,
+            "delta": 3e-6,
+            "num_rounds": 11,
+            "max_samples_per_client": 8,
+            "vote_clipping": "count",
+            "accountant": "rdp",
+            "population_size": 1024 if epsilon < 7.58 else 2048,
+            "threshold": 0.0,
+            "lookahead": 4,
+            "mask_probability": 0.3,
+            "variation_steps": 2,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "max_length": 64,
+            "seeds_per_prompt": 3,
+            "texts_per_prompt": 1,
+            "max_new_tokens": 85,
+        }
+        return cls(**{**settings, **overrides})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PrivateEvolutionConfig":
+        """Make a configuration from a dictionary; keys that this version does not know are named in a warning."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known - {"hf_pretext_version"})
+        if unknown:
+            warnings.warn(
+                f"The configuration holds keys that hf_pretext {__version__} does not know and ignores: {unknown}. "
+                f"It was written by version {values.get('hf_pretext_version', 'unknown')}.",
+                stacklevel=2,
+            )
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the library's version as a dictionary that JSON can hold."""
+        return {**asdict(self), "hf_pretext_version": __version__}
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PrivateEvolutionConfig":
+        """Read a configuration that `save_pretrained` wrote.
+
+        Args:
+            folder (`str` or `Path`): Folder that holds `private_evolution_config.json`, or that file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        path = Path(folder)
+        path = path / CONFIG_NAME if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}; `save_pretrained` writes one.")
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the configuration to `folder`, which is made where it does not exist."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def _check_integer(self, name: str, at_least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"`{name}`={value!r} must be an integer, not {type(value).__name__}.")
+        if value < at_least:
+            raise ValueError(f"`{name}`={value} must be at least {at_least}.")
+
+    def _check_number(
+        self,
+        name: str,
+        above: float | None = None,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        below: float | None = None,
+        hint: str = "",
+    ) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"`{name}`={value!r} must be a number, not {type(value).__name__}.")
+        bounds = [
+            (above is None or value > above, f"above {above}"),
+            (at_least is None or value >= at_least, f"at least {at_least}"),
+            (at_most is None or value <= at_most, f"at most {at_most}"),
+            (below is None or value < below, f"below {below}"),
+            (abs(value) != float("inf"), "finite"),
+        ]
+        # A comparison with NaN is false, so NaN fails every bound.
+        broken = [words for holds, words in bounds if not holds]
+        if broken:
+            raise ValueError(f"`{name}`={value} must be {' and '.join(broken)}. {hint}".strip())
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"`{name}`={value!r} must be one of {list(choices)}.")
+
+    def _check_text(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"`{name}`={value!r} must be a non-empty string.")

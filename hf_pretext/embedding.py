@@ -1,0 +1,68 @@
+"""Sentence embeddings of unit length, from a sentence-transformers model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from huggingface_hub.utils import tqdm
+
+
+class TextEmbedder:
+    """Embeds texts as vectors of length one, so that L2 distance and cosine similarity order candidates alike.
+
+    Args:
+        model (`SentenceTransformer`): The embedding model; the paper's is all-MiniLM-L6-v2, 384 dimensions.
+        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+    """
+
+    def __init__(self, model: Any, batch_size: int = 64) -> None:
+        self._model = model
+        self.batch_size = batch_size
+
+    @property
+    def max_length(self) -> int | None:
+        """Number of tokens that the model reads; the rest of a longer text is not embedded."""
+        return self._model.max_seq_length
+
+    def __call__(self, texts: Sequence[str], progress: str | None = None) -> np.ndarray:
+        """Embed texts.
+
+        Args:
+            texts (`Sequence[str]`): The texts.
+            progress (`str`, *optional*): Name of a progress bar; none is shown without it.
+
+        Returns:
+            `np.ndarray` of shape `(len(texts), d)`: Rows of length one, float32.
+
+        Raises:
+            ValueError: The model returns NaN or infinite numbers, or a vector of length zero.
+        """
+        # Longest first, so that memory runs out at once or not at all, and batches need little padding.
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        embeddings = np.zeros((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
+        with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None, name="hf_pretext") as bar:
+            for start in range(0, len(texts), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                embeddings[chosen] = self._model.encode(
+                    [texts[index] for index in chosen],
+                    batch_size=self.batch_size,
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                )
+                bar.update(len(chosen))
+        # NaN compares unequal, so this catches it too.
+        if not np.all(np.abs(np.linalg.norm(embeddings, axis=1) - 1) < 1e-2):
+            raise ValueError(
+                "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or "
+                "use another model. No privacy budget was spent on them."
+            )
+        return embeddings
+
+    def cuts(self, texts: Sequence[str]) -> bool:
+        """Tell whether some text is longer than the model reads."""
+        tokenizer = self._model.tokenizer
+        if self.max_length is None or tokenizer is None:
+            return False
+        # A token has at least one character, so most texts need no tokenizer to be known as short.
+        candidates = [text for text in texts if len(text) > self.max_length]
+        return any(len(tokenizer.tokenize(text[: 50 * self.max_length])) > self.max_length for text in candidates)

@@ -1,0 +1,106 @@
+"""Expansion: a causal language model writes many texts like the seeds. Post-processing, so free of privacy cost."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from huggingface_hub.utils import tqdm
+
+from .configuration import PrivateEvolutionConfig
+from .generation import TextGenerator, collect_texts
+
+HEADING = "Original Text Sample"
+_HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+[ \t]*:?[ \t]*$", re.MULTILINE)
+
+
+def list_prompt(seeds: Sequence[str], num_new: int) -> str:
+    """Write the paper's prompt: a list of samples that a language model will go on with.
+
+    Args:
+        seeds (`Sequence[str]`): Texts to show, one line each.
+        num_new (`int`): Number of texts that are to follow.
+
+    Returns:
+        `str`: The prompt, up to the heading of the first text that is to be written.
+    """
+    # With the paper's three seeds the list has six samples; a longer continuation needs a longer list.
+    size = max(2 * len(seeds), len(seeds) + num_new)
+    samples = [f"{HEADING} {number}\n{one_line(seed)}\n" for number, seed in enumerate(seeds, start=1)]
+    return f"List of {size} diverse original text samples:\n{''.join(samples)}{HEADING} {len(seeds) + 1}\n"
+
+
+def parse_list(continuation: str, num_new: int) -> list[str]:
+    """Read the texts that a model wrote after a list prompt.
+
+    Only a line that is a heading of the list and nothing else ends a text, so a text may hold any of its words. The
+    first text counts even where the token limit cut it, as in the paper; later ones count where a heading follows.
+
+    Args:
+        continuation (`str`): What the model wrote.
+        num_new (`int`): Number of texts to read at most.
+
+    Returns:
+        `list` of `str`: The texts, one line each; some may be empty.
+    """
+    first, *later = _HEADING_LINE.split(continuation)
+    return [one_line(text) for text in [first, *later[:-1]][:num_new]]
+
+
+def one_line(text: str) -> str:
+    """Join the words of a text with single spaces."""
+    return " ".join(text.split())
+
+
+def is_clean(text: str, config: PrivateEvolutionConfig) -> bool:
+    """Tell whether a generated text is long enough and no echo of a prompt."""
+    return len(text.split()) >= config.min_words and HEADING not in text and "original text samples:" not in text
+
+
+class Expansion:
+    """Writes new texts from seeds with the paper's prompt (Algorithm 1, `Expand`).
+
+    Args:
+        generator (`TextGenerator`): The causal language model.
+        config (`PrivateEvolutionConfig`): Seeds per prompt, texts per prompt, longest text, fewest words, seed.
+    """
+
+    def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
+        self._generate = generator
+        self._config = config
+
+    def __call__(self, seeds: Sequence[str], num_samples: int) -> list[str]:
+        """Write texts.
+
+        Args:
+            seeds (`Sequence[str]`): Texts to imitate; each prompt shows a random few of them.
+            num_samples (`int`): Number of texts wanted.
+
+        Returns:
+            `list` of `str`: Exactly `num_samples` texts, all different and none of them a seed.
+
+        Raises:
+            RuntimeError: The model does not write enough usable texts.
+        """
+
+        def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
+            rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
+            return self._propose(seeds, missing, rng, progress)
+
+        return collect_texts(num_samples, propose, "Expanding", known=seeds)
+
+    def _propose(self, seeds: Sequence[str], missing: int, rng: np.random.Generator, progress: tqdm) -> Iterator[str]:
+        config = self._config
+        shown = min(config.seeds_per_prompt, len(seeds))
+        prompts = [
+            list_prompt([seeds[index] for index in rng.choice(len(seeds), shown, replace=False)], config.texts_per_prompt)
+            for _ in range(-(-missing // config.texts_per_prompt))
+        ]
+        continuations = self._generate(
+            prompts,
+            max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
+            seed=int(rng.integers(2**32)),
+            stop=f"{HEADING} {shown + config.texts_per_prompt + 1}",
+            progress=progress,
+        )
+        for continuation in continuations:
+            yield from (text for text in parse_list(continuation, config.texts_per_prompt) if is_clean(text, config))

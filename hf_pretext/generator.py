@@ -1,0 +1,339 @@
+"""`PrivateEvolutionGenerator`: private clients in, a dataset of differentially private synthetic text out."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cards import PICTURE_NAME, dataset_card
+from .clients import ClientPool, InMemoryClientPool
+from .configuration import PrivateEvolutionConfig
+from .embedding import TextEmbedder
+from .expansion import Expansion
+from .generation import TextGenerator
+from .models import load_causal_lm, load_masked_lm, load_sentence_transformer, resolve_device, source_name
+from .noise import NoiseSource
+from .plots import plot_run
+from .population import sample_population, write_population
+from .privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+from .selection import resample, threshold_votes
+from .variation import MaskedVariation, PromptedVariation, Variation
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+MODELS_NAME = "models.json"
+
+MAP_SIZE = 500
+"""Number of texts of a stage that the map in the picture shows."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round did, as far as everybody may know.
+
+    Args:
+        round (`int`): Number of the round, from 1.
+        num_candidates (`int`): Candidates that the clients voted for.
+        num_above_threshold (`int`): Candidates whose noisy votes passed the threshold.
+        num_survivors (`int`): Different candidates that were drawn as parents.
+        votes (`tuple` of `float`): The noisy histogram, sorted from most to fewest votes.
+        seconds (`float`): Wall time of the round.
+    """
+
+    round: int
+    num_candidates: int
+    num_above_threshold: int
+    num_survivors: int
+    votes: tuple[float, ...]
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, number: int, votes: np.ndarray, weights: np.ndarray, survivors: np.ndarray, seconds: float
+    ) -> "RoundRecord":
+        """Sum up a round by its noisy histogram, the weights after the threshold, and the survivors."""
+        ordered = tuple(float(count) for count in np.sort(votes)[::-1])
+        return cls(number, len(votes), int((weights > 0).sum()), len(survivors), ordered, seconds)
+
+
+class PrivateEvolutionGenerator:
+    """Generates differentially private synthetic text by Private Evolution.
+
+    The method is [PrE-Text](https://huggingface.co/papers/2406.02958): candidates evolve towards what the clients
+    hold, guided by noisy histograms of the clients' nearest-neighbour votes, and a language model expands the survivors
+    into a training set.
+
+    Args:
+        variation_model (`str`, `Path`, `tuple` or `Pipeline`, *optional*, defaults to `"FacebookAI/roberta-large"`):
+            Masked language model that varies candidates: a Hub id, a local folder, a `(model, tokenizer)` pair or a
+            pipeline. `None` varies them by prompting the expansion model.
+        embedding_model (`str`, `Path` or `SentenceTransformer`, *optional*):
+            Sentence-transformers model in whose space the clients vote. Defaults to the paper's,
+            `"sentence-transformers/all-MiniLM-L6-v2"`.
+        expansion_model (`str`, `Path`, `tuple` or `Pipeline`, *optional*):
+            Causal language model that expands the seeds. It is needed for `expand`, for `variation_model=None`, and
+            to write an initial population; `evolve` with a masked language model and public texts does without.
+        config (`PrivateEvolutionConfig`): The settings, the privacy budget among them.
+        device (`str` or `torch.device`, *optional*): Where models go that are loaded here.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
+        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+        noise (`NoiseSource`, *optional*): Where noise comes from. For tests: anything but the default voids the
+            guarantee.
+
+    Attributes:
+        config (`PrivateEvolutionConfig`): The settings.
+        ledger (`PrivacyLedger`): Counts what has been released.
+        history (`list` of `RoundRecord`): What every round of the latest run did.
+
+    Example:
+
+    ```python
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
+    generator = PrivateEvolutionGenerator(expansion_model="meta-llama/Llama-2-7b-hf", config=config)
+    synthetic = generator(private, initial_population=public, num_samples=50_000)
+    ```
+    """
+
+    def __init__(
+        self,
+        variation_model: Any = "FacebookAI/roberta-large",
+        embedding_model: Any = "sentence-transformers/all-MiniLM-L6-v2",
+        expansion_model: Any = None,
+        *,
+        config: PrivateEvolutionConfig,
+        device: "str | torch.device | None" = None,
+        dtype: "str | torch.dtype" = "auto",
+        batch_size: int = 64,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        if not isinstance(config, PrivateEvolutionConfig):
+            raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
+        if batch_size < 1:
+            raise ValueError(f"`batch_size`={batch_size} must be at least 1.")
+        if variation_model is None and expansion_model is None:
+            raise ValueError(
+                "`variation_model`=None varies texts by prompting the expansion model, so give an `expansion_model`, "
+                "or a masked language model as `variation_model`."
+            )
+        self.config = config
+        self._sources = {
+            "variation_model": source_name(variation_model),
+            "embedding_model": source_name(embedding_model),
+            "expansion_model": source_name(expansion_model),
+        }
+        on = resolve_device(device)
+        self._embedder = TextEmbedder(load_sentence_transformer(embedding_model, on, dtype), batch_size)
+        self._text_generator = (
+            TextGenerator(*load_causal_lm(expansion_model, on, dtype), config, batch_size) if expansion_model else None
+        )
+        self._variation: Variation = (
+            PromptedVariation(self._needs_text_generator("variation_model=None"), config)
+            if variation_model is None
+            else MaskedVariation(*load_masked_lm(variation_model, on, dtype), config, batch_size)
+        )
+        self._noise = noise
+        self.ledger = PrivacyLedger(VoteMechanism.from_config(config))
+        self._num_clients: int | None = None
+        self._runs = 0
+        self._initial: list[str] = []
+        self._seeds: Dataset | None = None
+        self._synthetic: Dataset | None = None
+        self.history: list[RoundRecord] = []
+
+    @property
+    def privacy_report(self) -> PrivacyReport:
+        """What all runs of this generator together have released, and what that guarantees."""
+        return PrivacyReport.from_ledger(self.ledger, self.config, self._num_clients)
+
+    def __call__(
+        self,
+        private: "Dataset | ClientPool",
+        initial_population: "Dataset | Sequence[str] | None" = None,
+        *,
+        num_samples: int,
+    ) -> "Dataset":
+        """Evolve seeds from private clients and expand them. Spends budget.
+
+        Args:
+            private (`datasets.Dataset` or `ClientPool`): The clients; see `evolve`.
+            initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*): Public texts; see `evolve`.
+            num_samples (`int`): Number of synthetic texts.
+
+        Returns:
+            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`).
+        """
+        # Asked for before any budget is spent.
+        self._needs_text_generator("calling the generator")
+        _check_num_samples(num_samples)
+        return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
+
+    def evolve(
+        self, private: "Dataset | ClientPool", initial_population: "Dataset | Sequence[str] | None" = None
+    ) -> "Dataset":
+        """Evolve candidates towards what the clients hold (Algorithm 1). Spends budget, every time it is called.
+
+        Args:
+            private (`datasets.Dataset` or `ClientPool`):
+                Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
+                text it is. A `ClientPool`, such as a federation, takes its place.
+            initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
+                Public texts to start from. Without them the expansion model writes a population from `config.domain`.
+
+        Returns:
+            `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
+            `round` (`int`, the first that it survived) and `votes` (`float`, its noisy votes in that round).
+        """
+        config, noise_std = self.config, self.ledger.mechanism.noise_std
+        if initial_population is None:
+            self._check_can_write_population()
+        clients = self._client_pool(private)
+        population = self._initial_population(initial_population)
+        self.history.clear()
+        self._runs += 1
+        seeds: dict[str, dict[str, Any]] = {}
+        for number in range(1, config.num_rounds + 1):
+            started = time.perf_counter()
+            label = f"Round {number}/{config.num_rounds}"
+            random = np.random.default_rng([config.seed, self._runs, number])
+            candidates = self._embed_candidates(population, random, label)
+            votes = clients.release_histogram(candidates)
+            weights = threshold_votes(votes, config.threshold * noise_std)
+            parents = resample(weights, config.population_size, random)
+            survivors = np.unique(parents)
+            for index in survivors:
+                row = {"text": population[index], "round": number, "votes": float(votes[index])}
+                seeds.setdefault(population[index], row)
+            if number < config.num_rounds:
+                population = self._vary([population[index] for index in parents], random, f"{label}: varying")
+            self.history.append(RoundRecord.of(number, votes, weights, survivors, time.perf_counter() - started))
+        self._seeds = _dataset(list(seeds.values()))
+        return self._seeds
+
+    def expand(self, seeds: "Dataset | Sequence[str]", num_samples: int) -> "Dataset":
+        """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
+
+        Args:
+            seeds (`datasets.Dataset` or `Sequence[str]`): What `evolve` returned: column `text`, or a list of texts.
+            num_samples (`int`): Number of synthetic texts.
+
+        Returns:
+            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different.
+        """
+        _check_num_samples(num_samples)
+        texts = list(seeds["text"] if hasattr(seeds, "column_names") else seeds)
+        if not texts:
+            raise ValueError("`seeds` holds no text to expand.")
+        expansion = Expansion(self._needs_text_generator("`expand`"), self.config)
+        self._synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples)])
+        return self._synthetic
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **overrides: Any) -> "PrivateEvolutionGenerator":
+        """Make a generator with the configuration and the models of a saved run. Its budget is a new one.
+
+        Args:
+            folder (`str` or `Path`): A folder that `save_pretrained` wrote.
+            **overrides: Arguments of the constructor that replace the saved ones, such as `device`, or a model that
+                was given as an object without a name.
+
+        Raises:
+            FileNotFoundError: `folder` was not written by `save_pretrained`.
+        """
+        config = overrides.pop("config", None) or PrivateEvolutionConfig.from_pretrained(folder)
+        sources = json.loads((Path(folder) / MODELS_NAME).read_text(encoding="utf-8"))
+        return cls(**{**sources, **overrides}, config=config)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what is known about the runs so far: all of it is public.
+
+        Args:
+            folder (`str` or `Path`):
+                Gets `private_evolution_config.json`, `models.json`, `privacy_report.json`, and, once there are
+                synthetic texts, the dataset card `README.md` and the picture `run.png`.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(path)
+        self.privacy_report.save_pretrained(path)
+        (path / MODELS_NAME).write_text(json.dumps(self._sources, indent=2) + "\n", encoding="utf-8")
+        if self._synthetic is not None:
+            plot_run(self.history, self.privacy_report, self.config, self._maps(), path / PICTURE_NAME)
+            card = dataset_card(
+                self.privacy_report, self.config, self._sources, self._synthetic["text"], num_seeds=self._num_seeds
+            )
+            (path / "README.md").write_text(card, encoding="utf-8")
+
+    def _maps(self) -> dict[str, np.ndarray]:
+        """Embeddings of the public texts of a run, by the name under which a picture shows them."""
+        stages = {"initial population": self._initial, "seeds": list(self._seeds["text"]) if self._seeds else []}
+        if self._synthetic is not None:
+            stages["synthetic texts"] = list(self._synthetic["text"])
+        return {name: self._embedder(texts[:MAP_SIZE], "Embedding") for name, texts in stages.items() if texts}
+
+    def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
+        if public is not None:
+            self._initial = sample_population(public, self._variation, self.config)
+        else:
+            writer = self._check_can_write_population()
+            self._initial = write_population(writer, self._variation, self.config)
+        return self._initial
+
+    def _check_can_write_population(self) -> TextGenerator:
+        if self.config.domain is None:
+            raise ValueError(
+                "`initial_population`=None lets the expansion model write one from `config.domain`, which is None too. "
+                "Give public texts, or describe the domain in a few words that anybody may know."
+            )
+        return self._needs_text_generator("`initial_population`=None, which lets the expansion model write one,")
+
+    def _client_pool(self, private: "Dataset | ClientPool") -> ClientPool:
+        if hasattr(private, "release_histogram"):
+            pool: ClientPool = private
+        else:
+            pool = InMemoryClientPool(private, self._embedder, self.config, self.ledger, self._noise)
+        if pool.ledger is not self.ledger:
+            raise ValueError("`private` is a pool with a ledger of its own; make it with `ledger=generator.ledger`.")
+        self._num_clients = pool.num_clients
+        return pool
+
+    def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:
+        """Represent each candidate by the mean embedding of its variations (lookahead), or by its own."""
+        if self.config.lookahead == 0:
+            return self._embedder(population, f"{label}: embedding")
+        looked_ahead = [
+            self._embedder(self._vary(population, random, f"{label}: looking ahead"), f"{label}: embedding")
+            for _ in range(self.config.lookahead)
+        ]
+        return np.mean(looked_ahead, axis=0)
+
+    def _vary(self, texts: list[str], random: np.random.Generator, label: str) -> list[str]:
+        return self._variation(texts, int(random.integers(2**32)), label)
+
+    def _needs_text_generator(self, purpose: str) -> TextGenerator:
+        if self._text_generator is None:
+            raise ValueError(
+                f"{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal "
+                "language model: a Hub id, a local folder, or a (model, tokenizer) pair."
+            )
+        return self._text_generator
+
+
+def _check_num_samples(num_samples: int) -> None:
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
+
+
+def _dataset(rows: list[dict[str, Any]]) -> "Dataset":
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)

@@ -1,0 +1,117 @@
+"""Loading of the models that a run uses: a Hub id, a local folder, or an object that is loaded already."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return `device`, or the accelerator that torch finds, or the CPU."""
+    if device is not None:
+        return torch.device(device)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    """Return `dtype`; `"auto"` is the checkpoint's on an accelerator, and float32 on a CPU, where half is slow."""
+    if isinstance(dtype, str) and dtype != "auto":
+        resolved = getattr(torch, dtype, None)
+        if not isinstance(resolved, torch.dtype):
+            raise ValueError(f"`dtype`={dtype!r} is not a torch dtype; use 'auto', 'float32', 'bfloat16' or 'float16'.")
+        return resolved
+    return torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
+
+
+def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """Load a masked language model and its tokenizer.
+
+    Args:
+        source (`str`, `Path`, `tuple` or `Pipeline`):
+            A Hub id, a local folder, a `(model, tokenizer)` pair, or a `transformers` pipeline.
+        device (`torch.device`): Where a model that is loaded here goes; a loaded one stays where it is.
+        dtype (`str` or `torch.dtype`): Its dtype.
+
+    Raises:
+        ValueError: The tokenizer has no mask token.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    model, tokenizer = _load("variation_model", source, AutoModelForMaskedLM, device, dtype)
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"`variation_model`={_name(source)!r} has a tokenizer without a mask token, so it cannot fill masks. Use a "
+            "masked language model such as 'FacebookAI/roberta-large', or `variation_model=None` to vary texts by "
+            "prompting the expansion model."
+        )
+    return model, tokenizer
+
+
+def load_causal_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer; `source` is as in `load_masked_lm`."""
+    from transformers import AutoModelForCausalLM
+
+    return _load("expansion_model", source, AutoModelForCausalLM, device, dtype)
+
+
+def load_sentence_transformer(source: Any, device: torch.device, dtype: str | torch.dtype) -> Any:
+    """Load a sentence-transformers model from a Hub id or a local folder; a loaded one is returned as it is."""
+    from sentence_transformers import SentenceTransformer
+
+    if isinstance(source, SentenceTransformer):
+        return source
+    _check_source("embedding_model", source)
+    try:
+        return SentenceTransformer(str(source), device=str(device), model_kwargs={"dtype": resolve_dtype(dtype, device)})
+    except (OSError, ValueError) as error:
+        raise _unreachable("embedding_model", source) from error
+
+
+def source_name(source: Any) -> str | None:
+    """Return the Hub id or folder by which a model can be loaded again, or None where the object does not say."""
+    if source is None or isinstance(source, (str, Path)):
+        return None if source is None else str(source)
+    return _name(source) or None
+
+
+def _load(
+    argument: str, source: Any, auto_class: Any, device: torch.device, dtype: str | torch.dtype
+) -> tuple[Any, Any]:
+    if isinstance(source, tuple) and len(source) == 2:
+        return source[0].eval(), source[1]
+    if hasattr(source, "model") and hasattr(source, "tokenizer"):
+        return source.model.eval(), source.tokenizer
+    _check_source(argument, source)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = auto_class.from_pretrained(source, dtype=resolve_dtype(dtype, device), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise _unreachable(argument, source) from error
+    return model.to(device).eval(), tokenizer
+
+
+def _check_source(argument: str, source: Any) -> None:
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            f"`{argument}` of type {type(source).__name__} must be a Hub id, a local folder, or a loaded object"
+            + ("." if argument == "embedding_model" else ": a (model, tokenizer) pair or a transformers pipeline.")
+        )
+    looks_like_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path and not Path(source).is_dir():
+        raise FileNotFoundError(f"`{argument}`={str(source)!r} is not a folder; give a Hub id or an existing folder.")
+
+
+def _unreachable(argument: str, source: Any) -> OSError:
+    return OSError(
+        f"`{argument}`={str(source)!r} could not be loaded. Is it a Hub id that exists and that you may read (see "
+        "`hf auth login`), or a local folder with a configuration, a tokenizer and safetensors weights?"
+    )
+
+
+def _name(source: Any) -> str:
+    holder = source[0] if isinstance(source, tuple) else getattr(source, "model", source)
+    return str(getattr(holder, "name_or_path", "") if not isinstance(source, (str, Path)) else source)

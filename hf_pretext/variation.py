@@ -1,0 +1,200 @@
+"""Variation of texts: mask filling with a masked language model, or rewriting by prompting a causal one."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from huggingface_hub.utils import tqdm
+
+from .configuration import PrivateEvolutionConfig
+from .expansion import is_clean, one_line
+from .generation import TextGenerator
+
+
+class Variation(Protocol):
+    """Turns texts into texts like them."""
+
+    def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
+        """Return one variation of each text, in their order; a text that cannot be varied comes back as it is."""
+        ...
+
+    def truncate(self, text: str) -> str:
+        """Cut a text to the longest that is varied."""
+        ...
+
+
+class MaskedVariation:
+    """Masks a share of a text's tokens and fills them, one at a time, with a masked language model.
+
+    Each pass chooses `mask_probability` of every text's own tokens (at least one), masks them all, and fills them in
+    random order: a token is drawn at `temperature` and `top_p` given all that are there already. Special tokens are
+    neither masked nor drawn. The language model's head is computed at the one position that is read.
+
+    Args:
+        model (`PreTrainedModel`): A masked language model of transformers.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a mask token.
+        config (`PrivateEvolutionConfig`): Mask probability, passes, temperature, `top_p`, longest text.
+        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+
+    Raises:
+        ValueError: `config.max_length` is more than the model reads.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, config: PrivateEvolutionConfig, batch_size: int = 64) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._config = config
+        self._batch_size = batch_size
+        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or config.max_length)
+        if config.max_length > longest:
+            raise ValueError(f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads.")
+        special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), model.config.vocab_size))
+        self._special = torch.tensor(sorted(special), device=model.device)
+
+    def truncate(self, text: str) -> str:
+        """Cut a text to `max_length` tokens, special tokens included."""
+        if len(text) <= self._config.max_length - self._tokenizer.num_special_tokens_to_add():
+            return text
+        return self._decode(self._encode(text))
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
+        """Vary each text.
+
+        Args:
+            texts (`Sequence[str]`): The texts; what is beyond `max_length` tokens is cut.
+            seed (`int`): Seed of the masks and fillings.
+            progress (`str`, *optional*): Name of the progress bar.
+
+        Returns:
+            `list` of `str`: One variation of each text, in their order.
+        """
+        rng = torch.Generator(device=self._model.device).manual_seed(seed)
+        tokens = [self._encode(text) for text in texts]
+        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+        varied = list(texts)
+        with tqdm(total=len(texts), desc=progress, unit="text", name="hf_pretext") as bar:
+            for start in range(0, len(order), self._batch_size):
+                chosen = order[start : start + self._batch_size]
+                for index, ids in zip(chosen, self._vary_batch([tokens[i] for i in chosen], rng), strict=True):
+                    varied[index] = self._decode(ids).strip() or texts[index]
+                bar.update(len(chosen))
+        return varied
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, truncation=True, max_length=self._config.max_length)["input_ids"]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        # Word pieces come back with spaces before punctuation; byte-level tokens need no repair.
+        word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
+
+    def _vary_batch(self, tokens: list[list[int]], rng: torch.Generator) -> list[list[int]]:
+        device = self._model.device
+        lengths = [len(ids) for ids in tokens]
+        padding = self._tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(tokens), max(lengths)), padding, device=device)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(tokens):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
+        for _ in range(self._config.variation_steps):
+            self._mask_and_fill(input_ids, attention_mask, can_mask, rng)
+        return [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
+
+    def _mask_and_fill(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, can_mask: torch.Tensor, rng: torch.Generator
+    ) -> None:
+        """Make one pass over a batch, in place."""
+        available = can_mask.sum(1)
+        num_masks = (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
+        # The positions that may be masked, in random order; the first `num_masks` of a row are masked and filled.
+        positions = torch.rand(can_mask.shape, generator=rng, device=can_mask.device).masked_fill(~can_mask, 2).argsort(1)
+        steps = torch.arange(positions.shape[1], device=positions.device)
+        rows, columns = torch.nonzero(steps < num_masks[:, None], as_tuple=True)
+        input_ids[rows, positions[rows, columns]] = self._tokenizer.mask_token_id
+        for step in range(int(num_masks.max())):
+            rows = torch.nonzero(step < num_masks).squeeze(1)
+            at = positions[rows, step]
+            logits = self._logits_at(input_ids[rows], attention_mask[rows], at)
+            input_ids[rows, at] = self._sample(logits, rng)
+
+    def _logits_at(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of each row at one position, shape `(rows, vocabulary)`.
+
+        The hook hands the head one hidden state per row instead of all of them. It works for every masked language
+        model of transformers whose head reads the `last_hidden_state` of its base model.
+        """
+
+        def keep_one_position(module: Any, inputs: Any, output: Any) -> Any:
+            hidden = output.last_hidden_state
+            output.last_hidden_state = hidden[torch.arange(len(hidden), device=hidden.device), at][:, None]
+            return output
+
+        hook = self._model.base_model.register_forward_hook(keep_one_position)
+        try:
+            return self._model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
+        finally:
+            hook.remove()
+
+    def _sample(self, logits: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        logits = logits.float() / self._config.temperature
+        logits[:, self._special] = -torch.inf
+        probabilities = logits.softmax(-1)
+        if self._config.top_p < 1:
+            ordered, tokens = probabilities.sort(-1, descending=True)
+            # A token stays as long as those before it do not make up `top_p`.
+            ordered[ordered.cumsum(-1) - ordered >= self._config.top_p] = 0
+            return tokens.gather(1, torch.multinomial(ordered, 1, generator=rng)).squeeze(1)
+        return torch.multinomial(probabilities, 1, generator=rng).squeeze(1)
+
+
+class PromptedVariation:
+    """Rewrites texts by prompting a causal language model, as in Aug-PE (Xie et al. 2024, arXiv 2403.01749).
+
+    Args:
+        generator (`TextGenerator`): The causal language model.
+        config (`PrivateEvolutionConfig`): Rewritings per call, longest and shortest text.
+    """
+
+    def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
+        self._generate = generator
+        self._config = config
+
+    def truncate(self, text: str) -> str:
+        """Cut a text to `max_length` tokens."""
+        return self._generate.truncate(one_line(text), self._config.max_length)
+
+    def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
+        """Vary each text.
+
+        Args:
+            texts (`Sequence[str]`): The texts.
+            seed (`int`): Seed of the sampling.
+            progress (`str`, *optional*): Name of the progress bar.
+
+        Returns:
+            `list` of `str`: One variation of each text, in their order; the text itself where the model's answer is
+            not usable.
+        """
+        varied = list(texts)
+        with tqdm(total=len(texts) * self._config.variation_steps, desc=progress, unit="text", name="hf_pretext") as bar:
+            for step in range(self._config.variation_steps):
+                varied = self._rewrite(varied, seed + step, bar)
+        return varied
+
+    def _rewrite(self, texts: list[str], seed: int, bar: tqdm) -> list[str]:
+        rng = np.random.default_rng(seed)
+        kept = [_beginning(text, rng) for text in texts]
+        continued = self._generate(kept, self._config.max_length, seed, stop="\n", progress=bar)
+        candidates = [
+            self.truncate(f"{start}{rest.split(chr(10))[0]}") for start, rest in zip(kept, continued, strict=True)
+        ]
+        return [new if is_clean(new, self._config) else old for new, old in zip(candidates, texts, strict=True)]
+
+
+def _beginning(text: str, rng: np.random.Generator) -> str:
+    words = text.split()
+    return " ".join(words[: max(1, round(len(words) * rng.uniform(0.3, 0.7)))])

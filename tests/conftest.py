@@ -1,0 +1,152 @@
+"""Tiny models built in code, and small data with clients. Nothing here needs the network."""
+
+import os
+
+# Set before any Hugging Face library is imported: a test that reaches for the Hub fails at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.embedding import TextEmbedder
+
+WORDS = (
+    "the bank support chat asks about a lost card and new loan while my clinic sends me notes on sleep food walk rain "
+    "sun garden music train ticket late early morning night happy angry quiet loud small large red blue green door"
+).split()
+
+
+def random_texts(num_texts, seed=0, low=4, high=12):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(low, high))) for _ in range(num_texts)]
+
+
+def _wordpiece_tokenizer():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(random_texts(300), trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+def _byte_tokenizer(with_mask):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<mask>"] if with_mask else ["<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(random_texts(300), trainer)
+    if not with_mask:
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", mask_token="<mask>", model_max_length=64, **names
+    )
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="session")
+def bert():
+    """A masked language model of the BERT type, whose head has more rows than the tokenizer has tokens."""
+    torch.manual_seed(0)
+    tokenizer = _wordpiece_tokenizer()
+    config = BertConfig(vocab_size=len(tokenizer) + 8, max_position_embeddings=64, **SIZES)
+    return BertForMaskedLM(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def roberta():
+    torch.manual_seed(0)
+    tokenizer = _byte_tokenizer(with_mask=True)
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, pad_token_id=1, **SIZES)
+    return RobertaForMaskedLM(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """A causal language model without a pad token."""
+    torch.manual_seed(0)
+    tokenizer = _byte_tokenizer(with_mask=False)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=1024, bos_token_id=0, eos_token_id=1, **SIZES
+    )
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def sentence_transformer(tmp_path_factory):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = _wordpiece_tokenizer()
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **SIZES)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SentenceTransformer(modules=[Transformer(str(folder)), Pooling(SIZES["hidden_size"])], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def embedder(sentence_transformer):
+    return TextEmbedder(sentence_transformer, batch_size=16)
+
+
+@pytest.fixture
+def private():
+    """Twelve clients with 1, 2, ..., 12 texts."""
+    clients = [f"client-{number}" for number in range(1, 13) for _ in range(number)]
+    return Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1)})
+
+
+@pytest.fixture
+def public():
+    return random_texts(60, seed=2)
+
+
+@pytest.fixture
+def config():
+    return PrivateEvolutionConfig(
+        epsilon=4.0,
+        delta=1e-3,
+        num_rounds=2,
+        population_size=32,
+        lookahead=2,
+        max_length=32,
+        max_new_tokens=24,
+        min_words=1,
+    )
