@@ -25,6 +25,9 @@ from transformers import (
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.embedding import TextEmbedder
 
+# The models are so small that a second thread only costs time.
+torch.set_num_threads(1)
+
 WORDS = (
     "the bank support chat asks about a lost card and new loan while my clinic sends me notes on sleep food walk rain "
     "sun garden music train ticket late early morning night happy angry quiet loud small large red blue green door"

@@ -1,0 +1,198 @@
+import pickle
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets
+
+from conftest import random_texts
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.embedding import TextEmbedder
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.voting import VOTE_UNITS
+
+
+def no_noise(scale, size):
+    return np.zeros(size, dtype=np.int64)
+
+
+def make_pool(private, embedder, noise=no_noise, **changes):
+    config = PrivateEvolutionConfig(**{"epsilon": 1.0, "delta": 1e-3, **changes})
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    return InMemoryClientPool(private, embedder, config, ledger, noise)
+
+
+@pytest.fixture
+def candidates(embedder):
+    return embedder(random_texts(40, seed=3))
+
+
+def dataset(texts_by_client):
+    rows = [(client, text) for client, texts in texts_by_client.items() for text in texts]
+    return Dataset.from_dict({"client_id": [client for client, _ in rows], "text": [text for _, text in rows]})
+
+
+@pytest.mark.parametrize("vote_clipping", ["l2", "count"])
+def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(embedder, private, candidates, vote_clipping):
+    """The neighbouring relation itself: all of one client's samples, in or out, for every client."""
+    settings = {"vote_clipping": vote_clipping, "max_samples_per_client": 5}
+    whole = make_pool(private, embedder, **settings)
+    sensitivity = whole.ledger.mechanism.clip_norm
+    with_everybody = whole.release_histogram(candidates)
+    changes = []
+    for client in sorted(set(private["client_id"])):
+        without = private.filter(lambda row, left_out=client: row["client_id"] != left_out)
+        change = with_everybody - make_pool(without, embedder, **settings).release_histogram(candidates)
+        assert (change >= 0).all(), "somebody else's votes changed"
+        changes.append(np.linalg.norm(change))
+    assert max(changes) <= sensitivity
+    assert max(changes) > 0.999 * sensitivity or vote_clipping == "count"
+
+
+def test_nobody_s_votes_depend_on_who_else_is_there(embedder, private, candidates):
+    """Bit for bit: the histogram of two groups of clients is the sum of their histograms."""
+    first = private.filter(lambda row: int(row["client_id"].split("-")[1]) <= 6)
+    second = private.filter(lambda row: int(row["client_id"].split("-")[1]) > 6)
+    parts = [make_pool(part, embedder).release_histogram(candidates) * VOTE_UNITS for part in (first, second)]
+    for whole in (private, concatenate_datasets([second, first])):
+        together = make_pool(whole, embedder).release_histogram(candidates) * VOTE_UNITS
+        np.testing.assert_array_equal(together, parts[0] + parts[1])
+
+
+def test_a_client_with_ten_thousand_samples_is_capped(embedder, candidates):
+    private = dataset({"many": random_texts(10_000, seed=5), "one": ["a lost card"]})
+    histogram = make_pool(private, embedder, vote_clipping="count", max_samples_per_client=8).release_histogram(candidates)
+    assert histogram.sum() == 9
+
+
+def test_the_subset_is_random_not_the_first(embedder, candidates):
+    """The first eight samples of forty are drawn with a probability of one in 77 million."""
+    texts = random_texts(40, seed=6)
+    capped, first = (
+        make_pool(dataset({"c": own}), embedder, vote_clipping="count").release_histogram(candidates)
+        for own in (texts, texts[:8])
+    )
+    assert not np.array_equal(capped, first)
+
+
+def test_the_subset_follows_from_seed_and_client_alone(embedder, candidates):
+    private = dataset({"c": random_texts(40, seed=6), "d": random_texts(40, seed=7)})
+    histograms = [make_pool(private, embedder, seed=seed).release_histogram(candidates) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(histograms[0], histograms[1])
+    assert not np.array_equal(histograms[0], histograms[2])
+
+
+def test_noise_is_added_at_the_scale_that_is_accounted_for(embedder, private, candidates):
+    seen = []
+
+    def noise(scale, size):
+        seen.append((scale, size))
+        return np.arange(size)
+
+    pool = make_pool(private, embedder, noise)
+    clean = make_pool(private, embedder).release_histogram(candidates)
+    noisy = pool.release_histogram(candidates)
+    assert seen == [(pool.ledger.mechanism.noise_scale, len(candidates))]
+    np.testing.assert_allclose((noisy - clean) * VOTE_UNITS, np.arange(len(candidates)), atol=1e-6)
+
+
+def test_default_noise_is_there(embedder, private, candidates):
+    pool = make_pool(private, embedder, noise=None)
+    assert not np.array_equal(pool.release_histogram(candidates), pool.release_histogram(candidates))
+
+
+def test_every_release_is_counted_and_a_refused_one_is_not(embedder, private, candidates):
+    pool = make_pool(private, embedder)
+    pool.release_histogram(candidates)
+    for wrong in (candidates[:, :5], candidates[0], np.full_like(candidates, np.nan)):
+        with pytest.raises(ValueError):
+            pool.release_histogram(wrong)
+    assert pool.ledger.num_releases == 1
+
+
+def test_a_client_with_blank_texts_counts_but_has_no_vote(embedder, candidates):
+    private = dataset({"silent": ["", "  \n"], "one": ["a lost card"]})
+    with pytest.warns(UserWarning, match="blank"):
+        pool = make_pool(private, embedder)
+    assert pool.num_clients == 2 and pool.release_histogram(candidates).sum() == 1
+
+
+def test_missing_client_column_names_the_fix(embedder):
+    with pytest.raises(ValueError, match=r"`client_column`='client_id' is not a column.*add_column"):
+        make_pool(Dataset.from_dict({"text": ["a", "b"]}), embedder)
+
+
+def test_missing_text_column_is_named(embedder):
+    with pytest.raises(ValueError, match=r"`text_column`='text' is not a column of `private`, which has \['body'\]"):
+        make_pool(Dataset.from_dict({"body": ["a"]}), embedder)
+
+
+@pytest.mark.parametrize("texts", [[1, 2], ["fine", None]])
+def test_rows_that_are_not_strings_are_refused(embedder, texts):
+    with pytest.raises(TypeError, match="not strings"):
+        make_pool(Dataset.from_dict({"text": texts, "client_id": ["a", "b"]}), embedder)
+
+
+def test_rows_without_a_client_are_refused(embedder):
+    with pytest.raises(ValueError, match="without a client"):
+        make_pool(Dataset.from_dict({"text": ["a", "b"], "client_id": ["a", None]}), embedder)
+
+
+@pytest.mark.parametrize("texts", [[], ["", " "]])
+def test_no_text_at_all_is_refused(embedder, texts):
+    with pytest.raises(ValueError, match="holds no text"):
+        make_pool(Dataset.from_dict({"text": texts, "client_id": ["a"] * len(texts)}), embedder)
+
+
+def test_a_delta_that_protects_nobody_is_warned_of(embedder, private):
+    with pytest.warns(UserWarning, match=r"`delta`=0.1 is not below one over the number of clients \(12\)"):
+        make_pool(private, embedder, delta=0.1)
+
+
+def test_texts_longer_than_the_embedder_reads_are_warned_of(embedder):
+    with pytest.warns(UserWarning, match="more than 64 tokens"):
+        make_pool(dataset({"c": [" ".join(random_texts(40))]}), embedder)
+
+
+def test_integer_client_ids(embedder, candidates):
+    private = Dataset.from_dict({"text": ["a lost card", "new loan"], "client_id": [7, 8]})
+    assert make_pool(private, embedder).num_clients == 2
+
+
+class BrokenEncoder:
+    """An embedding model that returns NaN."""
+
+    max_seq_length = None
+    tokenizer = None
+
+    def get_embedding_dimension(self):
+        return 4
+
+    def encode(self, texts, **kwargs):
+        return np.full((len(texts), 4), np.nan)
+
+
+def test_nan_embeddings_are_refused_before_budget_is_spent(private):
+    with pytest.raises(ValueError, match=r"`embedding_model`.*No privacy budget was spent"):
+        make_pool(private, TextEmbedder(BrokenEncoder()))
+
+
+def test_private_text_leaves_through_no_side_door(embedder, candidates, caplog, capfd):
+    """Neither logs nor prints nor representations hold a canary or a clean count; the pool does not even keep texts."""
+    canary = "xylophone quokka marzipan"
+    private = dataset({"a": [canary] * 3, "b": ["a lost card", ""]})
+    with caplog.at_level(0), pytest.warns(UserWarning):
+        pool = make_pool(private, embedder)
+        pool.release_histogram(candidates)
+    with pytest.raises(TypeError, match="private data"):
+        pickle.dumps(pool)
+    output = capfd.readouterr()
+    for words in (caplog.text, output.out, output.err, repr(pool), str(vars(pool))):
+        assert "quokka" not in words
+
+
+def test_errors_do_not_quote_private_text(embedder):
+    rows = {"text": ["xylophone quokka", 5.0], "client_id": ["a", "b"]}
+    private = Dataset.from_dict({"text": [str(text) for text in rows["text"]], "client_id": [None, "b"]})
+    with pytest.raises(ValueError) as error:
+        make_pool(private, embedder)
+    assert "quokka" not in str(error.value)

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import random_texts
+from hf_pretext.configuration import PrivateEvolutionConfig
+from hf_pretext.expansion import Expansion, is_clean, list_prompt, one_line, parse_list
+from hf_pretext.generation import TextGenerator
+
+CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
+
+
+def test_prompt_is_the_paper_s():
+    assert list_prompt(["one", "two\nlines", "three"], 1) == (
+        "List of 6 diverse original text samples:\n"
+        "Original Text Sample 1\none\n"
+        "Original Text Sample 2\ntwo lines\n"
+        "Original Text Sample 3\nthree\n"
+        "Original Text Sample 4\n"
+    )
+
+
+def test_longer_lists_announce_their_length():
+    assert list_prompt(["one"], 5).startswith("List of 6 ")
+
+
+def test_texts_that_hold_the_heading_s_words_survive():
+    continuation = "The Original sin, an Original Text Sample 7 of it.\nOriginal Text Sample 5\nnext"
+    assert parse_list(continuation, 1) == ["The Original sin, an Original Text Sample 7 of it."]
+
+
+def test_every_complete_text_is_read():
+    continuation = "four\nOriginal Text Sample 5\nfive\nlines\nOriginal Text Sample 6:\nsix, cut off by the lim"
+    assert parse_list(continuation, 3) == ["four", "five lines"]
+    assert parse_list(continuation, 1) == ["four"]
+    assert parse_list("four, cut off by the lim", 3) == ["four, cut off by the lim"]
+
+
+@given(st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=6))
+def test_what_is_written_as_a_list_is_read_back(texts):
+    texts = [one_line(text) for text in texts]
+    written = "".join(f"{text}\nOriginal Text Sample {number}\n" for number, text in enumerate(texts, start=5))
+    assert parse_list(written, len(texts)) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("a real sentence", True),
+        ("The Original story of it", True),
+        ("", False),
+        ("too short", False),
+        ("List of 6 diverse original text samples: and so on", False),
+        ("so it goes Original Text Sample", False),
+    ],
+)
+def test_cleaning(text, clean):
+    assert is_clean(text, CONFIG) is clean
+
+
+@pytest.mark.parametrize("texts_per_prompt", [1, 3])
+def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
+    config = PrivateEvolutionConfig(
+        epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1, texts_per_prompt=texts_per_prompt
+    )
+    seeds = random_texts(10)
+    expand = Expansion(TextGenerator(*llama, config, batch_size=16), config)
+    texts = expand(seeds, 30)
+    assert len(set(texts)) == len(texts) == 30 and not set(texts) & set(seeds)
+    assert expand(seeds, 30) == texts
+
+
+def test_fewer_seeds_than_a_prompt_shows(llama):
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
+    assert len(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3)) == 3

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from conftest import random_texts
+from hf_pretext.configuration import PrivateEvolutionConfig
+from hf_pretext.generation import TextGenerator, _StopString, collect_texts
+
+
+def text_generator(model_and_tokenizer, batch_size=8, **changes):
+    config = PrivateEvolutionConfig(**{"epsilon": 1.0, "delta": 1e-5, **changes})
+    return TextGenerator(*model_and_tokenizer, config, batch_size)
+
+
+def test_continuations_come_back_in_order(llama):
+    """Nearly greedy sampling gives each prompt the continuation that it has alone, in any batch."""
+    prompts = random_texts(11, low=1, high=30)
+    nearly_greedy = {"temperature": 1e-4}
+    together = text_generator(llama, batch_size=4, **nearly_greedy)(prompts, 8, seed=0)
+    alone = [text_generator(llama, **nearly_greedy)([prompt], 8, seed=0)[0] for prompt in prompts]
+    assert together == alone
+
+
+def test_global_random_state_is_left_alone(llama):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    text_generator(llama)(["the bank"], 4, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_same_seed_same_text(llama):
+    generate = text_generator(llama)
+    assert generate(["the"] * 4, 8, seed=1) == generate(["the"] * 4, 8, seed=1) != generate(["the"] * 4, 8, seed=2)
+
+
+def test_a_prompt_beyond_the_context_is_refused(llama):
+    with pytest.raises(ValueError, match=r"more than the 1024 that `expansion_model` reads"):
+        text_generator(llama)(["word " * 2000], 8, seed=0)
+
+
+def test_stop_string_is_found_across_tokens(llama):
+    tokenizer = llama[1]
+    ids = tokenizer("the bank Original Text Sample 5")["input_ids"]
+    stop = _StopString(tokenizer, prompt_length=2, stop="Text Sample")
+    states = [bool(stop(torch.tensor([ids[:length]]), None)[0]) for length in range(3, len(ids) + 1)]
+    assert states[0] is False and states[-1] is True
+    assert states == sorted(states)
+
+
+def test_truncate(llama):
+    generate = text_generator(llama)
+    assert generate.truncate("the bank", 64) == "the bank"
+    cut = generate.truncate(" ".join(random_texts(30)), 16)
+    assert 0 < len(llama[1](cut)["input_ids"]) <= 17
+
+
+def test_collect_tops_up_and_drops_repetitions():
+    calls = []
+
+    def propose(missing, attempt, progress):
+        calls.append(missing)
+        return [f"text {attempt} {number // 2}" for number in range(missing)]
+
+    texts = collect_texts(8, propose, "Writing", known={"text 0 0"})
+    assert len(set(texts)) == 8 and "text 0 0" not in texts
+    assert calls[0] == 8 and calls[1] == 5
+
+
+def test_collect_gives_up_with_a_clear_error():
+    with pytest.raises(RuntimeError, match="only 1 usable, different texts of 4 in 3 attempts"):
+        collect_texts(4, lambda *_: ["same"], "Writing", max_attempts=3)

@@ -1,0 +1,147 @@
+import json
+import math
+import re
+
+import dp_accounting
+import numpy as np
+import pytest
+
+from hf_pretext import PrivateEvolutionConfig, calibrate_noise_multiplier, compute_epsilon
+from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+from hf_pretext.voting import VOTE_UNITS
+
+ROUNDS, DELTA = 11, 3e-6
+
+
+@pytest.mark.parametrize(
+    ("noise_multiplier", "rdp", "exact"), [(11.3, 1.2876, 1.1890), (2.31, 7.5790, 7.0801)]
+)
+def test_golden_epsilons(noise_multiplier, rdp, exact):
+    assert compute_epsilon(noise_multiplier, DELTA, ROUNDS, "rdp") == pytest.approx(rdp, abs=6e-5)
+    assert compute_epsilon(noise_multiplier, DELTA, ROUNDS) == pytest.approx(exact, abs=6e-5)
+
+
+@pytest.mark.parametrize(("epsilon", "rdp", "exact"), [(1.29, 11.280, 10.486), (7.58, 2.310, 2.181)])
+def test_golden_noise_multipliers(epsilon, rdp, exact):
+    assert calibrate_noise_multiplier(epsilon, DELTA, ROUNDS, "rdp") == pytest.approx(rdp, abs=6e-4)
+    assert calibrate_noise_multiplier(epsilon, DELTA, ROUNDS, "pld") == pytest.approx(exact, abs=6e-4)
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.7, 2.31, 11.3])
+@pytest.mark.parametrize("num_rounds", [1, 11])
+def test_exact_accounting_agrees_with_the_pld_accountant(noise_multiplier, num_rounds):
+    accountant = dp_accounting.pld.PLDAccountant()
+    event = dp_accounting.GaussianDpEvent(noise_multiplier)
+    accountant.compose(dp_accounting.SelfComposedDpEvent(event, num_rounds))
+    assert compute_epsilon(noise_multiplier, DELTA, num_rounds) == pytest.approx(
+        accountant.get_epsilon(DELTA), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_epsilon_falls_with_noise_and_rises_with_rounds(accountant):
+    by_noise = [compute_epsilon(noise, DELTA, ROUNDS, accountant) for noise in (1.0, 2.0, 4.0, 8.0)]
+    by_rounds = [compute_epsilon(4.0, DELTA, rounds, accountant) for rounds in (0, 1, 2, 4, 8)]
+    assert by_noise == sorted(by_noise, reverse=True)
+    assert by_rounds == sorted(by_rounds) and by_rounds[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compute_epsilon(0.0, DELTA, 1), "`noise_multiplier`=0.0"),
+        (lambda: compute_epsilon(float("nan"), DELTA, 1), "`noise_multiplier`=nan"),
+        (lambda: compute_epsilon(1.0, 0.0, 1), "`delta`=0.0"),
+        (lambda: compute_epsilon(1.0, DELTA, -1), "`num_rounds`=-1"),
+        (lambda: compute_epsilon(1.0, DELTA, 1, "gdp"), "`accountant`='gdp'"),
+        (lambda: calibrate_noise_multiplier(0.0, DELTA, 1), "`epsilon`=0.0"),
+        (lambda: calibrate_noise_multiplier(1.0, DELTA, 0), "`num_rounds`=0"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("epsilon", [0.1, 1.29, 7.58, 20.0])
+def test_a_calibrated_run_costs_what_was_asked_for_and_no_more(epsilon, accountant):
+    config = PrivateEvolutionConfig(epsilon=epsilon, delta=DELTA, accountant=accountant)
+    spent = VoteMechanism.from_config(config).epsilon(DELTA, [config.population_size] * config.num_rounds)
+    assert 0.999 * epsilon < spent <= epsilon
+
+
+def test_sensitivity_follows_the_clipping():
+    by_norm = VoteMechanism.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=DELTA))
+    by_count = VoteMechanism.from_config(PrivateEvolutionConfig.paper(epsilon=1.29))
+    assert by_norm.clip_norm == 1.0 and by_norm.noise_std == pytest.approx(10.486, abs=1e-3)
+    assert by_count.clip_norm == 8.0 and by_count.noise_std == pytest.approx(8 * 11.280, abs=1e-2)
+    assert by_norm.noise_scale == by_norm.noise_std * VOTE_UNITS
+
+
+@pytest.mark.parametrize("scale", [50.0, 1000.0])
+def test_discrete_and_rounded_gaussian_are_as_near_as_the_mechanism_claims(scale):
+    """The lemma in the docstring of VoteMechanism: |log(p / q)| <= B^2 / (24 s^2) for |x| <= B s."""
+    from scipy.special import logsumexp
+    from scipy.stats import norm
+
+    reach = 6
+    x = np.arange(-int(40 * scale), int(40 * scale) + 1, dtype=float)
+    log_density = -0.5 * (x / scale) ** 2
+    log_p = log_density - logsumexp(log_density)
+    near = np.abs(x) <= reach * scale
+    # Upper tails only, where the difference of two survival functions keeps its digits.
+    points = np.abs(x[near])
+    log_q = np.log(norm.sf((points - 0.5) / scale) - norm.sf((points + 0.5) / scale))
+    difference = np.abs(log_p[near] - log_q)
+    bound = reach**2 / (24 * scale**2)
+    assert difference.max() <= bound + 1e-9
+    assert difference.max() > 0.5 * bound  # The bound is not idle: half of it would be too little.
+
+
+def test_discreteness_costs_next_to_nothing():
+    mechanism = VoteMechanism(noise_multiplier=2.18051, clip_norm=1.0)
+    slack = mechanism.epsilon(DELTA, [2048] * ROUNDS) - compute_epsilon(2.18051, DELTA, ROUNDS)
+    assert 0 < slack < 1e-4
+
+
+@pytest.fixture
+def report():
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    for _ in range(config.num_rounds):
+        ledger.record(config.population_size)
+    return PrivacyReport.from_ledger(ledger, config, num_clients=1250)
+
+
+def test_report_holds_the_figures(report, tmp_path):
+    report.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "privacy_report.json").read_text())
+    assert saved["epsilon"] == pytest.approx(1.29, abs=1e-4)
+    assert {name: saved[name] for name in ("delta", "unit", "neighboring_relation", "num_rounds", "accountant")} == {
+        "delta": DELTA,
+        "unit": "client",
+        "neighboring_relation": "add_or_remove_one",
+        "num_rounds": 11,
+        "accountant": "pld",
+    }
+    assert saved["noise_multiplier"] == pytest.approx(10.486, abs=1e-3)
+    assert saved["max_samples_per_client"] == 8
+
+
+def test_report_says_it_in_words(report):
+    assert "epsilon = 1.29" in report.guarantee and "one client" in report.guarantee
+    assert "11 histograms" in report.mechanism and "discrete Gaussian" in report.mechanism
+    assert any("pretrained" in assumption for assumption in report.assumptions)
+
+
+def test_a_second_run_composes_and_the_report_says_so():
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    assert PrivacyReport.from_ledger(ledger, config).guarantee.startswith("Nothing")
+    for _ in range(2 * config.num_rounds):
+        ledger.record(config.population_size)
+    report = PrivacyReport.from_ledger(ledger, config)
+    expected = compute_epsilon(ledger.mechanism.noise_multiplier / math.sqrt(2), DELTA, config.num_rounds)
+    assert report.epsilon == pytest.approx(expected, rel=1e-6)
+    assert report.epsilon > 1.29 and "more than the 1.29 of one run" in report.guarantee

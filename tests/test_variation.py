@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+)
+
+from conftest import random_texts
+from hf_pretext.configuration import PrivateEvolutionConfig
+from hf_pretext.variation import MaskedVariation
+
+
+def masked_variation(model_and_tokenizer, batch_size=8, **changes):
+    config = PrivateEvolutionConfig(**{"epsilon": 1.0, "delta": 1e-5, "max_length": 32, **changes})
+    return MaskedVariation(*model_and_tokenizer, config, batch_size)
+
+
+def distilbert(tokenizer):
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+    return DistilBertForMaskedLM(config).eval()
+
+
+def modernbert(tokenizer):
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 0),
+    )
+    return ModernBertForMaskedLM(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
+def test_head_at_one_position_equals_head_at_all(kind, bert, roberta):
+    model, tokenizer = {
+        "bert": lambda: bert,
+        "roberta": lambda: roberta,
+        "distilbert": lambda: (distilbert(bert[1]), bert[1]),
+        "modernbert": lambda: (modernbert(bert[1]), bert[1]),
+    }[kind]()
+    variation = masked_variation((model, tokenizer))
+    batch = tokenizer(random_texts(6), padding=True, return_tensors="pt")
+    at = torch.tensor([1, 2, 3, 1, 2, 3])
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.inference_mode():
+        everywhere = model(**inputs).logits[torch.arange(6), at]
+        torch.testing.assert_close(variation._logits_at(**inputs, at=at), everywhere, rtol=1e-4, atol=1e-5)
+        assert model(**inputs).logits.shape[1] == batch["input_ids"].shape[1], "the hook was left behind"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_each_text_is_varied_in_its_own_place(family, request):
+    """The number of masks is each text's own: a share of its tokens, whatever the others' lengths."""
+    model, tokenizer = request.getfixturevalue(family)
+    texts = random_texts(20, low=2, high=20)
+    variation = masked_variation((model, tokenizer), mask_probability=0.3, variation_steps=1)
+    seen = []
+    original = variation._mask_and_fill
+
+    def spy(input_ids, attention_mask, can_mask, rng):
+        before = input_ids.clone()
+        original(input_ids, attention_mask, can_mask, rng)
+        seen.append((before, input_ids.clone(), attention_mask, can_mask))
+
+    variation._mask_and_fill = spy
+    varied = variation(texts, seed=0)
+    assert len(varied) == len(texts) and varied != texts
+    num_changed = num_masked = 0
+    for before, after, attention_mask, can_mask in seen:
+        assert torch.equal(before[~can_mask], after[~can_mask])
+        changed = (before != after).sum(1)
+        expected = (can_mask.sum(1) * 0.3).round().clamp(min=1)
+        assert (changed <= expected).all()
+        num_changed, num_masked = num_changed + changed.sum(), num_masked + expected.sum()
+        assert (after[attention_mask == 0] == tokenizer.pad_token_id).all()
+    # A fill may by chance be the token that was there.
+    assert num_changed > 0.8 * num_masked
+
+
+def test_special_tokens_are_neither_masked_nor_drawn(bert):
+    """With everything masked, special tokens and ids without a token would come up many times in 20,000 draws."""
+    model, tokenizer = bert
+    variation = masked_variation(bert, mask_probability=1.0, variation_steps=1)
+    logits = torch.zeros(20_000, model.config.vocab_size)
+    drawn = set(variation._sample(logits, torch.Generator().manual_seed(0)).tolist())
+    assert drawn == set(range(len(tokenizer))) - set(tokenizer.all_special_ids)
+    varied = variation(random_texts(20), seed=0)
+    assert not any(token in text for token in tokenizer.all_special_tokens for text in varied)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it(bert):
+    variation = masked_variation(bert, top_p=0.7)
+    logits = torch.full((2_000, bert[0].config.vocab_size), -20.0)
+    logits[:, 10:14] = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    drawn = variation._sample(logits, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {10, 11}
+    assert (drawn == 10).float().mean().item() == pytest.approx(0.625, abs=0.06)
+
+
+def test_temperature_one_draws_from_the_model_s_distribution(bert):
+    """40,000 draws; a share is within 5 standard errors."""
+    variation = masked_variation(bert)
+    logits = torch.full((40_000, bert[0].config.vocab_size), -20.0)
+    logits[:, 10:12] = torch.log(torch.tensor([0.8, 0.2]))
+    share = (variation._sample(logits, torch.Generator().manual_seed(0)) == 10).float().mean().item()
+    assert abs(share - 0.8) < 5 * np.sqrt(0.16 / 40_000)
+
+
+def test_same_seed_same_variations(bert):
+    variation = masked_variation(bert)
+    texts = random_texts(10)
+    assert variation(texts, seed=1) == variation(texts, seed=1) != variation(texts, seed=2)
+
+
+def test_long_texts_are_cut_and_odd_ones_survive(bert):
+    variation = masked_variation(bert)
+    odd = ["", " ", "\x00\x01", "{braces} {{ jinja }}", "مرحبا \u202e tfel", "[MASK] [SEP] [CLS]", "word " * 100_000]
+    varied = variation(odd, seed=0)
+    assert len(varied) == len(odd)
+    assert len(bert[1](varied[-1])["input_ids"]) <= 2 * 32
+
+
+def test_truncate_keeps_short_texts_and_cuts_long_ones(bert):
+    variation = masked_variation(bert, max_length=8)
+    assert variation.truncate("the bank") == "the bank"
+    cut = variation.truncate(" ".join(random_texts(30)))
+    assert 0 < len(bert[1](cut)["input_ids"]) <= 8
+
+
+def test_max_length_beyond_the_model_is_refused(bert):
+    with pytest.raises(ValueError, match="`max_length`=65 is more than the 64 tokens"):
+        masked_variation(bert, max_length=65)
