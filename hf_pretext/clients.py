@@ -134,7 +134,9 @@ class InMemoryClientPool:
 
     def _check_capacity(self, clip_norm: float) -> None:
         if self._num_clients * clip_norm * VOTE_UNITS >= 2**62:
-            raise ValueError(f"{self._num_clients} clients with a clipping norm of {clip_norm} overflow 64-bit counts.")
+            raise ValueError(
+                f"{self._num_clients} clients with a clipping norm of {clip_norm} overflow 64-bit counts."
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_clients={self.num_clients})"
@@ -149,15 +151,17 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
         raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
     if config.client_column not in columns:
         raise ValueError(
-            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The guarantee "
-            "is per client, so every row needs to say whose it is. Set `client_column` to the column that does. If each "
-            f"row really is a different person's, say so: `private.add_column({config.client_column!r}, "
-            "list(range(len(private))))`."
+            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The "
+            "guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
+            "does. If each row really is a different person's, say so: "
+            f"`private.add_column({config.client_column!r}, list(range(len(private))))`."
         )
     plain = private.with_format(None)
     texts, ids = list(plain[config.text_column]), list(plain[config.client_column])
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"`private` has rows in column {config.text_column!r} that are not strings; drop or convert them.")
+        raise TypeError(
+            f"`private` has rows in column {config.text_column!r} that are not strings; drop or convert them."
+        )
     if any(client is None for client in ids):
         raise ValueError(f"`private` has rows without a client in column {config.client_column!r}; name or drop them.")
     return texts, ids
@@ -179,8 +183,8 @@ def _group_by_client(texts: Sequence[str], ids: Sequence[object]) -> dict[object
 def _warn_of_delta(delta: float, num_clients: int) -> None:
     if delta >= 1 / num_clients:
         warnings.warn(
-            f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that publishes "
-            "one random client's text would satisfy such a guarantee. Choose a `delta` well below "
+            f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that "
+            "publishes one random client's text would satisfy such a guarantee. Choose a `delta` well below "
             f"{1 / num_clients:.1e}.",
             stacklevel=4,
         )
@@ -190,7 +194,9 @@ def _cap(client: object, samples: list[str], config: PrivateEvolutionConfig) -> 
     """Draw a client's subset from a generator of its own, so that it does not depend on who else takes part."""
     if len(samples) <= config.max_samples_per_client:
         return samples
-    digest = hashlib.blake2b(f"{config.seed}/{type(client).__name__}/{client}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.blake2b(
+        f"{config.seed}/{type(client).__name__}/{client}".encode("utf-8", "surrogatepass")
+    ).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     chosen = rng.choice(len(samples), size=config.max_samples_per_client, replace=False)
     return [samples[index] for index in chosen]

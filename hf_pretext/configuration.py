@@ -117,7 +117,9 @@ class PrivateEvolutionConfig:
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
     threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
-    lookahead: int = field(default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."})
+    lookahead: int = field(
+        default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
+    )
 
     mask_probability: float = field(default=0.3, metadata={"help": "Share of tokens one mask filling pass replaces."})
     variation_steps: int = field(default=2, metadata={"help": "Passes of variation W_steps."})

@@ -14,7 +14,8 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray, num_components: i
     the number of samples.
 
     Args:
-        reference (`np.ndarray` of shape `(n, d)`): Embeddings of the reference texts; the components are fitted on all.
+        reference (`np.ndarray` of shape `(n, d)`):
+            Embeddings of the reference texts; the components are fitted on all of them.
         other (`np.ndarray` of shape `(m, d)`): Embeddings of the texts to judge.
         num_components (`int`, *optional*, defaults to `32`): Number of principal components.
 
@@ -26,7 +27,9 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray, num_components: i
     """
     size = min(len(reference), len(other))
     if size <= num_components:
-        raise ValueError(f"`num_components`={num_components} needs more texts on both sides than the {size} there are.")
+        raise ValueError(
+            f"`num_components`={num_components} needs more texts on both sides than the {size} there are."
+        )
     center = reference.mean(axis=0)
     components = np.linalg.svd(reference - center, full_matrices=False)[2][:num_components]
     # The same fixed choice at every call, so that two distances to one reference compare the same texts.

@@ -92,7 +92,9 @@ class Expansion:
         config = self._config
         shown = min(config.seeds_per_prompt, len(seeds))
         prompts = [
-            list_prompt([seeds[index] for index in rng.choice(len(seeds), shown, replace=False)], config.texts_per_prompt)
+            list_prompt(
+                [seeds[index] for index in rng.choice(len(seeds), shown, replace=False)], config.texts_per_prompt
+            )
             for _ in range(-(-missing // config.texts_per_prompt))
         ]
         continuations = self._generate(

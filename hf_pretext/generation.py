@@ -177,6 +177,6 @@ def collect_texts(
                 return list(texts)[:num_texts]
     raise RuntimeError(
         f"{description}: the language model gave only {len(texts)} usable, different texts of {num_texts} in "
-        f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask for "
-        "fewer texts."
+        f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask "
+        "for fewer texts."
     )

@@ -13,6 +13,7 @@ import numpy as np
 from .cards import PICTURE_NAME, dataset_card
 from .clients import ClientPool, InMemoryClientPool
 from .configuration import PrivateEvolutionConfig
+from .data import list_texts
 from .embedding import TextEmbedder
 from .expansion import Expansion
 from .generation import TextGenerator
@@ -69,8 +70,8 @@ class PrivateEvolutionGenerator:
     """Generates differentially private synthetic text by Private Evolution.
 
     The method is [PrE-Text](https://huggingface.co/papers/2406.02958): candidates evolve towards what the clients
-    hold, guided by noisy histograms of the clients' nearest-neighbour votes, and a language model expands the survivors
-    into a training set.
+    hold, guided by noisy histograms of the clients' nearest-neighbour votes, and a language model expands the
+    survivors into a training set.
 
     Args:
         variation_model (`str`, `Path`, `tuple` or `Pipeline`, *optional*, defaults to `"FacebookAI/roberta-large"`):
@@ -93,10 +94,10 @@ class PrivateEvolutionGenerator:
     Attributes:
         config (`PrivateEvolutionConfig`): The settings.
         ledger (`PrivacyLedger`): Counts what has been released.
+        initial_population (`list` of `str`): The candidates that the latest run started from.
         history (`list` of `RoundRecord`): What every round of the latest run did.
 
     Example:
-
     ```python
     config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
     generator = PrivateEvolutionGenerator(expansion_model="meta-llama/Llama-2-7b-hf", config=config)
@@ -145,7 +146,7 @@ class PrivateEvolutionGenerator:
         self.ledger = PrivacyLedger(VoteMechanism.from_config(config))
         self._num_clients: int | None = None
         self._runs = 0
-        self._initial: list[str] = []
+        self.initial_population: list[str] = []
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
         self.history: list[RoundRecord] = []
@@ -230,7 +231,7 @@ class PrivateEvolutionGenerator:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different.
         """
         _check_num_samples(num_samples)
-        texts = list(seeds["text"] if hasattr(seeds, "column_names") else seeds)
+        texts = list_texts(seeds, "text", "seeds")
         if not texts:
             raise ValueError("`seeds` holds no text to expand.")
         expansion = Expansion(self._needs_text_generator("`expand`"), self.config)
@@ -268,31 +269,39 @@ class PrivateEvolutionGenerator:
         (path / MODELS_NAME).write_text(json.dumps(self._sources, indent=2) + "\n", encoding="utf-8")
         if self._synthetic is not None:
             plot_run(self.history, self.privacy_report, self.config, self._maps(), path / PICTURE_NAME)
+            num_seeds = len(self._seeds) if self._seeds else 0
             card = dataset_card(
-                self.privacy_report, self.config, self._sources, self._synthetic["text"], num_seeds=self._num_seeds
+                self.privacy_report, self.config, self._sources, list(self._synthetic["text"]), num_seeds
             )
             (path / "README.md").write_text(card, encoding="utf-8")
 
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed public texts with the model in whose space the clients vote: unit rows, shape `(len(texts), d)`."""
+        return self._embedder(texts, "Embedding")
+
     def _maps(self) -> dict[str, np.ndarray]:
         """Embeddings of the public texts of a run, by the name under which a picture shows them."""
-        stages = {"initial population": self._initial, "seeds": list(self._seeds["text"]) if self._seeds else []}
+        stages = {
+            "initial population": self.initial_population,
+            "seeds": list(self._seeds["text"]) if self._seeds else [],
+        }
         if self._synthetic is not None:
             stages["synthetic texts"] = list(self._synthetic["text"])
-        return {name: self._embedder(texts[:MAP_SIZE], "Embedding") for name, texts in stages.items() if texts}
+        return {name: self.embed(texts[:MAP_SIZE]) for name, texts in stages.items() if texts}
 
     def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
         if public is not None:
-            self._initial = sample_population(public, self._variation, self.config)
+            self.initial_population = sample_population(public, self._variation, self.config)
         else:
             writer = self._check_can_write_population()
-            self._initial = write_population(writer, self._variation, self.config)
-        return self._initial
+            self.initial_population = write_population(writer, self._variation, self.config)
+        return self.initial_population
 
     def _check_can_write_population(self) -> TextGenerator:
         if self.config.domain is None:
             raise ValueError(
-                "`initial_population`=None lets the expansion model write one from `config.domain`, which is None too. "
-                "Give public texts, or describe the domain in a few words that anybody may know."
+                "`initial_population`=None lets the expansion model write one from `config.domain`, which is None "
+                "too. Give public texts, or describe the domain in a few words that anybody may know."
             )
         return self._needs_text_generator("`initial_population`=None, which lets the expansion model write one,")
 

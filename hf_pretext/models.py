@@ -20,7 +20,9 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch
     if isinstance(dtype, str) and dtype != "auto":
         resolved = getattr(torch, dtype, None)
         if not isinstance(resolved, torch.dtype):
-            raise ValueError(f"`dtype`={dtype!r} is not a torch dtype; use 'auto', 'float32', 'bfloat16' or 'float16'.")
+            raise ValueError(
+                f"`dtype`={dtype!r} is not a torch dtype; use 'auto', 'float32', 'bfloat16' or 'float16'."
+            )
         return resolved
     return torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
 
@@ -42,9 +44,9 @@ def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) 
     model, tokenizer = _load("variation_model", source, AutoModelForMaskedLM, device, dtype)
     if tokenizer.mask_token_id is None:
         raise ValueError(
-            f"`variation_model`={_name(source)!r} has a tokenizer without a mask token, so it cannot fill masks. Use a "
-            "masked language model such as 'FacebookAI/roberta-large', or `variation_model=None` to vary texts by "
-            "prompting the expansion model."
+            f"`variation_model`={_name(source)!r} has a tokenizer without a mask token, so it cannot fill masks. "
+            "Use a masked language model such as 'FacebookAI/roberta-large', or `variation_model=None` to vary texts "
+            "by prompting the expansion model."
         )
     return model, tokenizer
 
@@ -64,7 +66,9 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return source
     _check_source("embedding_model", source)
     try:
-        return SentenceTransformer(str(source), device=str(device), model_kwargs={"dtype": resolve_dtype(dtype, device)})
+        return SentenceTransformer(
+            str(source), device=str(device), model_kwargs={"dtype": resolve_dtype(dtype, device)}
+        )
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source) from error
 

@@ -39,8 +39,10 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
     roles = sorted({client for client, _ in speeches})
     order = np.random.default_rng(seed).permutation(len(roles))
     held_out = {roles[index] for index in order[: round(held_out_share * len(roles))]}
-    return tuple(  # type: ignore[return-value]
-        Dataset.from_list([{"client_id": role, "text": text} for role, text in speeches if (role in held_out) == is_held])
+    return tuple(
+        Dataset.from_list(
+            [{"client_id": role, "text": text} for role, text in speeches if (role in held_out) == is_held]
+        )
         for is_held in (False, True)
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from huggingface_hub.utils import tqdm
 
 from .configuration import PrivateEvolutionConfig
+from .data import list_texts
 from .expansion import HEADING, is_clean, list_prompt, one_line, parse_list
 from .generation import TextGenerator, collect_texts
 from .variation import Variation
@@ -39,11 +40,13 @@ def sample_population(
         ValueError: The text column is missing, or there are fewer than two texts.
         TypeError: Some texts are not strings.
     """
-    texts = _public_texts(public, config)
+    texts = list_texts(public, config.text_column, "initial_population")
     # A lone surrogate is no text that a tokenizer takes; it becomes a question mark.
     clean = dict.fromkeys(text.encode("utf-8", "replace").decode() for text in texts if text.strip())
     if len(clean) < 2:
-        raise ValueError(f"`initial_population` holds {len(clean)} different texts that are not blank; it needs at least 2.")
+        raise ValueError(
+            f"`initial_population` holds {len(clean)} different texts that are not blank; it needs at least 2."
+        )
     if len(clean) < config.population_size:
         warnings.warn(
             f"`initial_population` holds {len(clean)} different texts, fewer than `population_size`="
@@ -55,28 +58,13 @@ def sample_population(
     population = [variation.truncate(text) for text in chosen]
     num_cut = sum(text != short for text, short in zip(chosen, population, strict=True))
     if num_cut:
-        logger.warning("%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length)
+        logger.warning(
+            "%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length
+        )
     return list(dict.fromkeys(population))
 
 
-def _public_texts(public: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> list[str]:
-    columns = getattr(public, "column_names", None)
-    if columns is not None and config.text_column not in columns:
-        raise ValueError(
-            f"`text_column`={config.text_column!r} is not a column of `initial_population`, which has {list(columns)}."
-        )
-    if isinstance(public, str):
-        raise TypeError("`initial_population` is one string; give a list of texts or a dataset.")
-    texts = list(public if columns is None else public[config.text_column])  # type: ignore[call-overload]
-    wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
-    if wrong:
-        raise TypeError(f"`initial_population` must hold strings only, but some are of type {', '.join(wrong)}.")
-    return texts
-
-
-def write_population(
-    generator: TextGenerator, variation: Variation, config: PrivateEvolutionConfig
-) -> list[str]:
+def write_population(generator: TextGenerator, variation: Variation, config: PrivateEvolutionConfig) -> list[str]:
     """Let a language model write the initial population from `config.domain`, without any private access.
 
     Args:

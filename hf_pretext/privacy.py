@@ -1,10 +1,10 @@
 """The mechanism, its accounting, and the statement of what it guarantees.
 
-What is released: one noisy histogram of votes a round, to the server that runs the evolution and from there to anybody.
-Its unit is the client (all samples of one client), neighbouring data sets differ by adding or removing one client, and
-its L2 sensitivity is the clipping norm of a client's votes. Everything else (selection, variation, seeds, expansion,
-models trained on the texts) is computed from those histograms and public data alone, so it is covered by the same
-guarantee and costs nothing more.
+What is released: one noisy histogram of votes a round, to the server that runs the evolution and from there to
+anybody. Its unit is the client (all samples of one client), neighbouring data sets differ by adding or removing one
+client, and its L2 sensitivity is the clipping norm of a client's votes. Everything else (selection, variation, seeds,
+expansion, models trained on the texts) is computed from those histograms and public data alone, so it is covered by
+the same guarantee and costs nothing more.
 
 One frozen object, `VoteMechanism`, gives both the noise that is drawn and the epsilon that is claimed.
 """
@@ -39,7 +39,9 @@ def compute_epsilon(noise_multiplier: float, delta: float, num_rounds: int, acco
     """
     _check_accounting(delta, num_rounds, accountant)
     if not noise_multiplier > 0:
-        raise ValueError(f"`noise_multiplier`={noise_multiplier} must be positive: there is no guarantee without noise.")
+        raise ValueError(
+            f"`noise_multiplier`={noise_multiplier} must be positive: there is no guarantee without noise."
+        )
     if num_rounds == 0:
         return 0.0
     import dp_accounting

@@ -46,9 +46,13 @@ class MaskedVariation:
         self._tokenizer = tokenizer
         self._config = config
         self._batch_size = batch_size
-        longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or config.max_length)
+        longest = min(
+            tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or config.max_length
+        )
         if config.max_length > longest:
-            raise ValueError(f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads.")
+            raise ValueError(
+                f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads."
+            )
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), model.config.vocab_size))
         self._special = torch.tensor(sorted(special), device=model.device)
 
@@ -111,7 +115,9 @@ class MaskedVariation:
         available = can_mask.sum(1)
         num_masks = (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
         # The positions that may be masked, in random order; the first `num_masks` of a row are masked and filled.
-        positions = torch.rand(can_mask.shape, generator=rng, device=can_mask.device).masked_fill(~can_mask, 2).argsort(1)
+        positions = (
+            torch.rand(can_mask.shape, generator=rng, device=can_mask.device).masked_fill(~can_mask, 2).argsort(1)
+        )
         steps = torch.arange(positions.shape[1], device=positions.device)
         rows, columns = torch.nonzero(steps < num_masks[:, None], as_tuple=True)
         input_ids[rows, positions[rows, columns]] = self._tokenizer.mask_token_id
@@ -180,7 +186,9 @@ class PromptedVariation:
             not usable.
         """
         varied = list(texts)
-        with tqdm(total=len(texts) * self._config.variation_steps, desc=progress, unit="text", name="hf_pretext") as bar:
+        with tqdm(
+            total=len(texts) * self._config.variation_steps, desc=progress, unit="text", name="hf_pretext"
+        ) as bar:
             for step in range(self._config.variation_steps):
                 varied = self._rewrite(varied, seed + step, bar)
         return varied

@@ -40,7 +40,9 @@ def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.shape[1] > 2**16:
-        raise ValueError(f"`embeddings` of shape {embeddings.shape} must be two-dimensional, with at most 65,536 columns.")
+        raise ValueError(
+            f"`embeddings` of shape {embeddings.shape} must be two-dimensional, with at most 65,536 columns."
+        )
     if not np.isfinite(embeddings).all():
         raise ValueError("`embeddings` holds NaN or infinite entries: check the embedding model and its dtype.")
     if len(embeddings) and np.linalg.norm(embeddings.astype(np.float64), axis=1).max() > 1 + 1e-3:

@@ -32,7 +32,9 @@ def dataset(texts_by_client):
 
 
 @pytest.mark.parametrize("vote_clipping", ["l2", "count"])
-def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(embedder, private, candidates, vote_clipping):
+def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
+    embedder, private, candidates, vote_clipping
+):
     """The neighbouring relation itself: all of one client's samples, in or out, for every client."""
     settings = {"vote_clipping": vote_clipping, "max_samples_per_client": 5}
     whole = make_pool(private, embedder, **settings)
@@ -60,7 +62,9 @@ def test_nobody_s_votes_depend_on_who_else_is_there(embedder, private, candidate
 
 def test_a_client_with_ten_thousand_samples_is_capped(embedder, candidates):
     private = dataset({"many": random_texts(10_000, seed=5), "one": ["a lost card"]})
-    histogram = make_pool(private, embedder, vote_clipping="count", max_samples_per_client=8).release_histogram(candidates)
+    histogram = make_pool(private, embedder, vote_clipping="count", max_samples_per_client=8).release_histogram(
+        candidates
+    )
     assert histogram.sum() == 9
 
 
@@ -177,7 +181,7 @@ def test_nan_embeddings_are_refused_before_budget_is_spent(private):
 
 
 def test_private_text_leaves_through_no_side_door(embedder, candidates, caplog, capfd):
-    """Neither logs nor prints nor representations hold a canary or a clean count; the pool does not even keep texts."""
+    """Neither logs nor prints nor representations hold a canary; the pool does not even keep texts."""
     canary = "xylophone quokka marzipan"
     private = dataset({"a": [canary] * 3, "b": ["a lost card", ""]})
     with caplog.at_level(0), pytest.warns(UserWarning):

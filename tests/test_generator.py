@@ -1,10 +1,7 @@
-import json
-
-import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext import PrivateEvolutionGenerator
 
 
 @pytest.fixture

