@@ -60,6 +60,9 @@ class PrivateEvolutionConfig:
             Share of a text's tokens that one pass of mask filling replaces. Not used when variation is by prompting.
         variation_steps (`int`, *optional*, defaults to `2`):
             Number of passes of mask filling (`W_steps`), or of rewritings when variation is by prompting.
+        variation_prompt (`str`, *optional*):
+            Instruction with a `{text}` in it, such as `"Rephrase this text: {text}"`, for variation by prompting.
+            Without it the language model writes another ending to the beginning of a text.
         temperature (`float`, *optional*, defaults to `1.0`):
             Sampling temperature of every model.
         top_p (`float`, *optional*, defaults to `1.0`):
@@ -123,6 +126,7 @@ class PrivateEvolutionConfig:
 
     mask_probability: float = field(default=0.3, metadata={"help": "Share of tokens one mask filling pass replaces."})
     variation_steps: int = field(default=2, metadata={"help": "Passes of variation W_steps."})
+    variation_prompt: str | None = field(default=None, metadata={"help": "Instruction with {text}, for prompting."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of every model."})
     top_p: float = field(default=1.0, metadata={"help": "Share of the probability mass that is sampled from."})
     max_length: int = field(default=64, metadata={"help": "Longest candidate, in tokens."})
@@ -174,8 +178,11 @@ class PrivateEvolutionConfig:
             )
         for name in ("text_column", "client_column"):
             self._check_text(name)
-        if self.domain is not None:
-            self._check_text("domain")
+        for name in ("domain", "variation_prompt"):
+            if getattr(self, name) is not None:
+                self._check_text(name)
+        if self.variation_prompt is not None and "{text}" not in self.variation_prompt:
+            raise ValueError(f"`variation_prompt`={self.variation_prompt!r} must say where the text goes: '{{text}}'.")
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}; they must differ.")
 

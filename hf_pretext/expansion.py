@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from huggingface_hub.utils import tqdm
 
+from .cleaning import HEADING, clean_text, is_usable, one_line
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator, collect_texts
 
-HEADING = "Original Text Sample"
 _HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+[ \t]*:?[ \t]*$", re.MULTILINE)
 
 
@@ -43,17 +43,7 @@ def parse_list(continuation: str, num_new: int) -> list[str]:
         `list` of `str`: The texts, one line each; some may be empty.
     """
     first, *later = _HEADING_LINE.split(continuation)
-    return [one_line(text) for text in [first, *later[:-1]][:num_new]]
-
-
-def one_line(text: str) -> str:
-    """Join the words of a text with single spaces."""
-    return " ".join(text.split())
-
-
-def is_clean(text: str, config: PrivateEvolutionConfig) -> bool:
-    """Tell whether a generated text is long enough and no echo of a prompt."""
-    return len(text.split()) >= config.min_words and HEADING not in text and "original text samples:" not in text
+    return [clean_text(text) for text in [first, *later[:-1]][:num_new]]
 
 
 class Expansion:
@@ -105,4 +95,4 @@ class Expansion:
             progress=progress,
         )
         for continuation in continuations:
-            yield from (text for text in parse_list(continuation, config.texts_per_prompt) if is_clean(text, config))
+            yield from (text for text in parse_list(continuation, config.texts_per_prompt) if is_usable(text, config))

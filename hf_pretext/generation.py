@@ -25,16 +25,6 @@ class TextGenerator:
         self._config = config
         self._batch_size = batch_size
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the model was trained to follow instructions in a chat format."""
-        return bool(getattr(self._tokenizer, "chat_template", None))
-
-    def chat_prompt(self, instruction: str) -> str:
-        """Render an instruction as the model's chat format, ready for the answer."""
-        messages = [{"role": "user", "content": instruction}]
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
     def truncate(self, text: str, max_tokens: int) -> str:
         """Cut a text after `max_tokens` tokens; a shorter one is returned as it is."""
         # A token has at least one character, so most texts need no tokenizer to be known as short.
@@ -60,7 +50,7 @@ class TextGenerator:
             seed (`int`): Seed of the sampling; the global random state of torch is left as it was.
             stop (`str`, *optional*): A continuation ends when it holds this string.
             add_special_tokens (`bool`, *optional*, defaults to `True`):
-                Whether the tokenizer adds a beginning-of-sequence token; not to a `chat_prompt`, which has its own.
+                Whether the tokenizer adds a beginning-of-sequence token.
             progress (`tqdm`, *optional*): A progress bar that is moved on by one for each prompt.
 
         Returns:
@@ -83,6 +73,21 @@ class TextGenerator:
                 if progress is not None:
                     progress.update(len(chosen))
         return texts
+
+    def follow(
+        self, instructions: Sequence[str], max_new_tokens: int, seed: int, progress: tqdm | None = None
+    ) -> list[str]:
+        """Sample an answer to each instruction, in the model's chat format where it has one; else as in `__call__`."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            return self([f"{text}\n\n" for text in instructions], max_new_tokens, seed, progress=progress)
+        chats = [
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+            for text in instructions
+        ]
+        # A chat template writes the beginning-of-sequence token itself.
+        return self(chats, max_new_tokens, seed, add_special_tokens=False, progress=progress)
 
     @torch.inference_mode()
     def _continue_batch(self, tokens: list[list[int]], max_new_tokens: int, stop: str | None) -> list[str]:

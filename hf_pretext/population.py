@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils import tqdm
 
+from .cleaning import HEADING, is_usable
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
-from .expansion import HEADING, is_clean, list_prompt, one_line, parse_list
+from .expansion import list_prompt, parse_list
 from .generation import TextGenerator, collect_texts
 from .variation import Variation
 
@@ -82,11 +83,10 @@ def write_population(generator: TextGenerator, variation: Variation, config: Pri
     prompt = f"{opening.removesuffix(':')} ({config.domain}):\n{heading}"
 
     def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
-        written = generator(
-            [prompt] * missing, config.max_length, config.seed + attempt, stop=HEADING, progress=progress
-        )
-        for text in (variation.truncate(one_line(parse_list(written, 1)[0])) for written in written):
-            if is_clean(text, config):
+        seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
+        for written in generator([prompt] * missing, config.max_length, seed, stop=HEADING, progress=progress):
+            text = variation.truncate(parse_list(written, 1)[0])
+            if is_usable(text, config):
                 yield text
 
     return collect_texts(config.population_size, propose, "Writing the initial population")

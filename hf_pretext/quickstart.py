@@ -17,14 +17,16 @@ NUM_SAMPLES = 256
 CONFIG = PrivateEvolutionConfig(
     epsilon=3.0,
     delta=1e-5,
-    num_rounds=4,
+    num_rounds=3,
     population_size=256,
     lookahead=0,
     variation_steps=1,
+    top_p=0.9,
     max_length=64,
     domain="short speeches by characters in a stage play",
     texts_per_prompt=3,
     max_new_tokens=48,
+    min_words=5,
 )
 
 

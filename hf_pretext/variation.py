@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from huggingface_hub.utils import tqdm
 
+from .cleaning import clean_text, is_usable, one_line
 from .configuration import PrivateEvolutionConfig
-from .expansion import is_clean, one_line
 from .generation import TextGenerator
 
 
@@ -158,11 +158,15 @@ class MaskedVariation:
 
 
 class PromptedVariation:
-    """Rewrites texts by prompting a causal language model, as in Aug-PE (Xie et al. 2024, arXiv 2403.01749).
+    """Rewrites texts with a causal language model, for those who have no masked one.
+
+    With `config.variation_prompt` the model follows an instruction such as "Rephrase this text: {text}", as in Aug-PE
+    (Xie et al. 2024, arXiv 2403.01749); that takes a model that follows instructions well. Without it the model gets
+    the beginning of a text, a random 30 to 70 % of its words, and writes another ending, which any model can do.
 
     Args:
         generator (`TextGenerator`): The causal language model.
-        config (`PrivateEvolutionConfig`): Rewritings per call, longest and shortest text.
+        config (`PrivateEvolutionConfig`): Instruction, rewritings per call, longest and shortest text.
     """
 
     def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
@@ -170,7 +174,7 @@ class PromptedVariation:
         self._config = config
 
     def truncate(self, text: str) -> str:
-        """Cut a text to `max_length` tokens."""
+        """Cut a text to `max_length` tokens and join its lines."""
         return self._generate.truncate(one_line(text), self._config.max_length)
 
     def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
@@ -185,24 +189,28 @@ class PromptedVariation:
             `list` of `str`: One variation of each text, in their order; the text itself where the model's answer is
             not usable.
         """
-        varied = list(texts)
-        with tqdm(
-            total=len(texts) * self._config.variation_steps, desc=progress, unit="text", name="hf_pretext"
-        ) as bar:
-            for step in range(self._config.variation_steps):
-                varied = self._rewrite(varied, seed + step, bar)
+        rng = np.random.default_rng(seed)
+        varied, steps = list(texts), self._config.variation_steps
+        with tqdm(total=len(texts) * steps, desc=progress, unit="text", name="hf_pretext") as bar:
+            for _ in range(steps):
+                rewrite = self._follow_instruction if self._config.variation_prompt else self._write_another_ending
+                answers = [self.truncate(clean_text(answer)) for answer in rewrite(varied, rng, bar)]
+                varied = [
+                    new if is_usable(new, self._config) else old for new, old in zip(answers, varied, strict=True)
+                ]
         return varied
 
-    def _rewrite(self, texts: list[str], seed: int, bar: tqdm) -> list[str]:
-        rng = np.random.default_rng(seed)
-        kept = [_beginning(text, rng) for text in texts]
-        continued = self._generate(kept, self._config.max_length, seed, stop="\n", progress=bar)
-        candidates = [
-            self.truncate(f"{start}{rest.split(chr(10))[0]}") for start, rest in zip(kept, continued, strict=True)
-        ]
-        return [new if is_clean(new, self._config) else old for new, old in zip(candidates, texts, strict=True)]
+    def _follow_instruction(self, texts: list[str], rng: np.random.Generator, bar: tqdm) -> list[str]:
+        # Not `str.format`: a text with braces, or an instruction with others, must pass through as it is.
+        instructions = [str(self._config.variation_prompt).replace("{text}", text) for text in texts]
+        return self._generate.follow(instructions, self._config.max_length, int(rng.integers(2**32)), progress=bar)
 
-
-def _beginning(text: str, rng: np.random.Generator) -> str:
-    words = text.split()
-    return " ".join(words[: max(1, round(len(words) * rng.uniform(0.3, 0.7)))])
+    def _write_another_ending(self, texts: list[str], rng: np.random.Generator, bar: tqdm) -> list[str]:
+        beginnings = []
+        for words in map(str.split, texts):
+            kept = max(1, round(len(words) * rng.uniform(0.3, 0.7)))
+            beginnings.append(" ".join(words[:kept]))
+        endings = self._generate(
+            beginnings, self._config.max_length, int(rng.integers(2**32)), stop="\n", progress=bar
+        )
+        return [start + ending.split("\n")[0] for start, ending in zip(beginnings, endings, strict=True)]

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_texts
+from hf_pretext.cleaning import clean_text, is_usable
 from hf_pretext.configuration import PrivateEvolutionConfig
-from hf_pretext.expansion import Expansion, is_clean, list_prompt, one_line, parse_list
+from hf_pretext.expansion import Expansion, list_prompt, parse_list
 from hf_pretext.generation import TextGenerator
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
@@ -38,7 +39,7 @@ def test_every_complete_text_is_read():
 
 @given(st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=6))
 def test_what_is_written_as_a_list_is_read_back(texts):
-    texts = [one_line(text) for text in texts]
+    texts = [clean_text(text) for text in texts]
     written = "".join(f"{text}\nOriginal Text Sample {number}\n" for number, text in enumerate(texts, start=5))
     assert parse_list(written, len(texts)) == texts
 
@@ -55,7 +56,7 @@ def test_what_is_written_as_a_list_is_read_back(texts):
     ],
 )
 def test_cleaning(text, clean):
-    assert is_clean(text, CONFIG) is clean
+    assert is_usable(text, CONFIG) is clean
 
 
 @pytest.mark.parametrize("texts_per_prompt", [1, 3])

@@ -1,0 +1,38 @@
+"""Cleaning of what language models write: pure functions on strings."""
+
+import re
+
+from .configuration import PrivateEvolutionConfig
+
+HEADING = "Original Text Sample"
+"""Heading of a text in the paper's list prompt; what a model repeats of it is no text."""
+
+_LIST_MARK = re.compile(r"^(?:[-*•>#]+|\(?\d{1,2}[.):])\s+")
+_QUOTES = (('"', '"'), ("“", "”"), ("'", "'"))
+
+
+def one_line(text: str) -> str:
+    """Join the words of a text with single spaces."""
+    return " ".join(text.split())
+
+
+def clean_text(text: str) -> str:
+    """Take off what is around a text: line breaks, a bullet or number of a list, and quotation marks around it all.
+
+    Args:
+        text (`str`): What a language model wrote as one text.
+
+    Returns:
+        `str`: The text on one line; it may be empty.
+    """
+    text = _LIST_MARK.sub("", one_line(text))
+    for opening, closing in _QUOTES:
+        inner = text[1:-1]
+        if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & set(inner):
+            return inner.strip()
+    return text
+
+
+def is_usable(text: str, config: PrivateEvolutionConfig) -> bool:
+    """Tell whether a generated text has at least `config.min_words` words and is no echo of a prompt."""
+    return len(text.split()) >= config.min_words and HEADING not in text and "riginal text sample" not in text
