@@ -1,12 +1,20 @@
 """Sampling from a causal language model: batches of prompts in, continuations out."""
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub.utils import tqdm
 
 from .configuration import PrivateEvolutionConfig
+from .sampling import sample_tokens
+
+LOOK_EVERY = 4
+"""Tokens between two looks for the stop string."""
 
 
 class TextGenerator:
@@ -47,7 +55,7 @@ class TextGenerator:
         Args:
             prompts (`Sequence[str]`): The prompts.
             max_new_tokens (`int`): Longest continuation, in tokens.
-            seed (`int`): Seed of the sampling; the global random state of torch is left as it was.
+            seed (`int`): Seed of the sampling, which has a generator of its own.
             stop (`str`, *optional*): A continuation ends when it holds this string.
             add_special_tokens (`bool`, *optional*, defaults to `True`):
                 Whether the tokenizer adds a beginning-of-sequence token.
@@ -63,15 +71,14 @@ class TextGenerator:
         self._check_context(max(map(len, tokens), default=0) + max_new_tokens)
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         texts = [""] * len(tokens)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
-                continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop)
-                for index, text in zip(chosen, continued, strict=True):
-                    texts[index] = text
-                if progress is not None:
-                    progress.update(len(chosen))
+        rng = torch.Generator(self._model.device).manual_seed(seed)
+        for start in range(0, len(order), self._batch_size):
+            chosen = order[start : start + self._batch_size]
+            continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)
+            for index, text in zip(chosen, continued, strict=True):
+                texts[index] = text
+            if progress is not None:
+                progress.update(len(chosen))
         return texts
 
     def follow(
@@ -90,26 +97,61 @@ class TextGenerator:
         return self(chats, max_new_tokens, seed, add_special_tokens=False, progress=progress)
 
     @torch.inference_mode()
-    def _continue_batch(self, tokens: list[list[int]], max_new_tokens: int, stop: str | None) -> list[str]:
+    def _continue_batch(
+        self, tokens: list[list[int]], max_new_tokens: int, stop: str | None, rng: torch.Generator
+    ) -> list[str]:
+        """Continue prompts token by token; a sequence that is done leaves the batch and costs no more."""
         width = max(map(len, tokens))
         input_ids = torch.full((len(tokens), width), self._padding, device=self._model.device)
         attention_mask = torch.zeros_like(input_ids)
         for row, ids in enumerate(tokens):
             input_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
-        output = self._model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            do_sample=True,
-            temperature=self._config.temperature,
-            top_p=self._config.top_p,
-            top_k=0,
-            repetition_penalty=1.0,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self._padding,
-            stopping_criteria=[_StopString(self._tokenizer, width, stop)] if stop else None,
-        )
-        return self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+        written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
+        rows, cache = torch.arange(len(tokens), device=input_ids.device), None
+        for step in range(max_new_tokens):
+            logits, cache = self._next_logits(input_ids, attention_mask, cache)
+            new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
+            written[rows, step] = new_tokens
+            going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)
+            if not len(going_on):
+                break
+            if len(going_on) < len(rows):
+                rows, new_tokens, attention_mask = rows[going_on], new_tokens[going_on], attention_mask[going_on]
+                cache.batch_select_indices(going_on)
+            input_ids, attention_mask = new_tokens[:, None], F.pad(attention_mask, (0, 1), value=1)
+        return self._decode(written)
+
+    def _next_logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[Any, Any]:
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
+        if "position_ids" in self._forward_arguments:
+            # Padding on the left takes no position.
+            inputs["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        if "logits_to_keep" in self._forward_arguments:
+            inputs["logits_to_keep"] = 1
+        output = self._model(**inputs, use_cache=True)
+        return output.logits[:, -1], output.past_key_values
+
+    def _is_done(self, written: torch.Tensor, stop: str | None) -> torch.Tensor:
+        done = torch.isin(written[:, -1], self._end_tokens)
+        # Decoding takes time, so the stop string is looked for once in a few tokens.
+        if stop and written.shape[1] % LOOK_EVERY == 0:
+            done |= torch.tensor([stop in text for text in self._decode(written)], device=done.device)
+        return done
+
+    def _decode(self, tokens: torch.Tensor) -> list[str]:
+        return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    @cached_property
+    def _forward_arguments(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self._model.forward).parameters
+
+    @cached_property
+    def _end_tokens(self) -> torch.Tensor:
+        """Tokens that end a text: the model's own and its tokenizer's."""
+        of_model = self._model.generation_config.eos_token_id
+        tokens = {self._tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])} - {None}
+        return torch.tensor(sorted(tokens), dtype=torch.long, device=self._model.device)
 
     @property
     def _padding(self) -> int:
@@ -128,24 +170,6 @@ class TextGenerator:
             )
 
 
-class _StopString:
-    """Stopping criterion: a sequence is done when its newest tokens hold a string."""
-
-    def __init__(self, tokenizer: Any, prompt_length: int, stop: str) -> None:
-        self._tokenizer = tokenizer
-        self._start = prompt_length
-        self._stop = stop
-        # The string may be spread over up to as many tokens as it has bytes, and begin inside one.
-        self._tail = len(stop.encode()) + 1
-        self._done: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        tails = self._tokenizer.batch_decode(input_ids[:, max(self._start, input_ids.shape[1] - self._tail) :])
-        found = torch.tensor([self._stop in tail for tail in tails], device=input_ids.device)
-        self._done = found if self._done is None else self._done | found
-        return self._done
-
-
 def collect_texts(
     num_texts: int,
     propose: Callable[[int, int, tqdm], Iterable[str]],
@@ -158,7 +182,7 @@ def collect_texts(
     Args:
         num_texts (`int`): Number of texts wanted.
         propose (`Callable`):
-            `propose(missing, attempt, progress)` returns about `missing` clean texts; fewer are asked for again.
+            `propose(number, attempt, progress)` returns about `number` texts, or fewer where some are not usable.
         description (`str`): Name of the progress bar.
         known (`Iterable[str]`, *optional*): Texts that do not count as new.
         max_attempts (`int`, *optional*, defaults to `20`): Times that `propose` is called before giving up.
@@ -171,9 +195,14 @@ def collect_texts(
     """
     known = set(known)
     texts: dict[str, None] = {}
+    num_asked = 0
     with tqdm(total=num_texts, desc=description, unit="text", name="hf_pretext") as progress:
         for attempt in range(max_attempts):
-            for text in propose(num_texts - len(texts), attempt, progress):
+            # Ask for as many more as were not usable before, so that a second time is enough.
+            share_usable = max(len(texts) / num_asked, 0.1) if num_asked else 1.0
+            number = math.ceil((num_texts - len(texts)) / share_usable)
+            num_asked += number
+            for text in propose(number, attempt, progress):
                 if text not in known:
                     texts.setdefault(text)
             progress.n = min(len(texts), num_texts)

@@ -10,6 +10,7 @@ from huggingface_hub.utils import tqdm
 from .cleaning import clean_text, is_usable, one_line
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator
+from .sampling import sample_tokens
 
 
 class Variation(Protocol):
@@ -125,7 +126,8 @@ class MaskedVariation:
             rows = torch.nonzero(step < num_masks).squeeze(1)
             at = positions[rows, step]
             logits = self._logits_at(input_ids[rows], attention_mask[rows], at)
-            input_ids[rows, at] = self._sample(logits, rng)
+            logits[:, self._special] = -torch.inf
+            input_ids[rows, at] = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
 
     def _logits_at(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Compute the logits of each row at one position, shape `(rows, vocabulary)`.
@@ -144,17 +146,6 @@ class MaskedVariation:
             return self._model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
         finally:
             hook.remove()
-
-    def _sample(self, logits: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        logits = logits.float() / self._config.temperature
-        logits[:, self._special] = -torch.inf
-        probabilities = logits.softmax(-1)
-        if self._config.top_p < 1:
-            ordered, tokens = probabilities.sort(-1, descending=True)
-            # A token stays as long as those before it do not make up `top_p`.
-            ordered[ordered.cumsum(-1) - ordered >= self._config.top_p] = 0
-            return tokens.gather(1, torch.multinomial(ordered, 1, generator=rng)).squeeze(1)
-        return torch.multinomial(probabilities, 1, generator=rng).squeeze(1)
 
 
 class PromptedVariation:
