@@ -8,6 +8,7 @@ HEADING = "Original Text Sample"
 """Heading of a text in the paper's list prompt; what a model repeats of it is no text."""
 
 _LIST_MARK = re.compile(r"^(?:[-*•>#]+|\(?\d{1,2}[.):])\s+")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"))
 
 
@@ -31,6 +32,12 @@ def clean_text(text: str) -> str:
         if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & set(inner):
             return inner.strip()
     return text
+
+
+def whole_sentences(text: str) -> str:
+    """Cut a text after its last whole sentence; it is empty where there is none."""
+    ends = list(_SENTENCE_END.finditer(text))
+    return text[: ends[-1].end()] if ends else ""
 
 
 def is_usable(text: str, config: PrivateEvolutionConfig) -> bool:

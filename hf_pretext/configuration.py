@@ -79,6 +79,8 @@ class PrivateEvolutionConfig:
             from the private data.
         seeds_per_prompt (`int`, *optional*, defaults to `3`):
             Number of surviving seeds shown in one expansion prompt.
+        weight_seeds (`bool`, *optional*, defaults to `True`):
+            Show seeds in proportion to their noisy votes rather than all alike, as the paper does.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
             cost of reading the prompt worth while.
@@ -133,6 +135,7 @@ class PrivateEvolutionConfig:
 
     domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
     seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
+    weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
     min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
@@ -176,6 +179,8 @@ class PrivateEvolutionConfig:
                 f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
                 f"`vote_clipping`='count', which is exact up to 1024. Lower it, or use `vote_clipping`='l2'."
             )
+        if not isinstance(self.weight_seeds, bool):
+            raise TypeError(f"`weight_seeds`={self.weight_seeds!r} must be true or false.")
         for name in ("text_column", "client_column"):
             self._check_text(name)
         for name in ("domain", "variation_prompt"):
@@ -218,6 +223,7 @@ class PrivateEvolutionConfig:
             "top_p": 1.0,
             "max_length": 64,
             "seeds_per_prompt": 3,
+            "weight_seeds": False,
             "texts_per_prompt": 1,
             "max_new_tokens": 85,
         }

@@ -1,12 +1,13 @@
 """Expansion: a causal language model writes many texts like the seeds. Post-processing, so free of privacy cost."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from huggingface_hub.utils import tqdm
 
-from .cleaning import HEADING, clean_text, is_usable, one_line
+from .cleaning import HEADING, clean_text, is_usable, one_line, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator, collect_texts
 
@@ -32,8 +33,9 @@ def list_prompt(seeds: Sequence[str], num_new: int) -> str:
 def parse_list(continuation: str, num_new: int) -> list[str]:
     """Read the texts that a model wrote after a list prompt.
 
-    Only a line that is a heading of the list and nothing else ends a text, so a text may hold any of its words. The
-    first text counts even where the token limit cut it, as in the paper; later ones count where a heading follows.
+    Only a line that is a heading of the list and nothing else ends a text, so a text may hold any of its words. A text
+    that no heading ends, because the token limit came first, is cut back to its last whole sentence; the first text
+    counts even without one, as in the paper.
 
     Args:
         continuation (`str`): What the model wrote.
@@ -42,8 +44,9 @@ def parse_list(continuation: str, num_new: int) -> list[str]:
     Returns:
         `list` of `str`: The texts, one line each; some may be empty.
     """
-    first, *later = _HEADING_LINE.split(continuation)
-    return [clean_text(text) for text in [first, *later[:-1]][:num_new]]
+    *ended, last = (clean_text(text) for text in _HEADING_LINE.split(continuation))
+    last = whole_sentences(last) or ("" if ended else last)
+    return [*ended, last][:num_new]
 
 
 class Expansion:
@@ -58,11 +61,12 @@ class Expansion:
         self._generate = generator
         self._config = config
 
-    def __call__(self, seeds: Sequence[str], num_samples: int) -> list[str]:
+    def __call__(self, seeds: Sequence[str], num_samples: int, weights: Sequence[float] | None = None) -> list[str]:
         """Write texts.
 
         Args:
             seeds (`Sequence[str]`): Texts to imitate; each prompt shows a random few of them.
+            weights (`Sequence[float]`, *optional*): How often to show each seed; all alike without it.
             num_samples (`int`): Number of texts wanted.
 
         Returns:
@@ -71,22 +75,24 @@ class Expansion:
         Raises:
             RuntimeError: The model does not write enough usable texts.
         """
+        shares = np.ones(len(seeds)) if weights is None else np.asarray(weights, dtype=np.float64)
+        shares = shares / shares.sum()
 
         def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
-            return self._propose(seeds, missing, rng, progress)
+            return self._propose(seeds, shares, missing, rng, progress)
 
         return collect_texts(num_samples, propose, "Expanding", known=seeds)
 
-    def _propose(self, seeds: Sequence[str], missing: int, rng: np.random.Generator, progress: tqdm) -> Iterator[str]:
+    def _propose(
+        self, seeds: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: tqdm
+    ) -> Iterator[str]:
         config = self._config
-        shown = min(config.seeds_per_prompt, len(seeds))
-        prompts = [
-            list_prompt(
-                [seeds[index] for index in rng.choice(len(seeds), shown, replace=False)], config.texts_per_prompt
-            )
-            for _ in range(-(-missing // config.texts_per_prompt))
-        ]
+        shown = min(config.seeds_per_prompt, int(np.count_nonzero(shares)))
+        prompts = []
+        for _ in range(math.ceil(missing / config.texts_per_prompt)):
+            chosen = rng.choice(len(seeds), shown, replace=False, p=shares)
+            prompts.append(list_prompt([seeds[index] for index in chosen], config.texts_per_prompt))
         continuations = self._generate(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
@@ -95,4 +101,5 @@ class Expansion:
             progress=progress,
         )
         for continuation in continuations:
-            yield from (text for text in parse_list(continuation, config.texts_per_prompt) if is_usable(text, config))
+            texts = parse_list(continuation, config.texts_per_prompt)
+            yield from (text for text in texts if is_usable(text, config))

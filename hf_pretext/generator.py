@@ -192,7 +192,8 @@ class PrivateEvolutionGenerator:
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived) and `votes` (`float`, its noisy votes in that round).
+            `round` (`int`, the first that it survived) and `votes` (`float`, its noisy votes above the threshold, of
+            all rounds).
         """
         config, noise_std = self.config, self.ledger.mechanism.noise_std
         if initial_population is None:
@@ -212,8 +213,8 @@ class PrivateEvolutionGenerator:
             parents = resample(weights, config.population_size, random)
             survivors = np.unique(parents)
             for index in survivors:
-                row = {"text": population[index], "round": number, "votes": float(votes[index])}
-                seeds.setdefault(population[index], row)
+                seed = seeds.setdefault(population[index], {"text": population[index], "round": number, "votes": 0.0})
+                seed["votes"] += float(weights[index])
             if number < config.num_rounds:
                 population = self._vary([population[index] for index in parents], random, f"{label}: varying")
             self.history.append(RoundRecord.of(number, votes, weights, survivors, time.perf_counter() - started))
@@ -224,7 +225,9 @@ class PrivateEvolutionGenerator:
         """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
 
         Args:
-            seeds (`datasets.Dataset` or `Sequence[str]`): What `evolve` returned: column `text`, or a list of texts.
+            seeds (`datasets.Dataset` or `Sequence[str]`):
+                What `evolve` returned: columns `text` (`str`) and, with `config.weight_seeds`, `votes` (`float`). A
+                dataset without votes or a list of texts is shown evenly.
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
@@ -235,7 +238,9 @@ class PrivateEvolutionGenerator:
         if not texts:
             raise ValueError("`seeds` holds no text to expand.")
         expansion = Expansion(self._needs_text_generator("`expand`"), self.config)
-        self._synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples)])
+        weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
+        weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
+        self._synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples, weights)])
         return self._synthetic
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils import tqdm
 
-from .cleaning import HEADING, is_usable
+from .cleaning import is_usable
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .expansion import list_prompt, parse_list
@@ -84,7 +84,7 @@ def write_population(generator: TextGenerator, variation: Variation, config: Pri
 
     def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
         seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
-        for written in generator([prompt] * missing, config.max_length, seed, stop=HEADING, progress=progress):
+        for written in generator([prompt] * missing, config.max_length, seed, stop="\n", progress=progress):
             text = variation.truncate(parse_list(written, 1)[0])
             if is_usable(text, config):
                 yield text

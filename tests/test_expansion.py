@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_texts
-from hf_pretext.cleaning import clean_text, is_usable
+from hf_pretext.cleaning import clean_text, is_usable, whole_sentences
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.expansion import Expansion, list_prompt, parse_list
 from hf_pretext.generation import TextGenerator
@@ -31,9 +31,12 @@ def test_texts_that_hold_the_heading_s_words_survive():
 
 
 def test_every_complete_text_is_read():
-    continuation = "four\nOriginal Text Sample 5\nfive\nlines\nOriginal Text Sample 6:\nsix, cut off by the lim"
-    assert parse_list(continuation, 3) == ["four", "five lines"]
+    continuation = (
+        "four\nOriginal Text Sample 5\nfive\nlines\nOriginal Text Sample 6:\nSix is. It is cut off by the lim"
+    )
+    assert parse_list(continuation, 3) == ["four", "five lines", "Six is."]
     assert parse_list(continuation, 1) == ["four"]
+    assert parse_list("four\nOriginal Text Sample 5\nfive, cut off by the lim", 3) == ["four", ""]
     assert parse_list("four, cut off by the lim", 3) == ["four, cut off by the lim"]
 
 
@@ -59,6 +62,36 @@ def test_cleaning(text, clean):
     assert is_usable(text, CONFIG) is clean
 
 
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("It is. It was", "It is."),
+        ('He said "no!" and then', 'He said "no!"'),
+        ("3.5 of them and", ""),
+        ("Done.", "Done."),
+        ("", ""),
+    ],
+)
+def test_whole_sentences(text, whole):
+    assert whole_sentences(text) == whole
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ('"Quoted."', "Quoted."),
+        ('"One," he said, "two."', '"One," he said, "two."'),
+        ("1. Numbered", "Numbered"),
+        ("- Dash", "Dash"),
+        ("two\n lines\t", "two lines"),
+        ("'Tis mine", "'Tis mine"),
+        ("3.5 is a number", "3.5 is a number"),
+    ],
+)
+def test_what_is_around_a_text_is_taken_off(written, text):
+    assert clean_text(written) == text
+
+
 @pytest.mark.parametrize("texts_per_prompt", [1, 3])
 def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
     config = PrivateEvolutionConfig(
@@ -69,6 +102,20 @@ def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
     texts = expand(seeds, 30)
     assert len(set(texts)) == len(texts) == 30 and not set(texts) & set(seeds)
     assert expand(seeds, 30) == texts
+
+
+def test_seeds_are_shown_in_proportion_to_their_weights():
+    """Of 600 seeds shown, those of weight 3 make up three quarters, within 5 standard errors."""
+    shown = []
+
+    def generate(prompts, **_):
+        shown.extend(prompt.splitlines()[2] for prompt in prompts)
+        return [f"text number {len(shown)} {index}" for index in range(len(prompts))]
+
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=1)
+    Expansion(generate, config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0])
+    assert "none" not in shown
+    assert abs(shown.count("heavy") / len(shown) - 0.75) < 5 * (0.75 * 0.25 / 600) ** 0.5
 
 
 def test_fewer_seeds_than_a_prompt_shows(llama):
