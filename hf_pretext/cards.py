@@ -1,6 +1,7 @@
 """The dataset card, rendered from a template."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .configuration import PrivateEvolutionConfig
 from .privacy import PrivacyReport
@@ -41,13 +42,18 @@ def dataset_card(
     return templates.get_template("dataset_card.md.jinja").render(
         report=report,
         config=config,
-        models=models,
+        models={argument: _public_name(name) for argument, name in models.items()},
         num_texts=len(texts),
         num_seeds=num_seeds,
         samples=[_as_quote(text) for text in texts[:5]],
         size_category=next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M"),
         picture=PICTURE_NAME,
     )
+
+
+def _public_name(name: str | None) -> str | None:
+    """Name a model without saying where on this machine it lies."""
+    return Path(name).name if name and Path(name).is_dir() else name
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:

@@ -17,7 +17,14 @@ from .data import list_texts
 from .embedding import TextEmbedder
 from .expansion import Expansion
 from .generation import TextGenerator
-from .models import load_causal_lm, load_masked_lm, load_sentence_transformer, resolve_device, source_name
+from .models import (
+    load_causal_lm,
+    load_masked_lm,
+    load_sentence_transformer,
+    resolve_device,
+    resolve_dtype,
+    source_name,
+)
 from .noise import NoiseSource
 from .plots import plot_run
 from .population import sample_population, write_population
@@ -133,6 +140,7 @@ class PrivateEvolutionGenerator:
             "expansion_model": source_name(expansion_model),
         }
         on = resolve_device(device)
+        dtype = resolve_dtype(dtype, on)
         self._embedder = TextEmbedder(load_sentence_transformer(embedding_model, on, dtype), batch_size)
         self._text_generator = (
             TextGenerator(*load_causal_lm(expansion_model, on, dtype), config, batch_size) if expansion_model else None

@@ -66,9 +66,7 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return source
     _check_source("embedding_model", source)
     try:
-        return SentenceTransformer(
-            str(source), device=str(device), model_kwargs={"dtype": resolve_dtype(dtype, device)}
-        )
+        return SentenceTransformer(str(source), device=str(device), model_kwargs={"dtype": dtype})
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source) from error
 
@@ -92,7 +90,7 @@ def _load(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = auto_class.from_pretrained(source, dtype=resolve_dtype(dtype, device), use_safetensors=True)
+        model = auto_class.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source) from error
     return model.to(device).eval(), tokenizer

@@ -31,9 +31,7 @@ def test_texts_that_hold_the_heading_s_words_survive():
 
 
 def test_every_complete_text_is_read():
-    continuation = (
-        "four\nOriginal Text Sample 5\nfive\nlines\nOriginal Text Sample 6:\nSix is. It is cut off by the lim"
-    )
+    continuation = "four\nOriginal Text Sample 5\nfive\nlines\nOriginal Text Sample 6:\nSix is. It is cut off by"
     assert parse_list(continuation, 3) == ["four", "five lines", "Six is."]
     assert parse_list(continuation, 1) == ["four"]
     assert parse_list("four\nOriginal Text Sample 5\nfive, cut off by the lim", 3) == ["four", ""]

@@ -1,16 +1,268 @@
-import pytest
-from datasets import Dataset
+import json
+import warnings
 
-from hf_pretext import PrivateEvolutionGenerator
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_from_disk
+
+from conftest import random_texts
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
+from hf_pretext.privacy import PrivacyLedger
 
 
 @pytest.fixture
-def generator(bert, sentence_transformer, llama, config):
-    return PrivateEvolutionGenerator(bert, sentence_transformer, llama, config=config, batch_size=16)
+def make_generator(bert, sentence_transformer, llama, config):
+    def make(**changes):
+        settings = {"variation_model": bert, "embedding_model": sentence_transformer, "expansion_model": llama}
+        return PrivateEvolutionGenerator(**{**settings, "config": config, "batch_size": 16, **changes})
+
+    return make
 
 
-def test_private_clients_in_synthetic_dataset_out(generator, private, public):
+def test_private_clients_in_synthetic_dataset_out(make_generator, private, public):
+    generator = make_generator()
     synthetic = generator(private, initial_population=public, num_samples=20)
     assert type(synthetic) is Dataset
     assert synthetic.column_names == ["text"]
     assert len(set(synthetic["text"])) == len(synthetic) == 20
+    report = generator.privacy_report
+    assert (report.num_rounds, report.num_clients, report.unit) == (2, 12, "client")
+    assert 3.9 < report.epsilon <= 4.0
+
+
+def test_the_contract_s_ten_lines_run_from_local_folders(bert, sentence_transformer, llama, private, public, tmp_path):
+    for name, (model, tokenizer) in {"mlm": bert, "llm": llama}.items():
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    sentence_transformer.save(str(tmp_path / "embedder"))
+    config = PrivateEvolutionConfig(
+        epsilon=1.29,
+        delta=3e-6,
+        max_samples_per_client=8,
+        num_rounds=2,
+        population_size=16,
+        max_length=32,
+        min_words=1,
+    )
+    generator = PrivateEvolutionGenerator(
+        variation_model=str(tmp_path / "mlm"),
+        embedding_model=str(tmp_path / "embedder"),
+        expansion_model=str(tmp_path / "llm"),
+        config=config,
+        device=None,
+        dtype="auto",
+        batch_size=64,
+    )
+    synthetic = generator(private, initial_population=Dataset.from_dict({"text": public}), num_samples=5)
+    assert len(synthetic) == 5
+    assert generator.privacy_report.epsilon <= 1.29
+    seeds = generator.evolve(private, initial_population=public)
+    assert len(generator.expand(seeds, num_samples=7)) == 7
+
+    generator.save_pretrained(tmp_path / "run")
+    again = PrivateEvolutionGenerator.from_pretrained(tmp_path / "run")
+    assert again.config == config and again.privacy_report.num_rounds == 0
+
+
+def test_seeds_are_the_survivors_of_all_rounds_each_once(make_generator, private, public):
+    generator = make_generator()
+    seeds = generator.evolve(private, initial_population=public)
+    assert set(seeds.column_names) == {"text", "round", "votes"}
+    assert len(set(seeds["text"])) == len(seeds)
+    assert set(seeds["round"]) == {1, 2} and min(seeds["votes"]) > 0
+    assert {text for text, number in zip(seeds["text"], seeds["round"], strict=True) if number == 1} <= set(public)
+    assert sum(number == 1 for number in seeds["round"]) == generator.history[0].num_survivors
+
+
+def test_a_second_run_composes_and_expansion_is_free(make_generator, private, public, config):
+    generator = make_generator()
+    seeds = generator.evolve(private, initial_population=public)
+    once = generator.privacy_report
+    generator.expand(seeds, num_samples=5)
+    generator.expand(random_texts(10), num_samples=5)
+    assert generator.privacy_report == once
+    generator.evolve(private, initial_population=public)
+    twice = generator.privacy_report
+    assert twice.num_rounds == 2 * once.num_rounds
+    assert twice.epsilon == pytest.approx(compute_epsilon(once.noise_multiplier, config.delta, 4), rel=1e-6)
+    assert "several runs are added up" in twice.guarantee
+
+
+def test_a_run_that_breaks_has_spent_what_it_released(make_generator, private, public, monkeypatch):
+    generator = make_generator()
+    varied = generator._variation
+
+    class Breaks:
+        truncate = varied.truncate
+
+        def __call__(self, texts, seed, progress="Varying"):
+            if "varying" in progress:
+                raise KeyboardInterrupt
+            return varied(texts, seed, progress)
+
+    monkeypatch.setattr(generator, "_variation", Breaks())
+    with pytest.raises(KeyboardInterrupt):
+        generator.evolve(private, initial_population=public)
+    assert generator.privacy_report.num_rounds == 1 and generator.privacy_report.epsilon > 0
+
+
+def test_equal_noise_and_seed_give_equal_seeds_and_texts(make_generator, private, public):
+    """The seed fixes everything but the noise; here the noise is fixed too."""
+    runs = [
+        make_generator(noise=lambda scale, size: np.zeros(size, dtype=np.int64))(
+            private, initial_population=public, num_samples=6
+        )
+        for _ in range(2)
+    ]
+    assert runs[0]["text"][:] == runs[1]["text"][:]
+
+
+def test_evolution_moves_towards_the_clients(make_generator, sentence_transformer, bert, public):
+    """Of public texts on two subjects only those that the clients write about survive the first round."""
+    mine, other = random_texts(20, seed=11), [f"{text} loan bank card chat" for text in random_texts(20, seed=12)]
+    private = Dataset.from_dict({"text": mine * 20, "client_id": [f"c{number}" for number in range(400)]})
+    generator = make_generator()
+    seeds = generator.evolve(private, initial_population=mine + other)
+    first_round = {text for text, number in zip(seeds["text"], seeds["round"], strict=True) if number == 1}
+    assert len(first_round & set(mine)) > 5 * len(first_round & set(other))
+
+
+def test_global_random_state_is_left_alone(make_generator, private, public):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    make_generator()(private, initial_population=public, num_samples=3)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_variation_by_prompting(make_generator, private, public):
+    generator = make_generator(variation_model=None)
+    assert len(generator(private, initial_population=public, num_samples=5)) == 5
+
+
+def test_variation_by_instruction(make_generator, private, public, config):
+    from dataclasses import replace
+
+    generator = make_generator(variation_model=None, config=replace(config, variation_prompt="Say {text} again, {}!"))
+    assert len(generator.evolve(private, initial_population=public)) > 0
+
+
+def test_the_language_model_writes_the_initial_population(make_generator, private, config):
+    from dataclasses import replace
+
+    generator = make_generator(variation_model=None, config=replace(config, domain="chat messages"))
+    generator.evolve(private)
+    assert len(generator.initial_population) == config.population_size
+
+
+def test_no_lookahead(make_generator, private, public, config):
+    from dataclasses import replace
+
+    assert len(make_generator(config=replace(config, lookahead=0)).evolve(private, initial_population=public)) > 0
+
+
+def test_saved_folder_holds_card_report_picture_and_no_private_text(make_generator, public, tmp_path):
+    private = Dataset.from_dict({"text": ["xylophone quokka marzipan"] * 30, "client_id": [i // 3 for i in range(30)]})
+    generator = make_generator()
+    synthetic = generator(private, initial_population=public, num_samples=20)
+    synthetic.save_to_disk(str(tmp_path))
+    generator.save_pretrained(tmp_path)
+    assert load_from_disk(str(tmp_path))["text"][:] == synthetic["text"][:]
+    names = {"README.md", "privacy_report.json", "private_evolution_config.json", "models.json", "run.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        assert b"quokka" not in path.read_bytes()
+    assert json.loads((tmp_path / "privacy_report.json").read_text())["num_clients"] == 10
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pool_with_another_ledger_is_refused(make_generator, private, public, embedder, config):
+    generator = make_generator()
+    own = InMemoryClientPool(private, embedder, config, generator.ledger)
+    assert len(generator.evolve(own, initial_population=public)) > 0
+    foreign = InMemoryClientPool(private, embedder, config, PrivacyLedger(generator.ledger.mechanism))
+    with pytest.raises(ValueError, match=r"ledger=generator\.ledger"):
+        generator.evolve(foreign, initial_population=public)
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda g, data, public: g(data, initial_population=public, num_samples=0), ValueError, "`num_samples`=0"),
+        (lambda g, data, public: g.evolve(data), ValueError, "`initial_population`=None"),
+        (lambda g, data, public: g.evolve(data, initial_population=[]), ValueError, "holds 0 different texts"),
+        (lambda g, data, public: g.evolve(data, initial_population=["a", 3]), TypeError, "type int"),
+        (lambda g, data, public: g.evolve(data, initial_population="text"), TypeError, "one string"),
+        (
+            lambda g, data, public: g.evolve(data, initial_population=Dataset.from_dict({"body": public})),
+            ValueError,
+            r"`initial_population` has no column 'text' of texts, but \['body'\]",
+        ),
+        (
+            lambda g, data, public: g.evolve(data.remove_columns("client_id"), initial_population=public),
+            ValueError,
+            "`client_column`='client_id'",
+        ),
+        (lambda g, data, public: g.expand([], num_samples=3), ValueError, "`seeds` holds no text"),
+    ],
+)
+def test_bad_input_is_named_before_any_budget_is_spent(make_generator, private, public, run, error, message):
+    generator = make_generator()
+    with pytest.raises(error, match=message):
+        run(generator, private, public)
+    assert generator.privacy_report.num_rounds == 0
+
+
+def test_a_generator_without_expansion_model_evolves_but_does_not_expand(make_generator, private, public):
+    generator = make_generator(expansion_model=None)
+    with pytest.raises(ValueError, match="needs an `expansion_model`"):
+        generator(private, initial_population=public, num_samples=3)
+    assert generator.privacy_report.num_rounds == 0
+    assert len(generator.evolve(private, initial_population=public)) > 0
+
+
+def test_small_or_long_public_text_is_warned_of(make_generator, private, caplog):
+    generator = make_generator()
+    long_text = " ".join(random_texts(20))
+    with pytest.warns(UserWarning, match="holds 11 different texts, fewer than `population_size`=32"):
+        generator.evolve(private, initial_population=[*random_texts(10), long_text])
+    assert "1 texts of `initial_population` were cut to `max_length`=32 tokens" in caplog.text
+
+
+def test_odd_public_text_passes_through(make_generator, private):
+    odd = ["\ud800 lone surrogate", "{{ jinja }} {braces} %s", "\x00\x07 control", "مرحبا \u202e back", "x" * 100_000]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(make_generator().evolve(private, initial_population=odd)) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"variation_model": "./no/such/folder"}, FileNotFoundError, "`variation_model`='./no/such/folder'"),
+        ({"embedding_model": "/no/such/folder"}, FileNotFoundError, "`embedding_model`='/no/such/folder'"),
+        ({"expansion_model": "nobody/nothing"}, OSError, "`expansion_model`='nobody/nothing' could not be loaded"),
+        ({"expansion_model": 3}, TypeError, "`expansion_model` of type int"),
+        ({"variation_model": None, "expansion_model": None}, ValueError, "`variation_model`=None"),
+        ({"config": {"epsilon": 1}}, TypeError, "`config` must be a PrivateEvolutionConfig"),
+        ({"batch_size": 0}, ValueError, "`batch_size`=0"),
+        ({"dtype": "float99", "expansion_model": None, "embedding_model": "x"}, ValueError, "`dtype`='float99'"),
+    ],
+)
+def test_bad_models_are_named(make_generator, changes, error, message):
+    with pytest.raises(error, match=message):
+        make_generator(**changes)
+
+
+def test_a_masked_language_model_without_a_mask_token_is_refused(make_generator, llama):
+    with pytest.raises(ValueError, match="`variation_model`=.*without a mask token"):
+        make_generator(variation_model=llama)
+
+
+def test_pipelines_are_taken(make_generator, bert, llama, private, public):
+    from transformers import pipeline
+
+    fill_mask = pipeline("fill-mask", model=bert[0], tokenizer=bert[1], device="cpu")
+    generator = make_generator(variation_model=fill_mask)
+    assert len(generator.evolve(private, initial_population=public)) > 0

@@ -1,0 +1,58 @@
+import yaml
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.cards import dataset_card
+from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+
+MODELS = {"variation_model": None, "embedding_model": "me/embedder", "expansion_model": "me/llm"}
+
+
+def render(texts=("A lost card.", "A new loan."), **changes):
+    config = PrivateEvolutionConfig(**{"epsilon": 1.29, "delta": 3e-6, **changes})
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    for _ in range(config.num_rounds):
+        ledger.record(config.population_size)
+    report = PrivacyReport.from_ledger(ledger, config, num_clients=1250)
+    return dataset_card(report, config, MODELS, list(texts), num_seeds=321)
+
+
+def test_header_is_yaml_and_text_states_the_guarantee():
+    _, header, body = render(domain="chat messages").split("---\n", 2)
+    assert {"synthetic", "differential-privacy"} <= set(yaml.safe_load(header)["tags"])
+    assert yaml.safe_load(header)["size_categories"] == ["n<1K"]
+    for words in (
+        "epsilon = 1.29",
+        "1250 clients",
+        "chat messages",
+        "me/llm",
+        "321 seeds",
+        "post-processing",
+        "run.png",
+    ):
+        assert words in body
+
+
+def test_hostile_texts_stay_in_their_quotes():
+    hostile = [
+        "# heading\n\n---\ntags: [x]",
+        "[link](http://evil) <script>",
+        "{{ config.seed }} {% raw %}",
+        "a | b `c`",
+    ]
+    card = render(hostile)
+    assert "\n# heading" not in card and "<script>" not in card and "[link](" not in card
+    assert r"\{\{ config\.seed \}\}" in card
+    assert card.count("\n---\n") == render().count("\n---\n")
+
+
+def test_long_samples_are_shortened():
+    assert "word " * 100 not in render(["word " * 1000])
+
+
+def test_local_folders_are_named_without_their_place(tmp_path):
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
+    report = PrivacyReport.from_ledger(PrivacyLedger(VoteMechanism.from_config(config)), config)
+    folder = tmp_path / "my-llm"
+    folder.mkdir()
+    card = dataset_card(report, config, {**MODELS, "expansion_model": str(folder)}, ["a"], num_seeds=1)
+    assert "my-llm" in card and str(tmp_path) not in card
