@@ -204,5 +204,6 @@ def _cap(client: object, samples: list[str], config: PrivateEvolutionConfig) -> 
 
 def _embed_each_client(samples: Iterable[list[str]], embedder: TextEmbedder) -> np.ndarray:
     """Embed every client's samples in batches of their own; see the class for why."""
-    own = [texts for texts in tqdm(samples, desc="Embedding clients", unit="client", name="hf_pretext") if texts]
-    return np.concatenate([quantize_embeddings(embedder(texts)) for texts in own])
+    own = [texts for texts in samples if texts]
+    bar = tqdm(own, desc="Embedding clients", unit="client", name="hf_pretext")
+    return np.concatenate([quantize_embeddings(embedder(texts)) for texts in bar])
