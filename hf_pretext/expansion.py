@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from huggingface_hub.utils import tqdm
 
 from .cleaning import HEADING, clean_text, is_usable, one_line, whole_sentences
 from .configuration import PrivateEvolutionConfig
@@ -78,14 +77,14 @@ class Expansion:
         shares = np.ones(len(seeds)) if weights is None else np.asarray(weights, dtype=np.float64)
         shares = shares / shares.sum()
 
-        def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
+        def propose(missing: int, attempt: int, progress: str) -> Iterator[str]:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
             return self._propose(seeds, shares, missing, rng, progress)
 
         return collect_texts(num_samples, propose, "Expanding", known=seeds)
 
     def _propose(
-        self, seeds: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: tqdm
+        self, seeds: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: str
     ) -> Iterator[str]:
         config = self._config
         shown = min(config.seeds_per_prompt, int(np.count_nonzero(shares)))

@@ -48,7 +48,7 @@ class TextGenerator:
         seed: int,
         stop: str | None = None,
         add_special_tokens: bool = True,
-        progress: tqdm | None = None,
+        progress: str = "Generating",
     ) -> list[str]:
         """Sample one continuation of each prompt.
 
@@ -59,7 +59,7 @@ class TextGenerator:
             stop (`str`, *optional*): A continuation ends when it holds this string.
             add_special_tokens (`bool`, *optional*, defaults to `True`):
                 Whether the tokenizer adds a beginning-of-sequence token.
-            progress (`tqdm`, *optional*): A progress bar that is moved on by one for each prompt.
+            progress (`str`, *optional*): Name of the progress bar.
 
         Returns:
             `list` of `str`: The continuations in the order of the prompts, without special tokens.
@@ -72,17 +72,17 @@ class TextGenerator:
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)
-            for index, text in zip(chosen, continued, strict=True):
-                texts[index] = text
-            if progress is not None:
-                progress.update(len(chosen))
+        with tqdm(total=len(prompts), desc=progress, unit="prompt", name="hf_pretext") as bar:
+            for start in range(0, len(order), self._batch_size):
+                chosen = order[start : start + self._batch_size]
+                continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)
+                for index, text in zip(chosen, continued, strict=True):
+                    texts[index] = text
+                bar.update(len(chosen))
         return texts
 
     def follow(
-        self, instructions: Sequence[str], max_new_tokens: int, seed: int, progress: tqdm | None = None
+        self, instructions: Sequence[str], max_new_tokens: int, seed: int, progress: str = "Generating"
     ) -> list[str]:
         """Sample an answer to each instruction, in the model's chat format where it has one; else as in `__call__`."""
         if not getattr(self._tokenizer, "chat_template", None):
@@ -172,7 +172,7 @@ class TextGenerator:
 
 def collect_texts(
     num_texts: int,
-    propose: Callable[[int, int, tqdm], Iterable[str]],
+    propose: Callable[[int, int, str], Iterable[str]],
     description: str,
     known: Iterable[str] = (),
     max_attempts: int = 20,
@@ -182,8 +182,9 @@ def collect_texts(
     Args:
         num_texts (`int`): Number of texts wanted.
         propose (`Callable`):
-            `propose(number, attempt, progress)` returns about `number` texts, or fewer where some are not usable.
-        description (`str`): Name of the progress bar.
+            `propose(number, attempt, progress)` returns about `number` texts, or fewer where some are not usable;
+            `progress` is the name of its progress bar.
+        description (`str`): What the texts are for, as progress bars and errors name it.
         known (`Iterable[str]`, *optional*): Texts that do not count as new.
         max_attempts (`int`, *optional*, defaults to `20`): Times that `propose` is called before giving up.
 
@@ -196,19 +197,17 @@ def collect_texts(
     known = set(known)
     texts: dict[str, None] = {}
     num_asked = 0
-    with tqdm(total=num_texts, desc=description, unit="text", name="hf_pretext") as progress:
-        for attempt in range(max_attempts):
-            # Ask for as many more as were not usable before, so that a second time is enough.
-            share_usable = max(len(texts) / num_asked, 0.1) if num_asked else 1.0
-            number = math.ceil((num_texts - len(texts)) / share_usable)
-            num_asked += number
-            for text in propose(number, attempt, progress):
-                if text not in known:
-                    texts.setdefault(text)
-            progress.n = min(len(texts), num_texts)
-            progress.refresh()
-            if len(texts) >= num_texts:
-                return list(texts)[:num_texts]
+    for attempt in range(max_attempts):
+        # Ask for as many more as were not usable before, so that a second time is enough.
+        share_usable = max(len(texts) / num_asked, 0.1) if num_asked else 1.0
+        number = math.ceil((num_texts - len(texts)) / share_usable)
+        num_asked += number
+        progress = f"{description}: {len(texts)} of {num_texts} texts so far" if attempt else description
+        for text in propose(number, attempt, progress):
+            if text not in known:
+                texts.setdefault(text)
+        if len(texts) >= num_texts:
+            return list(texts)[:num_texts]
     raise RuntimeError(
         f"{description}: the language model gave only {len(texts)} usable, different texts of {num_texts} in "
         f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask "

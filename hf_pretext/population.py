@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from huggingface_hub.utils import tqdm
 
 from .cleaning import is_usable
 from .configuration import PrivateEvolutionConfig
@@ -82,7 +81,7 @@ def write_population(generator: TextGenerator, variation: Variation, config: Pri
     opening, heading = list_prompt([], 6).split("\n", 1)
     prompt = f"{opening.removesuffix(':')} ({config.domain}):\n{heading}"
 
-    def propose(missing: int, attempt: int, progress: tqdm) -> Iterator[str]:
+    def propose(missing: int, attempt: int, progress: str) -> Iterator[str]:
         seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
         for written in generator([prompt] * missing, config.max_length, seed, stop="\n", progress=progress):
             text = variation.truncate(parse_list(written, 1)[0])

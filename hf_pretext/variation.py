@@ -181,27 +181,26 @@ class PromptedVariation:
             not usable.
         """
         rng = np.random.default_rng(seed)
-        varied, steps = list(texts), self._config.variation_steps
-        with tqdm(total=len(texts) * steps, desc=progress, unit="text", name="hf_pretext") as bar:
-            for _ in range(steps):
-                rewrite = self._follow_instruction if self._config.variation_prompt else self._write_another_ending
-                answers = [self.truncate(clean_text(answer)) for answer in rewrite(varied, rng, bar)]
-                varied = [
-                    new if is_usable(new, self._config) else old for new, old in zip(answers, varied, strict=True)
-                ]
+        varied = list(texts)
+        rewrite = self._follow_instruction if self._config.variation_prompt else self._write_another_ending
+        for _ in range(self._config.variation_steps):
+            answers = [self.truncate(clean_text(answer)) for answer in rewrite(varied, rng, progress)]
+            varied = [new if is_usable(new, self._config) else old for new, old in zip(answers, varied, strict=True)]
         return varied
 
-    def _follow_instruction(self, texts: list[str], rng: np.random.Generator, bar: tqdm) -> list[str]:
+    def _follow_instruction(self, texts: list[str], rng: np.random.Generator, progress: str) -> list[str]:
         # Not `str.format`: a text with braces, or an instruction with others, must pass through as it is.
         instructions = [str(self._config.variation_prompt).replace("{text}", text) for text in texts]
-        return self._generate.follow(instructions, self._config.max_length, int(rng.integers(2**32)), progress=bar)
+        return self._generate.follow(
+            instructions, self._config.max_length, int(rng.integers(2**32)), progress=progress
+        )
 
-    def _write_another_ending(self, texts: list[str], rng: np.random.Generator, bar: tqdm) -> list[str]:
+    def _write_another_ending(self, texts: list[str], rng: np.random.Generator, progress: str) -> list[str]:
         beginnings = []
         for words in map(str.split, texts):
             kept = max(1, round(len(words) * rng.uniform(0.3, 0.7)))
             beginnings.append(" ".join(words[:kept]))
         endings = self._generate(
-            beginnings, self._config.max_length, int(rng.integers(2**32)), stop="\n", progress=bar
+            beginnings, self._config.max_length, int(rng.integers(2**32)), stop="\n", progress=progress
         )
         return [start + ending.split("\n")[0] for start, ending in zip(beginnings, endings, strict=True)]
