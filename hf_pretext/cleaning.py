@@ -41,5 +41,10 @@ def whole_sentences(text: str) -> str:
 
 
 def is_usable(text: str, config: PrivateEvolutionConfig) -> bool:
-    """Tell whether a generated text has at least `config.min_words` words and is no echo of a prompt."""
-    return len(text.split()) >= config.min_words and HEADING not in text and "riginal text sample" not in text
+    """Tell whether a generated text is worth keeping.
+
+    It has at least `config.min_words` words, at least half of them different (a small model falls into loops), and is
+    no echo of a prompt.
+    """
+    words = text.lower().split()
+    return len(words) >= config.min_words and 2 * len(set(words)) >= len(words) and HEADING.lower() not in text.lower()

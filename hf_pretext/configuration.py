@@ -49,6 +49,8 @@ class PrivateEvolutionConfig:
             Number of candidates `N_syn` in a round, and of bins in a histogram.
         threshold (`float`, *optional*, defaults to `2.0`):
             Threshold `H` subtracted from the noisy histogram, in standard deviations of the noise actually added.
+        keep_survivors (`bool`, *optional*, defaults to `False`):
+            Keep survivors among the next candidates, beside variations of them. The paper varies all of them.
         lookahead (`int`, *optional*, defaults to `4`):
             A candidate is represented by the mean embedding of this many variations of it (`K`); `0` represents it by
             its own embedding.
@@ -75,17 +77,17 @@ class PrivateEvolutionConfig:
     Args:
         domain (`str`, *optional*):
             What the texts are, in a few words that anybody may know, such as `"questions to a bank's support chat"`.
-            The language model writes the initial population from it where none is given, and it must not be taken
-            from the private data.
+            The language model writes the initial population from it where none is given, and expands seeds with it in
+            the prompt. It must not be taken from the private data.
         seeds_per_prompt (`int`, *optional*, defaults to `3`):
             Number of surviving seeds shown in one expansion prompt.
-        weight_seeds (`bool`, *optional*, defaults to `True`):
-            Show seeds in proportion to their noisy votes rather than all alike, as the paper does.
+        weight_seeds (`bool`, *optional*, defaults to `False`):
+            Show seeds in proportion to their noisy votes. The paper shows all alike.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
             cost of reading the prompt worth while.
         max_new_tokens (`int`, *optional*, defaults to `85`):
-            Longest new text, in tokens of the expansion model.
+            Longest new text, in tokens of the expansion model; a longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
             Generated texts with fewer words are dropped.
 
@@ -122,6 +124,7 @@ class PrivateEvolutionConfig:
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
     threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
+    keep_survivors: bool = field(default=False, metadata={"help": "Keep survivors among the next candidates."})
     lookahead: int = field(
         default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
     )
@@ -135,7 +138,7 @@ class PrivateEvolutionConfig:
 
     domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
     seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
-    weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
+    weight_seeds: bool = field(default=False, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
     min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
@@ -179,8 +182,9 @@ class PrivateEvolutionConfig:
                 f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
                 f"`vote_clipping`='count', which is exact up to 1024. Lower it, or use `vote_clipping`='l2'."
             )
-        if not isinstance(self.weight_seeds, bool):
-            raise TypeError(f"`weight_seeds`={self.weight_seeds!r} must be true or false.")
+        for name in ("keep_survivors", "weight_seeds"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}`={getattr(self, name)!r} must be true or false.")
         for name in ("text_column", "client_column"):
             self._check_text(name)
         for name in ("domain", "variation_prompt"):
@@ -223,6 +227,7 @@ class PrivateEvolutionConfig:
             "top_p": 1.0,
             "max_length": 64,
             "seeds_per_prompt": 3,
+            "keep_survivors": False,
             "weight_seeds": False,
             "texts_per_prompt": 1,
             "max_new_tokens": 85,

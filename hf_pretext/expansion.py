@@ -13,12 +13,13 @@ from .generation import TextGenerator, collect_texts
 _HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+[ \t]*:?[ \t]*$", re.MULTILINE)
 
 
-def list_prompt(seeds: Sequence[str], num_new: int) -> str:
+def list_prompt(seeds: Sequence[str], num_new: int, domain: str | None = None) -> str:
     """Write the paper's prompt: a list of samples that a language model will go on with.
 
     Args:
         seeds (`Sequence[str]`): Texts to show, one line each.
         num_new (`int`): Number of texts that are to follow.
+        domain (`str`, *optional*): What the texts are, in a few public words; the paper's prompt does not say it.
 
     Returns:
         `str`: The prompt, up to the heading of the first text that is to be written.
@@ -26,7 +27,8 @@ def list_prompt(seeds: Sequence[str], num_new: int) -> str:
     # With the paper's three seeds the list has six samples; a longer continuation needs a longer list.
     size = max(2 * len(seeds), len(seeds) + num_new)
     samples = [f"{HEADING} {number}\n{one_line(seed)}\n" for number, seed in enumerate(seeds, start=1)]
-    return f"List of {size} diverse original text samples:\n{''.join(samples)}{HEADING} {len(seeds) + 1}\n"
+    about = f" ({domain})" if domain else ""
+    return f"List of {size} diverse original text samples{about}:\n{''.join(samples)}{HEADING} {len(seeds) + 1}\n"
 
 
 def parse_list(continuation: str, num_new: int) -> list[str]:
@@ -91,7 +93,7 @@ class Expansion:
         prompts = []
         for _ in range(math.ceil(missing / config.texts_per_prompt)):
             chosen = rng.choice(len(seeds), shown, replace=False, p=shares)
-            prompts.append(list_prompt([seeds[index] for index in chosen], config.texts_per_prompt))
+            prompts.append(list_prompt([seeds[index] for index in chosen], config.texts_per_prompt, config.domain))
         continuations = self._generate(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
@@ -100,5 +102,8 @@ class Expansion:
             progress=progress,
         )
         for continuation in continuations:
-            texts = parse_list(continuation, config.texts_per_prompt)
-            yield from (text for text in texts if is_usable(text, config))
+            for text in parse_list(continuation, config.texts_per_prompt):
+                short = self._generate.truncate(text, config.max_new_tokens)
+                short = text if short == text else whole_sentences(short) or short
+                if is_usable(short, config):
+                    yield short

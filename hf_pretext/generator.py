@@ -224,7 +224,9 @@ class PrivateEvolutionGenerator:
                 seed = seeds.setdefault(population[index], {"text": population[index], "round": number, "votes": 0.0})
                 seed["votes"] += float(weights[index])
             if number < config.num_rounds:
-                population = self._vary([population[index] for index in parents], random, f"{label}: varying")
+                kept = [population[index] for index in survivors] if config.keep_survivors else []
+                varied = [population[index] for index in random.permutation(parents)[len(kept) :]]
+                population = list(dict.fromkeys(kept + self._vary(varied, random, f"{label}: varying")))
             self.history.append(RoundRecord.of(number, votes, weights, survivors, time.perf_counter() - started))
         self._seeds = _dataset(list(seeds.values()))
         return self._seeds

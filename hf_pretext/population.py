@@ -78,8 +78,7 @@ def write_population(generator: TextGenerator, variation: Variation, config: Pri
     Raises:
         RuntimeError: The model does not write enough usable texts.
     """
-    opening, heading = list_prompt([], 6).split("\n", 1)
-    prompt = f"{opening.removesuffix(':')} ({config.domain}):\n{heading}"
+    prompt = list_prompt([], 6, config.domain)
 
     def propose(missing: int, attempt: int, progress: str) -> Iterator[str]:
         seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))

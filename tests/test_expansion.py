@@ -54,6 +54,7 @@ def test_what_is_written_as_a_list_is_read_back(texts):
         ("too short", False),
         ("List of 6 diverse original text samples: and so on", False),
         ("so it goes Original Text Sample", False),
+        ("on and on and on and on", False),
     ],
 )
 def test_cleaning(text, clean):
@@ -106,12 +107,16 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
     """Of 600 seeds shown, those of weight 3 make up three quarters, within 5 standard errors."""
     shown = []
 
-    def generate(prompts, **_):
-        shown.extend(prompt.splitlines()[2] for prompt in prompts)
-        return [f"text number {len(shown)} {index}" for index in range(len(prompts))]
+    class Generate:
+        def __call__(self, prompts, **_):
+            shown.extend(prompt.splitlines()[2] for prompt in prompts)
+            return [f"text number {len(shown)} {index}" for index in range(len(prompts))]
+
+        def truncate(self, text, max_tokens):
+            return text
 
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=1)
-    Expansion(generate, config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0])
+    Expansion(Generate(), config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0])
     assert "none" not in shown
     assert abs(shown.count("heavy") / len(shown) - 0.75) < 5 * (0.75 * 0.25 / 600) ** 0.5
 
