@@ -61,15 +61,23 @@ def _generate(path: Path) -> None:
     from .configuration import PrivateEvolutionConfig
     from .data import read_dataset
     from .generator import PrivateEvolutionGenerator
+    from .privacy import REPORT_NAME
 
     config = PrivateEvolutionConfig(**settings)
     output_dir, num_samples = Path(run.pop("output_dir")), run.pop("num_samples")
-    private = read_dataset(run.pop("private"))
+    if (output_dir / REPORT_NAME).exists():
+        raise ValueError(
+            f"`output_dir`={str(output_dir)!r} holds the report of a run already. A second run on the same clients "
+            "adds to its epsilon; keep that report, and choose another folder."
+        )
+    private = read_dataset(run.pop("private"), config.text_column, config.client_column)
     source = run.pop("initial_population", None)
+    public = None if source is None else read_dataset(source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config)
-    synthetic = generator(
-        private, initial_population=None if source is None else read_dataset(source), num_samples=num_samples
-    )
+    seeds = generator.evolve(private, initial_population=public)
+    # What was spent and what it bought are on disk before anything else can fail.
+    generator.save_pretrained(output_dir)
+    synthetic = generator.expand(seeds, num_samples=num_samples)
     synthetic.save_to_disk(str(output_dir))
     generator.save_pretrained(output_dir)
     print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")

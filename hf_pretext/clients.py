@@ -4,11 +4,13 @@ A `ClientPool` offers the server one operation: candidate embeddings in, noisy h
 call, to whoever holds the pool: one histogram over the candidates, the sum over clients of integer vote vectors of L2
 norm at most `mechanism.clip_norm` votes (the sensitivity; unit: the client; neighbours differ by one client more or
 less) plus discrete Gaussian noise. It also tells the number of clients, which counts as public. Nothing else leaves:
-no text, no embedding, no clean count, no distance, in no log and no error message.
+no text, no embedding, no clean count, no distance, in no log and no error message. Warnings and errors about the input
+(blank or overlong texts, wrong types) are for the owner of the data, at the console of the trusted side.
 """
 
 import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +21,7 @@ from huggingface_hub.utils import tqdm
 from .configuration import PrivateEvolutionConfig
 from .embedding import TextEmbedder
 from .noise import DiscreteGaussian, NoiseSource
-from .privacy import PrivacyLedger
+from .privacy import PrivacyLedger, VoteMechanism
 from .voting import VOTE_UNITS, count_votes, nearest_candidates, quantize_embeddings, quantize_votes, sum_votes
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ class InMemoryClientPool:
             Column `config.text_column` (`str`) holds the texts and `config.client_column` says whose they are. It is
             read into memory; nothing is cached on disk.
         embedder (`TextEmbedder`): The embedding model.
-        config (`PrivateEvolutionConfig`): Names of the columns, cap of samples per client, seed of the subsets.
-        ledger (`PrivacyLedger`): Counts the releases, and holds their mechanism.
+        config (`PrivateEvolutionConfig`): Names of the columns, seed of the subsets.
+        ledger (`PrivacyLedger`): Counts the releases, and holds their mechanism, which sets the cap and the clipping.
         noise (`NoiseSource`, *optional*): Where the noise comes from; other than the default in tests only.
 
     Raises:
@@ -82,10 +84,11 @@ class InMemoryClientPool:
         ledger: PrivacyLedger,
         noise: NoiseSource | None = None,
     ) -> None:
+        _refuse_several_processes()
         texts, ids = _read_columns(private, config)
         samples = _group_by_client(texts, ids)
         self._num_clients = len(samples)
-        self._check_capacity(ledger.mechanism.clip_norm)
+        _check_capacity(self._num_clients, ledger.mechanism)
         _warn_of_delta(config.delta, self._num_clients)
         if embedder.cuts(texts):
             warnings.warn(
@@ -93,11 +96,18 @@ class InMemoryClientPool:
                 "reads; only their beginnings vote. Split long texts into several rows of the same client.",
                 stacklevel=3,
             )
-        kept = {client: _cap(client, own, config) for client, own in samples.items()}
+        cap = ledger.mechanism.max_samples_per_client
+        kept = {client: _cap(client, own, cap, config.seed) for client, own in samples.items()}
         self._clients = np.repeat(np.arange(len(kept)), [len(own) for own in kept.values()])
         self._samples = _embed_each_client(list(kept.values()), embedder)
-        self.ledger = ledger
+        self._ledger = ledger
         self._noise = noise or DiscreteGaussian()
+        self._process = os.getpid()
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """Where the pool counts its releases."""
+        return self._ledger
 
     @property
     def num_clients(self) -> int:
@@ -124,19 +134,16 @@ class InMemoryClientPool:
                 f"`candidates` of shape {candidates.shape} must have shape (m, {self._samples.shape[1]}): use the "
                 "embedding model that the clients use."
             )
+        if os.getpid() != self._process:
+            raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
+        # Drawn first, so that no failure of it leaves a clean histogram in a traceback.
+        noise = self._noise(self.ledger.mechanism.noise_scale, len(candidates))
         nearest = nearest_candidates(self._samples, quantize_embeddings(candidates))
         voters, choices, counts = count_votes(self._clients, nearest, len(candidates))
         votes = quantize_votes(voters, counts, self.ledger.mechanism.clip_norm)
         histogram = sum_votes(choices, votes, len(candidates))
-        noise = self._noise(self.ledger.mechanism.noise_scale, len(candidates))
-        self.ledger.record(len(candidates))
+        self.ledger.record(len(candidates), noise_is_genuine=isinstance(self._noise, DiscreteGaussian))
         return (histogram + noise) / VOTE_UNITS
-
-    def _check_capacity(self, clip_norm: float) -> None:
-        if self._num_clients * clip_norm * VOTE_UNITS >= 2**62:
-            raise ValueError(
-                f"{self._num_clients} clients with a clipping norm of {clip_norm} overflow 64-bit counts."
-            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_clients={self.num_clients})"
@@ -162,7 +169,8 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
         raise TypeError(
             f"`private` has rows in column {config.text_column!r} that are not strings; drop or convert them."
         )
-    if any(client is None for client in ids):
+    # NaN, which pandas writes for a missing id, is not equal to itself.
+    if any(client is None or client != client for client in ids):
         raise ValueError(f"`private` has rows without a client in column {config.client_column!r}; name or drop them.")
     return texts, ids
 
@@ -190,15 +198,31 @@ def _warn_of_delta(delta: float, num_clients: int) -> None:
         )
 
 
-def _cap(client: object, samples: list[str], config: PrivateEvolutionConfig) -> list[str]:
+def _refuse_several_processes() -> None:
+    """Each process would draw noise of its own on the same votes: a release that nobody counts."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            f"`WORLD_SIZE`={os.environ['WORLD_SIZE']}: private data is voted on in one process only. Evolve in one "
+            "process; the expansion of its seeds may run in many."
+        )
+
+
+def _check_capacity(num_clients: int, mechanism: VoteMechanism) -> None:
+    # Noise beyond 64 standard deviations does not happen.
+    if num_clients * mechanism.clip_norm * VOTE_UNITS + 64 * mechanism.noise_scale >= 2**62:
+        raise ValueError(
+            f"{num_clients} clients with a clipping norm of {mechanism.clip_norm} and a `noise_multiplier` of "
+            f"{mechanism.noise_multiplier:g} overflow 64-bit counts; lower one of them."
+        )
+
+
+def _cap(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
     """Draw a client's subset from a generator of its own, so that it does not depend on who else takes part."""
-    if len(samples) <= config.max_samples_per_client:
+    if len(samples) <= cap:
         return samples
-    digest = hashlib.blake2b(
-        f"{config.seed}/{type(client).__name__}/{client}".encode("utf-8", "surrogatepass")
-    ).digest()
+    digest = hashlib.blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-    chosen = rng.choice(len(samples), size=config.max_samples_per_client, replace=False)
+    chosen = rng.choice(len(samples), size=cap, replace=False)
     return [samples[index] for index in chosen]
 
 

@@ -1,5 +1,7 @@
 """Reading of datasets and lists of texts, without a copy in any cache."""
 
+import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,29 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-READERS = {
-    ".csv": "read_csv",
-    ".json": "read_json",
-    ".jsonl": "read_json",
-    ".parquet": "read_parquet",
-}
+SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
 
-def read_dataset(path: str | Path) -> "Dataset":
-    """Read a dataset from a local file or folder.
+def read_dataset(path: str | Path, text_column: str, client_column: str | None = None) -> "Dataset":
+    """Read texts, and whose they are, from a local file or folder.
 
     `datasets.load_dataset` copies what it reads into the cache of the Hugging Face libraries; private text must not
-    come to lie there.
+    come to lie there. And each value is read by itself: a reader that infers a column's type from all rows would let
+    one client's row change how the ids of the others are read.
 
     Args:
         path (`str` or `Path`): A `.csv`, `.json`, `.jsonl` or `.parquet` file, or a folder of `Dataset.save_to_disk`.
+        text_column (`str`): Column of texts.
+        client_column (`str`, *optional*): Column of client ids, for private texts; they are read as strings.
 
     Returns:
-        `datasets.Dataset`: The rows; from a file in memory, from a folder mapped to where they lie.
+        `datasets.Dataset`: These columns (`str`); from a file in memory, from a folder mapped to where they lie.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
-        ValueError: The file is of another type.
+        ValueError: The file is of another type, cannot be read, or lacks a column.
+        TypeError: Some texts are not strings.
     """
     from datasets import Dataset, load_from_disk
 
@@ -38,13 +39,40 @@ def read_dataset(path: str | Path) -> "Dataset":
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     if path.is_dir():
         return load_from_disk(str(path))
-    if path.suffix not in READERS:
-        raise ValueError(f"{str(path)!r} must be a folder of `save_to_disk` or end in one of {sorted(READERS)}.")
-    import pandas
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{str(path)!r} must be a folder of `save_to_disk` or end in one of {list(SUFFIXES)}.")
+    try:
+        rows = _read_rows(path)
+    except Exception:
+        # What a parser says of a line may quote it.
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}; is it one record a line or row?") from None
+    columns = [text_column] if client_column is None else [text_column, client_column]
+    for column in columns:
+        if any(column not in row for row in rows):
+            raise ValueError(f"{str(path)!r} has rows without the column {column!r}.")
+    if not all(isinstance(row[text_column], str) for row in rows):
+        raise TypeError(
+            f"{str(path)!r} has rows in column {text_column!r} that are not strings; drop or convert them."
+        )
+    texts = {text_column: [row[text_column] for row in rows]}
+    if client_column is None:
+        return Dataset.from_dict(texts)
+    ids = [None if row[client_column] in (None, "") else str(row[client_column]) for row in rows]
+    return Dataset.from_dict({**texts, client_column: ids})
 
-    options = {"lines": True} if path.suffix == ".jsonl" else {}
-    frame = getattr(pandas, READERS[path.suffix])(path, **options)
-    return Dataset.from_pandas(frame, preserve_index=False)
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            return list(csv.DictReader(file))
+        rows = json.load(file) if path.suffix == ".json" else [json.loads(line) for line in file if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError
+    return list(rows)
 
 
 def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) -> list[str]:

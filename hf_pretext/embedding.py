@@ -50,13 +50,15 @@ class TextEmbedder:
                     show_progress_bar=False,
                 )
                 bar.update(len(chosen))
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         # NaN compares unequal, so this catches it too.
-        if not np.all(np.abs(np.linalg.norm(embeddings, axis=1) - 1) < 1e-2):
+        if not np.all(np.abs(lengths - 1) < 0.1):
             raise ValueError(
                 "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or "
-                "use another model. No privacy budget was spent on them."
+                "use another model."
             )
-        return embeddings
+        # A model in half precision normalises to a few per mille only.
+        return embeddings / lengths
 
     def cuts(self, texts: Sequence[str]) -> bool:
         """Tell whether some text is longer than the model reads."""
@@ -65,4 +67,5 @@ class TextEmbedder:
             return False
         # A token has at least one character, so most texts need no tokenizer to be known as short.
         candidates = [text for text in texts if len(text) > self.max_length]
-        return any(len(tokenizer.tokenize(text[: 50 * self.max_length])) > self.max_length for text in candidates)
+        limit = {"truncation": True, "max_length": self.max_length + 1}
+        return any(len(tokenizer(text, **limit)["input_ids"]) > self.max_length for text in candidates)

@@ -28,7 +28,7 @@ from .models import (
 from .noise import NoiseSource
 from .plots import plot_run
 from .population import sample_population, write_population
-from .privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism
 from .selection import resample, threshold_votes
 from .variation import MaskedVariation, PromptedVariation, Variation
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODELS_NAME = "models.json"
+
+SEEDS_NAME = "seeds.jsonl"
 
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
@@ -99,8 +101,6 @@ class PrivateEvolutionGenerator:
             guarantee.
 
     Attributes:
-        config (`PrivateEvolutionConfig`): The settings.
-        ledger (`PrivacyLedger`): Counts what has been released.
         initial_population (`list` of `str`): The candidates that the latest run started from.
         history (`list` of `RoundRecord`): What every round of the latest run did.
 
@@ -133,7 +133,7 @@ class PrivateEvolutionGenerator:
                 "`variation_model`=None varies texts by prompting the expansion model, so give an `expansion_model`, "
                 "or a masked language model as `variation_model`."
             )
-        self.config = config
+        self._config = config
         self._sources = {
             "variation_model": source_name(variation_model),
             "embedding_model": source_name(embedding_model),
@@ -151,13 +151,23 @@ class PrivateEvolutionGenerator:
             else MaskedVariation(*load_masked_lm(variation_model, on, dtype), config, batch_size)
         )
         self._noise = noise
-        self.ledger = PrivacyLedger(VoteMechanism.from_config(config))
+        self._ledger = PrivacyLedger(VoteMechanism.from_config(config))
         self._num_clients: int | None = None
         self._runs = 0
         self.initial_population: list[str] = []
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
         self.history: list[RoundRecord] = []
+
+    @property
+    def config(self) -> PrivateEvolutionConfig:
+        """The settings; another configuration takes another generator."""
+        return self._config
+
+    @property
+    def ledger(self) -> PrivacyLedger:
+        """Counts what has been released."""
+        return self._ledger
 
     @property
     def privacy_report(self) -> PrivacyReport:
@@ -206,9 +216,12 @@ class PrivateEvolutionGenerator:
         config, noise_std = self.config, self.ledger.mechanism.noise_std
         if initial_population is None:
             self._check_can_write_population()
+        if initial_population is private:
+            raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
         clients = self._client_pool(private)
         population = self._initial_population(initial_population)
         self.history.clear()
+        self._seeds = self._synthetic = None
         self._runs += 1
         seeds: dict[str, dict[str, Any]] = {}
         for number in range(1, config.num_rounds + 1):
@@ -216,7 +229,7 @@ class PrivateEvolutionGenerator:
             label = f"Round {number}/{config.num_rounds}"
             random = np.random.default_rng([config.seed, self._runs, number])
             candidates = self._embed_candidates(population, random, label)
-            votes = clients.release_histogram(candidates)
+            votes = self._release(clients, candidates)
             weights = threshold_votes(votes, config.threshold * noise_std)
             parents = resample(weights, config.population_size, random)
             survivors = np.unique(parents)
@@ -250,8 +263,11 @@ class PrivateEvolutionGenerator:
         expansion = Expansion(self._needs_text_generator("`expand`"), self.config)
         weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
         weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
-        self._synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples, weights)])
-        return self._synthetic
+        synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples, weights)])
+        # The report of this generator is about its own seeds, so only what comes from them gets its card.
+        own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
+        self._synthetic = synthetic if own else None
+        return synthetic
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **overrides: Any) -> "PrivateEvolutionGenerator":
@@ -270,18 +286,25 @@ class PrivateEvolutionGenerator:
         return cls(**{**sources, **overrides}, config=config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what is known about the runs so far: all of it is public.
+        """Write what is known about the runs so far; nothing of it is private.
 
         Args:
             folder (`str` or `Path`):
-                Gets `private_evolution_config.json`, `models.json`, `privacy_report.json`, and, once there are
-                synthetic texts, the dataset card `README.md` and the picture `run.png`.
+                Gets `private_evolution_config.json`, `models.json` (which names local models by their place),
+                `privacy_report.json`, the seeds of the latest run in `seeds.jsonl`, and, for texts expanded from
+                them, the dataset card `README.md` and the picture `run.png`.
+
+        Raises:
+            ValueError: The folder holds the report of a run that has spent more than this generator.
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
+        self._check_report_is_not_lost(path)
         self.config.save_pretrained(path)
         self.privacy_report.save_pretrained(path)
         (path / MODELS_NAME).write_text(json.dumps(self._sources, indent=2) + "\n", encoding="utf-8")
+        if self._seeds is not None:
+            self._seeds.to_json(path / SEEDS_NAME)
         if self._synthetic is not None:
             plot_run(self.history, self.privacy_report, self.config, self._maps(), path / PICTURE_NAME)
             num_seeds = len(self._seeds) if self._seeds else 0
@@ -289,6 +312,15 @@ class PrivateEvolutionGenerator:
                 self.privacy_report, self.config, self._sources, list(self._synthetic["text"]), num_seeds
             )
             (path / "README.md").write_text(card, encoding="utf-8")
+
+    def _check_report_is_not_lost(self, folder: Path) -> None:
+        report = folder / REPORT_NAME
+        spent = json.loads(report.read_text(encoding="utf-8"))["num_rounds"] if report.exists() else 0
+        if spent > self.ledger.num_releases:
+            raise ValueError(
+                f"`folder`={str(folder)!r} holds the report of a run that released {spent} histograms; this generator "
+                f"released {self.ledger.num_releases}. Writing over it would hide what was spent: choose another one."
+            )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts with the model in whose space the clients vote: unit rows, shape `(len(texts), d)`."""
@@ -329,6 +361,14 @@ class PrivateEvolutionGenerator:
             raise ValueError("`private` is a pool with a ledger of its own; make it with `ledger=generator.ledger`.")
         self._num_clients = pool.num_clients
         return pool
+
+    def _release(self, clients: ClientPool, candidates: np.ndarray) -> np.ndarray:
+        """Ask the clients for one histogram, and make sure that it was counted."""
+        before = self.ledger.num_releases
+        votes = clients.release_histogram(candidates)
+        if self.ledger.num_releases != before + 1 or votes.shape != (len(candidates),):
+            raise RuntimeError(f"{type(clients).__name__} did not count its release, or gave another histogram.")
+        return votes
 
     def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:
         """Represent each candidate by the mean embedding of its variations (lookahead), or by its own."""

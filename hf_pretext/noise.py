@@ -26,8 +26,8 @@ class DiscreteGaussian:
         """Draw independent noise.
 
         Args:
-            scale (`float`): Parameter of the distribution in quantisation units; above 1 it equals the standard
-                deviation to nine digits.
+            scale (`float`): Parameter of the distribution in quantisation units; from 2 on it equals the standard
+                deviation in double precision.
             size (`int`): Number of draws.
 
         Returns:

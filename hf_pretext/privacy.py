@@ -106,11 +106,12 @@ class VoteMechanism:
     1 in any arithmetic. So `|log(p / q)| <= B^2 / (24 s^2)` as long as `|x| <= B s`. With `B = 40 +
     1 / noise_multiplier` this holds for a data set and its neighbour alike, except with probability below `exp(-750)`.
     Over `n` draws in all, the discrete mechanism is therefore `(epsilon + 2 k, exp(k) delta)`-private with
-    `k = n B^2 / (24 s^2)`; at the usual settings `k` is around 1e-8.
+    `k = n B^2 / (24 s^2)`; at the paper's settings `k` is below 1e-6.
 
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the sensitivity.
         clip_norm (`float`): L2 norm to which a client's votes are clipped, in votes: the sensitivity.
+        max_samples_per_client (`int`): Most samples that a client votes with.
         accountant (`str`): `"pld"` or `"rdp"`.
         unit (`str`): What the guarantee protects.
         neighboring_relation (`str`): How neighbouring data sets differ.
@@ -118,6 +119,7 @@ class VoteMechanism:
 
     noise_multiplier: float
     clip_norm: float
+    max_samples_per_client: int = 8
     accountant: str = "pld"
     unit: str = field(default="client", init=False)
     neighboring_relation: str = field(default="add_or_remove_one", init=False)
@@ -127,13 +129,13 @@ class VoteMechanism:
         """Calibrate the mechanism of a run, so that `config.num_rounds` releases cost at most `config.epsilon`."""
         clip_norm = 1.0 if config.vote_clipping == "l2" else float(config.max_samples_per_client)
         if config.noise_multiplier is not None:
-            return cls(float(config.noise_multiplier), clip_norm, config.accountant)
+            return cls(float(config.noise_multiplier), clip_norm, config.max_samples_per_client, config.accountant)
         assert config.epsilon is not None  # the configuration has exactly one of the two
         ideal = calibrate_noise_multiplier(config.epsilon, config.delta, config.num_rounds, config.accountant)
         # A rounded multiplier can be read off the report and accounted for again; up is the private side.
         steps = math.ceil(ideal * 1e5)
         while True:
-            mechanism = cls(steps / 1e5, clip_norm, config.accountant)
+            mechanism = cls(steps / 1e5, clip_norm, config.max_samples_per_client, config.accountant)
             if mechanism.epsilon(config.delta, [config.population_size] * config.num_rounds) <= config.epsilon:
                 return mechanism
             steps += 1
@@ -159,8 +161,9 @@ class VoteMechanism:
             return compute_epsilon(self.noise_multiplier, delta, len(bins_per_release), self.accountant)
         reach = 40 + 1 / self.noise_multiplier
         slack = sum(bins_per_release) * reach**2 / (24 * self.noise_scale**2)
-        exact = compute_epsilon(self.noise_multiplier, delta * math.exp(-slack), len(bins_per_release))
-        return exact + 2 * slack
+        left = delta * math.exp(-slack)
+        # Noise so small that even this slack is large gives no guarantee worth the name.
+        return compute_epsilon(self.noise_multiplier, left, len(bins_per_release)) + 2 * slack if left else math.inf
 
 
 class PrivacyLedger:
@@ -174,12 +177,25 @@ class PrivacyLedger:
     """
 
     def __init__(self, mechanism: VoteMechanism) -> None:
-        self.mechanism = mechanism
+        self._mechanism = mechanism
         self._bins_per_release: list[int] = []
+        self._noise_was_genuine = True
 
-    def record(self, num_bins: int) -> None:
-        """Count one histogram of `num_bins` bins as released."""
+    @property
+    def mechanism(self) -> VoteMechanism:
+        """The mechanism of every release; it cannot be exchanged."""
+        return self._mechanism
+
+    def record(self, num_bins: int, noise_is_genuine: bool = True) -> None:
+        """Count one histogram as released.
+
+        Args:
+            num_bins (`int`): Its number of bins.
+            noise_is_genuine (`bool`, *optional*, defaults to `True`):
+                Whether the noise was the library's own; with any other there is no guarantee from here on.
+        """
         self._bins_per_release.append(num_bins)
+        self._noise_was_genuine &= noise_is_genuine
 
     @property
     def num_releases(self) -> int:
@@ -187,8 +203,8 @@ class PrivacyLedger:
         return len(self._bins_per_release)
 
     def epsilon(self, delta: float) -> float:
-        """Compute the total epsilon spent so far."""
-        return self.mechanism.epsilon(delta, self._bins_per_release)
+        """Compute the total epsilon spent so far; infinite after a release with noise that is not the library's."""
+        return self.mechanism.epsilon(delta, self._bins_per_release) if self._noise_was_genuine else math.inf
 
 
 @dataclass(frozen=True)
@@ -240,7 +256,7 @@ class PrivacyReport:
             neighboring_relation=mechanism.neighboring_relation,
             noise_multiplier=mechanism.noise_multiplier,
             num_rounds=ledger.num_releases,
-            max_samples_per_client=config.max_samples_per_client,
+            max_samples_per_client=mechanism.max_samples_per_client,
             accountant=mechanism.accountant,
             sensitivity=mechanism.clip_norm,
             noise_std=mechanism.noise_std,
@@ -254,13 +270,16 @@ class PrivacyReport:
         """The guarantee in words."""
         if self.num_rounds == 0:
             return "Nothing about the private data has been released yet."
+        if math.isinf(self.epsilon):
+            return "There is no guarantee: the noise did not come from the library, or there is too little of it."
         over = ""
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
             over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
         return (
             f"Client-level differential privacy with epsilon = {self.epsilon:.4g} and delta = {self.delta:g}, under "
-            f"adding or removing all samples of one client: whatever is published from this run is almost as likely "
-            f"with any one client's text as without it.{over}"
+            f"adding or removing all samples of one client: with or without any one client's text, any outcome of "
+            f"this run is at most {math.exp(min(self.epsilon, 700)):.4g} times (e^epsilon) as likely, up to a "
+            f"probability of delta.{over}"
         )
 
     @property
@@ -286,7 +305,10 @@ class PrivacyReport:
             "Every sample of a person carries the same client id; a person with two ids is protected as two clients.",
             "The process that held the private text is trusted: this was a simulation in one process, not a "
             "federation with secure aggregation.",
-            "The number of clients, the configuration and the public models are not secret.",
+            "The number of clients, the configuration and the public models are not secret: what is hidden is which "
+            "samples a client has, or whether it has any.",
+            "The embedding model treats equal batches equally, so that a client's embeddings are its own affair.",
+            "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
             "private text.",
             "The text on which the public models were pretrained is not protected, and neither is any evaluation on "

@@ -6,19 +6,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .configuration import PrivateEvolutionConfig
 from .evaluation import frechet_distance
 from .generator import PrivateEvolutionGenerator
 from .packaged_models import packaged_embedder, packaged_llm
 from .plays import load_plays
 
-NUM_SAMPLES = 256
+NUM_SAMPLES = 224
+HELD_OUT_SPEECHES = 600
 
 CONFIG = PrivateEvolutionConfig(
     epsilon=3.0,
     delta=1e-5,
     num_rounds=3,
-    population_size=384,
+    population_size=288,
     keep_survivors=True,
     lookahead=0,
     variation_steps=1,
@@ -54,15 +57,16 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     generator = PrivateEvolutionGenerator(
         variation_model=None, embedding_model=packaged_embedder(), expansion_model=packaged_llm(), config=config
     )
-    synthetic = generator(private, num_samples=NUM_SAMPLES)
+    seeds = generator.evolve(private)
+    synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
 
     output = Path(output_dir)
     synthetic.save_to_disk(str(output))
     generator.save_pretrained(output)
-    metrics = _measure(generator, synthetic["text"], held_out["text"])
+    metrics = _measure(generator, synthetic["text"][:], held_out["text"][:])
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    _print_results(generator, synthetic["text"], metrics, output)
+    _print_results(generator, synthetic["text"][:], metrics, output)
     return metrics
 
 
@@ -72,7 +76,9 @@ def _measure(
     """Compare with the held-out roles: an evaluation on stand-ins for private text, not covered by the guarantee."""
     initial = generator.initial_population
     size = min(len(initial), len(synthetic), len(held_out))
-    reference, *others = (generator.embed(list(texts)) for texts in (held_out, initial[:size], synthetic[:size]))
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:HELD_OUT_SPEECHES]
+    speeches = [held_out[index] for index in chosen]
+    reference, *others = (generator.embed(list(texts)) for texts in (speeches, initial[:size], synthetic[:size]))
     distances = [frechet_distance(reference, other) for other in others]
     return {"frechet_initial": distances[0], "frechet_synthetic": distances[1], "num_texts": size}
 

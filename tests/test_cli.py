@@ -1,10 +1,15 @@
 import json
 
+import numpy as np
+import pandas
 import pytest
 from datasets import load_from_disk
 
+from conftest import random_texts
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.data import read_dataset
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 
 
 @pytest.fixture
@@ -74,20 +79,78 @@ def test_missing_keys_and_files_are_named(tmp_path, capsys):
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
 def test_files_are_read_into_memory(private, tmp_path, suffix):
     path = tmp_path / f"data{suffix}"
-    frame = private.to_pandas()
-    {
-        ".csv": lambda: frame.to_csv(path, index=False),
-        ".json": lambda: frame.to_json(path, orient="records"),
-        ".jsonl": lambda: frame.to_json(path, orient="records", lines=True),
-        ".parquet": lambda: frame.to_parquet(path),
-    }[suffix]()
-    dataset = read_dataset(path)
+    write(path, private["text"][:], private["client_id"][:])
+    dataset = read_dataset(path, "text", "client_id")
     assert dataset["text"][:] == private["text"][:] and dataset["client_id"][:] == private["client_id"][:]
     assert not dataset.cache_files
     assert {file.name for file in tmp_path.iterdir()} == {path.name}
 
 
+def write(path, texts, clients):
+    frame = pandas.DataFrame({"text": texts, "client_id": clients})
+    {
+        ".csv": lambda: frame.to_csv(path, index=False),
+        ".json": lambda: frame.to_json(path, orient="records"),
+        ".jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        ".parquet": lambda: frame.to_parquet(path),
+    }[path.suffix]()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("stem", ["{}", "1000000000000000000{}", "00{}"], ids=["small", "twenty digits", "zeros"])
+def test_one_client_s_id_does_not_change_how_others_are_read(embedder, tmp_path, suffix, stem):
+    """Neighbours on disk: a client with another kind of id joins, and nobody else's votes move."""
+    texts = random_texts(600, seed=4)
+    ids = [stem.format(10 + number // 20) for number in range(600)]
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-3, max_samples_per_client=4)
+    candidates, histograms = embedder(random_texts(20, seed=3)), []
+    for extra in ([], ["guest"]):
+        path = tmp_path / f"data{len(extra)}{suffix}"
+        write(path, [*texts, *["a lost card"] * len(extra)], [*ids, *extra])
+        ledger = PrivacyLedger(VoteMechanism.from_config(config))
+        private = read_dataset(path, "text", "client_id")
+        pool = InMemoryClientPool(
+            private, embedder, config, ledger, lambda scale, size: np.zeros(size, dtype=np.int64)
+        )
+        assert pool.num_clients == 30 + len(extra)
+        histograms.append(pool.release_histogram(candidates))
+    assert np.linalg.norm(histograms[1] - histograms[0]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "xylophone quokka", "client_id": 1}\n{"text": 5, "client_id": 2}\n'),
+        ("b.jsonl", '{"text": "xylophone quokka", "client_id": 1}\n{"text": "xylophone quokka\n'),
+        ("c.json", '["xylophone quokka"]'),
+        ("d.csv", "body,client_id\nxylophone quokka,1\n"),
+        ("e.parquet", "xylophone quokka"),
+    ],
+)
+def test_mistakes_in_private_files_are_named_without_quoting_them(folders, capsys, name, content):
+    (folders / name).write_text(content)
+    assert main(["generate", "--config", yaml_file(folders, f"private: {folders}/{name}")]) == 2
+    error = capsys.readouterr().err
+    assert name in error and "quokka" not in error
+
+
+def test_a_second_run_into_the_same_folder_is_refused(folders, capsys):
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    assert main(["generate", "--config", yaml_file(folders)]) == 2
+    assert "holds the report of a run already" in capsys.readouterr().err
+
+
+def test_what_was_spent_is_on_disk_before_the_expansion(folders, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("no texts")
+
+    monkeypatch.setattr(PrivateEvolutionGenerator, "expand", fails)
+    assert main(["generate", "--config", yaml_file(folders)]) == 2
+    assert json.loads((folders / "out" / "privacy_report.json").read_text())["num_rounds"] == 2
+    assert len(read_dataset(folders / "out" / "seeds.jsonl", "text")) > 0
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "data.xml").write_text("<a/>")
     with pytest.raises(ValueError, match="must be a folder"):
-        read_dataset(tmp_path / "data.xml")
+        read_dataset(tmp_path / "data.xml", "text")

@@ -181,6 +181,46 @@ def test_a_pool_with_another_ledger_is_refused(make_generator, private, public, 
         generator.evolve(foreign, initial_population=public)
 
 
+def test_a_pool_that_does_not_count_is_refused(make_generator, public):
+    generator = make_generator()
+
+    class Forgetful:
+        num_clients, ledger = 5, generator.ledger
+
+        def release_histogram(self, candidates):
+            return np.ones(len(candidates))
+
+    with pytest.raises(RuntimeError, match="Forgetful did not count its release"):
+        generator.evolve(Forgetful(), initial_population=public)
+
+
+def test_texts_from_elsewhere_get_no_card(make_generator, private, public, tmp_path):
+    generator, other = make_generator(), make_generator()
+    seeds = generator.evolve(private, initial_population=public)
+    for texts in (seeds, private["text"][:5]):
+        other.expand(texts, num_samples=3)
+        other.save_pretrained(tmp_path / "other")
+        assert not (tmp_path / "other" / "README.md").exists()
+    generator.expand(seeds, num_samples=3)
+    generator.save_pretrained(tmp_path / "own")
+    assert (tmp_path / "own" / "README.md").exists()
+
+
+def test_a_report_is_not_written_over_by_one_that_spent_less(make_generator, private, public, tmp_path):
+    generator = make_generator()
+    generator.evolve(private, initial_population=public)
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="would hide what was spent"):
+        make_generator().save_pretrained(tmp_path)
+
+
+def test_settings_and_ledger_cannot_be_exchanged(make_generator, config):
+    generator = make_generator()
+    for name in ("config", "ledger"):
+        with pytest.raises(AttributeError):
+            setattr(generator, name, None)
+
+
 @pytest.mark.parametrize(
     ("run", "error", "message"),
     [
@@ -199,6 +239,7 @@ def test_a_pool_with_another_ledger_is_refused(make_generator, private, public, 
             ValueError,
             "`client_column`='client_id'",
         ),
+        (lambda g, data, public: g.evolve(data, initial_population=data), ValueError, "the private dataset itself"),
         (lambda g, data, public: g.expand([], num_samples=3), ValueError, "`seeds` holds no text"),
     ],
 )

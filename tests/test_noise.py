@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
@@ -38,11 +42,15 @@ def test_noise_has_the_standard_deviation_that_was_accounted_for(config, noise_m
 
 
 def test_no_seed_reproduces_the_noise():
-    draws = []
-    for _ in range(2):
-        np.random.seed(0)  # noqa: NPY002
-        draws.append(DiscreteGaussian()(1e6, 16))
-    assert not np.array_equal(*draws)
+    """Two fresh processes that do the same, with every seed that Python and NumPy have, draw different noise."""
+    script = (
+        "import random, numpy; random.seed(0); numpy.random.seed(0)\n"
+        "from hf_pretext.noise import DiscreteGaussian; print(DiscreteGaussian()(1e6, 16).tolist())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", script]
+    first, second = (subprocess.run(command, env=environment, capture_output=True, check=True) for _ in range(2))
+    assert len(first.stdout) > 16 and first.stdout != second.stdout
 
 
 def test_large_scales_do_not_saturate():

@@ -97,6 +97,33 @@ def test_discrete_and_rounded_gaussian_are_as_near_as_the_mechanism_claims(scale
     assert difference.max() > 0.5 * bound  # The bound is not idle: half of it would be too little.
 
 
+def test_what_discreteness_costs_is_added():
+    """The closed form of the docstring, at a noise so small that it shows: a scale of 1,000 units."""
+    mechanism = VoteMechanism(noise_multiplier=1.0, clip_norm=1000 / VOTE_UNITS)
+    slack = 100 * 41**2 / (24 * 1000**2)
+    expected = compute_epsilon(1.0, DELTA * math.exp(-slack), 2) + 2 * slack
+    assert mechanism.epsilon(DELTA, [60, 40]) == pytest.approx(expected, rel=1e-9)
+    assert mechanism.epsilon(DELTA, [60, 40]) > compute_epsilon(1.0, DELTA, 2) + 0.014
+
+
+def test_hardly_any_noise_gives_no_guarantee():
+    assert VoteMechanism(noise_multiplier=1e-5, clip_norm=1.0).epsilon(DELTA, [1024]) == math.inf
+
+
+def test_noise_from_elsewhere_voids_the_guarantee():
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    ledger.record(1024, noise_is_genuine=False)
+    report = PrivacyReport.from_ledger(ledger, config)
+    assert report.epsilon == math.inf and "no guarantee" in report.guarantee
+
+
+def test_the_mechanism_of_a_ledger_cannot_be_exchanged():
+    ledger = PrivacyLedger(VoteMechanism(10.0, 1.0))
+    with pytest.raises(AttributeError):
+        ledger.mechanism = VoteMechanism(1000.0, 1.0)
+
+
 def test_discreteness_costs_next_to_nothing():
     mechanism = VoteMechanism(noise_multiplier=2.18051, clip_norm=1.0)
     slack = mechanism.epsilon(DELTA, [2048] * ROUNDS) - compute_epsilon(2.18051, DELTA, ROUNDS)
