@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from .noise import NoiseSource
 from .plots import plot_run
 from .population import sample_population, write_population
 from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism
-from .selection import resample, threshold_votes
+from .selection import RoundRecord, resample, threshold_votes
 from .variation import MaskedVariation, PromptedVariation, Variation
 
 if TYPE_CHECKING:
@@ -44,35 +43,6 @@ SEEDS_NAME = "seeds.jsonl"
 
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a round did, as far as everybody may know.
-
-    Args:
-        round (`int`): Number of the round, from 1.
-        num_candidates (`int`): Candidates that the clients voted for.
-        num_above_threshold (`int`): Candidates whose noisy votes passed the threshold.
-        num_survivors (`int`): Different candidates that were drawn as parents.
-        votes (`tuple` of `float`): The noisy histogram, sorted from most to fewest votes.
-        seconds (`float`): Wall time of the round.
-    """
-
-    round: int
-    num_candidates: int
-    num_above_threshold: int
-    num_survivors: int
-    votes: tuple[float, ...]
-    seconds: float
-
-    @classmethod
-    def of(
-        cls, number: int, votes: np.ndarray, weights: np.ndarray, survivors: np.ndarray, seconds: float
-    ) -> "RoundRecord":
-        """Sum up a round by its noisy histogram, the weights after the threshold, and the survivors."""
-        ordered = tuple(float(count) for count in np.sort(votes)[::-1])
-        return cls(number, len(votes), int((weights > 0).sum()), len(survivors), ordered, seconds)
 
 
 class PrivateEvolutionGenerator:

@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .configuration import PrivateEvolutionConfig
 from .privacy import PrivacyReport
-
-if TYPE_CHECKING:
-    from .generator import RoundRecord
+from .selection import RoundRecord
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#999999", "#E69F00", "#0072B2", "#009E73")
 
 
 def plot_run(
-    history: Sequence["RoundRecord"],
+    history: Sequence[RoundRecord],
     report: PrivacyReport,
     config: PrivateEvolutionConfig,
     maps: Mapping[str, np.ndarray],
@@ -48,7 +46,7 @@ def plot_run(
 
 
 def _plot_votes(
-    axes: Any, history: Sequence["RoundRecord"], report: PrivacyReport, config: PrivateEvolutionConfig
+    axes: Any, history: Sequence[RoundRecord], report: PrivacyReport, config: PrivateEvolutionConfig
 ) -> None:
     for record in history:
         shade = 0.25 + 0.75 * record.round / len(history)
@@ -62,7 +60,7 @@ def _plot_votes(
     )
 
 
-def _plot_survivors(axes: Any, history: Sequence["RoundRecord"]) -> None:
+def _plot_survivors(axes: Any, history: Sequence[RoundRecord]) -> None:
     rounds = [record.round for record in history]
     axes.bar(rounds, [record.num_candidates for record in history], color=COLORS[0], alpha=0.4, label="candidates")
     axes.bar(rounds, [record.num_survivors for record in history], color=COLORS[2], label="survivors")
@@ -76,7 +74,7 @@ def _plot_map(axes: Any, maps: Mapping[str, np.ndarray]) -> None:
     components = np.linalg.svd(everything - center, full_matrices=False)[2][:2]
     for (name, embeddings), color in zip(maps.items(), COLORS, strict=False):
         across, up = ((embeddings - center) @ components.T).T
-        axes.scatter(across, up, s=9, color=color, alpha=0.6, label=name, lw=0)
+        axes.scatter(across, up, s=16, color=color, alpha=0.6, label=name, lw=0)
     axes.set(title="Texts in the space of the embedding model", xticks=[], yticks=[])
     axes.set(xlabel="first principal component", ylabel="second")
     axes.legend(fontsize="small")

@@ -1,6 +1,7 @@
-"""Selection of candidates by a noisy histogram: post-processing on pure arrays."""
+"""Selection of candidates by a noisy histogram, and the record of it: post-processing on pure arrays."""
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,3 +50,32 @@ def resample(weights: np.ndarray, num_parents: int, rng: np.random.Generator) ->
         `np.ndarray` of shape `(num_parents,)`: Sorted indices of the parents. Their set is the round's survivors.
     """
     return np.sort(rng.choice(len(weights), size=num_parents, p=weights / weights.sum()))
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round did, as far as everybody may know.
+
+    Args:
+        round (`int`): Number of the round, from 1.
+        num_candidates (`int`): Candidates that the clients voted for.
+        num_above_threshold (`int`): Candidates whose noisy votes passed the threshold.
+        num_survivors (`int`): Different candidates that were drawn as parents.
+        votes (`tuple` of `float`): The noisy histogram, sorted from most to fewest votes.
+        seconds (`float`): Wall time of the round.
+    """
+
+    round: int
+    num_candidates: int
+    num_above_threshold: int
+    num_survivors: int
+    votes: tuple[float, ...]
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, number: int, votes: np.ndarray, weights: np.ndarray, survivors: np.ndarray, seconds: float
+    ) -> "RoundRecord":
+        """Sum up a round by its noisy histogram, the weights after the threshold, and the survivors."""
+        ordered = tuple(float(count) for count in np.sort(votes)[::-1])
+        return cls(number, len(votes), int((weights > 0).sum()), len(survivors), ordered, seconds)

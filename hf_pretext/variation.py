@@ -59,9 +59,10 @@ class MaskedVariation:
 
     def truncate(self, text: str) -> str:
         """Cut a text to `max_length` tokens, special tokens included."""
-        if len(text) <= self._config.max_length - self._tokenizer.num_special_tokens_to_add():
-            return text
-        return self._decode(self._encode(text))
+        # Decoding may change a text (an uncased tokenizer lowers its case), so one that is short enough is left alone.
+        limit = {"truncation": True, "max_length": self._config.max_length + 1}
+        fits = len(self._tokenizer(text, **limit)["input_ids"]) <= self._config.max_length
+        return text if fits else self._decode(self._encode(text))
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:

@@ -115,6 +115,7 @@ def test_long_texts_are_cut_and_odd_ones_survive(bert):
 def test_truncate_keeps_short_texts_and_cuts_long_ones(bert):
     variation = masked_variation(bert, max_length=8)
     assert variation.truncate("the bank") == "the bank"
+    assert variation.truncate("The BANK") == "The BANK"
     cut = variation.truncate(" ".join(random_texts(30)))
     assert 0 < len(bert[1](cut)["input_ids"]) <= 8
 
