@@ -68,7 +68,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         return pyarrow.parquet.read_table(path).to_pylist()
     with path.open(encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            return list(csv.DictReader(file))
+            limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
+            try:
+                return list(csv.DictReader(file))
+            finally:
+                csv.field_size_limit(limit)
         rows = json.load(file) if path.suffix == ".json" else [json.loads(line) for line in file if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError

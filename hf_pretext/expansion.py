@@ -76,7 +76,7 @@ class Expansion:
         Raises:
             RuntimeError: The model does not write enough usable texts.
         """
-        shares = np.ones(len(seeds)) if weights is None else np.asarray(weights, dtype=np.float64)
+        shares = np.asarray(weights if weights is not None and any(weights) else [1.0] * len(seeds))
         shares = shares / shares.sum()
 
         def propose(missing: int, attempt: int, progress: str) -> Iterator[str]:

@@ -150,6 +150,11 @@ def test_what_was_spent_is_on_disk_before_the_expansion(folders, monkeypatch):
     assert len(read_dataset(folders / "out" / "seeds.jsonl", "text")) > 0
 
 
+def test_a_long_text_is_read(tmp_path):
+    write(tmp_path / "long.csv", ["word " * 200_000], ["a"])
+    assert len(read_dataset(tmp_path / "long.csv", "text", "client_id")["text"][0]) == 1_000_000
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "data.xml").write_text("<a/>")
     with pytest.raises(ValueError, match="must be a folder"):
