@@ -56,11 +56,18 @@ class Expansion:
     Args:
         generator (`TextGenerator`): The causal language model.
         config (`PrivateEvolutionConfig`): Seeds per prompt, texts per prompt, longest text, fewest words, seed.
+
+    Raises:
+        ValueError: The longest prompt and its continuation do not fit into the model's context.
     """
 
     def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
         self._generate = generator
         self._config = config
+        # Two models may count a text's tokens differently, and headings take some.
+        self._longest_seed = 2 * config.max_length
+        prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
+        generator.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
     def __call__(self, seeds: Sequence[str], num_samples: int, weights: Sequence[float] | None = None) -> list[str]:
         """Write texts.
@@ -93,7 +100,8 @@ class Expansion:
         prompts = []
         for _ in range(math.ceil(missing / config.texts_per_prompt)):
             chosen = rng.choice(len(seeds), shown, replace=False, p=shares)
-            prompts.append(list_prompt([seeds[index] for index in chosen], config.texts_per_prompt, config.domain))
+            examples = [self._generate.truncate(seeds[index], self._longest_seed) for index in chosen]
+            prompts.append(list_prompt(examples, config.texts_per_prompt, config.domain))
         continuations = self._generate(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,

@@ -67,8 +67,12 @@ class TextGenerator:
         Raises:
             ValueError: A prompt and its continuation do not fit into the model's context.
         """
-        tokens = [self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"] for prompt in prompts]
-        self._check_context(max(map(len, tokens), default=0) + max_new_tokens)
+        # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
+        tokens = [
+            self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"] or [self._padding]
+            for prompt in prompts
+        ]
+        self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
@@ -161,7 +165,8 @@ class TextGenerator:
                 return token
         return 0
 
-    def _check_context(self, length: int) -> None:
+    def check_context(self, length: int) -> None:
+        """Raise a `ValueError` where the model cannot read `length` tokens, prompt and continuation together."""
         context = getattr(self._model.config, "max_position_embeddings", None) or float("inf")
         if length > context:
             raise ValueError(

@@ -41,6 +41,11 @@ MODELS_NAME = "models.json"
 
 SEEDS_NAME = "seeds.jsonl"
 
+_NO_EXPANSION_MODEL = (
+    "{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal language model: "
+    "a Hub id, a local folder, or a (model, tokenizer) pair."
+)
+
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
 
@@ -115,6 +120,7 @@ class PrivateEvolutionGenerator:
         self._text_generator = (
             TextGenerator(*load_causal_lm(expansion_model, on, dtype), config, batch_size) if expansion_model else None
         )
+        self._expansion = Expansion(self._text_generator, config) if self._text_generator else None
         self._variation: Variation = (
             PromptedVariation(self._needs_text_generator("variation_model=None"), config)
             if variation_model is None
@@ -230,10 +236,11 @@ class PrivateEvolutionGenerator:
         texts = list_texts(seeds, "text", "seeds")
         if not texts:
             raise ValueError("`seeds` holds no text to expand.")
-        expansion = Expansion(self._needs_text_generator("`expand`"), self.config)
+        if self._expansion is None:
+            raise ValueError(_NO_EXPANSION_MODEL.format(purpose="`expand`"))
         weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
         weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
-        synthetic = _dataset([{"text": text} for text in expansion(texts, num_samples, weights)])
+        synthetic = _dataset([{"text": text} for text in self._expansion(texts, num_samples, weights)])
         # The report of this generator is about its own seeds, so only what comes from them gets its card.
         own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
         self._synthetic = synthetic if own else None
@@ -355,10 +362,7 @@ class PrivateEvolutionGenerator:
 
     def _needs_text_generator(self, purpose: str) -> TextGenerator:
         if self._text_generator is None:
-            raise ValueError(
-                f"{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal "
-                "language model: a Hub id, a local folder, or a (model, tokenizer) pair."
-            )
+            raise ValueError(_NO_EXPANSION_MODEL.format(purpose=purpose))
         return self._text_generator
 
 

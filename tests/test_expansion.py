@@ -115,10 +115,25 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
         def truncate(self, text, max_tokens):
             return text
 
+        def check_context(self, length):
+            pass
+
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=1)
     Expansion(Generate(), config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0])
     assert "none" not in shown
     assert abs(shown.count("heavy") / len(shown) - 0.75) < 5 * (0.75 * 0.25 / 600) ** 0.5
+
+
+def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama):
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=20)
+    with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads"):
+        Expansion(TextGenerator(*llama, config), config)
+
+
+def test_long_seeds_are_shortened_in_the_prompt(llama):
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
+    expand = Expansion(TextGenerator(*llama, config), config)
+    assert len(expand([" ".join(random_texts(500, seed=seed)) for seed in range(3)], 2)) == 2
 
 
 def test_fewer_seeds_than_a_prompt_shows(llama):
