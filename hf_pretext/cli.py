@@ -70,6 +70,7 @@ def _generate(path: Path) -> None:
             f"`output_dir`={str(output_dir)!r} holds the report of a run already. A second run on the same clients "
             "adds to its epsilon; keep that report, and choose another folder."
         )
+    output_dir.mkdir(parents=True, exist_ok=True)
     private = read_dataset(run.pop("private"), config.text_column, config.client_column)
     source = run.pop("initial_population", None)
     public = None if source is None else read_dataset(source, config.text_column)

@@ -49,6 +49,8 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
         them, and `seconds`.
     """
     started = time.perf_counter()
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)  # Fails now, if at all, and not after minutes of work.
     private, held_out = load_plays()
     num_private, num_held_out = (len(set(part["client_id"])) for part in (private, held_out))
     print(f"Private clients: {num_private} speaking roles of Shakespeare with {len(private)} speeches.")
@@ -60,7 +62,6 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     seeds = generator.evolve(private)
     synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
 
-    output = Path(output_dir)
     synthetic.save_to_disk(str(output))
     generator.save_pretrained(output)
     metrics = _measure(generator, synthetic["text"][:], held_out["text"][:])
