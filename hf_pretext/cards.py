@@ -53,7 +53,7 @@ def dataset_card(
 
 def _public_name(name: str | None) -> str | None:
     """Name a model without saying where on this machine it lies."""
-    return Path(name).name if name and Path(name).is_dir() else name
+    return "/".join(Path(name).parts[-2:]) if name and Path(name).is_dir() else name
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:

@@ -8,6 +8,7 @@ HEADING = "Original Text Sample"
 """Heading of a text in the paper's list prompt; what a model repeats of it is no text."""
 
 _LIST_MARK = re.compile(r"^(?:[-*•>#]+|\(?\d{1,2}[.):])\s+")
+_ANSWER_LABEL = re.compile(r"^(?:(?:possible )?answer(?: [a-z0-9])?:|\(?[a-z][):])\s+", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"))
 
@@ -18,7 +19,7 @@ def one_line(text: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Take off what is around a text: line breaks, a bullet or number of a list, and quotation marks around it all.
+    """Take off what is around a text: line breaks, a list's bullet, number or answer label, and quotation marks.
 
     Args:
         text (`str`): What a language model wrote as one text.
@@ -26,7 +27,7 @@ def clean_text(text: str) -> str:
     Returns:
         `str`: The text on one line; it may be empty.
     """
-    text = _LIST_MARK.sub("", one_line(text))
+    text = _ANSWER_LABEL.sub("", _LIST_MARK.sub("", one_line(text)))
     for opening, closing in _QUOTES:
         inner = text[1:-1]
         if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & set(inner):

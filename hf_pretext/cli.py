@@ -1,12 +1,16 @@
 """The command `hf-pretext`: `quickstart` and `generate`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 RUN_KEYS = (
     "private",
@@ -20,6 +24,9 @@ RUN_KEYS = (
     "dtype",
     "batch_size",
 )
+REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")
+
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     generate.add_argument(
         "--config",
         required=True,
-        help=f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig.",
+        help=f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig. It must hold "
+        f"{', '.join(REQUIRED_KEYS)}, and one of epsilon and noise_multiplier.",
     )
     options = parser.parse_args(arguments)
     try:
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_quickstart(options.output_dir, options.seed)
         else:
             _generate(Path(options.config))
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"hf-pretext: {error}", file=sys.stderr)
         return 2
     return 0
@@ -59,21 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _generate(path: Path) -> None:
     run, settings = _read_run(path)
     from .configuration import PrivateEvolutionConfig
-    from .data import read_dataset
-    from .generator import PrivateEvolutionGenerator
+    from .generator import PrivateEvolutionGenerator, check_num_samples
     from .privacy import REPORT_NAME
 
     config = PrivateEvolutionConfig(**settings)
-    output_dir, num_samples = Path(run.pop("output_dir")), run.pop("num_samples")
+    output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
+    check_num_samples(num_samples)
+    if str(run["private"]) == str(run.get("initial_population")):
+        raise ValueError("`initial_population` is the private file itself, whose texts would be published.")
     if (output_dir / REPORT_NAME).exists():
         raise ValueError(
             f"`output_dir`={str(output_dir)!r} holds the report of a run already. A second run on the same clients "
             "adds to its epsilon; keep that report, and choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    private = read_dataset(run.pop("private"), config.text_column, config.client_column)
+    private = _read("private", run.pop("private"), config.text_column, config.client_column)
     source = run.pop("initial_population", None)
-    public = None if source is None else read_dataset(source, config.text_column)
+    public = None if source is None else _read("initial_population", source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config)
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
@@ -83,6 +93,15 @@ def _generate(path: Path) -> None:
     generator.save_pretrained(output_dir)
     print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
     print(generator.privacy_report.guarantee)
+
+
+def _read(key: str, path: Any, *columns: str) -> "Dataset":
+    from .data import read_dataset
+
+    try:
+        return read_dataset(str(path), *columns)
+    except (OSError, ValueError, TypeError) as error:
+        raise type(error)(f"`{key}`: {error}") from None
 
 
 def _read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -95,14 +114,19 @@ def _read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     if not path.is_file():
         raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
     if unknown := sorted(map(str, set(values) - fields - set(RUN_KEYS))):
         raise ValueError(f"{path} holds unknown keys: {unknown}. Known are {sorted(fields | set(RUN_KEYS))}.")
-    if missing := [key for key in ("private", "num_samples", "output_dir") if key not in values]:
+    if missing := [key for key in REQUIRED_KEYS if key not in values]:
         raise ValueError(f"{path} lacks the keys {missing}.")
+    # YAML 1.1 reads `1e-5` as a string; only `1.0e-5` is a number to it.
+    values = {key: float(value) if _EXPONENT.fullmatch(str(value)) else value for key, value in values.items()}
     run = {key: value for key, value in values.items() if key in RUN_KEYS}
     return run, {key: value for key, value in values.items() if key in fields}
 

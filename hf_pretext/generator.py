@@ -169,7 +169,7 @@ class PrivateEvolutionGenerator:
         """
         # Asked for before any budget is spent.
         self._needs_text_generator("calling the generator")
-        _check_num_samples(num_samples)
+        check_num_samples(num_samples)
         return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
 
     def evolve(
@@ -232,7 +232,7 @@ class PrivateEvolutionGenerator:
         Returns:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different.
         """
-        _check_num_samples(num_samples)
+        check_num_samples(num_samples)
         texts = list_texts(seeds, "text", "seeds")
         if not texts:
             raise ValueError("`seeds` holds no text to expand.")
@@ -366,7 +366,8 @@ class PrivateEvolutionGenerator:
         return self._text_generator
 
 
-def _check_num_samples(num_samples: int) -> None:
+def check_num_samples(num_samples: int) -> None:
+    """Raise a `ValueError` where `num_samples` is not a positive integer."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
 

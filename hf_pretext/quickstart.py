@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,4 +100,5 @@ def _print_results(
         f"  synthetic texts    {metrics['frechet_synthetic']:.4f} ({change:+.0%})"
     )
     print(f"\n{len(texts)} texts, their card, report and picture are in {output}/, after {metrics['seconds']:.0f} s.")
-    print(f"""Try next: python -c "from datasets import load_from_disk; print(load_from_disk('{output}')[:3])\"""")
+    python = os.path.relpath(sys.executable)
+    print(f"""Try next: {python} -c "from datasets import load_from_disk; print(load_from_disk('{output}')[:3])\"""")

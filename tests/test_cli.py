@@ -59,21 +59,37 @@ def test_generate_as_a_yaml_file_says(folders, capsys):
     [
         ("colour: red", "unknown keys: ['colour']"),
         ("epsilon: -1", "`epsilon`=-1"),
-        ("private: /no/such/file.jsonl", "no file or folder '/no/such/file.jsonl'"),
+        ("num_samples: 0", "`num_samples`=0"),
+        ("epsilon: [", "is not YAML"),
+        ("private: /no/such/file.jsonl", "`private`: There is no file or folder '/no/such/file.jsonl'"),
         ("expansion_model: /no/such/folder", "`expansion_model`='/no/such/folder'"),
     ],
 )
 def test_mistakes_are_named_in_one_line(folders, capsys, extra, message):
     assert main(["generate", "--config", yaml_file(folders, extra)]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("hf-pretext: ") and message in error
+    error = capsys.readouterr().err
+    assert "hf-pretext: " in error and message in error
+    assert not (folders / "out" / "privacy_report.json").exists()
 
 
 def test_missing_keys_and_files_are_named(tmp_path, capsys):
     assert main(["generate", "--config", str(tmp_path / "none.yaml")]) == 2
     (tmp_path / "some.yaml").write_text("epsilon: 1")
     assert main(["generate", "--config", str(tmp_path / "some.yaml")]) == 2
-    assert "lacks the keys ['private', 'num_samples', 'output_dir']" in capsys.readouterr().err
+    assert (
+        "lacks the keys ['private', 'expansion_model', 'num_samples', 'output_dir', 'delta']"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_private_file_is_no_initial_population(folders, capsys):
+    config = yaml_file(folders, f"initial_population: {folders}/private.jsonl")
+    assert main(["generate", "--config", config]) == 2
+    assert "the private file itself" in capsys.readouterr().err
+
+
+def test_exponents_without_a_point_are_numbers(folders):
+    assert main(["generate", "--config", yaml_file(folders, "delta: 1e-3")]) == 0
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
