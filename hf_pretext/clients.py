@@ -73,7 +73,7 @@ class InMemoryClientPool:
 
     Raises:
         ValueError: A column is missing, there is no text at all, or rows have no client.
-        TypeError: Rows of the text column are not strings.
+        TypeError: `private` is no `Dataset`, or rows of the text column are not strings.
     """
 
     def __init__(
@@ -153,7 +153,14 @@ class InMemoryClientPool:
 
 
 def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
-    columns = list(getattr(private, "column_names", None) or [])
+    from datasets import Dataset
+
+    if not isinstance(private, Dataset):
+        raise TypeError(
+            f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
+            "`DatasetDict`, such as `private['train']`; `Dataset.from_pandas` and `Dataset.from_list` make one of others."
+        )
+    columns = private.column_names
     if config.text_column not in columns:
         raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
     if config.client_column not in columns:

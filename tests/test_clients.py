@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
@@ -171,6 +171,12 @@ def test_missing_client_column_names_the_fix(embedder):
 def test_missing_text_column_is_named(embedder):
     with pytest.raises(ValueError, match=r"`text_column`='text' is not a column of `private`, which has \['body'\]"):
         make_pool(Dataset.from_dict({"body": ["a"]}), embedder)
+
+
+@pytest.mark.parametrize("wrap", [lambda data: DatasetDict(train=data), lambda data: data.to_pandas(), list])
+def test_other_tables_are_refused(embedder, private, wrap):
+    with pytest.raises(TypeError, match=r"`private` of type .* must be one `datasets\.Dataset`.*from_pandas"):
+        make_pool(wrap(private), embedder)
 
 
 @pytest.mark.parametrize("texts", [[1, 2], ["fine", None]])
