@@ -158,7 +158,7 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
     if not isinstance(private, Dataset):
         raise TypeError(
             f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
-            "`DatasetDict`, such as `private['train']`; `Dataset.from_pandas` and `Dataset.from_list` make one of others."
+            "`DatasetDict`, such as `private['train']`; `Dataset.from_pandas` or `Dataset.from_list` makes one."
         )
     columns = private.column_names
     if config.text_column not in columns:
