@@ -282,12 +282,12 @@ class PrivateEvolutionGenerator:
         (path / MODELS_NAME).write_text(json.dumps(self._sources, indent=2) + "\n", encoding="utf-8")
         if self._seeds is not None:
             self._seeds.to_json(path / SEEDS_NAME)
-        if self._synthetic is not None:
-            plot_run(self.history, self.privacy_report, self.config, self._maps(), path / PICTURE_NAME)
-            num_seeds = len(self._seeds) if self._seeds else 0
-            card = dataset_card(
-                self.privacy_report, self.config, self._sources, list(self._synthetic["text"]), num_seeds
-            )
+        if self._seeds is not None and self._synthetic is not None:
+            seeds, texts = list(self._seeds["text"]), list(self._synthetic["text"])
+            stages = {"initial population": self.initial_population, "seeds": seeds, "synthetic texts": texts}
+            maps = {name: self.embed(stage[:MAP_SIZE]) for name, stage in stages.items()}
+            plot_run(self.history, self.privacy_report, self.config, maps, path / PICTURE_NAME)
+            card = dataset_card(self.privacy_report, self.config, self._sources, texts, len(seeds))
             (path / "README.md").write_text(card, encoding="utf-8")
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
@@ -302,16 +302,6 @@ class PrivateEvolutionGenerator:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts with the model in whose space the clients vote: unit rows, shape `(len(texts), d)`."""
         return self._embedder(texts, "Embedding")
-
-    def _maps(self) -> dict[str, np.ndarray]:
-        """Embeddings of the public texts of a run, by the name under which a picture shows them."""
-        stages = {
-            "initial population": self.initial_population,
-            "seeds": list(self._seeds["text"]) if self._seeds else [],
-        }
-        if self._synthetic is not None:
-            stages["synthetic texts"] = list(self._synthetic["text"])
-        return {name: self.embed(texts[:MAP_SIZE]) for name, texts in stages.items() if texts}
 
     def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
         if public is not None:

