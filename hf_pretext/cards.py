@@ -1,14 +1,25 @@
-"""The dataset card, rendered from a template."""
+"""The cards of datasets and models, rendered from templates."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from .configuration import PrivateEvolutionConfig
 from .privacy import PrivacyReport
 
 PICTURE_NAME = "run.png"
+DATA_FILE = "data/train-00000-of-00001.parquet"
+SEEDS_NAME = "seeds.jsonl"
 
+PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+MEASURES = {
+    "top_1_accuracy": "next-token accuracy",
+    "top_3_accuracy": "top-3 accuracy",
+    "top_5_accuracy": "top-5 accuracy",
+    "top_10_accuracy": "top-10 accuracy",
+    "cross_entropy": "cross-entropy (nats per token)",
+    "perplexity": "perplexity",
+}
 
 
 def dataset_card(
@@ -17,19 +28,107 @@ def dataset_card(
     models: Mapping[str, str | None],
     texts: Sequence[str],
     num_seeds: int,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    language: str | None = None,
 ) -> str:
     """Render the card of a synthetic dataset.
 
     Args:
         report (`PrivacyReport`): What is guaranteed.
         config (`PrivateEvolutionConfig`): The settings of the run.
-        models (`Mapping[str, str | None]`): Name of each model, by the argument that took it.
+        models (`Mapping[str, str | None]`): What to call each model, by the argument that took it.
         texts (`Sequence[str]`): The synthetic texts.
         num_seeds (`int`): Number of seeds that they were expanded from.
+        repo_id (`str`, *optional*): Repository of the Hub; None for a local folder.
+        license (`str`, *optional*): Licence of the texts.
+        language (`str`, *optional*): Their language.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
     """
+    from huggingface_hub import DatasetCardData
+
+    header = DatasetCardData(
+        pretty_name="Differentially private synthetic text",
+        license=license,
+        language=language,
+        size_categories=[next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M")],
+        task_categories=["text-generation"],
+        tags=["synthetic", "differential-privacy", "private-evolution", "hf_pretext"],
+        configs=[
+            {"config_name": "default", "data_files": DATA_FILE, "default": True},
+            {"config_name": "seeds", "data_files": SEEDS_NAME},
+        ],
+    )
+    return _render(
+        "dataset_card.md.jinja",
+        header=header.to_yaml(),
+        report=report,
+        config=config,
+        models=models,
+        num_texts=len(texts),
+        num_seeds=num_seeds,
+        samples=[_as_quote(text) for text in texts[:5]],
+        repo_id=repo_id,
+    )
+
+
+def model_card(
+    training: Mapping[str, Any],
+    report: PrivacyReport | None,
+    evaluation: Mapping[str, Any] | None = None,
+    repo_id: str | None = None,
+) -> str:
+    """Render the card of a model that was finetuned on synthetic texts: a LoRA adapter or a whole model.
+
+    Args:
+        training (`Mapping[str, Any]`): How it was made; `finetuning.training_facts` lists the keys.
+        report (`PrivacyReport`, *optional*): The guarantee of the texts, which the model inherits.
+        evaluation (`Mapping[str, Any]`, *optional*): What `recipes/evaluate.py` measured.
+        repo_id (`str`, *optional*): Repository of the Hub; None for a local folder.
+
+    Returns:
+        `str`: The text of `README.md`, with its YAML header.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = evaluation and [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="private-evaluation",
+            dataset_name=evaluation["dataset"],
+            dataset_split=evaluation["split"],
+            metric_type=name,
+            metric_name=MEASURES[name],
+            metric_value=round(evaluation["after"][name], 6),
+        )
+        for name in MEASURES
+    ]
+    header = ModelCardData(
+        model_name=training["name"],
+        license=training["license"],
+        base_model=training["base_model_on_hub"],
+        base_model_relation="adapter" if training["is_adapter"] else "finetune",
+        library_name="peft" if training["is_adapter"] else "transformers",
+        pipeline_tag="text-generation",
+        datasets=training["dataset_on_hub"],
+        tags=["differential-privacy", "synthetic", "hf_pretext", *(["lora"] if training["is_adapter"] else [])],
+        eval_results=results or None,
+    )
+    return _render(
+        "model_card.md.jinja",
+        header=header.to_yaml(),
+        training=training,
+        report=report,
+        evaluation=evaluation,
+        measures=MEASURES,
+        repo_id=repo_id,
+    )
+
+
+def _render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
@@ -39,21 +138,7 @@ def dataset_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return templates.get_template("dataset_card.md.jinja").render(
-        report=report,
-        config=config,
-        models={argument: _public_name(name) for argument, name in models.items()},
-        num_texts=len(texts),
-        num_seeds=num_seeds,
-        samples=[_as_quote(text) for text in texts[:5]],
-        size_category=next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M"),
-        picture=PICTURE_NAME,
-    )
-
-
-def _public_name(name: str | None) -> str | None:
-    """Name a model without saying where on this machine it lies."""
-    return "/".join(Path(name).parts[-2:]) if name and Path(name).is_dir() else name
+    return templates.get_template(template).render(picture=PICTURE_NAME, paper=PAPER, **values)
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:

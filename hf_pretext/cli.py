@@ -89,7 +89,6 @@ def _generate(path: Path) -> None:
     # What was spent and what it bought are on disk before anything else can fail.
     generator.save_pretrained(output_dir)
     synthetic = generator.expand(seeds, num_samples=num_samples)
-    synthetic.save_to_disk(str(output_dir))
     generator.save_pretrained(output_dir)
     print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
     print(generator.privacy_report.guarantee)

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from huggingface_hub.utils import tqdm
 
 from .configuration import PrivateEvolutionConfig
 from .embedding import TextEmbedder
 from .noise import DiscreteGaussian, NoiseSource
 from .privacy import PrivacyLedger, VoteMechanism
+from .processes import is_main_process, num_processes, progress_bar
 from .voting import VOTE_UNITS, count_votes, nearest_candidates, quantize_embeddings, quantize_votes, sum_votes
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class InMemoryClientPool:
         ledger: PrivacyLedger,
         noise: NoiseSource | None = None,
     ) -> None:
-        _refuse_several_processes()
+        _refuse_other_processes()
         texts, ids = _read_columns(private, config)
         samples = _group_by_client(texts, ids)
         self._num_clients = len(samples)
@@ -205,12 +205,12 @@ def _warn_of_delta(delta: float, num_clients: int) -> None:
         )
 
 
-def _refuse_several_processes() -> None:
-    """Each process would draw noise of its own on the same votes: a release that nobody counts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+def _refuse_other_processes() -> None:
+    """Two processes would each draw noise of their own on the same votes: a release that nobody counts."""
+    if not is_main_process():
         raise RuntimeError(
-            f"`WORLD_SIZE`={os.environ['WORLD_SIZE']}: private data is voted on in one process only. Evolve in one "
-            "process; the expansion of its seeds may run in many."
+            f"This is not the main one of {num_processes()} processes: private data is voted on there only, and a "
+            "generator hands the released histogram to the others. Give the dataset to the generator instead."
         )
 
 
@@ -236,5 +236,9 @@ def _cap(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
 def _embed_each_client(samples: Iterable[list[str]], embedder: TextEmbedder) -> np.ndarray:
     """Embed every client's samples in batches of their own; see the class for why."""
     own = [texts for texts in samples if texts]
-    bar = tqdm(own, desc="Embedding clients", unit="client", name="hf_pretext")
-    return np.concatenate([quantize_embeddings(embedder(texts)) for texts in bar])
+    embedded = []
+    with progress_bar(len(own), "Embedding clients", "client") as bar:
+        for texts in own:
+            embedded.append(quantize_embeddings(embedder(texts)))
+            bar.update()
+    return np.concatenate(embedded)

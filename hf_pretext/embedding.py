@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from huggingface_hub.utils import tqdm
+
+from .processes import progress_bar
 
 
 class TextEmbedder:
@@ -40,7 +41,7 @@ class TextEmbedder:
         # Longest first, so that memory runs out at once or not at all, and batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         embeddings = np.zeros((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
-        with tqdm(total=len(texts), desc=progress, unit="text", disable=progress is None, name="hf_pretext") as bar:
+        with progress_bar(len(texts), progress or "", "text", shown=progress is not None) as bar:
             for start in range(0, len(texts), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 embeddings[chosen] = self._model.encode(

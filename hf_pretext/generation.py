@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.utils import tqdm
 
 from .configuration import PrivateEvolutionConfig
+from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
 
 LOOK_EVERY = 4
@@ -19,6 +19,8 @@ LOOK_EVERY = 4
 
 class TextGenerator:
     """Continues prompts with a causal language model, in left-padded batches of like length.
+
+    Several processes share the prompts of a call, and all get all continuations.
 
     Args:
         model (`PreTrainedModel`): A causal language model of transformers.
@@ -73,10 +75,19 @@ class TextGenerator:
             for prompt in prompts
         ]
         self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
+
+        def continue_share(share: Sequence[list[int]], seed: int) -> list[str]:
+            return self._continue(share, max_new_tokens, seed, stop, progress)
+
+        return map_over_processes(continue_share, tokens, seed)
+
+    def _continue(
+        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, progress: str
+    ) -> list[str]:
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
-        with tqdm(total=len(prompts), desc=progress, unit="prompt", name="hf_pretext") as bar:
+        with progress_bar(len(tokens), progress, "prompt") as bar:
             for start in range(0, len(order), self._batch_size):
                 chosen = order[start : start + self._batch_size]
                 continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)

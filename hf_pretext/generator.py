@@ -2,32 +2,38 @@
 
 import json
 import logging
+import math
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cards import PICTURE_NAME, dataset_card
+from .cards import DATA_FILE, PICTURE_NAME, SEEDS_NAME, dataset_card
 from .clients import ClientPool, InMemoryClientPool
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .embedding import TextEmbedder
 from .expansion import Expansion
+from .files import written_whole
 from .generation import TextGenerator
+from .hub import check_guarantee, description_of_report, fetch_folder, push_folder
 from .models import (
+    ModelSource,
     load_causal_lm,
     load_masked_lm,
     load_sentence_transformer,
     resolve_device,
     resolve_dtype,
-    source_name,
 )
 from .noise import NoiseSource
 from .plots import plot_run
 from .population import sample_population, write_population
 from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism
+from .processes import broadcast, is_main_process, map_over_processes
 from .selection import RoundRecord, resample, threshold_votes
 from .variation import MaskedVariation, PromptedVariation, Variation
 
@@ -39,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 MODELS_NAME = "models.json"
 
-SEEDS_NAME = "seeds.jsonl"
+HISTORY_NAME = "history.json"
 
 _NO_EXPANSION_MODEL = (
     "{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal language model: "
@@ -109,23 +115,24 @@ class PrivateEvolutionGenerator:
                 "or a masked language model as `variation_model`."
             )
         self._config = config
-        self._sources = {
-            "variation_model": source_name(variation_model),
-            "embedding_model": source_name(embedding_model),
-            "expansion_model": source_name(expansion_model),
-        }
         on = resolve_device(device)
         dtype = resolve_dtype(dtype, on)
-        self._embedder = TextEmbedder(load_sentence_transformer(embedding_model, on, dtype), batch_size)
-        self._text_generator = (
-            TextGenerator(*load_causal_lm(expansion_model, on, dtype), config, batch_size) if expansion_model else None
-        )
+        embedding = load_sentence_transformer(embedding_model, on, dtype)
+        expansion = load_causal_lm(expansion_model, on, dtype) if expansion_model else None
+        masked = load_masked_lm(variation_model, on, dtype) if variation_model else None
+        self._embedder = TextEmbedder(embedding, batch_size)
+        self._text_generator = TextGenerator(*expansion, config, batch_size) if expansion else None
         self._expansion = Expansion(self._text_generator, config) if self._text_generator else None
         self._variation: Variation = (
-            PromptedVariation(self._needs_text_generator("variation_model=None"), config)
-            if variation_model is None
-            else MaskedVariation(*load_masked_lm(variation_model, on, dtype), config, batch_size)
+            MaskedVariation(*masked, config, batch_size)
+            if masked
+            else PromptedVariation(self._needs_text_generator("variation_model=None"), config)
         )
+        self._models = {
+            "variation_model": ModelSource.of(variation_model, masked and masked[0]),
+            "embedding_model": ModelSource.of(embedding_model, embedding),
+            "expansion_model": ModelSource.of(expansion_model, expansion and expansion[0]),
+        }
         self._noise = noise
         self._ledger = PrivacyLedger(VoteMechanism.from_config(config))
         self._num_clients: int | None = None
@@ -152,7 +159,7 @@ class PrivateEvolutionGenerator:
 
     def __call__(
         self,
-        private: "Dataset | ClientPool",
+        private: "Dataset | ClientPool | None",
         initial_population: "Dataset | Sequence[str] | None" = None,
         *,
         num_samples: int,
@@ -173,14 +180,15 @@ class PrivateEvolutionGenerator:
         return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
 
     def evolve(
-        self, private: "Dataset | ClientPool", initial_population: "Dataset | Sequence[str] | None" = None
+        self, private: "Dataset | ClientPool | None", initial_population: "Dataset | Sequence[str] | None" = None
     ) -> "Dataset":
         """Evolve candidates towards what the clients hold (Algorithm 1). Spends budget, every time it is called.
 
         Args:
             private (`datasets.Dataset` or `ClientPool`):
                 Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
-                text it is. A `ClientPool`, such as a federation, takes its place.
+                text it is. A `ClientPool`, such as a federation, takes its place. With several processes only the
+                main one's counts; give None in the others, so that they need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
                 Public texts to start from. Without them the expansion model writes a population from `config.domain`.
 
@@ -192,7 +200,7 @@ class PrivateEvolutionGenerator:
         config, noise_std = self.config, self.ledger.mechanism.noise_std
         if initial_population is None:
             self._check_can_write_population()
-        if initial_population is private:
+        if private is not None and initial_population is private:
             raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
         clients = self._client_pool(private)
         population = self._initial_population(initial_population)
@@ -230,7 +238,8 @@ class PrivateEvolutionGenerator:
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different.
+            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
+            own seeds, `info.description` carries the privacy report (`find_privacy_report` reads it).
         """
         check_num_samples(num_samples)
         texts = list_texts(seeds, "text", "seeds")
@@ -243,65 +252,187 @@ class PrivateEvolutionGenerator:
         synthetic = _dataset([{"text": text} for text in self._expansion(texts, num_samples, weights)])
         # The report of this generator is about its own seeds, so only what comes from them gets its card.
         own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
+        if own:
+            synthetic.info.description = description_of_report(self.privacy_report, len(synthetic))
         self._synthetic = synthetic if own else None
         return synthetic
 
+    @property
+    def seeds(self) -> "Dataset | None":
+        """The seeds of the latest run, or of the saved run that this generator goes on from."""
+        return self._seeds
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **overrides: Any) -> "PrivateEvolutionGenerator":
-        """Make a generator with the configuration and the models of a saved run. Its budget is a new one.
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, token: str | None = None, **overrides: Any
+    ) -> "PrivateEvolutionGenerator":
+        """Go on from a saved run: its configuration, models, seeds, and report, to which later releases are added.
+
+        To start anew with the same settings, with a report of its own, give `config` to the constructor instead.
 
         Args:
-            folder (`str` or `Path`): A folder that `save_pretrained` wrote.
-            **overrides: Arguments of the constructor that replace the saved ones, such as `device`, or a model that
-                was given as an object without a name.
+            name (`str` or `Path`): A folder of `save_pretrained`, or a dataset repository of `push_to_hub`.
+            revision (`str`, *optional*): Branch, tag or commit of the repository.
+            token (`str`, *optional*): Token of the Hub.
+            **overrides: Arguments of the constructor that replace the saved ones: `device`, a model that was given
+                as an object or a local folder, or a `config` that changes anything but the mechanism.
 
         Raises:
-            FileNotFoundError: `folder` was not written by `save_pretrained`.
+            FileNotFoundError: `name` is neither.
+            ValueError: The report and the configuration do not belong together, or a model's name was not saved.
         """
+        folder = fetch_folder(name, ["*.json", SEEDS_NAME], revision, token)
         config = overrides.pop("config", None) or PrivateEvolutionConfig.from_pretrained(folder)
-        sources = json.loads((Path(folder) / MODELS_NAME).read_text(encoding="utf-8"))
-        return cls(**{**sources, **overrides}, config=config)
+        sources = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))
+        for argument, source in sources.items():
+            if argument not in overrides and source is not None and source["name"] is None:
+                raise ValueError(
+                    f"{str(name)!r} does not say where its `{argument}` is from: it was a loaded object or a local "
+                    f"folder. Give it: `from_pretrained(..., {argument}=...)`."
+                )
+        models = {argument: source and source["name"] for argument, source in sources.items()}
+        generator = cls(**{**models, **overrides}, config=config)
+        report = PrivacyReport.from_pretrained(folder)
+        generator._ledger = PrivacyLedger.from_report(report, generator.ledger.mechanism)
+        generator._num_clients = report.num_clients
+        if (folder / SEEDS_NAME).is_file():
+            # Not `splitlines`: a text may hold other characters that end a line.
+            lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
+            generator._seeds = _dataset([json.loads(line) for line in lines if line])
+            history = json.loads((folder / HISTORY_NAME).read_text(encoding="utf-8"))
+            generator.history = [RoundRecord(**{**record, "votes": tuple(record["votes"])}) for record in history]
+            # The next run draws other candidates than the runs before it.
+            generator._runs = math.ceil(report.num_rounds / config.num_rounds)
+        return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what is known about the runs so far; nothing of it is private.
+        """Write the latest run; nothing of it is private. With several processes, all of them call it.
 
         Args:
             folder (`str` or `Path`):
                 Gets `private_evolution_config.json`, `models.json` (which names local models by their place),
-                `privacy_report.json`, the seeds of the latest run in `seeds.jsonl`, and, for texts expanded from
-                them, the dataset card `README.md` and the picture `run.png`.
+                `privacy_report.json`, the seeds of the latest run in `seeds.jsonl`, its rounds in `history.json`, and,
+                for texts expanded from the seeds, the texts (for `datasets.load_from_disk`), the dataset card
+                `README.md` and the picture `run.png`. They appear together, once all of them are written.
 
         Raises:
-            ValueError: The folder holds the report of a run that has spent more than this generator.
+            ValueError: The folder holds the report of another run, or of one that has spent more.
         """
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         self._check_report_is_not_lost(path)
-        self.config.save_pretrained(path)
-        self.privacy_report.save_pretrained(path)
-        (path / MODELS_NAME).write_text(json.dumps(self._sources, indent=2) + "\n", encoding="utf-8")
+        maps = self._maps()
+        if is_main_process():
+            with written_whole(path) as scratch:
+                self._write(scratch, maps, self._models)
+                if self._synthetic is not None:
+                    self._synthetic.save_to_disk(str(scratch))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Differentially private synthetic text",
+        license: str | None = None,
+        language: str | None = None,
+        allow_no_guarantee: bool = False,
+    ) -> str | None:
+        """Push the latest run as a dataset repository, in one commit. With several processes, all of them call it.
+
+        The repository has two configurations: `load_dataset(repo_id)` gives the synthetic texts, and
+        `load_dataset(repo_id, "seeds")` the seeds. `from_pretrained(repo_id)` goes on from it.
+
+        Args:
+            repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`.
+            private (`bool`, *optional*): Whether a new repository is private.
+            token (`str`, *optional*): Token of the Hub; by default the one that you logged in with.
+            commit_message (`str`, *optional*): Title of the commit.
+            license (`str`, *optional*): Licence of the texts for the card, such as `"cc0-1.0"`.
+            language (`str`, *optional*): Their language for the card, such as `"en"`.
+            allow_no_guarantee (`bool`, *optional*, defaults to `False`):
+                Push a set without a finite guarantee. It is refused without this.
+
+        Returns:
+            `str`: Address of the repository; None in other processes than the main one.
+
+        Raises:
+            ValueError: There are no synthetic texts of own seeds, there is no finite guarantee, or the repository
+                holds something else.
+            PermissionError: There is no token.
+            ConnectionError: The push broke off; nothing of it is on the Hub, and it can be repeated.
+        """
+        if self._synthetic is None:
+            raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
+        check_guarantee(self.privacy_report, allow_no_guarantee)
+        maps = self._maps()
+        if not is_main_process():
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            header = {"repo_id": repo_id, "license": license, "language": language}
+            self._write(Path(folder), maps, {key: model.published() for key, model in self._models.items()}, **header)
+            (Path(folder) / DATA_FILE).parent.mkdir()
+            self._synthetic.to_parquet(Path(folder) / DATA_FILE)
+            return push_folder(
+                folder,
+                repo_id,
+                "dataset",
+                self.privacy_report,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                allow_no_guarantee=allow_no_guarantee,
+            )
+
+    def _write(
+        self, folder: Path, maps: dict[str, np.ndarray], models: dict[str, ModelSource], **header: str | None
+    ) -> None:
+        """Write everything but the synthetic texts."""
+        self.config.save_pretrained(folder)
+        self.privacy_report.save_pretrained(folder)
+        _write_json(folder / MODELS_NAME, {argument: model.to_dict() for argument, model in models.items()})
         if self._seeds is not None:
-            self._seeds.to_json(path / SEEDS_NAME)
+            # `to_json` would round the votes.
+            lines = [json.dumps(seed, ensure_ascii=False) + "\n" for seed in self._seeds.to_list()]
+            (folder / SEEDS_NAME).write_text("".join(lines), encoding="utf-8", errors="replace")
+            _write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self._seeds is not None and self._synthetic is not None:
-            seeds, texts = list(self._seeds["text"]), list(self._synthetic["text"])
-            stages = {"initial population": self.initial_population, "seeds": seeds, "synthetic texts": texts}
-            maps = {name: self.embed(stage[:MAP_SIZE]) for name, stage in stages.items()}
-            plot_run(self.history, self.privacy_report, self.config, maps, path / PICTURE_NAME)
-            card = dataset_card(self.privacy_report, self.config, self._sources, texts, len(seeds))
-            (path / "README.md").write_text(card, encoding="utf-8")
+            plot_run(self.history, self.privacy_report, self.config, maps, folder / PICTURE_NAME)
+            named = {argument: model.label for argument, model in models.items()}
+            texts = list(self._synthetic["text"])
+            card = dataset_card(self.privacy_report, self.config, named, texts, len(self._seeds), **header)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _maps(self) -> dict[str, np.ndarray]:
+        """Embed some texts of each stage for the picture, with all processes."""
+        if self._seeds is None or self._synthetic is None:
+            return {}
+        stages = {
+            "initial population": self.initial_population,
+            "seeds": list(self._seeds["text"]),
+            "synthetic texts": list(self._synthetic["text"]),
+        }
+        return {name: self.embed(texts[:MAP_SIZE]) for name, texts in stages.items() if texts}
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
-        report = folder / REPORT_NAME
-        spent = json.loads(report.read_text(encoding="utf-8"))["num_rounds"] if report.exists() else 0
-        if spent > self.ledger.num_releases:
+        if not (folder / REPORT_NAME).is_file():
+            return
+        there = PrivacyReport.from_pretrained(folder)
+        if there.num_rounds > 0 and (there.ledger_id != self.ledger.id or there.num_rounds > self.ledger.num_releases):
             raise ValueError(
-                f"`folder`={str(folder)!r} holds the report of a run that released {spent} histograms; this generator "
-                f"released {self.ledger.num_releases}. Writing over it would hide what was spent: choose another one."
+                f"`folder`={str(folder)!r} holds the report of another run, which released {there.num_rounds} "
+                f"histograms; this generator released {self.ledger.num_releases}. Writing over it would hide what was "
+                "spent: choose another folder."
             )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts with the model in whose space the clients vote: unit rows, shape `(len(texts), d)`."""
-        return self._embedder(texts, "Embedding")
+        return self._embed(texts, "Embedding")
+
+    def _embed(self, texts: Sequence[str], label: str) -> np.ndarray:
+        # Of public texts only: the private side embeds in the main process, with `TextEmbedder` itself.
+        rows: list[np.ndarray] = map_over_processes(lambda share: list(self._embedder(share, label)), texts)
+        return np.stack(rows)
 
     def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
         if public is not None:
@@ -319,17 +450,30 @@ class PrivateEvolutionGenerator:
             )
         return self._needs_text_generator("`initial_population`=None, which lets the expansion model write one,")
 
-    def _client_pool(self, private: "Dataset | ClientPool") -> ClientPool:
+    def _client_pool(self, private: "Dataset | ClientPool | None") -> ClientPool | None:
+        """Make the pool of clients, in the main process; no other one gets to see private text."""
+        pool = self._make_pool(private) if is_main_process() else None
+        self._num_clients = broadcast(None if pool is None else pool.num_clients)
+        return pool
+
+    def _make_pool(self, private: Any) -> ClientPool:
         if hasattr(private, "release_histogram"):
             pool: ClientPool = private
         else:
             pool = InMemoryClientPool(private, self._embedder, self.config, self.ledger, self._noise)
         if pool.ledger is not self.ledger:
             raise ValueError("`private` is a pool with a ledger of its own; make it with `ledger=generator.ledger`.")
-        self._num_clients = pool.num_clients
         return pool
 
-    def _release(self, clients: ClientPool, candidates: np.ndarray) -> np.ndarray:
+    def _release(self, clients: ClientPool | None, candidates: np.ndarray) -> np.ndarray:
+        """Get one histogram from the clients, drawn in the main process and handed to the others."""
+        votes, ledger = broadcast(None if clients is None else (self._ask(clients, candidates), self.ledger))
+        # The main process's ledger is the one that the pool counts in; the others get a copy of what it says.
+        if not is_main_process():
+            self._ledger = ledger
+        return votes
+
+    def _ask(self, clients: ClientPool, candidates: np.ndarray) -> np.ndarray:
         """Ask the clients for one histogram, and make sure that it was counted."""
         before = self.ledger.num_releases
         votes = clients.release_histogram(candidates)
@@ -340,9 +484,9 @@ class PrivateEvolutionGenerator:
     def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:
         """Represent each candidate by the mean embedding of its variations (lookahead), or by its own."""
         if self.config.lookahead == 0:
-            return self._embedder(population, f"{label}: embedding")
+            return self._embed(population, f"{label}: embedding")
         looked_ahead = [
-            self._embedder(self._vary(population, random, f"{label}: looking ahead"), f"{label}: embedding")
+            self._embed(self._vary(population, random, f"{label}: looking ahead"), f"{label}: embedding")
             for _ in range(self.config.lookahead)
         ]
         return np.mean(looked_ahead, axis=0)
@@ -360,6 +504,10 @@ def check_num_samples(num_samples: int) -> None:
     """Raise a `ValueError` where `num_samples` is not a positive integer."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _dataset(rows: list[dict[str, Any]]) -> "Dataset":

@@ -1,14 +1,19 @@
 """Loading of the models that a run uses: a Hub id, a local folder, or an object that is loaded already."""
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .packaged_models import PACKAGED, locate
+from .processes import own_device
+
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return `device`, or the accelerator that torch finds, or the CPU."""
+    """Return `device`, or the one of this process among several, or the accelerator that torch finds, or the CPU."""
+    device = own_device() if device is None else device
     if device is not None:
         return torch.device(device)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -66,16 +71,54 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return source
     _check_source("embedding_model", source)
     try:
-        return SentenceTransformer(str(source), device=str(device), model_kwargs={"dtype": dtype})
+        return SentenceTransformer(str(locate(source)), device=str(device), model_kwargs={"dtype": dtype})
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source) from error
 
 
-def source_name(source: Any) -> str | None:
-    """Return the Hub id or folder by which a model can be loaded again, or None where the object does not say."""
-    if source is None or isinstance(source, (str, Path)):
-        return None if source is None else str(source)
-    return _name(source) or None
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is from.
+
+    Args:
+        name (`str`, *optional*): Hub id, local folder or name of a packaged model by which it can be loaded again.
+        revision (`str`, *optional*): Commit of the Hub, or version of the package.
+        given (`bool`, *optional*, defaults to `True`): Whether there is such a model at all.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    given: bool = True
+
+    @classmethod
+    def of(cls, source: Any, model: Any) -> "ModelSource":
+        """Describe a model by what it was loaded from and what it became."""
+        if source is None:
+            return cls(given=False)
+        name = str(source) if isinstance(source, (str, Path)) else _name(source) or None
+        if name in PACKAGED:
+            return cls(name, PACKAGED[name].version())
+        inner = model[0].auto_model if hasattr(model, "encode") else model
+        return cls(name, getattr(getattr(inner, "config", None), "_commit_hash", None))
+
+    def published(self) -> "ModelSource":
+        """Leave out the place of a local folder, which is nobody else's business."""
+        return replace(self, name=None) if self._is_local() else self
+
+    @property
+    def label(self) -> str | None:
+        """The name for people, without saying where on this machine a folder lies; None where there is none."""
+        if self.name is None:
+            return "given as an object or a local folder" if self.given else None
+        name = "/".join(Path(self.name).parts[-2:]) if self._is_local() else self.name
+        return f"{name} ({self.revision})" if self.revision else name
+
+    def to_dict(self) -> dict[str, str | None] | None:
+        """Return name and revision as a dictionary that JSON can hold, or None where there is no model."""
+        return {"name": self.name, "revision": self.revision} if self.given else None
+
+    def _is_local(self) -> bool:
+        return self.name is not None and Path(self.name).is_dir()
 
 
 def _load(
@@ -89,8 +132,9 @@ def _load(
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = auto_class.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        folder = locate(source)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source) from error
     return model.to(device).eval(), tokenizer

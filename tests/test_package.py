@@ -12,8 +12,9 @@ import hf_pretext
 PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
-    "version configuration cleaning data voting privacy noise selection sampling models embedding clients generation "
-    "expansion variation population evaluation plots cards generator packaged_models plays quickstart cli"
+    "version configuration cleaning data files voting privacy noise selection sampling processes packaged_models "
+    "models embedding clients generation expansion variation population evaluation plots cards hub generator plays "
+    "quickstart cli"
 ).split()
 
 

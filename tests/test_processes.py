@@ -1,0 +1,63 @@
+"""Two processes that really run: the same population, one draw of noise a round, one report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_pretext.processes import broadcast, is_main_process, map_over_processes, num_processes
+
+RUN = Path(__file__).parent / "two_processes.py"
+
+
+def torchrun(script, *arguments, num_processes=2, env=None):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    return subprocess.run([*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=env)
+
+
+def test_alone_everything_is_done_here():
+    assert (num_processes(), is_main_process(), broadcast("value")) == (1, True, "value")
+    assert map_over_processes(lambda share: [item + 1 for item in share], [1, 2, 3]) == [2, 3, 4]
+    assert map_over_processes(lambda share, seed: [seed] * len(share), [1, 2], seed=7) == [7, 7]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, bert, llama, sentence_transformer):
+    folder = tmp_path_factory.mktemp("two")
+    for name, (model, tokenizer) in {"bert": bert, "llama": llama}.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    sentence_transformer.save(str(folder / "encoder"))
+    done = torchrun(RUN, folder)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_two_processes_end_with_the_same_texts_and_report(outcomes):
+    first, second = outcomes
+    assert first["world_size"] == second["world_size"] == 2
+    for name in ("initial_population", "seeds", "synthetic", "report"):
+        assert first[name] == second[name], name
+    assert len(set(first["synthetic"])) == len(first["synthetic"]) == 20
+
+
+def test_noise_is_drawn_once_a_round_in_the_main_process(outcomes):
+    first, second = outcomes
+    assert (first["draws"], second["draws"]) == (first["report"]["num_rounds"], 0)
+
+
+def test_other_processes_hold_no_private_text_and_do_their_share(outcomes):
+    first, second = outcomes
+    assert (first["had_private"], second["had_private"]) == (True, False)
+    # The expansion's prompts and the candidates to vary are shared evenly.
+    assert second["prompts"] > 0 and abs(first["prompts"] - second["prompts"]) <= 0.2 * first["prompts"]
+    assert second["varied"] > 0 and abs(first["varied"] - second["varied"]) <= 0.2 * first["varied"]
+
+
+def test_results_come_in_the_order_of_the_items(outcomes):
+    assert all(outcome["doubled"] == list(2 * np.arange(7)) for outcome in outcomes)
+    # Processes that drew from one seed would write the same texts.
+    assert all(len(set(outcome["seeds_of_shares"])) == 2 for outcome in outcomes)

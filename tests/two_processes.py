@@ -1,0 +1,68 @@
+"""What each process of `tests/test_processes.py` runs: `torchrun --nproc_per_node 2 two_processes.py FOLDER`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+
+from conftest import random_texts
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.generation import TextGenerator
+from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.processes import is_main_process, map_over_processes
+from hf_pretext.variation import MaskedVariation
+
+COUNTS = {"draws": 0, "prompts": 0, "varied": 0}
+
+
+def counted(cls, method, name, index=None):
+    """Count the calls of a method, or the items of an argument."""
+    original = getattr(cls, method)
+
+    def counting(self, *arguments, **named):
+        COUNTS[name] += 1 if index is None else len(arguments[index])
+        return original(self, *arguments, **named)
+
+    setattr(cls, method, counting)
+
+
+def main(folder):
+    counted(DiscreteGaussian, "__call__", "draws")
+    counted(TextGenerator, "_continue", "prompts", 0)
+    counted(MaskedVariation, "_vary", "varied", 0)
+    private = None
+    if is_main_process():
+        clients = [f"client-{number}" for number in range(1, 13) for _ in range(number)]
+        private = Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1)})
+    config = PrivateEvolutionConfig(
+        epsilon=4.0,
+        delta=1e-3,
+        num_rounds=3,
+        population_size=16,
+        lookahead=1,
+        max_length=16,
+        max_new_tokens=16,
+        min_words=1,
+    )
+    generator = PrivateEvolutionGenerator(
+        folder / "bert", folder / "encoder", folder / "llama", config=config, batch_size=4
+    )
+    seeds = generator.evolve(private, initial_population=random_texts(60, seed=2))
+    outcome = {
+        "world_size": int(os.environ["WORLD_SIZE"]),
+        "had_private": private is not None,
+        "initial_population": generator.initial_population,
+        "seeds": seeds.to_list(),
+        "synthetic": list(generator.expand(seeds, num_samples=20)["text"]),
+        "report": generator.privacy_report.to_dict(),
+        "doubled": map_over_processes(lambda share: [2 * item for item in share], range(7)),
+        "seeds_of_shares": map_over_processes(lambda share, seed: [seed] * len(share), range(7), seed=3),
+        **COUNTS,
+    }
+    (folder / f"outcome-{os.environ['RANK']}.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
