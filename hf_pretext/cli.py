@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart` and `generate`."""
+"""The command `hf-pretext`: `quickstart`, `generate` and `plays`."""
 
 import argparse
 import re
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output-dir", default="quickstart-output", help="Folder for the dataset, card, report and picture."
     )
     quickstart.add_argument("--seed", type=int, default=0, help="Seed of everything but the noise.")
+    plays = commands.add_parser("plays", help="Write the quickstart's clients into files, for the recipes.")
+    plays.add_argument("--output-dir", default="plays", help="Folder for private.jsonl and held_out.jsonl.")
     generate = commands.add_parser("generate", help="Generate a synthetic dataset as a YAML file says.")
     generate.add_argument(
         "--config",
@@ -56,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .quickstart import run_quickstart
 
             run_quickstart(options.output_dir, options.seed)
+        elif options.command == "plays":
+            from .plays import write_plays
+
+            write_plays(options.output_dir)
         else:
             _generate(Path(options.config))
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:

@@ -61,6 +61,43 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
     return Dataset.from_dict({**texts, client_column: ids})
 
 
+def read_texts(
+    name: str | Path,
+    text_column: str,
+    client_column: str | None = None,
+    *,
+    split: str = "train",
+    revision: str | None = None,
+) -> "Dataset":
+    """Read texts from a local file or folder, as `read_dataset` does, or from a dataset repository of the Hub.
+
+    Args:
+        name (`str` or `Path`): Path, or name of a repository.
+        text_column (`str`): Column of texts.
+        client_column (`str`, *optional*): Column of client ids.
+        split (`str`, *optional*, defaults to `"train"`): Split of the repository.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: There is neither a file nor a repository of that name.
+        ValueError: It cannot be read, or lacks a column.
+    """
+    if Path(name).exists():
+        return read_dataset(name, text_column, client_column)
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(str(name), split=split, revision=revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
+        ) from error
+    for column in (text_column, client_column):
+        if column is not None and column not in dataset.column_names:
+            raise ValueError(f"{str(name)!r} has no column {column!r}, but {dataset.column_names}.")
+    return dataset
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet

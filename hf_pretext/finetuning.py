@@ -1,4 +1,4 @@
-"""What every finetuning on synthetic texts shares: reading them with their guarantee, logging it, and saving with a card.
+"""What every finetuning on synthetic texts shares: reading them, logging their guarantee, and saving with a card.
 
 The recipes build a trainer around it; `trl` and `peft` are their business. A training script of your own needs
 `GuaranteeCallback` at least:
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from .cards import PICTURE_NAME, model_card
-from .data import list_texts, read_dataset
+from .data import list_texts, read_texts
 from .files import written_whole
 from .hub import check_guarantee, check_token, fetch_folder, find_privacy_report, push_folder
 from .models import ModelSource
@@ -51,7 +51,8 @@ class FinetuningArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
     text_column: str = field(default="text", metadata={"help": "Column of texts."})
     validation_share: float = field(
-        default=0.1, metadata={"help": "Share of the synthetic texts that the checkpoint is chosen by, not trained on."}
+        default=0.1,
+        metadata={"help": "Share of the texts that the checkpoint is chosen by."},
     )
     license: str | None = field(default=None, metadata={"help": "Licence of the finetuned model, for its card."})
     allow_no_guarantee: bool = field(
@@ -96,7 +97,7 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     if not 0 < arguments.validation_share < 1:
         raise ValueError(f"`validation_share`={arguments.validation_share} must lie strictly between 0 and 1.")
     name, column = arguments.dataset, arguments.text_column
-    dataset = _read(name, column, arguments.dataset_revision)
+    dataset = read_texts(name, column, revision=arguments.dataset_revision)
     texts = [text for text in list_texts(dataset, column, "dataset") if text.strip()]
     if len(texts) < 2:
         raise ValueError(f"`dataset`={name!r} holds {len(texts)} texts that are not blank; it needs at least 2.")
@@ -114,15 +115,6 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     # In memory, where a trainer's `map` leaves no files beside the data.
     split = Dataset.from_dict({"text": texts}).train_test_split(test_size=arguments.validation_share, seed=seed)
     return TrainingTexts(split["train"], split["test"], report, _public_name(name), hub_id, revision, picture)
-
-
-def _read(name: str, column: str, revision: str | None) -> "Dataset":
-    if Path(name).exists():
-        return read_dataset(name, column)
-    from datasets import load_dataset
-
-    fetch_folder(name, ["README.md"], revision)  # Says in one sentence what is wrong where the name is.
-    return load_dataset(name, split="train", revision=revision)
 
 
 class GuaranteeCallback(TrainerCallback):
@@ -167,13 +159,27 @@ def take_over_push(training: Any, texts: TrainingTexts, arguments: FinetuningArg
         return None
     training.push_to_hub = False
     check_guarantee(texts.report, arguments.allow_no_guarantee)
-    check_token(training.hub_token, training.hub_model_id)
+    target = check_push(training.hub_model_id, training.hub_token)
     return {
-        "repo_id": training.hub_model_id or Path(training.output_dir).resolve().name,
+        **target,
         "private": training.hub_private_repo,
-        "token": training.hub_token,
         "allow_no_guarantee": arguments.allow_no_guarantee,
     }
+
+
+def check_push(repo_id: str | None, token: str | None) -> dict[str, Any]:
+    """Return where to push, as arguments of `push_model`, if there is a name and a token for it.
+
+    Raises:
+        ValueError: There is no name.
+        PermissionError: There is no token.
+    """
+    if repo_id is None:
+        raise ValueError(
+            "`hub_model_id`=None: `push_to_hub` needs the name of a repository, such as 'me/jobs-adapter'."
+        )
+    check_token(token, repo_id)
+    return {"repo_id": repo_id, "token": token}
 
 
 def train_and_save(

@@ -71,7 +71,7 @@ def push_folder(
     return str(address)
 
 
-def check_token(token: str | None, repo_id: str | None) -> None:
+def check_token(token: str | None, repo_id: str) -> None:
     """Raise a `PermissionError` where there is no token to push with."""
     from huggingface_hub import get_token
 
@@ -93,8 +93,14 @@ def check_guarantee(report: PrivacyReport | None, allow_no_guarantee: bool) -> N
     )
 
 
-def fetch_folder(name: str | Path, patterns: list[str], revision: str | None = None, token: str | None = None) -> Path:
-    """Return a local folder, or fetch the files of a dataset repository that match patterns.
+def fetch_folder(
+    name: str | Path,
+    patterns: list[str],
+    revision: str | None = None,
+    token: str | None = None,
+    repo_type: str = "dataset",
+) -> Path:
+    """Return a local folder, or fetch the files of a repository that match patterns.
 
     Raises:
         FileNotFoundError: `name` is neither a folder nor a repository that can be read.
@@ -106,11 +112,11 @@ def fetch_folder(name: str | Path, patterns: list[str], revision: str | None = N
 
     try:
         return Path(
-            snapshot_download(str(name), repo_type="dataset", allow_patterns=patterns, revision=revision, token=token)
+            snapshot_download(str(name), repo_type=repo_type, allow_patterns=patterns, revision=revision, token=token)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"{str(name)!r} is neither a folder nor a dataset repository of the Hub that can be read: {error}"
+            f"{str(name)!r} is neither a folder nor a {repo_type} repository of the Hub that can be read: {error}"
         ) from error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .files import written_whole
 from .packaged_models import package_folder
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
         )
         for is_held in (False, True)
     )
+
+
+def write_plays(folder: str | Path) -> None:
+    """Write the private and the held-out speeches to `private.jsonl` and `held_out.jsonl` in a folder."""
+    with written_whole(folder) as scratch:
+        for name, speeches in zip(("private", "held_out"), load_plays(), strict=True):
+            speeches.to_json(scratch / f"{name}.jsonl")
 
 
 def _speeches(path: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The picture of a run: noisy votes, survivors, and a map of the texts. Nothing in it is private."""
+"""Pictures: of a run (noisy votes, survivors, a map of the texts; nothing in it is private) and of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,3 +78,33 @@ def _plot_map(axes: Any, maps: Mapping[str, np.ndarray]) -> None:
     axes.set(title="Texts in the space of the embedding model", xticks=[], yticks=[])
     axes.set(xlabel="first principal component", ylabel="second")
     axes.legend(fontsize="small")
+
+
+def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracies before and after finetuning, and their differences with intervals, into a PNG file.
+
+    Args:
+        figures (`Mapping[str, Any]`): `before`, `after` and `difference` of `recipes/evaluate.py`.
+        path (`Path`): The file to write.
+    """
+    from matplotlib.figure import Figure
+
+    names = [f"top_{k}_accuracy" for k in (1, 3, 5, 10)]
+    places = np.arange(len(names))
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    scores, differences = figure.subplots(1, 2)
+    for side, color, shift in (("before", COLORS[0], -0.2), ("after", COLORS[2], 0.2)):
+        bars = scores.bar(places + shift, [figures[side][name] for name in names], 0.4, color=color, label=side)
+        scores.bar_label(bars, fmt="%.3f", fontsize="small")
+    scores.set(title="Next-token accuracy on held-out text", ylabel="share of tokens")
+    scores.set_xticks(places, ["top 1", "top 3", "top 5", "top 10"])
+    scores.legend(fontsize="small")
+    changes = [figures["difference"][name] for name in names]
+    middle = np.array([change["difference"] for change in changes])
+    reach = [middle - [change["low"] for change in changes], [change["high"] for change in changes] - middle]
+    differences.errorbar(places, middle, yerr=np.maximum(reach, 0), fmt="o", color=COLORS[2], capsize=4)
+    differences.axhline(0, color=COLORS[0], lw=1)
+    differences.set(title="After - before, 95 % interval over clients", ylabel="share of tokens")
+    differences.set_xticks(places, ["top 1", "top 3", "top 5", "top 10"])
+    figure.suptitle("Evaluation only: not covered by the guarantee")
+    figure.savefig(path)

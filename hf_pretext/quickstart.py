@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from .configuration import PrivateEvolutionConfig
-from .evaluation import frechet_distance
 from .generator import PrivateEvolutionGenerator
+from .measures import frechet_distance
 from .plays import load_plays
 from .privacy import REPORT_NAME
 

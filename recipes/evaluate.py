@@ -1,0 +1,179 @@
+"""Measure a finetuned model on held-out text, before and after finetuning, with intervals over clients.
+
+```bash
+python recipes/evaluate.py --model jobs-adapter --dataset held_out.jsonl
+```
+
+It takes one model: choose it by its validation loss on synthetic texts, which the finetuning recipes do, and measure
+that one here, once. The figures go into `evaluation.json`, a picture and the model's card. An evaluation on private
+text is not covered by the guarantee of the model, and the texts are written nowhere.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# `import evaluate` must find the library, and not this script.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import TrlParser
+
+from hf_pretext.cards import MEASURES
+from hf_pretext.data import list_texts, read_texts
+from hf_pretext.embedding import TextEmbedder
+from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
+from hf_pretext.files import written_whole
+from hf_pretext.finetuning import TRAINING_NAME, check_push, push_model, run_recipe, write_model_card
+from hf_pretext.hub import fetch_folder
+from hf_pretext.models import load_sentence_transformer, resolve_device
+from hf_pretext.packaged_models import locate
+from hf_pretext.plots import plot_evaluation
+from hf_pretext.processes import is_main_process, num_processes
+
+
+@dataclass
+class EvaluationArguments:
+    """What to measure, and on what."""
+
+    model: str = field(metadata={"help": "Finetuned model or LoRA adapter: a folder of the recipes, or a repository."})
+    dataset: str = field(metadata={"help": "Held-out texts: a file, a folder, or a dataset repository of the Hub."})
+    base_model: str | None = field(default=None, metadata={"help": "Model before finetuning; by default its own."})
+    split: str = field(default="test", metadata={"help": "What to call the held-out texts; split of a repository."})
+    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    client_column: str | None = field(
+        default="client_id", metadata={"help": "Column that says whose a text is; null: each text is someone else's."}
+    )
+    is_private: bool = field(default=True, metadata={"help": "Whether the held-out texts are private, for the card."})
+    num_texts: int | None = field(default=None, metadata={"help": "Measure on so many texts, drawn at random."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text that are read; null: all."})
+    batch_size: int = field(default=16, metadata={"help": "Texts per forward pass."})
+    synthetic: str | None = field(
+        default=None, metadata={"help": "Synthetic texts, to measure their distance to the held-out texts as well."}
+    )
+    embedding_model: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Model for that distance."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "Where the models go; null: an accelerator or the CPU."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the drawing of texts and of the bootstrap."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results; by default the model's."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the model again, with the figures in its card."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to."})
+    hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub."})
+
+
+def main(arguments: EvaluationArguments) -> None:
+    """Measure as the arguments say."""
+    push = check_push(arguments.hub_model_id, arguments.hub_token) if arguments.push_to_hub else None
+    folder = fetch_folder(arguments.model, ["*"], repo_type="model")
+    output = Path(arguments.output_dir or (arguments.model if Path(arguments.model).is_dir() else ""))
+    if output == Path():
+        raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
+    texts, clients = held_out_texts(arguments)
+    base, finetuned = load_models(arguments, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
+    before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
+    after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)
+    figures = {
+        "dataset": Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset,
+        "split": arguments.split,
+        "is_private": arguments.is_private,
+        "covered_by_the_guarantee": False,
+        "num_texts": len(texts),
+        "num_clients": len(set(clients)),
+        "num_tokens": before.totals()["num_tokens"],
+        "num_processes": num_processes(),
+        "before": before.totals(),
+        "after": after.totals(),
+        "difference": paired_bootstrap(before, after, clients, seed=arguments.seed),
+    }
+    if arguments.synthetic:
+        figures["synthetic_texts"] = measure_texts(arguments, texts)
+    if is_main_process():
+        write_results(output, folder, figures)
+        print(table(figures))
+        print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
+        if push:
+            print(f"Pushed to {push_model(output, **push)}.")
+
+
+def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]]:
+    """Read the held-out texts and whose they are."""
+    data = read_texts(arguments.dataset, arguments.text_column, arguments.client_column, split=arguments.split)
+    texts = list_texts(data, arguments.text_column, "dataset")
+    clients = list(range(len(texts))) if arguments.client_column is None else list(data[arguments.client_column])
+    if arguments.num_texts is not None and arguments.num_texts < len(texts):
+        import numpy as np
+
+        chosen = np.random.default_rng(arguments.seed).permutation(len(texts))[: arguments.num_texts]
+        texts, clients = [texts[index] for index in chosen], [clients[index] for index in chosen]
+    return texts, clients
+
+
+def load_models(arguments: EvaluationArguments, folder: Path) -> tuple[Any, Any]:
+    """Return two functions, which load the model before and after finetuning; an adapter's base is loaded once."""
+    adapter, facts = folder / "adapter_config.json", folder / TRAINING_NAME
+    name = arguments.base_model
+    if name is None and adapter.is_file():
+        name = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    elif name is None and facts.is_file():
+        name = json.loads(facts.read_text(encoding="utf-8"))["base_model"]
+    if name is None:
+        raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
+    device = resolve_device(arguments.device)
+
+    def load(place: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(place, use_safetensors=True).to(device)
+
+    if not adapter.is_file():
+        return lambda: load(locate(name)), lambda: load(folder)
+    from peft import PeftModel
+
+    base = load(locate(name))
+    return lambda: base, lambda: PeftModel.from_pretrained(base, str(folder))
+
+
+def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[str, Any]:
+    """Measure how near the synthetic texts are to the held-out ones."""
+    synthetic = list_texts(read_texts(arguments.synthetic, arguments.text_column), arguments.text_column, "synthetic")
+    embedder = TextEmbedder(
+        load_sentence_transformer(arguments.embedding_model, resolve_device(arguments.device), "auto")
+    )
+    return TextDistribution().compute(
+        predictions=synthetic, references=held_out, embed=lambda texts: embedder(texts, "Embedding")
+    )
+
+
+def write_results(output: Path, folder: Path, figures: dict[str, Any]) -> None:
+    """Write the figures, their picture, and the card that shows both."""
+    with written_whole(output) as scratch:
+        (scratch / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        plot_evaluation(figures, scratch / "evaluation.png")
+    if output.resolve() == folder.resolve() and (folder / TRAINING_NAME).is_file():
+        write_model_card(output)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Show the figures as a Markdown table."""
+    lines = [
+        f"{figures['num_texts']} texts of {figures['num_clients']} clients, {figures['num_tokens']} tokens "
+        "(evaluation only, not covered by the guarantee):\n",
+        "| | before | after | difference [95 % interval] |",
+        "|---|---|---|---|",
+    ]
+    for name, words in MEASURES.items():
+        change = figures["difference"][name]
+        lines.append(
+            f"| {words} | {figures['before'][name]:.4f} | {figures['after'][name]:.4f} | "
+            f"{change['difference']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}] |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_recipe(main, TrlParser((EvaluationArguments,)))
