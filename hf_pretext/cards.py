@@ -8,7 +8,7 @@ from .privacy import PrivacyReport
 
 PICTURE_NAME = "run.png"
 DATA_FILE = "data/train-00000-of-00001.parquet"
-SEEDS_NAME = "seeds.jsonl"
+SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -59,7 +59,7 @@ def dataset_card(
         tags=["synthetic", "differential-privacy", "private-evolution", "hf_pretext"],
         configs=[
             {"config_name": "default", "data_files": DATA_FILE, "default": True},
-            {"config_name": "seeds", "data_files": SEEDS_NAME},
+            {"config_name": "seeds", "data_files": SEEDS_FILE},
         ],
     )
     return _render(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cards import DATA_FILE, PICTURE_NAME, SEEDS_NAME, dataset_card
+from .cards import DATA_FILE, PICTURE_NAME, SEEDS_FILE, dataset_card
 from .clients import ClientPool, InMemoryClientPool
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 MODELS_NAME = "models.json"
 
 HISTORY_NAME = "history.json"
+
+SEEDS_NAME = "seeds.jsonl"
 
 _NO_EXPANSION_MODEL = (
     "{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal language model: "
@@ -281,7 +283,7 @@ class PrivateEvolutionGenerator:
             FileNotFoundError: `name` is neither.
             ValueError: The report and the configuration do not belong together, or a model's name was not saved.
         """
-        folder = fetch_folder(name, ["*.json", SEEDS_NAME], revision, token)
+        folder = fetch_folder(name, ["*.json", SEEDS_FILE], revision, token)
         config = overrides.pop("config", None) or PrivateEvolutionConfig.from_pretrained(folder)
         sources = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))
         for argument, source in sources.items():
@@ -295,10 +297,8 @@ class PrivateEvolutionGenerator:
         report = PrivacyReport.from_pretrained(folder)
         generator._ledger = PrivacyLedger.from_report(report, generator.ledger.mechanism)
         generator._num_clients = report.num_clients
-        if (folder / SEEDS_NAME).is_file():
-            # Not `splitlines`: a text may hold other characters that end a line.
-            lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
-            generator._seeds = _dataset([json.loads(line) for line in lines if line])
+        generator._seeds = _read_seeds(folder)
+        if generator._seeds is not None:
             history = json.loads((folder / HISTORY_NAME).read_text(encoding="utf-8"))
             generator.history = [RoundRecord(**{**record, "votes": tuple(record["votes"])}) for record in history]
             # The next run draws other candidates than the runs before it.
@@ -324,6 +324,10 @@ class PrivateEvolutionGenerator:
         if is_main_process():
             with written_whole(path) as scratch:
                 self._write(scratch, maps, self._models)
+                if self._seeds is not None:
+                    # `to_json` would round the votes.
+                    lines = [json.dumps(seed, ensure_ascii=False) + "\n" for seed in self._seeds.to_list()]
+                    (scratch / SEEDS_NAME).write_text("".join(lines), encoding="utf-8", errors="replace")
                 if self._synthetic is not None:
                     self._synthetic.save_to_disk(str(scratch))
 
@@ -362,7 +366,7 @@ class PrivateEvolutionGenerator:
             PermissionError: There is no token.
             ConnectionError: The push broke off; nothing of it is on the Hub, and it can be repeated.
         """
-        if self._synthetic is None:
+        if self._synthetic is None or self._seeds is None:
             raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
         check_guarantee(self.privacy_report, allow_no_guarantee)
         maps = self._maps()
@@ -371,8 +375,10 @@ class PrivateEvolutionGenerator:
         with tempfile.TemporaryDirectory() as folder:
             header = {"repo_id": repo_id, "license": license, "language": language}
             self._write(Path(folder), maps, {key: model.published() for key, model in self._models.items()}, **header)
-            (Path(folder) / DATA_FILE).parent.mkdir()
-            self._synthetic.to_parquet(Path(folder) / DATA_FILE)
+            # All configurations of a repository need one format.
+            for file, dataset in ((DATA_FILE, self._synthetic), (SEEDS_FILE, self._seeds)):
+                (Path(folder) / file).parent.mkdir()
+                dataset.to_parquet(Path(folder) / file)
             return push_folder(
                 folder,
                 repo_id,
@@ -387,14 +393,11 @@ class PrivateEvolutionGenerator:
     def _write(
         self, folder: Path, maps: dict[str, np.ndarray], models: dict[str, ModelSource], **header: str | None
     ) -> None:
-        """Write everything but the synthetic texts."""
+        """Write everything but the seeds and the synthetic texts."""
         self.config.save_pretrained(folder)
         self.privacy_report.save_pretrained(folder)
         _write_json(folder / MODELS_NAME, {argument: model.to_dict() for argument, model in models.items()})
         if self._seeds is not None:
-            # `to_json` would round the votes.
-            lines = [json.dumps(seed, ensure_ascii=False) + "\n" for seed in self._seeds.to_list()]
-            (folder / SEEDS_NAME).write_text("".join(lines), encoding="utf-8", errors="replace")
             _write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self._seeds is not None and self._synthetic is not None:
             plot_run(self.history, self.privacy_report, self.config, maps, folder / PICTURE_NAME)
@@ -504,6 +507,19 @@ def check_num_samples(num_samples: int) -> None:
     """Raise a `ValueError` where `num_samples` is not a positive integer."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
+
+
+def _read_seeds(folder: Path) -> "Dataset | None":
+    """Read the seeds of a local folder or of a repository."""
+    if (folder / SEEDS_FILE).is_file():
+        import pyarrow.parquet
+
+        return _dataset(pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist())
+    if not (folder / SEEDS_NAME).is_file():
+        return None
+    # Not `splitlines`: a text may hold other characters that end a line.
+    lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
+    return _dataset([json.loads(line) for line in lines if line])
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -4,10 +4,18 @@ A push is one commit, so a repository holds all of a run or nothing of it, and a
 """
 
 import json
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .privacy import REPORT_NAME, PrivacyReport
+
+logger = logging.getLogger(__name__)
+
+WAITS = (1, 4)
+"""Seconds before a push is tried again."""
 
 EMPTY_REPO = {".gitattributes", "README.md"}
 """Files that a repository may hold that somebody made on the website and put nothing into."""
@@ -45,14 +53,13 @@ def push_folder(
         ConnectionError: The Hub answered with an error; nothing of the content is then to be seen there.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     check_guarantee(report, allow_no_guarantee)
     check_token(token, repo_id)
     api = HfApi(token=token)
-    try:
+
+    def push() -> str:
         address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        head = _check_repo_is_ours(api, repo_id, repo_type, report)
         api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
@@ -60,15 +67,35 @@ def push_folder(
             commit_message=commit_message,
             ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
             # What an earlier push of the same run left and this one does not bring.
-            delete_patterns=["data/*", "*.safetensors"],
-            parent_commit=head,
+            delete_patterns=["data/*", "seeds/*", "*.safetensors"],
+            parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report),
         )
-    except (HfHubHTTPError, OSError) as error:
+        return str(address)
+
+    try:
+        return _with_patience(push)
+    except ValueError:
+        raise
+    except Exception as error:  # The client's transport, which has changed before, has exceptions of its own.
         raise ConnectionError(
             f"Pushing to {repo_id!r} broke off: {error}\nA push is one commit, so nothing of it is there; mend what "
             "the message names, or wait, and push again."
         ) from error
-    return str(address)
+
+
+def _with_patience(push: Callable[[], str]) -> str:
+    """Try again where the server is at fault (status 5xx); the client itself does so for some requests only."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for seconds in WAITS:
+        try:
+            return push()
+        except HfHubHTTPError as error:
+            if error.response.status_code < 500:
+                raise
+            logger.warning("The Hub answered with status %d; trying again.", error.response.status_code)
+            time.sleep(seconds)
+    return push()
 
 
 def check_token(token: str | None, repo_id: str) -> None:
@@ -114,7 +141,7 @@ def fetch_folder(
         return Path(
             snapshot_download(str(name), repo_type=repo_type, allow_patterns=patterns, revision=revision, token=token)
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{str(name)!r} is neither a folder nor a {repo_type} repository of the Hub that can be read: {error}"
         ) from error

@@ -1,0 +1,165 @@
+"""What the client processes of `tests/test_hub.py` run; each has a cache of its own."""
+
+import json
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard, HfApi, ModelCard
+from peft import PeftModel
+from test_recipes import load_script
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, SFTConfig
+
+from conftest import random_texts
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.finetuning import FinetuningArguments
+from hf_pretext.hub import find_privacy_report
+
+DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
+
+
+def make_generator(folder, **changes):
+    settings = {"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "lookahead": 0, "min_words": 1}
+    config = PrivateEvolutionConfig(**settings, max_length=16, max_new_tokens=16)
+    models = {name: folder / name for name in ("variation_model", "embedding_model", "expansion_model")}
+    return PrivateEvolutionGenerator(**models, config=config, batch_size=8, **changes)
+
+
+def run(generator):
+    clients = [f"client-{number}" for number in range(1, 13) for _ in range(number)]
+    private = Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1)})
+    return generator(private, initial_population=random_texts(60, seed=2), num_samples=40)
+
+
+def error_of(action):
+    """Return type and message of the error that an action raises, or None."""
+    try:
+        action()
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return None
+
+
+def break_next(status, times, path_contains, method="POST"):
+    fault = {"status": status, "times": times, "method": method, "path_contains": path_contains}
+    urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/faults", data=json.dumps(fault).encode()).read()
+
+
+def tensors(model):
+    return {name: value.double().sum().item() for name, value in model.state_dict().items()}
+
+
+def push(folder):
+    api, generator, outcome = HfApi(), make_generator(folder), {}
+    synthetic = run(generator)
+
+    token = os.environ.pop("HF_TOKEN")
+    outcome["no token"] = error_of(lambda: generator.push_to_hub(DATA))
+    os.environ["HF_TOKEN"] = token
+    outcome["wrong token"] = error_of(lambda: generator.push_to_hub(DATA, token="hf_wrong"))
+
+    break_next(None, 50, "/commit/")
+    outcome["cut connection"] = error_of(lambda: generator.push_to_hub(DATA))
+    outcome["files after the cut"] = sorted(api.list_repo_files(DATA, repo_type="dataset"))
+    break_next(500, 2, "/commit/")
+    outcome["two 500s"] = error_of(lambda: generator.push_to_hub(DATA, license="cc0-1.0", language="en"))
+    more = generator.expand(generator.seeds, num_samples=50)
+    generator.push_to_hub(DATA, license="cc0-1.0", language="en")
+
+    api.create_repo("me/photos", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"...", path_in_repo="cat.png", repo_id="me/photos", repo_type="dataset")
+    outcome["other files"] = error_of(lambda: generator.push_to_hub("me/photos"))
+    other = make_generator(folder)
+    run(other)
+    outcome["another run"] = error_of(lambda: other.push_to_hub(DATA))
+
+    no_noise = make_generator(folder, noise=lambda scale, size: [0] * size)
+    run(no_noise)
+    outcome["no guarantee"] = error_of(lambda: no_noise.push_to_hub("me/no-dp"))
+    outcome["no guarantee, repo"] = api.repo_exists("me/no-dp", repo_type="dataset")
+    no_noise.push_to_hub("me/no-dp", allow_no_guarantee=True)
+
+    outcome["synthetic"], outcome["more"] = list(synthetic["text"]), list(more["text"])
+    outcome["seeds"] = generator.seeds.to_list()
+    outcome["report"] = generator.privacy_report.to_dict()
+    outcome |= finetune(folder)
+    (folder / "pushed.json").write_text(json.dumps(outcome))
+
+
+def finetune(folder):
+    """Finetune both ways on the dataset of the Hub, by its name, and push."""
+    llm, small = load_script("finetune_llm"), load_script("finetune_small")
+
+    def training(name, repo):
+        return SFTConfig(
+            output_dir=str(folder / name),
+            push_to_hub=True,
+            hub_model_id=repo,
+            max_steps=2,
+            per_device_train_batch_size=4,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            max_length=32,
+            learning_rate=0.01,
+        )
+
+    base = str(folder / "expansion_model")
+    model = ModelConfig(model_name_or_path=base, dtype="float32", lora_r=2, lora_target_modules=["q_proj", "v_proj"])
+    llm.main(FinetuningArguments(dataset=DATA, license="apache-2.0"), training("adapter", ADAPTER), model)
+    arguments = small.SmallModelArguments(
+        dataset=DATA, license="apache-2.0", model_name_or_path=base, public_dataset=str(folder / "public.jsonl")
+    )
+    small.main(arguments, training("small", SMALL))
+    no_dp = FinetuningArguments(dataset="me/no-dp")
+    return {
+        "adapter tensors": tensors(
+            PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "adapter")
+        ),
+        "small tensors": tensors(AutoModelForCausalLM.from_pretrained(folder / "small")),
+        "adapter card": ModelCard.load(folder / "adapter" / "README.md").data.to_dict(),
+        "small card": ModelCard.load(folder / "small" / "README.md").data.to_dict(),
+        "model of no guarantee": error_of(lambda: llm.main(no_dp, training("no-dp", "me/no-dp-model"), model)),
+    }
+
+
+def pull(folder):
+    base = AutoModelForCausalLM.from_pretrained(folder / "expansion_model")
+    models = {name: folder / name for name in ("variation_model", "embedding_model", "expansion_model")}
+    generator = PrivateEvolutionGenerator.from_pretrained(DATA, **models)
+    card = DatasetCard.load(DATA)
+    outcome = {
+        "more": list(load_dataset(DATA, split="train")["text"]),
+        "seeds": load_dataset(DATA, "seeds", split="train").to_list(),
+        "restored seeds": generator.seeds.to_list(),
+        "report": generator.privacy_report.to_dict(),
+        "found report": find_privacy_report(DATA).to_dict(),
+        "no models": error_of(lambda: PrivateEvolutionGenerator.from_pretrained(DATA)),
+        "no repository": error_of(lambda: PrivateEvolutionGenerator.from_pretrained("me/nothing")),
+        "card": card.data.to_dict(),
+        "card text": card.text,
+        "no guarantee card": DatasetCard.load("me/no-dp").text,
+        "adapter tensors": tensors(PeftModel.from_pretrained(base, ADAPTER)),
+        "small tensors": tensors(AutoModelForCausalLM.from_pretrained(SMALL)),
+        "vocabulary": len(AutoTokenizer.from_pretrained(SMALL)),
+        "adapter card": ModelCard.load(ADAPTER).data.to_dict(),
+        "small card": ModelCard.load(SMALL).data.to_dict(),
+        "adapter text": ModelCard.load(ADAPTER).text,
+        "files": {
+            repo: sorted(HfApi().list_repo_files(repo, repo_type=kind))
+            for repo, kind in ((DATA, "dataset"), (ADAPTER, "model"), (SMALL, "model"))
+        },
+    }
+    generator.expand(generator.seeds, num_samples=45)
+    generator.push_to_hub(DATA)
+    outcome["after a push of the restored"] = load_dataset(DATA, split="train", revision="main").num_rows
+    (folder / "pulled.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"push": push, "pull": pull}[sys.argv[1]](Path(sys.argv[2]))

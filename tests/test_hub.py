@@ -1,0 +1,133 @@
+"""Round trips through a Hub that really answers over HTTP, with the unmodified clients, each in a fresh cache."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+
+from conftest import random_texts
+from hf_pretext.hub import description_of_report, find_privacy_report, report_of_description
+from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+
+CLIENT = Path(__file__).parent / "hub_client.py"
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, bert, llama, sentence_transformer):
+    """Push in one process and pull in another."""
+    folder = tmp_path_factory.mktemp("hub")
+    for name, (model, tokenizer) in {"variation_model": bert, "expansion_model": llama}.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    sentence_transformer.save(str(folder / "embedding_model"))
+    (folder / "public.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in random_texts(20, seed=8)))
+    with HubServer(folder / "server") as server:
+        for action in ("push", "pull"):
+            environment = {**os.environ, **server.environment(folder / f"home-{action}")}
+            done = subprocess.run(
+                [sys.executable, CLIENT, action, folder], env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr[-5000:]
+    return [json.loads((folder / f"{action}ed.json").read_text()) for action in ("push", "pull")]
+
+
+def test_dataset_comes_back_equal(outcomes):
+    pushed, pulled = outcomes
+    assert pulled["more"] == pushed["more"] and len(pulled["more"]) == 50
+    assert pulled["seeds"] == pulled["restored seeds"] == pushed["seeds"]
+    assert pulled["report"] == pulled["found report"] == pushed["report"]
+
+
+def test_models_come_back_equal(outcomes):
+    pushed, pulled = outcomes
+    for name in ("adapter tensors", "small tensors", "adapter card", "small card"):
+        assert pulled[name] == pushed[name], name
+    assert any("lora" in name for name in pulled["adapter tensors"])
+
+
+def test_cards_say_what_is_guaranteed(outcomes):
+    _, pulled = outcomes
+    assert pulled["card"]["license"] == "cc0-1.0" and pulled["card"]["language"] == "en"
+    assert [each["config_name"] for each in pulled["card"]["configs"]] == ["default", "seeds"]
+    assert 'load_dataset("me/jobs-dp", "seeds"' in pulled["card text"]
+    assert pulled["adapter card"]["datasets"] == "me/jobs-dp" and pulled["adapter card"]["license"] == "apache-2.0"
+    assert pulled["small card"]["library_name"] == "transformers"
+    assert pulled["adapter card"]["library_name"] == "peft"
+    assert "post-processing" in pulled["adapter text"] and "epsilon = 4" in pulled["adapter text"]
+    assert "There is no guarantee" in pulled["no guarantee card"]
+
+
+def test_nothing_but_the_results_is_pushed(outcomes):
+    _, pulled = outcomes
+    for files in pulled["files"].values():
+        assert not [name for name in files if "checkpoint" in name or name.endswith((".bin", ".pt", ".arrow"))]
+        assert {"README.md", "privacy_report.json", "run.png"} <= set(files)
+    assert "data/train-00000-of-00001.parquet" in pulled["files"]["me/jobs-dp"]
+
+
+def test_a_push_that_breaks_leaves_nothing_and_can_be_repeated(outcomes):
+    pushed, _ = outcomes
+    kind, message = pushed["cut connection"]
+    assert kind == "ConnectionError" and "push again" in message
+    assert pushed["files after the cut"] == [".gitattributes"]
+    assert pushed["two 500s"] is None
+
+
+def test_bad_tokens_are_named(outcomes):
+    pushed, _ = outcomes
+    assert pushed["no token"][0] == "PermissionError" and "hf auth login" in pushed["no token"][1]
+    assert pushed["wrong token"][0] == "ConnectionError" and "401" in pushed["wrong token"][1]
+
+
+def test_a_repository_of_something_else_is_refused(outcomes):
+    pushed, pulled = outcomes
+    assert pushed["other files"][0] == "ValueError" and "'cat.png'" in pushed["other files"][1]
+    assert pushed["another run"][0] == "ValueError" and "their epsilons add up" in pushed["another run"][1]
+    assert pulled["after a push of the restored"] == 45
+
+
+def test_no_guarantee_no_push_unless_told_so(outcomes):
+    pushed, _ = outcomes
+    assert pushed["no guarantee"][0] == "ValueError" and "allow_no_guarantee=True" in pushed["no guarantee"][1]
+    assert pushed["no guarantee, repo"] is False
+    assert pushed["model of no guarantee"][0] == "ValueError"
+
+
+def test_what_cannot_be_restored_is_named(outcomes):
+    _, pulled = outcomes
+    assert (
+        pulled["no models"][0] == "ValueError"
+        and "from_pretrained(..., variation_model=...)" in pulled["no models"][1]
+    )
+    assert pulled["no repository"][0] == "FileNotFoundError" and "'me/nothing'" in pulled["no repository"][1]
+
+
+@pytest.fixture
+def report(config):
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    ledger.record(32)
+    return PrivacyReport.from_ledger(ledger, config, num_clients=10)
+
+
+def test_a_report_travels_in_the_info_of_a_dataset(report, tmp_path):
+    from datasets import Dataset, concatenate_datasets, load_from_disk
+
+    dataset = Dataset.from_dict({"text": random_texts(10)})
+    assert find_privacy_report(dataset) is None
+    dataset.info.description = description_of_report(report, 10)
+    dataset.save_to_disk(str(tmp_path / "data"))
+    for other in (dataset, dataset.select(range(5)), load_from_disk(str(tmp_path / "data"))):
+        assert find_privacy_report(other) == report
+    joined = concatenate_datasets([dataset, Dataset.from_dict({"text": ["private text"]})])
+    with pytest.raises(ValueError, match="it was joined from several"):
+        find_privacy_report(joined)
+
+
+def test_two_reports_are_not_one(report):
+    both = description_of_report(report, 10) + "\n" + description_of_report(report, 5)
+    with pytest.raises(ValueError, match="carries 2 privacy reports"):
+        report_of_description(both, 3)
