@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test test-slow quality style clean
+.PHONY: quickstart recipes test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
+
+recipes: $(VENV)/.installed
+	$(BIN)/python tests/run_recipes.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
@@ -31,4 +34,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info quickstart-output
+	rm -rf $(VENV) build dist *.egg-info quickstart-output plays

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig. It must hold "
         f"{', '.join(REQUIRED_KEYS)}, and one of epsilon and noise_multiplier.",
     )
+    generate.add_argument(
+        "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "quickstart":
@@ -63,19 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             write_plays(options.output_dir)
         else:
-            _generate(Path(options.config))
+            _generate(Path(options.config), options.push_to_hub)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"hf-pretext: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _generate(path: Path) -> None:
+def _generate(path: Path, repo_id: str | None) -> None:
     run, settings = _read_run(path)
     from .configuration import PrivateEvolutionConfig
     from .generator import PrivateEvolutionGenerator, check_num_samples
+    from .hub import check_token
     from .privacy import REPORT_NAME
+    from .processes import is_main_process
 
+    if repo_id is not None:
+        check_token(None, repo_id)  # Before any budget is spent.
     config = PrivateEvolutionConfig(**settings)
     output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
     check_num_samples(num_samples)
@@ -87,7 +94,9 @@ def _generate(path: Path) -> None:
             "adds to its epsilon; keep that report, and choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    private = _read("private", run.pop("private"), config.text_column, config.client_column)
+    place = run.pop("private")
+    # The other processes have no business with private text.
+    private = _read("private", place, config.text_column, config.client_column) if is_main_process() else None
     source = run.pop("initial_population", None)
     public = None if source is None else _read("initial_population", source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config)
@@ -96,8 +105,12 @@ def _generate(path: Path) -> None:
     generator.save_pretrained(output_dir)
     synthetic = generator.expand(seeds, num_samples=num_samples)
     generator.save_pretrained(output_dir)
-    print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
-    print(generator.privacy_report.guarantee)
+    address = generator.push_to_hub(repo_id) if repo_id is not None else None
+    if is_main_process():
+        print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
+        print(generator.privacy_report.guarantee)
+        if address:
+            print(f"Pushed to {address}.")
 
 
 def _read(key: str, path: Any, *columns: str) -> "Dataset":

@@ -270,6 +270,8 @@ class PrivateEvolutionGenerator:
     ) -> "PrivateEvolutionGenerator":
         """Go on from a saved run: its configuration, models, seeds, and report, to which later releases are added.
 
+        From a folder, its synthetic texts come back as well, so that `push_to_hub` may follow.
+
         To start anew with the same settings, with a report of its own, give `config` to the constructor instead.
 
         Args:
@@ -303,6 +305,10 @@ class PrivateEvolutionGenerator:
             generator.history = [RoundRecord(**{**record, "votes": tuple(record["votes"])}) for record in history]
             # The next run draws other candidates than the runs before it.
             generator._runs = math.ceil(report.num_rounds / config.num_rounds)
+        if (folder / "state.json").is_file():
+            from datasets import load_from_disk
+
+            generator._synthetic = load_from_disk(str(folder), keep_in_memory=True)
         return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
