@@ -1,6 +1,8 @@
 """Every YAML of the recipes parses into what its script reads; unknown keys are errors; scripts run on tiny models."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cli import _read_run
-from hf_pretext.finetuning import FinetuningArguments
+from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -103,3 +105,129 @@ def test_accelerate_yaml_is_what_accelerate_reads(path, tmp_path):
     wrong.write_text(path.read_text() + "\nnum_proceses: 2\n")
     with pytest.raises(ValueError, match="num_proceses"):
         load_config_from_file(str(wrong))
+
+
+@pytest.fixture
+def folder(tmp_path, llama, sentence_transformer, public):
+    """Tiny models, and texts without a report."""
+    llama[0].save_pretrained(tmp_path / "llm")
+    llama[1].save_pretrained(tmp_path / "llm")
+    sentence_transformer.save(str(tmp_path / "embedder"))
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in public))
+    return tmp_path
+
+
+def finetune(folder, dataset, script="finetune_llm", **changes):
+    settings = {
+        "output_dir": str(folder / "out"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "max_length": 32,
+    }
+    training = SFTConfig(**{**settings, **changes})
+    if script == "finetune_small":
+        module = load_script(script)
+        module.main(module.SmallModelArguments(dataset=dataset, model_name_or_path=str(folder / "llm")), training)
+    else:
+        model = ModelConfig(
+            model_name_or_path=str(folder / "llm"), dtype="float32", lora_target_modules=["q_proj", "v_proj"]
+        )
+        load_script(script).main(FinetuningArguments(dataset=dataset), training, model)
+
+
+def test_a_training_script_calls_the_generator_and_logs_the_guarantee(folder, private):
+    module = load_script("train_with_generator")
+    arguments = module.Arguments(
+        output_dir=str(folder / "own"),
+        model=str(folder / "llm"),
+        embedding_model=str(folder / "embedder"),
+        num_samples=20,
+        population_size=16,
+        max_steps=2,
+    )
+    trainer = module.main(arguments, private)
+    assert trainer.state.log_history[0]["privacy_epsilon"] == pytest.approx(3, rel=1e-3)
+    assert trainer.state.log_history[0]["privacy_delta"] == 1e-5
+    # Another recipe finds the guarantee in what was saved, without being told.
+    texts = load_training_texts(FinetuningArguments(dataset=str(folder / "own" / "texts")))
+    assert texts.report.epsilon == pytest.approx(3, rel=1e-3)
+    assert len(texts.train) == 18 and len(texts.validation) == 2
+
+
+@pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
+def test_a_model_of_unknown_texts_says_so_in_its_card(folder, script):
+    """The tokenizer has no padding token, and nothing is pickled."""
+    finetune(folder, str(folder / "texts.jsonl"), script)
+    card = (folder / "out" / "README.md").read_text()
+    assert "no guarantee is known" in card and "epsilon" not in card
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert "training_args.bin" not in names and not [name for name in names if name.startswith(".writing")]
+    assert ("adapter_model.safetensors" if script == "finetune_llm" else "model.safetensors") in names
+
+
+def test_evaluation_before_and_after(folder, private, capsys):
+    finetune(folder, str(folder / "texts.jsonl"), "finetune_small", learning_rate=0.01, max_steps=8)
+    private.to_json(folder / "held_out.jsonl")
+    module = load_script("evaluate")
+    module.main(
+        module.EvaluationArguments(
+            model=str(folder / "out"),
+            base_model=str(folder / "llm"),
+            dataset=str(folder / "held_out.jsonl"),
+            synthetic=str(folder / "texts.jsonl"),
+            embedding_model=str(folder / "embedder"),
+            device="cpu",
+        )
+    )
+    figures = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert figures["num_clients"] == 12 and figures["after"]["cross_entropy"] < figures["before"]["cross_entropy"]
+    assert figures["covered_by_the_guarantee"] is False and figures["synthetic_texts"]["distinct_1"] > 0
+    interval = figures["difference"]["cross_entropy"]
+    assert interval["low"] <= interval["difference"] <= interval["high"] < 0
+    card = (folder / "out" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["model-index"][0]["results"][0]["metrics"][0]["type"] == "top_1_accuracy"
+    assert "evaluation.png" in card and (folder / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    assert "| next-token accuracy |" in capsys.readouterr().out
+    for path in (folder / "out").rglob("*.json"):
+        assert private["text"][0] not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "error", "message"),
+    [
+        ("empty.jsonl", {}, ValueError, "holds 0 texts that are not blank"),
+        ("other.jsonl", {}, ValueError, "rows without the column 'text'"),
+        ("nothing.jsonl", {}, FileNotFoundError, "neither a file, a folder, nor a dataset repository"),
+        ("texts.jsonl", {"push_to_hub": True}, ValueError, "has no finite privacy guarantee"),
+    ],
+)
+def test_bad_input_is_named_before_training(folder, dataset, changes, error, message, monkeypatch):
+    (folder / "empty.jsonl").write_text(json.dumps({"text": " "}))
+    (folder / "other.jsonl").write_text(json.dumps({"body": "a"}))
+    monkeypatch.chdir(folder)
+    with pytest.raises(error, match=message):
+        finetune(folder, dataset, **changes)
+    assert not (folder / "out").exists()
+
+
+def test_a_push_without_a_name_or_a_token_is_refused_before_training(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("hf_pretext.finetuning.check_guarantee", lambda *_: None)
+    with pytest.raises(ValueError, match="`hub_model_id`=None"):
+        finetune(folder, str(folder / "texts.jsonl"), push_to_hub=True)
+    with pytest.raises(PermissionError, match="hf auth login"):
+        finetune(folder, str(folder / "texts.jsonl"), push_to_hub=True, hub_model_id="me/adapter")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    """As a user sees them, from the command line."""
+    script = [sys.executable, RECIPES / "finetune_small.py", "--use_cpu", "--bf16", "false"]
+    done = subprocess.run(
+        [*script, "--dataset", "nothing.jsonl", "--output_dir", "out"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("finetune_small.py: 'nothing.jsonl' is neither")
