@@ -20,7 +20,7 @@ from .embedding import TextEmbedder
 from .expansion import Expansion
 from .files import written_whole
 from .generation import TextGenerator
-from .hub import check_guarantee, description_of_report, fetch_folder, push_folder
+from .hub import check_guarantee, description_of_report, fetch_folder, find_privacy_report, push_folder
 from .models import (
     ModelSource,
     load_causal_lm,
@@ -308,7 +308,9 @@ class PrivateEvolutionGenerator:
         if (folder / "state.json").is_file():
             from datasets import load_from_disk
 
-            generator._synthetic = load_from_disk(str(folder), keep_in_memory=True)
+            synthetic = load_from_disk(str(folder), keep_in_memory=True)
+            # Texts that somebody else put there are not this run's.
+            generator._synthetic = synthetic if find_privacy_report(synthetic) == report else None
         return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -427,7 +429,7 @@ class PrivateEvolutionGenerator:
         if not (folder / REPORT_NAME).is_file():
             return
         there = PrivacyReport.from_pretrained(folder)
-        if there.num_rounds > 0 and (there.ledger_id != self.ledger.id or there.num_rounds > self.ledger.num_releases):
+        if not self.privacy_report.covers(there):
             raise ValueError(
                 f"`folder`={str(folder)!r} holds the report of another run, which released {there.num_rounds} "
                 f"histograms; this generator released {self.ledger.num_releases}. Writing over it would hide what was "

@@ -202,7 +202,7 @@ def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyR
         )
     path = api.hf_hub_download(repo_id, REPORT_NAME, repo_type=repo_type, revision=info.sha)
     there = PrivacyReport.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    if report is None or there.ledger_id != report.ledger_id or there.num_rounds > report.num_rounds:
+    if report is None or not report.covers(there):
         raise ValueError(
             f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon {there.epsilon:.4g}, "
             f"{there.num_rounds} releases). If both runs saw the same clients, their epsilons add up, and a push "

@@ -180,7 +180,7 @@ class PrivacyLedger:
 
     def __init__(self, mechanism: VoteMechanism) -> None:
         self._mechanism = mechanism
-        self._id = uuid.uuid4().hex
+        self._release_ids: list[str] = []
         self._bins_per_release: list[int] = []
         self._noise_was_genuine = True
 
@@ -196,7 +196,6 @@ class PrivacyLedger:
             ValueError: The report tells of another mechanism, or of a smaller epsilon than its releases cost.
         """
         ledger = cls(mechanism)
-        ledger._id = report.ledger_id
         for num_bins in report.bins_per_release:
             ledger.record(num_bins, noise_is_genuine=math.isfinite(report.epsilon))
         said = (report.noise_multiplier, report.sensitivity, report.max_samples_per_client, report.accountant)
@@ -206,9 +205,11 @@ class PrivacyLedger:
             mechanism.max_samples_per_client,
             mechanism.accountant,
         )
+        ledger._release_ids = list(report.release_ids)
         # Another version of the accountant's numerics may differ in the last digits.
         costs = ledger.epsilon(report.delta) * (1 - 1e-6)
-        if said != meant or report.num_rounds != ledger.num_releases or report.epsilon < costs:
+        counts = {report.num_rounds, len(set(report.release_ids)), ledger.num_releases}
+        if said != meant or len(counts) > 1 or report.epsilon < costs:
             raise ValueError(
                 f"The privacy report (epsilon {report.epsilon:.6g}, {report.num_rounds} releases, mechanism {said}) "
                 f"and the configuration's mechanism {meant}, whose {ledger.num_releases} releases cost {costs:.6g}, "
@@ -218,9 +219,9 @@ class PrivacyLedger:
         return ledger
 
     @property
-    def id(self) -> str:
-        """Random name of this ledger: reports that carry the same one count the same releases, others add up."""
-        return self._id
+    def release_ids(self) -> tuple[str, ...]:
+        """A random name for each release, by which two reports can be told to count the same ones."""
+        return tuple(self._release_ids)
 
     @property
     def bins_per_release(self) -> tuple[int, ...]:
@@ -240,6 +241,7 @@ class PrivacyLedger:
             noise_is_genuine (`bool`, *optional*, defaults to `True`):
                 Whether the noise was the library's own; with any other there is no guarantee from here on.
         """
+        self._release_ids.append(uuid.uuid4().hex[:16])
         self._bins_per_release.append(num_bins)
         self._noise_was_genuine &= noise_is_genuine
 
@@ -271,7 +273,7 @@ class PrivacyReport:
         vote_clipping (`str`): `"l2"` or `"count"`.
         num_clients (`int`, *optional*): Number of clients; it counts as public.
         target_epsilon (`float`, *optional*): The budget that was asked for, one run's worth.
-        ledger_id (`str`): Random name of the ledger; reports with different ones add up.
+        release_ids (`tuple` of `str`): A random name for each histogram; what two reports do not share adds up.
         bins_per_release (`tuple` of `int`): Number of bins of each histogram.
         hf_pretext_version (`str`): Version that made the report.
     """
@@ -289,7 +291,7 @@ class PrivacyReport:
     vote_clipping: str
     num_clients: int | None = None
     target_epsilon: float | None = None
-    ledger_id: str = ""
+    release_ids: tuple[str, ...] = ()
     bins_per_release: tuple[int, ...] = ()
     hf_pretext_version: str = __version__
 
@@ -313,7 +315,7 @@ class PrivacyReport:
             vote_clipping=config.vote_clipping,
             num_clients=num_clients,
             target_epsilon=config.epsilon,
-            ledger_id=ledger.id,
+            release_ids=ledger.release_ids,
             bins_per_release=ledger.bins_per_release,
         )
 
@@ -322,12 +324,17 @@ class PrivacyReport:
         """Read what `to_dict` returned; the words are not read but made anew from the figures."""
         known = {name: values[name] for name in (each.name for each in fields(cls)) if name in values}
         epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
-        return cls(**{**known, "epsilon": epsilon, "bins_per_release": tuple(known.get("bins_per_release", ()))})
+        lists = {name: tuple(known.get(name, ())) for name in ("release_ids", "bins_per_release")}
+        return cls(**{**known, **lists, "epsilon": epsilon})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
         """Read `privacy_report.json` from a folder."""
         return cls.from_dict(json.loads((Path(folder) / REPORT_NAME).read_text(encoding="utf-8")))
+
+    def covers(self, other: "PrivacyReport") -> bool:
+        """Tell whether every release that another report counts is counted here, so that this one may replace it."""
+        return set(other.release_ids) <= set(self.release_ids) and (other.num_rounds == 0 or bool(other.release_ids))
 
     @property
     def is_finite(self) -> bool:
@@ -389,7 +396,8 @@ class PrivacyReport:
         """Return the figures and the words as a dictionary that JSON can hold; an infinite epsilon becomes None."""
         words = {"guarantee": self.guarantee, "mechanism": self.mechanism, "assumptions": list(self.assumptions)}
         epsilon = self.epsilon if math.isfinite(self.epsilon) else None
-        return {**asdict(self), "epsilon": epsilon, "bins_per_release": list(self.bins_per_release), **words}
+        lists = {"release_ids": list(self.release_ids), "bins_per_release": list(self.bins_per_release)}
+        return {**asdict(self), **lists, "epsilon": epsilon, **words}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `privacy_report.json` to `folder`, which is made where it does not exist."""

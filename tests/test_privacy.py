@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import dp_accounting
 import numpy as np
@@ -170,3 +171,60 @@ def test_a_second_run_composes_and_the_report_says_so():
     expected = compute_epsilon(ledger.mechanism.noise_multiplier / math.sqrt(2), DELTA, config.num_rounds)
     assert report.epsilon == pytest.approx(expected, rel=1e-6)
     assert report.epsilon > 1.29 and "more than the 1.29 of one run" in report.guarantee
+
+
+def saved_report(num_releases=2, **changes):
+    config = PrivateEvolutionConfig(epsilon=2.0, delta=1e-3, num_rounds=2, population_size=16)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    for _ in range(num_releases):
+        ledger.record(16)
+    return replace(PrivacyReport.from_ledger(ledger, config), **changes), ledger.mechanism
+
+
+def test_a_ledger_goes_on_from_its_report():
+    report, mechanism = saved_report()
+    ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
+    ledger.record(16)
+    assert ledger.num_releases == 3 and ledger.release_ids[:2] == report.release_ids
+    assert ledger.epsilon(1e-3) > report.epsilon
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epsilon": 1.9},
+        {"num_rounds": 1},
+        {"noise_multiplier": 99.0},
+        {"max_samples_per_client": 1},
+        {"bins_per_release": (16,)},
+        {"release_ids": ("a", "a")},
+    ],
+)
+def test_a_report_that_does_not_add_up_is_refused(changes):
+    report, mechanism = saved_report(**changes)
+    with pytest.raises(ValueError, match="do not belong together"):
+        PrivacyLedger.from_report(report, mechanism)
+
+
+def test_without_a_guarantee_once_without_for_ever():
+    report, mechanism = saved_report(epsilon=math.inf)
+    assert json.loads(json.dumps(report.to_dict()))["epsilon"] is None
+    ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
+    ledger.record(16)
+    assert math.isinf(ledger.epsilon(1e-3))
+
+
+def test_a_report_covers_what_it_counts_only():
+    first, mechanism = saved_report()
+    other, _ = saved_report()
+    branches = []
+    for _ in range(2):
+        ledger = PrivacyLedger.from_report(first, mechanism)
+        ledger.record(16)
+        branches.append(replace(first, num_rounds=3, release_ids=ledger.release_ids))
+    assert first.covers(first) and branches[0].covers(first) and not first.covers(branches[0])
+    assert not first.covers(other)
+    # Two that went on from one report have each spent what the other does not count.
+    assert not branches[0].covers(branches[1])
+    assert not first.covers(replace(first, release_ids=()))
+    assert first.covers(replace(first, num_rounds=0, release_ids=()))
