@@ -125,6 +125,17 @@ def sentence_transformer(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def models_folder(tmp_path_factory, bert, llama, sentence_transformer):
+    """The tiny models in folders, named after the arguments that take them."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, (model, tokenizer) in {"variation_model": bert, "expansion_model": llama}.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    sentence_transformer.save(str(folder / "embedding_model"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def embedder(sentence_transformer):
     return TextEmbedder(sentence_transformer, batch_size=16)
 

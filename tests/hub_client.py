@@ -19,14 +19,14 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.finetuning import FinetuningArguments
 from hf_pretext.hub import find_privacy_report
 
+MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
 
 
-def make_generator(folder, **changes):
+def make_generator(**changes):
     settings = {"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "lookahead": 0, "min_words": 1}
     config = PrivateEvolutionConfig(**settings, max_length=16, max_new_tokens=16)
-    models = {name: folder / name for name in ("variation_model", "embedding_model", "expansion_model")}
-    return PrivateEvolutionGenerator(**models, config=config, batch_size=8, **changes)
+    return PrivateEvolutionGenerator(**MODELS, config=config, batch_size=8, **changes)
 
 
 def run(generator):
@@ -54,7 +54,7 @@ def tensors(model):
 
 
 def push(folder):
-    api, generator, outcome = HfApi(), make_generator(folder), {}
+    api, generator, outcome = HfApi(), make_generator(), {}
     synthetic = run(generator)
 
     token = os.environ.pop("HF_TOKEN")
@@ -73,11 +73,11 @@ def push(folder):
     api.create_repo("me/photos", repo_type="dataset")
     api.upload_file(path_or_fileobj=b"...", path_in_repo="cat.png", repo_id="me/photos", repo_type="dataset")
     outcome["other files"] = error_of(lambda: generator.push_to_hub("me/photos"))
-    other = make_generator(folder)
+    other = make_generator()
     run(other)
     outcome["another run"] = error_of(lambda: other.push_to_hub(DATA))
 
-    no_noise = make_generator(folder, noise=lambda scale, size: [0] * size)
+    no_noise = make_generator(noise=lambda scale, size: [0] * size)
     run(no_noise)
     outcome["no guarantee"] = error_of(lambda: no_noise.push_to_hub("me/no-dp"))
     outcome["no guarantee, repo"] = api.repo_exists("me/no-dp", repo_type="dataset")
@@ -108,7 +108,7 @@ def finetune(folder):
             learning_rate=0.01,
         )
 
-    base = str(folder / "expansion_model")
+    base = str(MODELS["expansion_model"])
     model = ModelConfig(model_name_or_path=base, dtype="float32", lora_r=2, lora_target_modules=["q_proj", "v_proj"])
     llm.main(FinetuningArguments(dataset=DATA, license="apache-2.0"), training("adapter", ADAPTER), model)
     arguments = small.SmallModelArguments(
@@ -128,9 +128,8 @@ def finetune(folder):
 
 
 def pull(folder):
-    base = AutoModelForCausalLM.from_pretrained(folder / "expansion_model")
-    models = {name: folder / name for name in ("variation_model", "embedding_model", "expansion_model")}
-    generator = PrivateEvolutionGenerator.from_pretrained(DATA, **models)
+    base = AutoModelForCausalLM.from_pretrained(MODELS["expansion_model"])
+    generator = PrivateEvolutionGenerator.from_pretrained(DATA, **MODELS)
     card = DatasetCard.load(DATA)
     outcome = {
         "more": list(load_dataset(DATA, split="train")["text"]),

@@ -158,6 +158,25 @@ def pull():
     (BUILD / "hub.json").write_text(json.dumps(outcome))
 
 
+def cards():
+    """Take what the latest run rendered, and what it rendered from, into `model_cards/`."""
+    kept = ("README.md", "training.json", "evaluation.json", "evaluation.png", "privacy_report.json", "run.png")
+    for folder, name in ((SYNTHETIC, "quickstart"), (ADAPTER, "adapter"), (SMALL, "small-model")):
+        target = Path("model_cards") / name
+        target.mkdir(exist_ok=True)
+        for file in (*kept, "private_evolution_config.json", "models.json", "seeds.jsonl"):
+            if (folder / file).is_file():
+                shutil.copyfile(folder / file, target / file)
+    texts = [{"text": text} for text in load_texts(SYNTHETIC)]
+    (Path("model_cards") / "quickstart" / "texts.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False))
+
+
+def load_texts(folder):
+    from datasets import load_from_disk
+
+    return list(load_from_disk(str(folder))["text"])
+
+
 def main():
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
@@ -186,4 +205,4 @@ def main():
 
 
 if __name__ == "__main__":
-    {"push": push, "pull": pull, "main": main}[sys.argv[1] if len(sys.argv) > 1 else "main"]()
+    {"push": push, "pull": pull, "cards": cards, "main": main}[sys.argv[1] if len(sys.argv) > 1 else "main"]()

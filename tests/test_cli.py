@@ -13,11 +13,9 @@ from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 
 
 @pytest.fixture
-def folders(bert, sentence_transformer, llama, private, public, tmp_path):
-    for name, (model, tokenizer) in {"mlm": bert, "llm": llama}.items():
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    sentence_transformer.save(str(tmp_path / "embedder"))
+def folders(models_folder, private, public, tmp_path):
+    for name, place in {"mlm": "variation", "llm": "expansion", "embedder": "embedding"}.items():
+        (tmp_path / name).symlink_to(models_folder / f"{place}_model")
     private.to_json(tmp_path / "private.jsonl")
     (tmp_path / "public.json").write_text(json.dumps([{"text": text} for text in public]))
     return tmp_path

@@ -32,11 +32,7 @@ def test_private_clients_in_synthetic_dataset_out(make_generator, private, publi
     assert 3.9 < report.epsilon <= 4.0
 
 
-def test_the_contract_s_ten_lines_run_from_local_folders(bert, sentence_transformer, llama, private, public, tmp_path):
-    for name, (model, tokenizer) in {"mlm": bert, "llm": llama}.items():
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    sentence_transformer.save(str(tmp_path / "embedder"))
+def test_the_contract_s_ten_lines_run_from_local_folders(models_folder, private, public, tmp_path):
     config = PrivateEvolutionConfig(
         epsilon=1.29,
         delta=3e-6,
@@ -47,9 +43,9 @@ def test_the_contract_s_ten_lines_run_from_local_folders(bert, sentence_transfor
         min_words=1,
     )
     generator = PrivateEvolutionGenerator(
-        variation_model=str(tmp_path / "mlm"),
-        embedding_model=str(tmp_path / "embedder"),
-        expansion_model=str(tmp_path / "llm"),
+        variation_model=str(models_folder / "variation_model"),
+        embedding_model=str(models_folder / "embedding_model"),
+        expansion_model=str(models_folder / "expansion_model"),
         config=config,
         device=None,
         dtype="auto",

@@ -17,19 +17,18 @@ CLIENT = Path(__file__).parent / "hub_client.py"
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, bert, llama, sentence_transformer):
+def outcomes(tmp_path_factory, models_folder):
     """Push in one process and pull in another."""
     folder = tmp_path_factory.mktemp("hub")
-    for name, (model, tokenizer) in {"variation_model": bert, "expansion_model": llama}.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    sentence_transformer.save(str(folder / "embedding_model"))
     (folder / "public.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in random_texts(20, seed=8)))
     with HubServer(folder / "server") as server:
         for action in ("push", "pull"):
             environment = {**os.environ, **server.environment(folder / f"home-{action}")}
             done = subprocess.run(
-                [sys.executable, CLIENT, action, folder], env=environment, capture_output=True, text=True
+                [sys.executable, CLIENT, action, folder, models_folder],
+                env=environment,
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0, done.stderr[-5000:]
     return [json.loads((folder / f"{action}ed.json").read_text()) for action in ("push", "pull")]

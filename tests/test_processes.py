@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import random_texts
+from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.processes import broadcast, is_main_process, map_over_processes, num_processes
 
 RUN = Path(__file__).parent / "two_processes.py"
@@ -25,13 +27,9 @@ def test_alone_everything_is_done_here():
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, bert, llama, sentence_transformer):
+def outcomes(tmp_path_factory, models_folder):
     folder = tmp_path_factory.mktemp("two")
-    for name, (model, tokenizer) in {"bert": bert, "llama": llama}.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    sentence_transformer.save(str(folder / "encoder"))
-    done = torchrun(RUN, folder)
+    done = torchrun(RUN, folder, models_folder)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -55,6 +53,11 @@ def test_other_processes_hold_no_private_text_and_do_their_share(outcomes):
     # The expansion's prompts and the candidates to vary are shared evenly.
     assert second["prompts"] > 0 and abs(first["prompts"] - second["prompts"]) <= 0.2 * first["prompts"]
     assert second["varied"] > 0 and abs(first["varied"] - second["varied"]) <= 0.2 * first["varied"]
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(outcomes, llama):
+    alone = score_next_tokens(*llama, random_texts(15, seed=5)).totals()
+    assert outcomes[0]["totals"] == outcomes[1]["totals"] == pytest.approx(alone, rel=1e-6)
 
 
 def test_results_come_in_the_order_of_the_items(outcomes):

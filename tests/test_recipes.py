@@ -108,11 +108,10 @@ def test_accelerate_yaml_is_what_accelerate_reads(path, tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path, llama, sentence_transformer, public):
+def folder(tmp_path, models_folder, public):
     """Tiny models, and texts without a report."""
-    llama[0].save_pretrained(tmp_path / "llm")
-    llama[1].save_pretrained(tmp_path / "llm")
-    sentence_transformer.save(str(tmp_path / "embedder"))
+    (tmp_path / "llm").symlink_to(models_folder / "expansion_model")
+    (tmp_path / "embedder").symlink_to(models_folder / "embedding_model")
     (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in public))
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""What each process of `tests/test_processes.py` runs: `torchrun --nproc_per_node 2 two_processes.py FOLDER`."""
+"""What each process of `tests/test_processes.py` runs: `torchrun two_processes.py FOLDER MODELS`."""
 
 import json
 import os
@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.generation import TextGenerator
 from hf_pretext.noise import DiscreteGaussian
 from hf_pretext.processes import is_main_process, map_over_processes
@@ -28,7 +30,11 @@ def counted(cls, method, name, index=None):
     setattr(cls, method, counting)
 
 
-def main(folder):
+def load_causal_lm(folder):
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def main(folder, models):
     counted(DiscreteGaussian, "__call__", "draws")
     counted(TextGenerator, "_continue", "prompts", 0)
     counted(MaskedVariation, "_vary", "varied", 0)
@@ -46,9 +52,8 @@ def main(folder):
         max_new_tokens=16,
         min_words=1,
     )
-    generator = PrivateEvolutionGenerator(
-        folder / "bert", folder / "encoder", folder / "llama", config=config, batch_size=4
-    )
+    names = ("variation_model", "embedding_model", "expansion_model")
+    generator = PrivateEvolutionGenerator(**{name: models / name for name in names}, config=config, batch_size=4)
     seeds = generator.evolve(private, initial_population=random_texts(60, seed=2))
     outcome = {
         "world_size": int(os.environ["WORLD_SIZE"]),
@@ -59,10 +64,11 @@ def main(folder):
         "report": generator.privacy_report.to_dict(),
         "doubled": map_over_processes(lambda share: [2 * item for item in share], range(7)),
         "seeds_of_shares": map_over_processes(lambda share, seed: [seed] * len(share), range(7), seed=3),
+        "totals": score_next_tokens(*load_causal_lm(models / "expansion_model"), random_texts(15, seed=5)).totals(),
         **COUNTS,
     }
     (folder / f"outcome-{os.environ['RANK']}.json").write_text(json.dumps(outcome))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))
