@@ -31,7 +31,7 @@ from .files import written_whole
 from .hub import check_guarantee, check_token, fetch_folder, find_privacy_report, push_folder
 from .models import ModelSource
 from .packaged_models import PACKAGED
-from .privacy import PrivacyReport
+from .privacy import REPORT_NAME, PrivacyReport
 from .processes import is_main_process
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
+FILES_OF_A_MODEL = (
+    *("README.md", REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME),
+    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
+)
+"""What must not stay in a folder when another model is saved there: above all not the guarantee of the older one."""
+
 LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "datasets", "torch")
 
 
@@ -188,6 +194,7 @@ def train_and_save(
     arguments: FinetuningArguments,
     base_model: str,
     push: dict[str, Any] | None = None,
+    first_stage: TrainingTexts | None = None,
 ) -> None:
     """Train, save the model with its card, and push it.
 
@@ -197,6 +204,7 @@ def train_and_save(
         arguments (`FinetuningArguments`): Licence of the model.
         base_model (`str`): Name of the model that is finetuned.
         push (`dict`, *optional*): What `take_over_push` returned.
+        first_stage (`TrainingTexts`, *optional*): What the model was trained on just before.
     """
     trainer.add_callback(GuaranteeCallback(trainer, texts.report))
     started = time.perf_counter()
@@ -205,10 +213,12 @@ def train_and_save(
     validation_loss = trainer.evaluate()["eval_loss"]
     output = Path(trainer.args.output_dir)
     # All processes save, since each may hold a part of the weights, but the main one writes.
-    with written_whole(output) if is_main_process() else tempfile.TemporaryDirectory() as scratch:
+    own = written_whole(output, replaces=FILES_OF_A_MODEL)
+    with own if is_main_process() else tempfile.TemporaryDirectory() as scratch:
         trainer.save_model(str(scratch))
         if is_main_process():
             facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds)
+            facts["earlier_guarantees"] = _earlier_guarantees(texts, base_model, first_stage)
             _write_beside(Path(scratch), facts, texts, base_model)
     if is_main_process():
         print(f"The model and its card are in {output}/.")
@@ -228,6 +238,26 @@ def run_recipe(main: Callable[..., None], parser: Any) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         logger.debug("The recipe failed.", exc_info=True)
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+def _earlier_guarantees(texts: TrainingTexts, base_model: str, first_stage: TrainingTexts | None) -> list[str]:
+    """Collect what is guaranteed for texts that the model learned before: their epsilons may add to that of `texts`."""
+    folder = None
+    if base_model not in PACKAGED:
+        try:
+            folder = fetch_folder(base_model, [REPORT_NAME, TRAINING_NAME], repo_type="model")
+        except FileNotFoundError:
+            logger.info("Whether %s has a privacy report of its own could not be seen.", base_model)
+    reports, guarantees = [first_stage.report] if first_stage else [], []
+    if folder is not None and (folder / TRAINING_NAME).is_file():
+        guarantees += json.loads((folder / TRAINING_NAME).read_text(encoding="utf-8"))["earlier_guarantees"]
+        reports.append(find_privacy_report(folder))
+        if reports[-1] is None:
+            guarantees.append("No guarantee is known for the texts that its base model was finetuned on.")
+    counted = [report for report in reports if report is not None]
+    return guarantees + [
+        report.guarantee for report in counted if texts.report is None or not texts.report.covers(report)
+    ]
 
 
 def training_facts(

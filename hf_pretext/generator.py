@@ -49,6 +49,17 @@ HISTORY_NAME = "history.json"
 
 SEEDS_NAME = "seeds.jsonl"
 
+FILES_OF_A_RUN = (
+    "README.md",
+    PICTURE_NAME,
+    SEEDS_NAME,
+    HISTORY_NAME,
+    "data-*.arrow",
+    "state.json",
+    "dataset_info.json",
+)
+"""What must not stay in a folder when a later run, without it yet, is saved there."""
+
 _NO_EXPANSION_MODEL = (
     "{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal language model: "
     "a Hub id, a local folder, or a (model, tokenizer) pair."
@@ -330,7 +341,7 @@ class PrivateEvolutionGenerator:
         self._check_report_is_not_lost(path)
         maps = self._maps()
         if is_main_process():
-            with written_whole(path) as scratch:
+            with written_whole(path, replaces=FILES_OF_A_RUN) as scratch:
                 self._write(scratch, maps, self._models)
                 if self._seeds is not None:
                     # `to_json` would round the votes.

@@ -60,16 +60,18 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     base = locate(arguments.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)
     model = AutoModelForCausalLM.from_pretrained(base, revision=arguments.model_revision, dtype="float32")
+    public_texts = None
     if arguments.public_dataset:
         public = copy.copy(arguments)
         public.dataset, public.dataset_revision = arguments.public_dataset, None
         stage = copy.copy(training)
         stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"
-        trainer = make_trainer(model, tokenizer, stage, load_training_texts(public, training.seed))
+        public_texts = load_training_texts(public, training.seed)
+        trainer = make_trainer(model, tokenizer, stage, public_texts)
         trainer.train()
         model = trainer.model
     trainer = make_trainer(model, tokenizer, training, texts)
-    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, push)
+    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, push, public_texts)
 
 
 if __name__ == "__main__":

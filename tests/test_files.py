@@ -23,6 +23,15 @@ def test_files_appear_together_and_others_stay(tmp_path):
     }
 
 
+def test_what_belonged_to_older_files_goes_with_them(tmp_path):
+    for name in ("report.json", "weights-1.bin", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    with written_whole(tmp_path, replaces=("report.json", "weights-*", "new.txt")) as scratch:
+        (scratch / "new.txt").write_text("new")
+        assert (tmp_path / "report.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"new.txt", "notes.txt"}
+
+
 def test_an_error_leaves_what_was_there(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(KeyboardInterrupt), written_whole(tmp_path) as scratch:

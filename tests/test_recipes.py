@@ -10,7 +10,7 @@ import pytest
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from hf_pretext import PrivateEvolutionConfig
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import _read_run
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 
@@ -230,3 +230,39 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("finetune_small.py: 'nothing.jsonl' is neither")
+
+
+def dp_texts(folder, private, public, name):
+    """Synthetic texts with a finite guarantee, of a run of their own."""
+    config = PrivateEvolutionConfig(
+        epsilon=4.0, delta=1e-3, num_rounds=1, population_size=16, lookahead=0, max_length=16, min_words=1
+    )
+    generator = PrivateEvolutionGenerator(None, folder / "embedder", folder / "llm", config=config)
+    generator(private, initial_population=public, num_samples=20)
+    generator.save_pretrained(folder / name)
+    return str(folder / name)
+
+
+def test_a_guarantee_does_not_outlive_its_model(folder, private, public):
+    """A second model, of texts without a guarantee, into the folder of one that had it."""
+    finetune(folder, dp_texts(folder, private, public, "first"))
+    assert "epsilon = 4" in (folder / "out" / "README.md").read_text()
+    (folder / "out" / "evaluation.json").write_text("{}")
+    finetune(folder, str(folder / "texts.jsonl"), "finetune_small")
+    assert "no guarantee is known" in (folder / "out" / "README.md").read_text()
+    for name in ("privacy_report.json", "evaluation.json", "run.png", "adapter_config.json"):
+        assert not (folder / "out" / name).exists(), name
+
+
+def test_a_model_that_learned_from_two_runs_says_so(folder, private, public):
+    first, second = (dp_texts(folder, private, public, name) for name in ("first", "second"))
+    module = load_script("finetune_small")
+    training = {"max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 32}
+    places = [str(folder / "llm"), str(folder / "one"), str(folder / "two"), str(folder / "again")]
+    for base, out, dataset in zip(places, places[1:], (first, second, second), strict=False):
+        arguments = module.SmallModelArguments(dataset=dataset, model_name_or_path=base)
+        module.main(arguments, SFTConfig(output_dir=out, **training))
+    cards = {name: (folder / name / "README.md").read_text() for name in ("one", "two", "again")}
+    assert "epsilons add up" not in cards["one"] and "epsilons add up" in cards["two"]
+    # The first run's guarantee is not forgotten where the second one's texts are seen once more.
+    assert "epsilons add up" in cards["again"]
