@@ -241,7 +241,7 @@ def run_recipe(main: Callable[..., None], parser: Any) -> None:
 
 
 def _earlier_guarantees(texts: TrainingTexts, base_model: str, first_stage: TrainingTexts | None) -> list[str]:
-    """Collect what is guaranteed for texts that the model learned before: their epsilons may add to that of `texts`."""
+    """Collect the guarantees of texts that the model learned before; their epsilons may add to that of `texts`."""
     folder = None
     if base_model not in PACKAGED:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset
-from huggingface_hub import DatasetCard, HfApi, ModelCard
+from huggingface_hub import DatasetCard, HfApi, ModelCard, hf_hub_download
 from peft import PeftModel
 from test_recipes import load_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -127,6 +127,13 @@ def finetune(folder):
     }
 
 
+def config_of(repo):
+    """As the card says."""
+    return PrivateEvolutionConfig.from_pretrained(
+        hf_hub_download(repo, "private_evolution_config.json", repo_type="dataset")
+    )
+
+
 def pull(folder):
     base = AutoModelForCausalLM.from_pretrained(MODELS["expansion_model"])
     generator = PrivateEvolutionGenerator.from_pretrained(DATA, **MODELS)
@@ -135,6 +142,7 @@ def pull(folder):
         "more": list(load_dataset(DATA, split="train")["text"]),
         "seeds": load_dataset(DATA, "seeds", split="train").to_list(),
         "restored seeds": generator.seeds.to_list(),
+        "config equal": generator.config == config_of(DATA),
         "report": generator.privacy_report.to_dict(),
         "found report": find_privacy_report(DATA).to_dict(),
         "no models": error_of(lambda: PrivateEvolutionGenerator.from_pretrained(DATA)),

@@ -46,6 +46,18 @@ def test_hostile_texts_stay_in_their_quotes():
     assert card.count("\n---\n") == render().count("\n---\n")
 
 
+def test_a_model_without_a_name_is_to_be_given():
+    source = ModelSource(None, given=True)
+    card = render()
+    assert 'expansion_model="me/llm"' in card and "variation_model=None" in card
+    models = {**MODELS, "expansion_model": source.label}
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
+    report = PrivacyReport.from_ledger(PrivacyLedger(VoteMechanism.from_config(config)), config)
+    card = dataset_card(report, config, models, ["a"], num_seeds=1, repo_id="me/data")
+    assert "expansion_model=...,  # given as an object or a local folder" in card
+    assert 'hf_hub_download("me/data"' in card and "initial_population=public" in card
+
+
 def test_long_samples_are_shortened():
     assert "word " * 100 not in render(["word " * 1000])
 

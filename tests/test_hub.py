@@ -38,7 +38,7 @@ def test_dataset_comes_back_equal(outcomes):
     pushed, pulled = outcomes
     assert pulled["more"] == pushed["more"] and len(pulled["more"]) == 50
     assert pulled["seeds"] == pulled["restored seeds"] == pushed["seeds"]
-    assert pulled["report"] == pulled["found report"] == pushed["report"]
+    assert pulled["report"] == pulled["found report"] == pushed["report"] and pulled["config equal"]
 
 
 def test_models_come_back_equal(outcomes):
