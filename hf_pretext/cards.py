@@ -97,7 +97,7 @@ def model_card(
     results = evaluation and [
         EvalResult(
             task_type="text-generation",
-            dataset_type="private-evaluation",
+            dataset_type="private" if evaluation["is_private"] else "held-out",
             dataset_name=evaluation["dataset"],
             dataset_split=evaluation["split"],
             metric_type=name,

@@ -1,0 +1,50 @@
+"""The cards in `model_cards/` are what the library renders from the files beside them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.cards import dataset_card
+from hf_pretext.finetuning import write_model_card
+from hf_pretext.models import ModelSource
+from hf_pretext.privacy import PrivacyReport
+
+CARDS = Path(__file__).parent.parent / "model_cards"
+
+
+def test_dataset_card():
+    folder = CARDS / "quickstart"
+    texts = [row["text"] for row in json.loads((folder / "texts.json").read_text())]
+    models = json.loads((folder / "models.json").read_text())
+    labels = {name: ModelSource(**source).label if source else None for name, source in models.items()}
+    card = dataset_card(
+        PrivacyReport.from_pretrained(folder),
+        PrivateEvolutionConfig.from_pretrained(folder),
+        labels,
+        texts,
+        num_seeds=len((folder / "seeds.jsonl").read_text().split("\n")) - 1,
+    )
+    assert card == (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["adapter", "small-model"])
+def test_model_cards(name, tmp_path):
+    folder = shutil.copytree(CARDS / name, tmp_path / name)
+    write_model_card(folder)
+    card = (folder / "README.md").read_text()
+    assert card == (CARDS / name / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    metrics = header["model-index"][0]["results"][0]["metrics"]
+    assert [metric["type"] for metric in metrics][:2] == ["top_1_accuracy", "top_3_accuracy"]
+    assert header["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    for words in ("an evaluation is not covered by this guarantee", "post-processing", "run.png", "epsilon = 3"):
+        assert words in card
+
+
+def test_no_card_holds_an_absolute_path():
+    for path in CARDS.rglob("*.[jm]*"):
+        assert "/home/" not in path.read_text() and "/tmp/" not in path.read_text(), path
