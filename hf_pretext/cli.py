@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _generate(path: Path, repo_id: str | None) -> None:
     run, settings = _read_run(path)
     from .configuration import PrivateEvolutionConfig
-    from .generator import PrivateEvolutionGenerator, check_num_samples
+    from .generator import RUN_FOLDER, PrivateEvolutionGenerator, check_num_samples
     from .hub import check_token
     from .privacy import REPORT_NAME
     from .processes import is_main_process
@@ -88,10 +88,12 @@ def _generate(path: Path, repo_id: str | None) -> None:
     check_num_samples(num_samples)
     if str(run["private"]) == str(run.get("initial_population")):
         raise ValueError("`initial_population` is the private file itself, whose texts would be published.")
-    if (output_dir / REPORT_NAME).exists():
+    run_dir = output_dir / RUN_FOLDER
+    if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
         raise ValueError(
-            f"`output_dir`={str(output_dir)!r} holds the report of a run already. A second run on the same clients "
-            "adds to its epsilon; keep that report, and choose another folder."
+            f"`output_dir`={str(output_dir)!r} holds the report of a run already, but not its folder "
+            f"{RUN_FOLDER!r}, from which it could go on. A second run on the same clients adds to its epsilon; keep "
+            "that report, and choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     place = run.pop("private")
@@ -99,7 +101,9 @@ def _generate(path: Path, repo_id: str | None) -> None:
     private = _read("private", place, config.text_column, config.client_column) if is_main_process() else None
     source = run.pop("initial_population", None)
     public = None if source is None else _read("initial_population", source, config.text_column)
-    generator = PrivateEvolutionGenerator(**run, config=config)
+    generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
+    if generator.ledger.num_releases and is_main_process():
+        print(f"Going on with {run_dir}/, which holds {generator.ledger.num_releases} releases: none is drawn again.")
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
     generator.save_pretrained(output_dir)

@@ -1,9 +1,11 @@
 """The private side: the only module that sees private text.
 
 A `ClientPool` offers the server one operation: candidate embeddings in, noisy histogram out. What it releases, per
-call, to whoever holds the pool: one histogram over the candidates, the sum over clients of integer vote vectors of L2
-norm at most `mechanism.clip_norm` votes (the sensitivity; unit: the client; neighbours differ by one client more or
-less) plus discrete Gaussian noise. It also tells the number of clients, which counts as public. Nothing else leaves:
+call, to whoever holds the pool: one histogram over the candidates, the sum over the clients that take part of integer
+vote vectors of L2 norm at most `mechanism.clip_norm` votes, plus discrete Gaussian noise. The unit is the client, and
+the sensitivity is `mechanism.sensitivity`: that norm where neighbours differ by one client more or less, `sqrt(2)`
+times it where one client is exchanged. Who takes part is drawn from the operating system's randomness, and secret. It
+also tells the number of clients, which counts as public. Nothing else leaves:
 no text, no embedding, no clean count, no distance, in no log and no error message. Warnings and errors about the input
 (blank or overlong texts, wrong types) are for the owner of the data, at the console of the trusted side.
 """
@@ -19,7 +21,7 @@ import numpy as np
 
 from .configuration import PrivateEvolutionConfig
 from .embedding import TextEmbedder
-from .noise import DiscreteGaussian, NoiseSource
+from .noise import DiscreteGaussian, NoiseSource, sample_clients
 from .privacy import PrivacyLedger, VoteMechanism
 from .processes import is_main_process, num_processes, progress_bar
 from .voting import VOTE_UNITS, count_votes, nearest_candidates, quantize_embeddings, quantize_votes, sum_votes
@@ -44,7 +46,7 @@ class ClientPool(Protocol):
         ...
 
     def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
-        """Release one noisy histogram of votes for candidates, and count it in the ledger.
+        """Count one release in the ledger, draw it, keep it there, and hand it out: a noisy histogram of votes.
 
         Args:
             candidates (`np.ndarray` of shape `(m, d)`): Embeddings of the candidates, of length at most one.
@@ -115,7 +117,7 @@ class InMemoryClientPool:
         return self._num_clients
 
     def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
-        """Release one noisy histogram of votes for candidates, and count it in the ledger (Algorithm 2).
+        """Count one release in the ledger, draw it, keep it there, and hand it out: a noisy histogram (Algorithm 2).
 
         Released: `(sum of the clients' integer votes + noise) / VOTE_UNITS`, to the caller. Sensitivity and unit are
         stated at the head of this module.
@@ -136,14 +138,18 @@ class InMemoryClientPool:
             )
         if os.getpid() != self._process:
             raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
-        # Drawn first, so that no failure of it leaves a clean histogram in a traceback.
-        noise = self._noise(self.ledger.mechanism.noise_scale, len(candidates))
-        nearest = nearest_candidates(self._samples, quantize_embeddings(candidates))
-        voters, choices, counts = count_votes(self._clients, nearest, len(candidates))
-        votes = quantize_votes(voters, counts, self.ledger.mechanism.clip_norm)
-        histogram = sum_votes(choices, votes, len(candidates))
+        points, mechanism = quantize_embeddings(candidates), self.ledger.mechanism
+        # From here on it is spent, whatever happens: a process that ends now leaves a release that is counted.
         self.ledger.record(len(candidates), noise_is_genuine=isinstance(self._noise, DiscreteGaussian))
-        return (histogram + noise) / VOTE_UNITS
+        # Drawn before the votes are counted, so that no failure of it leaves a clean histogram in a traceback.
+        noise = self._noise(mechanism.noise_scale, len(candidates))
+        present = sample_clients(self._num_clients, mechanism.client_sampling_rate)[self._clients]
+        nearest = nearest_candidates(self._samples[present], points)
+        voters, choices, counts = count_votes(self._clients[present], nearest, len(candidates))
+        votes = quantize_votes(voters, counts, mechanism.clip_norm)
+        noisy = (sum_votes(choices, votes, len(candidates)) + noise) / VOTE_UNITS
+        self.ledger.keep(noisy)
+        return noisy
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_clients={self.num_clients})"

@@ -12,6 +12,7 @@ CONFIG_NAME = "private_evolution_config.json"
 
 ACCOUNTANTS = ("pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
+NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,14 @@ class PrivateEvolutionConfig:
             counting: one vote per sample, sensitivity `max_samples_per_client`.
         accountant (`str`, *optional*, defaults to `"pld"`):
             `"pld"` is exact for the Gaussian mechanism; `"rdp"` is the paper's looser bound.
+        client_sampling_rate (`float`, *optional*, defaults to `1.0`):
+            Probability with which a client takes part in a round, drawn anew for every client and round (Poisson
+            sampling). Who took part stays secret, so less noise gives the same epsilon. It does so against everybody
+            who does not see which clients answer.
+        neighboring_relation (`str`, *optional*, defaults to `"add_or_remove_one"`):
+            How two data sets differ that are to be hard to tell apart: by all samples of one client more or less, or,
+            under `"replace_one"`, by exchanging all samples of one client for any others, which takes `sqrt(2)` times
+            the noise.
 
     > Parameters that control the evolution
 
@@ -121,6 +130,12 @@ class PrivateEvolutionConfig:
         default="l2", metadata={"help": "'l2': a client's votes have L2 norm 1; 'count': the paper's counting."}
     )
     accountant: str = field(default="pld", metadata={"help": "'pld': exact; 'rdp': the paper's looser bound."})
+    client_sampling_rate: float = field(
+        default=1.0, metadata={"help": "Probability with which a client takes part in a round."}
+    )
+    neighboring_relation: str = field(
+        default="add_or_remove_one", metadata={"help": "'add_or_remove_one' or 'replace_one' client."}
+    )
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
     threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
@@ -175,6 +190,13 @@ class PrivateEvolutionConfig:
         self._check_number("mask_probability", above=0, at_most=1, hint="It is a share of the tokens.")
         self._check_number("temperature", above=0)
         self._check_number("top_p", above=0, at_most=1)
+        self._check_number("client_sampling_rate", above=0, at_most=1, hint="It is a probability.")
+        self._check_choice("neighboring_relation", NEIGHBORING_RELATIONS)
+        if self.client_sampling_rate < 1 and self.neighboring_relation == "replace_one":
+            raise ValueError(
+                f"`client_sampling_rate`={self.client_sampling_rate} is accounted for under `neighboring_relation`="
+                "'add_or_remove_one' only. Choose that, or let all clients take part: `client_sampling_rate`=1."
+            )
         self._check_choice("vote_clipping", VOTE_CLIPPINGS)
         self._check_choice("accountant", ACCOUNTANTS)
         if self.vote_clipping == "count" and self.max_samples_per_client > 1024:
@@ -218,6 +240,8 @@ class PrivateEvolutionConfig:
             "max_samples_per_client": 8,
             "vote_clipping": "count",
             "accountant": "rdp",
+            "client_sampling_rate": 1.0,
+            "neighboring_relation": "add_or_remove_one",
             "population_size": 1024 if epsilon < 7.58 else 2048,
             "threshold": 0.0,
             "lookahead": 4,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -69,13 +69,21 @@ class Expansion:
         prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
         generator.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
-    def __call__(self, seeds: Sequence[str], num_samples: int, weights: Sequence[float] | None = None) -> list[str]:
+    def __call__(
+        self,
+        seeds: Sequence[str],
+        num_samples: int,
+        weights: Sequence[float] | None = None,
+        keep: Callable[[int, Callable[[], list[str]]], list[str]] = lambda part, write: write(),
+    ) -> list[str]:
         """Write texts.
 
         Args:
             seeds (`Sequence[str]`): Texts to imitate; each prompt shows a random few of them.
             weights (`Sequence[float]`, *optional*): How often to show each seed; all alike without it.
             num_samples (`int`): Number of texts wanted.
+            keep (`Callable`, *optional*):
+                `keep(part, write)` returns what `write()` does, or what it returned for this part before.
 
         Returns:
             `list` of `str`: Exactly `num_samples` texts, all different and none of them a seed.
@@ -86,9 +94,9 @@ class Expansion:
         shares = np.asarray(weights if weights is not None and any(weights) else [1.0] * len(seeds))
         shares = shares / shares.sum()
 
-        def propose(missing: int, attempt: int, progress: str) -> Iterator[str]:
+        def propose(missing: int, attempt: int, progress: str) -> list[str]:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
-            return self._propose(seeds, shares, missing, rng, progress)
+            return keep(attempt + 1, lambda: list(self._propose(seeds, shares, missing, rng, progress)))
 
         return collect_texts(num_samples, propose, "Expanding", known=seeds)
 

@@ -1,4 +1,4 @@
-"""Writing folders so that nothing half-written is ever left under its final name."""
+"""Writing files and folders so that nothing half-written is ever left under its final name."""
 
 import os
 import shutil
@@ -36,3 +36,36 @@ def written_whole(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
             os.replace(written, target / written.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a text file that is either there in whole, and stays there after a crash of the machine, or not at all.
+
+    It is written beside its place, flushed to the disk and renamed, and the renaming is flushed too. A link under that
+    name is replaced, not followed.
+
+    Args:
+        path (`Path`): The file; its folder exists.
+        text (`str`): What it is to hold.
+    """
+    descriptor, scratch = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows renames durably, and cannot open a folder.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,9 @@ from .configuration import PrivateEvolutionConfig
 from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
 
+TEXTS_AT_ONCE = 2048
+"""Texts that `collect_texts` asks for at a time; what it has got by then can be kept."""
+
 LOOK_EVERY = 4
 """Tokens between two looks for the stop string."""
 
@@ -202,7 +205,8 @@ def collect_texts(
             `progress` is the name of its progress bar.
         description (`str`): What the texts are for, as progress bars and errors name it.
         known (`Iterable[str]`, *optional*): Texts that do not count as new.
-        max_attempts (`int`, *optional*, defaults to `20`): Times that `propose` is called before giving up.
+        max_attempts (`int`, *optional*, defaults to `20`):
+            Times that `propose` is called before giving up; more of them where there is much to ask for.
 
     Returns:
         `list` of `str`: Exactly `num_texts` texts, all different.
@@ -213,10 +217,12 @@ def collect_texts(
     known = set(known)
     texts: dict[str, None] = {}
     num_asked = 0
+    # A tenth of what is asked for is expected to be usable, at the worst.
+    max_attempts += 10 * (num_texts // TEXTS_AT_ONCE)
     for attempt in range(max_attempts):
         # Ask for as many more as were not usable before, so that a second time is enough.
         share_usable = max(len(texts) / num_asked, 0.1) if num_asked else 1.0
-        number = math.ceil((num_texts - len(texts)) / share_usable)
+        number = min(math.ceil((num_texts - len(texts)) / share_usable), TEXTS_AT_ONCE)
         num_asked += number
         progress = f"{description}: {len(texts)} of {num_texts} texts so far" if attempt else description
         for text in propose(number, attempt, progress):

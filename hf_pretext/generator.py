@@ -5,7 +5,8 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cards import DATA_FILE, PICTURE_NAME, SEEDS_FILE, dataset_card
+from .checkpoint import RunFolder, is_count, is_texts
 from .clients import ClientPool, InMemoryClientPool
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
@@ -48,6 +50,9 @@ MODELS_NAME = "models.json"
 HISTORY_NAME = "history.json"
 
 SEEDS_NAME = "seeds.jsonl"
+
+RUN_FOLDER = "run"
+"""Where the commands keep a run's folder, below the folder of its results."""
 
 FILES_OF_A_RUN = (
     "README.md",
@@ -91,6 +96,11 @@ class PrivateEvolutionGenerator:
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+        run_dir (`str` or `Path`, *optional*):
+            Folder in which a run survives being killed: every release is there, durably, before anything uses it, and
+            so is every step that is worth keeping. A generator made with the same folder and settings reads its
+            releases, and its calls of `evolve` and `expand` go on where the earlier ones ended: what was released is
+            not drawn again. Nothing in the folder is private. Without it a crash loses what its budget bought.
         noise (`NoiseSource`, *optional*): Where noise comes from. For tests: anything but the default voids the
             guarantee.
 
@@ -116,6 +126,7 @@ class PrivateEvolutionGenerator:
         device: "str | torch.device | None" = None,
         dtype: "str | torch.dtype" = "auto",
         batch_size: int = 64,
+        run_dir: str | Path | None = None,
         noise: NoiseSource | None = None,
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
@@ -147,9 +158,16 @@ class PrivateEvolutionGenerator:
             "expansion_model": ModelSource.of(expansion_model, expansion and expansion[0]),
         }
         self._noise = noise
-        self._ledger = PrivacyLedger(VoteMechanism.from_config(config))
+        # The main process alone writes; the others get what it reads.
+        self._folder = RunFolder(run_dir, self._settings()) if run_dir is not None and is_main_process() else None
+        self._ledger = PrivacyLedger(
+            VoteMechanism.from_config(config), self._folder.ledger_path if self._folder else None
+        )
+        if self._folder is not None:
+            self._folder.begin()
         self._num_clients: int | None = None
-        self._runs = 0
+        self._runs = 0  # completed ones
+        self._run = 0  # the latest, completed or not
         self.initial_population: list[str] = []
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
@@ -197,6 +215,11 @@ class PrivateEvolutionGenerator:
     ) -> "Dataset":
         """Evolve candidates towards what the clients hold (Algorithm 1). Spends budget, every time it is called.
 
+        With `run_dir`, the first call goes on with the folder's first run: rounds that were released are read, and
+        only the others spend budget. A release that was lost, because its process ended before it was written, is
+        counted as its round's, and that round is skipped. The private data has to be the same, which is for the
+        caller to see to: the folder knows the number of clients only.
+
         Args:
             private (`datasets.Dataset` or `ClientPool`):
                 Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
@@ -209,37 +232,51 @@ class PrivateEvolutionGenerator:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
             `round` (`int`, the first that it survived) and `votes` (`float`, its noisy votes above the threshold, of
             all rounds).
+
+        Raises:
+            ValueError: An argument is at fault, or differs from what `run_dir` was begun with. No budget is spent.
+            RuntimeError: Another process works on `run_dir`, or every release of this run was lost.
         """
         config, noise_std = self.config, self.ledger.mechanism.noise_std
         if initial_population is None:
             self._check_can_write_population()
         if private is not None and initial_population is private:
             raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
-        clients = self._client_pool(private)
-        population = self._initial_population(initial_population)
-        self.history.clear()
-        self._seeds = self._synthetic = None
-        self._runs += 1
-        seeds: dict[str, dict[str, Any]] = {}
-        for number in range(1, config.num_rounds + 1):
-            started = time.perf_counter()
-            label = f"Round {number}/{config.num_rounds}"
-            random = np.random.default_rng([config.seed, self._runs, number])
-            candidates = self._embed_candidates(population, random, label)
-            votes = self._release(clients, candidates)
-            weights = threshold_votes(votes, config.threshold * noise_std)
-            parents = resample(weights, config.population_size, random)
-            survivors = np.unique(parents)
-            for index in survivors:
-                seed = seeds.setdefault(population[index], {"text": population[index], "round": number, "votes": 0.0})
-                seed["votes"] += float(weights[index])
-            if number < config.num_rounds:
-                kept = [population[index] for index in survivors] if config.keep_survivors else []
-                varied = [population[index] for index in random.permutation(parents)[len(kept) :]]
-                population = list(dict.fromkeys(kept + self._vary(varied, random, f"{label}: varying")))
-            self.history.append(RoundRecord.of(number, votes, weights, survivors, time.perf_counter() - started))
-        self._seeds = _dataset(list(seeds.values()))
-        return self._seeds
+        # A run that did not end is gone on with, or begun again where nothing was kept of it.
+        self._run = self._runs + 1
+        with self._working():
+            clients = None if self._is_released() else self._client_pool(private)
+            self._num_clients = self._checked_num_clients(clients)
+            population = self._initial_population(initial_population)
+            self.history.clear()
+            self._seeds = self._synthetic = None
+            seeds: dict[str, dict[str, Any]] = {}
+            for number in range(1, config.num_rounds + 1):
+                label = f"Round {number}/{config.num_rounds}"
+                looking, drawing, varying = np.random.default_rng([config.seed, self._run, number]).spawn(3)
+                started = time.perf_counter()
+                votes, seconds_of_clients = self._release(clients, population, looking, number, label)
+                if votes is None:
+                    continue
+                weights = threshold_votes(votes, config.threshold * noise_std)
+                parents = resample(weights, config.population_size, drawing)
+                survivors = np.unique(parents)
+                for index in survivors:
+                    text = population[index]
+                    seed = seeds.setdefault(text, {"text": text, "round": number, "votes": 0.0})
+                    seed["votes"] += float(weights[index])
+                if number < config.num_rounds:
+                    population = self._next_population(population, parents, survivors, varying, number, label)
+                seconds = time.perf_counter() - started - seconds_of_clients
+                self._add_to_history(RoundRecord.of(number, votes, weights, survivors, seconds))
+            if not seeds:
+                raise RuntimeError(
+                    f"All {config.num_rounds} releases of this run were lost when its process ended, and are counted "
+                    "as spent. There is nothing to go on from: a new run takes a new budget and another `run_dir`."
+                )
+            self._seeds = _dataset(list(seeds.values()))
+            self._runs = self._run
+            return self._seeds
 
     def expand(self, seeds: "Dataset | Sequence[str]", num_samples: int) -> "Dataset":
         """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
@@ -262,9 +299,11 @@ class PrivateEvolutionGenerator:
             raise ValueError(_NO_EXPANSION_MODEL.format(purpose="`expand`"))
         weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
         weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
-        synthetic = _dataset([{"text": text} for text in self._expansion(texts, num_samples, weights)])
         # The report of this generator is about its own seeds, so only what comes from them gets its card.
         own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
+        with self._working():
+            written = self._expansion(texts, num_samples, weights, self._keep_texts_of(texts, weights))
+        synthetic = _dataset([{"text": text} for text in written])
         if own:
             synthetic.info.description = description_of_report(self.privacy_report, len(synthetic))
         self._synthetic = synthetic if own else None
@@ -296,6 +335,11 @@ class PrivateEvolutionGenerator:
             FileNotFoundError: `name` is neither.
             ValueError: The report and the configuration do not belong together, or a model's name was not saved.
         """
+        if overrides.get("run_dir") is not None:
+            raise ValueError(
+                f"`run_dir`={str(overrides['run_dir'])!r} cannot go on from a saved run, whose releases it does not "
+                "hold. Give `run_dir` to the constructor, with the run's own settings, to go on from it."
+            )
         folder = fetch_folder(name, ["*.json", SEEDS_FILE], revision, token)
         config = overrides.pop("config", None) or PrivateEvolutionConfig.from_pretrained(folder)
         sources = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))
@@ -313,9 +357,9 @@ class PrivateEvolutionGenerator:
         generator._seeds = _read_seeds(folder)
         if generator._seeds is not None:
             history = json.loads((folder / HISTORY_NAME).read_text(encoding="utf-8"))
-            generator.history = [RoundRecord(**{**record, "votes": tuple(record["votes"])}) for record in history]
+            generator.history = [RoundRecord.from_dict(record) for record in history]
             # The next run draws other candidates than the runs before it.
-            generator._runs = math.ceil(report.num_rounds / config.num_rounds)
+            generator._runs = generator._run = math.ceil(report.num_rounds / config.num_rounds)
         if (folder / "state.json").is_file():
             from datasets import load_from_disk
 
@@ -456,13 +500,75 @@ class PrivateEvolutionGenerator:
         rows: list[np.ndarray] = map_over_processes(lambda share: list(self._embedder(share, label)), texts)
         return np.stack(rows)
 
+    def _settings(self) -> dict[str, Any]:
+        """List what a run folder has to agree on: the configuration, and what the models are called."""
+        settings = {name: value for name, value in self.config.to_dict().items() if name != "hf_pretext_version"}
+        return {"config": settings, "models": {argument: model.label for argument, model in self._models.items()}}
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Keep other processes off the run folder, and begin with what it holds."""
+        with self._folder.locked() if self._folder is not None else nullcontext():
+            if is_main_process():
+                self.ledger.reload()
+            self._share_ledger()
+            yield
+
+    def _step(self, step: str, is_valid: Callable[[Any], bool], make: Callable[[], Any]) -> Any:
+        """Read what a step of the current run made, or make it, with all processes, and keep it in the run folder."""
+        name = f"run-{self._run}-{step}"
+        kept = broadcast(self._folder.read(name, is_valid) if self._folder is not None else None)
+        if kept is None:
+            kept = make()
+            if self._folder is not None:
+                self._folder.write(f"{name}.json", kept)
+        return kept
+
+    def _keep_texts_of(self, seeds: list[str], weights: list[float] | None) -> Callable[..., list[str]]:
+        """Keep what is expanded from all seeds of the latest run, and from nothing else, in the run folder."""
+        own = [] if self._seeds is None else list(self._seeds["text"])
+        usual = list(self._seeds["votes"]) if self._seeds is not None and self.config.weight_seeds else None
+        if seeds != own or weights != usual:
+            return lambda part, write: write()
+        return lambda part, write: self._step(f"texts-{part}", is_texts, write)
+
     def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
         if public is not None:
-            self.initial_population = sample_population(public, self._variation, self.config)
+            given = sample_population(public, self._variation, self.config)
+            self.initial_population = self._step("candidates-1", is_texts, lambda: given)
+            if self.initial_population != given:
+                raise ValueError(
+                    "`initial_population` is not the one that the run in `run_dir` began with. A run goes on with the "
+                    "texts that it began with: give those, or choose another folder, whose epsilon adds to this one's."
+                )
         else:
             writer = self._check_can_write_population()
-            self.initial_population = write_population(writer, self._variation, self.config)
+            self.initial_population = self._step(
+                "candidates-1", is_texts, lambda: write_population(writer, self._variation, self.config)
+            )
         return self.initial_population
+
+    def _next_population(
+        self,
+        population: list[str],
+        parents: np.ndarray,
+        survivors: np.ndarray,
+        random: np.random.Generator,
+        number: int,
+        label: str,
+    ) -> list[str]:
+        """Vary the parents; with `keep_survivors`, the survivors come first and take the place of some."""
+
+        def vary() -> list[str]:
+            kept = [population[index] for index in survivors] if self.config.keep_survivors else []
+            varied = [population[index] for index in random.permutation(parents)[len(kept) :]]
+            return list(dict.fromkeys(kept + self._vary(varied, random, f"{label}: varying")))
+
+        return self._step(f"candidates-{number + 1}", is_texts, vary)
+
+    def _add_to_history(self, record: RoundRecord) -> None:
+        kept = self._step(f"record-{record.round}", RoundRecord.is_valid, lambda: asdict(record))
+        self.history.append(RoundRecord.from_dict(kept))
 
     def _check_can_write_population(self) -> TextGenerator:
         if self.config.domain is None:
@@ -474,9 +580,7 @@ class PrivateEvolutionGenerator:
 
     def _client_pool(self, private: "Dataset | ClientPool | None") -> ClientPool | None:
         """Make the pool of clients, in the main process; no other one gets to see private text."""
-        pool = self._make_pool(private) if is_main_process() else None
-        self._num_clients = broadcast(None if pool is None else pool.num_clients)
-        return pool
+        return self._make_pool(private) if is_main_process() else None
 
     def _make_pool(self, private: Any) -> ClientPool:
         if hasattr(private, "release_histogram"):
@@ -487,21 +591,66 @@ class PrivateEvolutionGenerator:
             raise ValueError("`private` is a pool with a ledger of its own; make it with `ledger=generator.ledger`.")
         return pool
 
-    def _release(self, clients: ClientPool | None, candidates: np.ndarray) -> np.ndarray:
-        """Get one histogram from the clients, drawn in the main process and handed to the others."""
-        votes, ledger = broadcast(None if clients is None else (self._ask(clients, candidates), self.ledger))
-        # The main process's ledger is the one that the pool counts in; the others get a copy of what it says.
+    def _is_released(self) -> bool:
+        """Tell whether every histogram of the current run is in the ledger, so that no client has to be asked."""
+        last = f"run-{self._run}-release-{self.config.num_rounds}"
+        place = self._folder.read(last, is_count) if self._folder is not None else None
+        return broadcast(place is not None and place < self.ledger.num_releases)
+
+    def _checked_num_clients(self, clients: ClientPool | None) -> int:
+        now = broadcast(None if clients is None else clients.num_clients)
+        begun = self._step("clients", is_count, lambda: now)
+        if now not in (None, begun):
+            raise ValueError(
+                f"`private` has {now} clients, but the run in `run_dir` began with {begun}. A run goes on with the "
+                "clients that it began with: give those, or choose another folder, whose epsilon adds to this one's."
+            )
+        return begun
+
+    def _release(
+        self,
+        clients: ClientPool | None,
+        population: list[str],
+        random: np.random.Generator,
+        number: int,
+        label: str,
+    ) -> tuple[np.ndarray | None, float]:
+        """Get a round's histogram: from the ledger if it was released, else from the clients, in the main process.
+
+        Returns:
+            The noisy votes, None where the release was lost, and how many seconds the private side took. (How long
+            it takes depends on what the clients hold, so nobody else is told.)
+        """
+        place = self._step(f"release-{number}", is_count, lambda: self.ledger.num_releases)
+        seconds = 0.0
+        if place == self.ledger.num_releases:
+            candidates = self._embed_candidates(population, random, label)
+            started = time.perf_counter()
+            if clients is not None:
+                self._ask(clients, candidates)
+            self._share_ledger()
+            seconds = time.perf_counter() - started
+        release = self.ledger.releases[place]
+        if release.votes is None:
+            logger.warning("%s: the release was lost when its process ended; it is counted, and skipped.", label)
+            return None, seconds
+        if release.num_bins != len(population):
+            raise ValueError(f"`run_dir`: the ledger has {release.num_bins} votes for {len(population)} candidates.")
+        return np.array(release.votes), seconds
+
+    def _share_ledger(self) -> None:
+        """Give the other processes a copy of the main process's ledger, in which the clients' pool counts."""
+        ledger = broadcast(self.ledger)
         if not is_main_process():
             self._ledger = ledger
-        return votes
 
-    def _ask(self, clients: ClientPool, candidates: np.ndarray) -> np.ndarray:
-        """Ask the clients for one histogram, and make sure that it was counted."""
+    def _ask(self, clients: ClientPool, candidates: np.ndarray) -> None:
+        """Ask the clients for one histogram, and make sure that it was counted and kept."""
         before = self.ledger.num_releases
         votes = clients.release_histogram(candidates)
-        if self.ledger.num_releases != before + 1 or votes.shape != (len(candidates),):
-            raise RuntimeError(f"{type(clients).__name__} did not count its release, or gave another histogram.")
-        return votes
+        latest = self.ledger.releases[-1] if self.ledger.num_releases == before + 1 else None
+        if latest is None or latest.votes != tuple(votes) or len(votes) != len(candidates):
+            raise RuntimeError(f"{type(clients).__name__} did not count and keep its release, or gave another one.")
 
     def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:
         """Represent each candidate by the mean embedding of its variations (lookahead), or by its own."""

@@ -1,10 +1,13 @@
-"""Discrete Gaussian noise for integer histograms, from the operating system's randomness.
+"""The randomness that privacy rests on: discrete Gaussian noise and the draw of a round's clients.
 
-The sampler is OpenDP's: exact integer arithmetic on random bytes of the operating system, so neither the seed of a run
-nor the rounding of floating-point numbers can give the noise away (Canonne, Kamath and Steinke 2020, arXiv
-2004.00010). Nothing here takes a seed, on purpose.
+Nothing here is released by itself: the noise (unit: the client; scale: that of the mechanism) is added to a
+histogram before anybody sees it, and who takes part in a round is never told. The sampler of the noise is OpenDP's:
+exact integer arithmetic on random bytes of the operating system, so neither the seed of a run nor the rounding of
+floating-point numbers can give the noise away (Canonne, Kamath and Steinke 2020, arXiv 2004.00010). Nothing here takes
+a seed, on purpose.
 """
 
+import os
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -41,6 +44,22 @@ class DiscreteGaussian:
         if size == 0:
             return np.zeros(0, dtype=np.int64)
         return np.asarray(_measurement(float(scale), int(size))([0] * size), dtype=np.int64)
+
+
+def sample_clients(num_clients: int, rate: float) -> np.ndarray:
+    """Draw who takes part in a round, each client by itself (Poisson sampling), from the system's randomness.
+
+    Args:
+        num_clients (`int`): Number of clients.
+        rate (`float`): Probability of each; it is rounded down to a multiple of 2^-64, which is the private side.
+
+    Returns:
+        `np.ndarray` of shape `(num_clients,)`: True for those who take part.
+    """
+    if rate >= 1:
+        return np.ones(num_clients, dtype=bool)
+    drawn = np.frombuffer(os.urandom(8 * num_clients), dtype=np.uint64)
+    return drawn < np.uint64(int(rate * 2.0**64))
 
 
 @lru_cache(maxsize=4)

@@ -1,8 +1,9 @@
 """The mechanism, its accounting, and the statement of what it guarantees.
 
 What is released: one noisy histogram of votes a round, to the server that runs the evolution and from there to
-anybody. Its unit is the client (all samples of one client), neighbouring data sets differ by adding or removing one
-client, and its L2 sensitivity is the clipping norm of a client's votes. Everything else (selection, variation, seeds,
+anybody. Its unit is the client (all samples of one client). Neighbouring data sets differ by adding or removing one
+client, and the L2 sensitivity is the clipping norm of a client's votes; under `"replace_one"` they differ by
+exchanging one client, and the sensitivity is `sqrt(2)` times that. Everything else (selection, variation, seeds,
 expansion, models trained on the texts) is computed from those histograms and public data alone, so it is covered by
 the same guarantee and costs nothing more.
 
@@ -12,20 +13,25 @@ One frozen object, `VoteMechanism`, gives both the noise that is drawn and the e
 import json
 import math
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .configuration import ACCOUNTANTS, PrivateEvolutionConfig
+from .files import write_durably
 from .version import __version__
 from .voting import VOTE_UNITS
 
 REPORT_NAME = "privacy_report.json"
 
 
-def compute_epsilon(noise_multiplier: float, delta: float, num_rounds: int, accountant: str = "pld") -> float:
-    """Compute the epsilon of several rounds of the Gaussian mechanism.
+def compute_epsilon(
+    noise_multiplier: float, delta: float, num_rounds: int, accountant: str = "pld", sampling_rate: float = 1.0
+) -> float:
+    """Compute the epsilon of several rounds of the Gaussian mechanism, on all clients or on a Poisson sample of them.
 
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the L2 sensitivity, in each round.
@@ -33,13 +39,16 @@ def compute_epsilon(noise_multiplier: float, delta: float, num_rounds: int, acco
         num_rounds (`int`): Number of releases; zero of them cost nothing.
         accountant (`str`, *optional*, defaults to `"pld"`):
             `"pld"` gives the exact value: `T` Gaussian releases are one of multiplier `noise_multiplier / sqrt(T)`,
-            whose privacy curve has a closed form (Balle and Wang 2018, arXiv 1805.06530). `"rdp"` gives the bound by
-            Rényi differential privacy that the paper uses.
+            whose privacy curve has a closed form (Balle and Wang 2018, arXiv 1805.06530). With a sample of the
+            clients it is dp-accounting's privacy loss distribution, whose rounding errs on the safe side. `"rdp"`
+            gives the bound by Rényi differential privacy that the paper uses.
+        sampling_rate (`float`, *optional*, defaults to `1.0`):
+            Probability with which each client takes part in a round, under `"add_or_remove_one"`.
 
     Returns:
         `float`: The smallest epsilon that the accountant proves.
     """
-    _check_accounting(delta, num_rounds, accountant)
+    _check_accounting(delta, num_rounds, accountant, sampling_rate)
     if not noise_multiplier > 0:
         raise ValueError(
             f"`noise_multiplier`={noise_multiplier} must be positive: there is no guarantee without noise."
@@ -48,14 +57,19 @@ def compute_epsilon(noise_multiplier: float, delta: float, num_rounds: int, acco
         return 0.0
     import dp_accounting
 
-    if accountant == "pld":
+    if accountant == "pld" and sampling_rate == 1:
         return float(dp_accounting.get_epsilon_gaussian(noise_multiplier / math.sqrt(num_rounds), delta))
-    rdp = dp_accounting.rdp.RdpAccountant()
-    rdp.compose(_event(noise_multiplier, num_rounds))
-    return float(rdp.get_epsilon(delta))
+    event: Any = dp_accounting.GaussianDpEvent(noise_multiplier)
+    if sampling_rate < 1:
+        event = dp_accounting.PoissonSampledDpEvent(sampling_rate, event)
+    book = dp_accounting.pld.PLDAccountant() if accountant == "pld" else dp_accounting.rdp.RdpAccountant()
+    book.compose(dp_accounting.SelfComposedDpEvent(event, num_rounds))
+    return float(book.get_epsilon(delta))
 
 
-def calibrate_noise_multiplier(epsilon: float, delta: float, num_rounds: int, accountant: str = "pld") -> float:
+def calibrate_noise_multiplier(
+    epsilon: float, delta: float, num_rounds: int, accountant: str = "pld", sampling_rate: float = 1.0
+) -> float:
     """Compute the smallest noise multiplier that gives `epsilon` after several rounds of the Gaussian mechanism.
 
     Args:
@@ -63,11 +77,12 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, num_rounds: int, ac
         delta (`float`): Probability with which the guarantee may fail.
         num_rounds (`int`): Number of releases.
         accountant (`str`, *optional*, defaults to `"pld"`): `"pld"` (exact) or `"rdp"` (the paper's).
+        sampling_rate (`float`, *optional*, defaults to `1.0`): Probability with which a client takes part in a round.
 
     Returns:
         `float`: Standard deviation of each round's noise over the L2 sensitivity.
     """
-    _check_accounting(delta, num_rounds, accountant)
+    _check_accounting(delta, num_rounds, accountant, sampling_rate)
     if not 0 < epsilon < math.inf:
         raise ValueError(f"`epsilon`={epsilon} must be positive and finite.")
     if num_rounds < 1:
@@ -75,28 +90,39 @@ def calibrate_noise_multiplier(epsilon: float, delta: float, num_rounds: int, ac
     import dp_accounting
 
     exact = float(dp_accounting.get_sigma_gaussian(epsilon, delta)) * math.sqrt(num_rounds)
-    if accountant == "pld":
+    if accountant == "pld" and sampling_rate == 1:
         return exact
-    return float(
-        dp_accounting.calibrate_dp_mechanism(
-            dp_accounting.rdp.RdpAccountant,
-            lambda noise_multiplier: _event(noise_multiplier, num_rounds),
-            target_epsilon=epsilon,
-            target_delta=delta,
-            # The Rényi bound is never below the exact value, so the exact multiplier is a lower end.
-            bracket_interval=dp_accounting.LowerEndpointAndGuess(0.99 * exact, 2 * exact),
-            tol=1e-6 * exact,
-        )
-    )
+
+    def spent(noise_multiplier: float) -> float:
+        return compute_epsilon(noise_multiplier, delta, num_rounds, accountant, sampling_rate)
+
+    return _smallest(lambda noise_multiplier: spent(noise_multiplier) <= epsilon, exact)
+
+
+def _smallest(is_enough: Callable[[float], bool], guess: float) -> float:
+    """Find the smallest positive number that is enough, to a millionth of it and never too small."""
+    while not is_enough(guess):
+        guess *= 2
+    enough, too_small = guess, guess / 2
+    while is_enough(too_small):
+        enough, too_small = too_small, too_small / 2
+    while enough - too_small > 1e-6 * enough:
+        middle = (enough + too_small) / 2
+        enough, too_small = (middle, too_small) if is_enough(middle) else (enough, middle)
+    return enough
 
 
 @dataclass(frozen=True)
 class VoteMechanism:
     r"""The mechanism that releases one round's histogram of votes.
 
-    Each client contributes an integer vector of L2 norm at most `clip_norm * VOTE_UNITS` (see
+    Each client that takes part contributes an integer vector of L2 norm at most `clip_norm * VOTE_UNITS` (see
     `voting.quantize_votes`); the sum over clients gets independent discrete Gaussian noise of parameter
-    `noise_multiplier * clip_norm * VOTE_UNITS` in every bin.
+    `noise_multiplier * sensitivity * VOTE_UNITS` in every bin.
+
+    *The sensitivity.* Adding or removing a client changes the sum by one such vector: by at most `clip_norm`.
+    Exchanging one changes it by the difference of two, `|a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>`, and votes are not
+    negative, so this is at most `2 clip_norm^2`: the sensitivity is `sqrt(2) clip_norm`, not twice the norm.
 
     *The discrete noise costs what the continuous noise costs.* Under `"rdp"` this is a theorem: the discrete Gaussian
     has the concentrated differential privacy of the continuous one (Canonne, Kamath and Steinke 2020, arXiv
@@ -108,44 +134,55 @@ class VoteMechanism:
     1 in any arithmetic. So `|log(p / q)| <= B^2 / (24 s^2)` as long as `|x| <= B s`. With `B = 40 +
     1 / noise_multiplier` this holds for a data set and its neighbour alike, except with probability below `exp(-750)`.
     Over `n` draws in all, the discrete mechanism is therefore `(epsilon + 2 k, exp(k) delta)`-private with
-    `k = n B^2 / (24 s^2)`; at the paper's settings `k` is below 1e-6.
+    `k = n B^2 / (24 s^2)`; at the paper's settings `k` is below 1e-6. With a sample of the clients the outputs are
+    mixtures of such distributions, which are as near to each other as their parts, and the same `k` is added under
+    either accountant.
 
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the sensitivity.
         clip_norm (`float`): L2 norm to which a client's votes are clipped, in votes: the sensitivity.
         max_samples_per_client (`int`): Most samples that a client votes with.
         accountant (`str`): `"pld"` or `"rdp"`.
+        client_sampling_rate (`float`): Probability with which a client takes part in a round.
+        neighboring_relation (`str`): How neighbouring data sets differ: `"add_or_remove_one"` or `"replace_one"`.
         unit (`str`): What the guarantee protects.
-        neighboring_relation (`str`): How neighbouring data sets differ.
     """
 
     noise_multiplier: float
     clip_norm: float
     max_samples_per_client: int = 8
     accountant: str = "pld"
+    client_sampling_rate: float = 1.0
+    neighboring_relation: str = "add_or_remove_one"
     unit: str = field(default="client", init=False)
-    neighboring_relation: str = field(default="add_or_remove_one", init=False)
 
     @classmethod
     def from_config(cls, config: PrivateEvolutionConfig) -> "VoteMechanism":
         """Calibrate the mechanism of a run, so that `config.num_rounds` releases cost at most `config.epsilon`."""
         clip_norm = 1.0 if config.vote_clipping == "l2" else float(config.max_samples_per_client)
+        rate = float(config.client_sampling_rate)
+        rest = (clip_norm, config.max_samples_per_client, config.accountant, rate, config.neighboring_relation)
         if config.noise_multiplier is not None:
-            return cls(float(config.noise_multiplier), clip_norm, config.max_samples_per_client, config.accountant)
+            return cls(float(config.noise_multiplier), *rest)
         assert config.epsilon is not None  # the configuration has exactly one of the two
-        ideal = calibrate_noise_multiplier(config.epsilon, config.delta, config.num_rounds, config.accountant)
+        ideal = calibrate_noise_multiplier(config.epsilon, config.delta, config.num_rounds, config.accountant, rate)
         # A rounded multiplier can be read off the report and accounted for again; up is the private side.
         steps = math.ceil(ideal * 1e5)
         while True:
-            mechanism = cls(steps / 1e5, clip_norm, config.max_samples_per_client, config.accountant)
+            mechanism = cls(steps / 1e5, *rest)
             if mechanism.epsilon(config.delta, [config.population_size] * config.num_rounds) <= config.epsilon:
                 return mechanism
             steps += 1
 
     @property
+    def sensitivity(self) -> float:
+        """Largest L2 change of a histogram between neighbouring data sets, in votes."""
+        return self.clip_norm * (math.sqrt(2) if self.neighboring_relation == "replace_one" else 1.0)
+
+    @property
     def noise_std(self) -> float:
         """Standard deviation of the noise in one bin, in votes."""
-        return self.noise_multiplier * self.clip_norm
+        return self.noise_multiplier * self.sensitivity
 
     @property
     def noise_scale(self) -> float:
@@ -159,30 +196,77 @@ class VoteMechanism:
             delta (`float`): Probability with which the guarantee may fail.
             bins_per_release (`list` of `int`): Number of bins of each histogram released so far.
         """
-        if self.accountant == "rdp" or not bins_per_release:
-            return compute_epsilon(self.noise_multiplier, delta, len(bins_per_release), self.accountant)
+        if not bins_per_release:
+            return 0.0
+
+        def of_continuous_noise(delta: float) -> float:
+            return compute_epsilon(
+                self.noise_multiplier, delta, len(bins_per_release), self.accountant, self.client_sampling_rate
+            )
+
+        if self.accountant == "rdp" and self.client_sampling_rate == 1:
+            return of_continuous_noise(delta)
         reach = 40 + 1 / self.noise_multiplier
         slack = sum(bins_per_release) * reach**2 / (24 * self.noise_scale**2)
         left = delta * math.exp(-slack)
         # Noise so small that even this slack is large gives no guarantee worth the name.
-        return compute_epsilon(self.noise_multiplier, left, len(bins_per_release)) + 2 * slack if left else math.inf
+        return of_continuous_noise(left) + 2 * slack if left else math.inf
+
+
+@dataclass(frozen=True)
+class Release:
+    """One histogram that was released, or that was about to be when its process ended.
+
+    Args:
+        id (`str`): A random name, by which two reports can be told to count the same release.
+        num_bins (`int`): Number of bins.
+        noise_is_genuine (`bool`): Whether the noise was the library's own.
+        votes (`tuple` of `float`, *optional*): The noisy histogram; None where it was lost, or is kept elsewhere.
+    """
+
+    id: str
+    num_bins: int
+    noise_is_genuine: bool = True
+    votes: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Release":
+        """Read a release that a ledger wrote; anything else is a `ValueError`, `TypeError` or `KeyError`."""
+        name, num_bins, genuine, votes = (values[each.name] for each in fields(cls))
+        kept = None if votes is None else tuple(map(float, votes))
+        sizes_agree = kept is None or (len(kept) == num_bins and all(map(math.isfinite, kept)))
+        if not (isinstance(name, str) and isinstance(num_bins, int) and isinstance(genuine, bool) and sizes_agree):
+            raise ValueError
+        return cls(name, num_bins, genuine, kept)
 
 
 class PrivacyLedger:
-    """The list of what has been released about the private data, and what it costs in all.
+    """The releases about the private data, and what they cost in all.
 
-    A pool of clients writes here before it hands out a histogram, so there is no release that is not counted. Releases
-    about different data sets are added up as if they were about the same clients: that is never too little.
+    A pool of clients counts a release here before it draws the noise, and hands the histogram out once it is kept
+    here (`record`, then `keep`). So there is no release that is not counted, not one that a crash lost before anybody
+    saw it either, and none that has to be drawn again. Releases about different data sets are added up as if they were
+    about the same clients: that is never too little.
 
     Args:
         mechanism (`VoteMechanism`): The mechanism of every release.
+        path (`Path`, *optional*):
+            File that holds mechanism and releases: it is written durably at every step, and gone on with where it
+            exists. Nothing in it is private.
+
+    Raises:
+        ValueError: The file was written with another mechanism, or is not what a ledger writes.
     """
 
-    def __init__(self, mechanism: VoteMechanism) -> None:
+    def __init__(self, mechanism: VoteMechanism, path: Path | None = None) -> None:
         self._mechanism = mechanism
-        self._release_ids: list[str] = []
-        self._bins_per_release: list[int] = []
-        self._noise_was_genuine = True
+        self._path = path
+        self._elsewhere: PrivacyReport | None = None
+        self._releases: list[Release] = []
+        if path is not None and path.is_file():
+            self.reload()
+        else:
+            self._write()
 
     @classmethod
     def from_report(cls, report: "PrivacyReport", mechanism: VoteMechanism) -> "PrivacyLedger":
@@ -196,19 +280,18 @@ class PrivacyLedger:
             ValueError: The report tells of another mechanism, or of a smaller epsilon than its releases cost.
         """
         ledger = cls(mechanism)
-        for num_bins in report.bins_per_release:
-            ledger.record(num_bins, noise_is_genuine=math.isfinite(report.epsilon))
-        said = (report.noise_multiplier, report.sensitivity, report.max_samples_per_client, report.accountant)
-        meant = (
-            mechanism.noise_multiplier,
-            mechanism.clip_norm,
-            mechanism.max_samples_per_client,
-            mechanism.accountant,
+        genuine = math.isfinite(report.epsilon)
+        ledger._releases = [
+            Release(name, num_bins, genuine)
+            for name, num_bins in zip(report.release_ids, report.bins_per_release, strict=False)
+        ]
+        ledger._elsewhere = report
+        said, meant = (
+            tuple(getattr(holder, name) for name in _SHARED_WITH_THE_REPORT) for holder in (report, mechanism)
         )
-        ledger._release_ids = list(report.release_ids)
         # Another version of the accountant's numerics may differ in the last digits.
         costs = ledger.epsilon(report.delta) * (1 - 1e-6)
-        counts = {report.num_rounds, len(set(report.release_ids)), ledger.num_releases}
+        counts = {report.num_rounds, len(set(report.release_ids)), len(report.bins_per_release)}
         if said != meant or len(counts) > 1 or report.epsilon < costs:
             raise ValueError(
                 f"The privacy report (epsilon {report.epsilon:.6g}, {report.num_rounds} releases, mechanism {said}) "
@@ -219,40 +302,93 @@ class PrivacyLedger:
         return ledger
 
     @property
-    def release_ids(self) -> tuple[str, ...]:
-        """A random name for each release, by which two reports can be told to count the same ones."""
-        return tuple(self._release_ids)
-
-    @property
-    def bins_per_release(self) -> tuple[int, ...]:
-        """Number of bins of each histogram released."""
-        return tuple(self._bins_per_release)
-
-    @property
     def mechanism(self) -> VoteMechanism:
         """The mechanism of every release; it cannot be exchanged."""
         return self._mechanism
 
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """All releases in their order, the lost ones among them."""
+        return tuple(self._releases)
+
+    @property
+    def num_releases(self) -> int:
+        """Number of releases, the lost ones among them."""
+        return len(self._releases)
+
+    @property
+    def num_lost(self) -> int:
+        """Number of releases that are counted, but whose histogram was lost."""
+        elsewhere, lost_elsewhere = (
+            (self._elsewhere.num_rounds, self._elsewhere.num_lost) if self._elsewhere else (0, 0)
+        )
+        return lost_elsewhere + sum(release.votes is None for release in self._releases[elsewhere:])
+
     def record(self, num_bins: int, noise_is_genuine: bool = True) -> None:
-        """Count one histogram as released.
+        """Count one release, before its noise is drawn; with a file, this is there in writing on return.
 
         Args:
             num_bins (`int`): Its number of bins.
             noise_is_genuine (`bool`, *optional*, defaults to `True`):
-                Whether the noise was the library's own; with any other there is no guarantee from here on.
+                Whether the noise is the library's own; with any other there is no guarantee from here on.
         """
-        self._release_ids.append(uuid.uuid4().hex[:16])
-        self._bins_per_release.append(num_bins)
-        self._noise_was_genuine &= noise_is_genuine
+        self._releases.append(Release(uuid.uuid4().hex[:16], num_bins, noise_is_genuine))
+        self._write()
 
-    @property
-    def num_releases(self) -> int:
-        """Number of histograms released."""
-        return len(self._bins_per_release)
+    def keep(self, votes: np.ndarray) -> None:
+        """Keep the noisy histogram of the latest release, before anybody gets it; with a file, in writing.
+
+        Args:
+            votes (`np.ndarray` of shape `(num_bins,)`): The noisy histogram.
+
+        Raises:
+            ValueError: The latest release has another number of bins, or is kept already.
+        """
+        latest = self._releases[-1]
+        if latest.votes is not None or votes.shape != (latest.num_bins,):
+            raise ValueError(f"`votes` of shape {votes.shape} are not those of the release that was recorded last.")
+        self._releases[-1] = replace(latest, votes=tuple(votes.tolist()))
+        self._write()
 
     def epsilon(self, delta: float) -> float:
         """Compute the total epsilon spent so far; infinite after a release with noise that is not the library's."""
-        return self.mechanism.epsilon(delta, self._bins_per_release) if self._noise_was_genuine else math.inf
+        if not all(release.noise_is_genuine for release in self._releases):
+            return math.inf
+        return self.mechanism.epsilon(delta, [release.num_bins for release in self._releases])
+
+    def reload(self) -> None:
+        """Read the file again, which another process may have gone on with; without a file there is nothing to do.
+
+        Raises:
+            ValueError: The file was written with another mechanism, or is not what a ledger writes.
+        """
+        if self._path is not None:
+            self._releases = self._read(self._path)
+
+    def _read(self, path: Path) -> list[Release]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            releases = [Release.from_dict(release) for release in content["releases"]]
+            meant = dict(content["mechanism"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(
+                f"{str(path)!r} is not what a ledger writes, so it is not known what was spent. Bring back a copy of "
+                "it; or take it that the whole budget of that run is spent, and choose another folder for a new one."
+            ) from None
+        differing = [name for name, value in asdict(self._mechanism).items() if meant.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{str(path)!r} was written with the mechanism's `{name}`={meant.get(name)!r}, not "
+                f"{getattr(self._mechanism, name)!r}. A ledger goes on with the mechanism that it began with: choose "
+                "another folder, and add up the two reports."
+            )
+        return releases
+
+    def _write(self) -> None:
+        if self._path is not None:
+            content = {"mechanism": asdict(self._mechanism), "releases": [asdict(each) for each in self._releases]}
+            write_durably(self._path, json.dumps(content) + "\n")
 
 
 @dataclass(frozen=True)
@@ -263,18 +399,20 @@ class PrivacyReport:
         epsilon (`float`): Total privacy loss of everything released so far.
         delta (`float`): Probability with which the guarantee may fail.
         unit (`str`): What is protected: `"client"`, all samples of one client.
-        neighboring_relation (`str`): `"add_or_remove_one"`.
+        neighboring_relation (`str`): `"add_or_remove_one"` or `"replace_one"`.
         noise_multiplier (`float`): Noise standard deviation over sensitivity, in each round.
         num_rounds (`int`): Number of histograms released.
         max_samples_per_client (`int`): Cap that the library enforced.
         accountant (`str`): `"pld"` or `"rdp"`.
-        sensitivity (`float`): L2 norm of one client's votes in one round, in votes.
+        sensitivity (`float`): Largest L2 change of one histogram between neighbouring data sets, in votes.
         noise_std (`float`): Standard deviation of the noise in one bin, in votes.
         vote_clipping (`str`): `"l2"` or `"count"`.
         num_clients (`int`, *optional*): Number of clients; it counts as public.
         target_epsilon (`float`, *optional*): The budget that was asked for, one run's worth.
         release_ids (`tuple` of `str`): A random name for each histogram; what two reports do not share adds up.
         bins_per_release (`tuple` of `int`): Number of bins of each histogram.
+        client_sampling_rate (`float`): Probability with which a client took part in a round.
+        num_lost (`int`): Releases that are counted, but whose histogram was lost when a process ended.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -293,6 +431,8 @@ class PrivacyReport:
     target_epsilon: float | None = None
     release_ids: tuple[str, ...] = ()
     bins_per_release: tuple[int, ...] = ()
+    client_sampling_rate: float = 1.0
+    num_lost: int = 0
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -310,13 +450,15 @@ class PrivacyReport:
             num_rounds=ledger.num_releases,
             max_samples_per_client=mechanism.max_samples_per_client,
             accountant=mechanism.accountant,
-            sensitivity=mechanism.clip_norm,
+            sensitivity=mechanism.sensitivity,
             noise_std=mechanism.noise_std,
             vote_clipping=config.vote_clipping,
             num_clients=num_clients,
             target_epsilon=config.epsilon,
-            release_ids=ledger.release_ids,
-            bins_per_release=ledger.bins_per_release,
+            release_ids=tuple(release.id for release in ledger.releases),
+            bins_per_release=tuple(release.num_bins for release in ledger.releases),
+            client_sampling_rate=mechanism.client_sampling_rate,
+            num_lost=ledger.num_lost,
         )
 
     @classmethod
@@ -351,10 +493,15 @@ class PrivacyReport:
         over = ""
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
             over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
+        neighbors = (
+            "adding or removing all samples of one client: with or without any one client's text"
+            if self.neighboring_relation == "add_or_remove_one"
+            else "exchanging all samples of one client for any others: whatever any one client's text is"
+        )
         return (
             f"Client-level differential privacy with epsilon = {self.epsilon:.4g} and delta = {self.delta:g}, under "
-            f"adding or removing all samples of one client: with or without any one client's text, any outcome of "
-            f"this run is at most {math.exp(min(self.epsilon, 700)):.4g} times (e^epsilon) as likely, up to a "
+            f"{neighbors}, any outcome of this run is at most "
+            f"{math.exp(min(self.epsilon, 700)):.4g} times (e^epsilon) as likely, up to a "
             f"probability of delta.{over}"
         )
 
@@ -364,14 +511,19 @@ class PrivacyReport:
         clipping = (
             "the vote vector of each client is scaled to L2 norm 1"
             if self.vote_clipping == "l2"
-            else f"each sample counts one vote, so a client's votes have an L2 norm of at most {self.sensitivity:g}"
+            else f"each sample counts one vote, which makes an L2 norm of at most {self.max_samples_per_client}"
+        )
+        sampled = self.client_sampling_rate < 1
+        who = f"takes part with probability {self.client_sampling_rate:g} and votes" if sampled else "votes"
+        lost = (
+            f" (of which {self.num_lost} were lost in a crash and are counted all the same)" if self.num_lost else ""
         )
         return (
-            f"{self.num_rounds} histograms of nearest-neighbour votes were released. In each, a client votes with at "
-            f"most {self.max_samples_per_client} of its samples, {clipping}, and every bin gets discrete Gaussian "
-            f"noise with a standard deviation of {self.noise_std:.6g} votes ({self.noise_multiplier:.6g} times the "
-            f"sensitivity), drawn from the operating system's randomness. The epsilon of all releases together was "
-            f"computed with the {self.accountant.upper()} accountant."
+            f"{self.num_rounds} histograms of nearest-neighbour votes were released{lost}. In each, a client {who} "
+            f"with at most {self.max_samples_per_client} of its samples, {clipping}, and every bin gets discrete "
+            f"Gaussian noise with a standard deviation of {self.noise_std:.6g} votes ({self.noise_multiplier:.6g} "
+            f"times the sensitivity), drawn from the operating system's randomness. The epsilon of all releases "
+            f"together was computed with the {self.accountant.upper()} accountant."
         )
 
     @property
@@ -389,6 +541,11 @@ class PrivacyReport:
             "private text.",
             "The text on which the public models were pretrained is not protected, and neither is any evaluation on "
             "private text.",
+            *(
+                ["Nobody but the trusted process sees which clients take part in a round."]
+                if self.client_sampling_rate < 1
+                else []
+            ),
             "Other releases about the same clients, by other runs or other programs, add to this epsilon.",
         )
 
@@ -409,16 +566,22 @@ class PrivacyReport:
         return f"{self.guarantee}\n{self.mechanism}"
 
 
-def _event(noise_multiplier: float, num_rounds: int) -> Any:
-    import dp_accounting
+_SHARED_WITH_THE_REPORT = (
+    "noise_multiplier",
+    "sensitivity",
+    "max_samples_per_client",
+    "accountant",
+    "client_sampling_rate",
+    "neighboring_relation",
+)
 
-    return dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(noise_multiplier), num_rounds)
 
-
-def _check_accounting(delta: float, num_rounds: int, accountant: str) -> None:
+def _check_accounting(delta: float, num_rounds: int, accountant: str, sampling_rate: float) -> None:
     if not 0 < delta < 1:
         raise ValueError(f"`delta`={delta} must lie strictly between 0 and 1.")
     if num_rounds < 0:
         raise ValueError(f"`num_rounds`={num_rounds} must not be negative.")
     if accountant not in ACCOUNTANTS:
         raise ValueError(f"`accountant`={accountant!r} must be one of {list(ACCOUNTANTS)}.")
+    if not 0 < sampling_rate <= 1:
+        raise ValueError(f"`sampling_rate`={sampling_rate} must be above 0 and at most 1.")

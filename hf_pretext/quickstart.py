@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from .configuration import PrivateEvolutionConfig
-from .generator import PrivateEvolutionGenerator
+from .generator import RUN_FOLDER, PrivateEvolutionGenerator
 from .measures import frechet_distance
 from .plays import load_plays
 from .privacy import REPORT_NAME
 
+METRICS_NAME = "metrics.json"
 NUM_SAMPLES = 224
 HELD_OUT_SPEECHES = 600
 
@@ -40,6 +42,8 @@ CONFIG = PrivateEvolutionConfig(
 def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     """Generate synthetic speeches from Shakespeare's roles as clients, and measure them against held-out roles.
 
+    A run that was killed is gone on with; after one that ended, another begins.
+
     Args:
         output_dir (`str` or `Path`):
             Gets the dataset (for `load_from_disk`), its card, the privacy report, the picture, the configuration and
@@ -58,21 +62,25 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     print(f"Private clients: {num_private} speaking roles of Shakespeare with {len(private)} speeches.")
     print(f"Held out for evaluation: {num_held_out} other roles.")
     config = dataclasses.replace(CONFIG, seed=seed)
+    if (output / METRICS_NAME).exists():
+        # The plays are public, so it does no harm to forget what an earlier run spent.
+        for name in (METRICS_NAME, REPORT_NAME):
+            (output / name).unlink(missing_ok=True)
+        shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
     generator = PrivateEvolutionGenerator(
         variation_model=None,
         embedding_model="packaged/all-MiniLM-L6-v2",
         expansion_model="packaged/SmolLM2-135M-Instruct",
         config=config,
+        run_dir=output / RUN_FOLDER,
     )
-    # The plays are public, so it does no harm that this run takes the place of an earlier one's report.
-    (output / REPORT_NAME).unlink(missing_ok=True)
     seeds = generator.evolve(private)
     synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
 
     generator.save_pretrained(output)
     metrics = _measure(generator, synthetic["text"][:], held_out["text"][:])
     metrics["seconds"] = round(time.perf_counter() - started, 1)
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (output / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     _print_results(generator, synthetic["text"][:], metrics, output)
     return metrics
 

@@ -1,7 +1,9 @@
 """Selection of candidates by a noisy histogram, and the record of it: post-processing on pure arrays."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +64,7 @@ class RoundRecord:
         num_above_threshold (`int`): Candidates whose noisy votes passed the threshold.
         num_survivors (`int`): Different candidates that were drawn as parents.
         votes (`tuple` of `float`): The noisy histogram, sorted from most to fewest votes.
-        seconds (`float`): Wall time of the round.
+        seconds (`float`): Time that the round's public work took. (The clients' time depends on what they hold.)
     """
 
     round: int
@@ -79,3 +81,19 @@ class RoundRecord:
         """Sum up a round by its noisy histogram, the weights after the threshold, and the survivors."""
         ordered = tuple(float(count) for count in np.sort(votes)[::-1])
         return cls(number, len(votes), int((weights > 0).sum()), len(survivors), ordered, seconds)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RoundRecord":
+        """Read what `dataclasses.asdict` and JSON made of a record."""
+        return cls(**{**values, "votes": tuple(values["votes"])})
+
+    @classmethod
+    def is_valid(cls, values: Any) -> bool:
+        """Tell whether a value from a file has the fields of a record, with numbers in them."""
+        if not isinstance(values, dict) or set(values) != {each.name for each in fields(cls)}:
+            return False
+        votes = values["votes"]
+        return isinstance(votes, list) and all(
+            isinstance(number, (int, float))
+            for number in [*votes, *(values[name] for name in values if name != "votes")]
+        )

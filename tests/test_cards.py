@@ -1,5 +1,6 @@
 import yaml
 
+from conftest import release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card
 from hf_pretext.models import ModelSource
@@ -12,7 +13,7 @@ def render(texts=("A lost card.", "A new loan."), **changes):
     config = PrivateEvolutionConfig(**{"epsilon": 1.29, "delta": 3e-6, **changes})
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     for _ in range(config.num_rounds):
-        ledger.record(config.population_size)
+        release(ledger, config.population_size)
     report = PrivacyReport.from_ledger(ledger, config, num_clients=1250)
     return dataset_card(report, config, MODELS, list(texts), num_seeds=321)
 

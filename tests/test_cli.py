@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas
@@ -148,8 +149,22 @@ def test_mistakes_in_private_files_are_named_without_quoting_them(folders, capsy
     assert name in error and "quokka" not in error
 
 
-def test_a_second_run_into_the_same_folder_is_refused(folders, capsys):
+def test_the_same_command_again_goes_on_and_spends_nothing(folders, capsys):
+    texts, reports = [], []
+    for _ in range(2):
+        assert main(["generate", "--config", yaml_file(folders)]) == 0
+        texts.append(load_from_disk(str(folders / "out"))["text"][:])
+        reports.append((folders / "out" / "privacy_report.json").read_bytes())
+    assert texts[0] == texts[1] and reports[0] == reports[1]
+    assert "holds 2 releases: none is drawn again" in capsys.readouterr().out
+    # Other settings are another run, and its epsilon would add up.
+    assert main(["generate", "--config", yaml_file(folders, "seed: 1")]) == 2
+    assert "`seed`=0 there, 1 here" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_not_written_over(folders, capsys):
     assert main(["generate", "--config", yaml_file(folders)]) == 0
+    shutil.rmtree(folders / "out" / "run")
     assert main(["generate", "--config", yaml_file(folders)]) == 2
     assert "holds the report of a run already" in capsys.readouterr().err
 

@@ -188,7 +188,7 @@ def test_a_pool_that_does_not_count_is_refused(make_generator, public):
         def release_histogram(self, candidates):
             return np.ones(len(candidates))
 
-    with pytest.raises(RuntimeError, match="Forgetful did not count its release"):
+    with pytest.raises(RuntimeError, match="Forgetful did not count and keep its release"):
         generator.evolve(Forgetful(), initial_population=public)
 
 

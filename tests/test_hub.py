@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
-from conftest import random_texts
+from conftest import random_texts, release
 from hf_pretext.hub import description_of_report, find_privacy_report, report_of_description
 from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_restored_is_named(outcomes):
 @pytest.fixture
 def report(config):
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    ledger.record(32)
+    release(ledger, 32)
     return PrivacyReport.from_ledger(ledger, config, num_clients=10)
 
 

@@ -7,6 +7,7 @@ import dp_accounting
 import numpy as np
 import pytest
 
+from conftest import release
 from hf_pretext import PrivateEvolutionConfig, calibrate_noise_multiplier, compute_epsilon
 from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
 from hf_pretext.voting import VOTE_UNITS
@@ -136,7 +137,7 @@ def report():
     config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA)
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     for _ in range(config.num_rounds):
-        ledger.record(config.population_size)
+        release(ledger, config.population_size)
     return PrivacyReport.from_ledger(ledger, config, num_clients=1250)
 
 
@@ -166,7 +167,7 @@ def test_a_second_run_composes_and_the_report_says_so():
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     assert PrivacyReport.from_ledger(ledger, config).guarantee.startswith("Nothing")
     for _ in range(2 * config.num_rounds):
-        ledger.record(config.population_size)
+        release(ledger, config.population_size)
     report = PrivacyReport.from_ledger(ledger, config)
     expected = compute_epsilon(ledger.mechanism.noise_multiplier / math.sqrt(2), DELTA, config.num_rounds)
     assert report.epsilon == pytest.approx(expected, rel=1e-6)
@@ -177,15 +178,16 @@ def saved_report(num_releases=2, **changes):
     config = PrivateEvolutionConfig(epsilon=2.0, delta=1e-3, num_rounds=2, population_size=16)
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     for _ in range(num_releases):
-        ledger.record(16)
+        release(ledger, 16)
     return replace(PrivacyReport.from_ledger(ledger, config), **changes), ledger.mechanism
 
 
 def test_a_ledger_goes_on_from_its_report():
     report, mechanism = saved_report()
     ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
-    ledger.record(16)
-    assert ledger.num_releases == 3 and ledger.release_ids[:2] == report.release_ids
+    release(ledger, 16)
+    assert tuple(each.id for each in ledger.releases[:2]) == report.release_ids
+    assert (ledger.num_releases, ledger.num_lost) == (3, 0)
     assert ledger.epsilon(1e-3) > report.epsilon
 
 
@@ -210,7 +212,7 @@ def test_without_a_guarantee_once_without_for_ever():
     report, mechanism = saved_report(epsilon=math.inf)
     assert json.loads(json.dumps(report.to_dict()))["epsilon"] is None
     ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
-    ledger.record(16)
+    release(ledger, 16)
     assert math.isinf(ledger.epsilon(1e-3))
 
 
@@ -220,8 +222,8 @@ def test_a_report_covers_what_it_counts_only():
     branches = []
     for _ in range(2):
         ledger = PrivacyLedger.from_report(first, mechanism)
-        ledger.record(16)
-        branches.append(replace(first, num_rounds=3, release_ids=ledger.release_ids))
+        release(ledger, 16)
+        branches.append(replace(first, num_rounds=3, release_ids=tuple(each.id for each in ledger.releases)))
     assert first.covers(first) and branches[0].covers(first) and not first.covers(branches[0])
     assert not first.covers(other)
     # Two that went on from one report have each spent what the other does not count.

@@ -1,0 +1,149 @@
+"""A run folder, from which a run that was killed at any instant goes on without drawing noise again.
+
+It holds the ledger (`ledger.json`, written by `privacy.PrivacyLedger`), the public settings of the run
+(`settings.json`), and a file for each step: candidates, the round's place in the ledger, its record, generated
+texts. Every file appears in whole or not at all, and stays. Nothing in the folder is private: it is computed from
+releases and public data, and of the clients it knows their number, which is public. Files are read as JSON and
+checked; a folder from a stranger can be refused or lie about what was generated, but not run anything or reach out of
+its place.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .files import write_durably
+
+LEDGER_NAME = "ledger.json"
+SETTINGS_NAME = "settings.json"
+
+
+class RunFolder:
+    """The folder of a run, for one process at a time.
+
+    Args:
+        path (`str` or `Path`): The folder; it is made where it does not exist.
+        settings (`Mapping[str, Any]`):
+            What the run is made with, public and as JSON; a folder that was begun with others is refused.
+
+    Raises:
+        ValueError: The folder was begun with other settings, lost its ledger, or holds links or other files.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
+        if links:
+            raise ValueError(
+                f"`run_dir`={str(path)!r} holds links, such as {links[0]!r}, which lead out of it. A run folder holds "
+                "files only: choose another folder."
+            )
+        found = self._read(SETTINGS_NAME)
+        if found is None:
+            others = sorted(each.name for each in self.path.iterdir() if each.suffix == ".json")
+            if set(others) - {LEDGER_NAME}:
+                raise ValueError(
+                    f"`run_dir`={str(path)!r} holds other files, such as {others[0]!r}, and no {SETTINGS_NAME}: it is "
+                    "no run folder. Choose a folder of its own for a run."
+                )
+        elif not self.ledger_path.is_file():
+            raise ValueError(
+                f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Bring back a "
+                "copy of it; or take it that the whole budget of that run is spent, and choose another folder."
+            )
+        self._settings = json.loads(json.dumps(settings))
+        if found is not None:
+            self._check_settings(found)
+
+    def begin(self) -> None:
+        """Write the settings down, once there is a ledger; a folder with settings and without a ledger is refused."""
+        if self._read(SETTINGS_NAME) is None:
+            self.write(SETTINGS_NAME, self._settings)
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger lies."""
+        return self.path / LEDGER_NAME
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes off the folder: two that went on from it would each draw noise for the same round.
+
+        Raises:
+            RuntimeError: Another process, or another generator of this one, is at work on it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(
+                f"`run_dir`={str(self.path)!r} is in use by another process; wait for it, or choose another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self, step: str, is_valid: Callable[[Any], bool]) -> Any:
+        """Return what a step made, or None where it has not been made.
+
+        Raises:
+            ValueError: The file of that step is not what this library writes.
+        """
+        found = self._read(f"{step}.json")
+        if found is not None and not is_valid(found):
+            raise self._damaged(f"{step}.json")
+        return found
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file durably; the step `x` has the name `x.json`."""
+        write_durably(self.path / name, json.dumps(content) + "\n")
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            raise self._damaged(name) from None
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(
+            f"{str(self.path / name)!r} is not what hf_pretext writes: it is damaged, or from somewhere else. Bring "
+            "back a copy of it, or choose another folder."
+        )
+
+    def _check_settings(self, found: Any) -> None:
+        flat, meant = _flatten(found), _flatten(self._settings)
+        differing = sorted(name for name in {*flat, *meant} if flat.get(name) != meant.get(name))
+        if differing:
+            changes = ", ".join(f"`{name}`={flat.get(name)!r} there, {meant.get(name)!r} here" for name in differing)
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} holds a run with other settings: {changes}. A run goes on with the "
+                "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's."
+            )
+
+
+def is_texts(value: Any) -> bool:
+    """Tell whether a value is a list of strings."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a value is an integer that counts something."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _flatten(settings: Any) -> dict[str, Any]:
+    """List nested settings by their own names; models and configuration have none in common."""
+    if not isinstance(settings, dict):
+        return {"settings": settings}
+    inner = [value for value in settings.values() if isinstance(value, dict)]
+    flat = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    return {**flat, **{name: value for each in inner for name, value in each.items()}}
