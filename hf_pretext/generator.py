@@ -623,6 +623,8 @@ class PrivateEvolutionGenerator:
         """
         place = self._step(f"release-{number}", is_count, lambda: self.ledger.num_releases)
         seconds = 0.0
+        if place > self.ledger.num_releases:
+            raise ValueError(f"`run_dir`: {place}, where {label.lower()} was released, is not a place in the ledger.")
         if place == self.ledger.num_releases:
             candidates = self._embed_candidates(population, random, label)
             started = time.perf_counter()

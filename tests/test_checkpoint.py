@@ -1,0 +1,299 @@
+"""Runs that are killed for real, at every step of what they write, and go on from their folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from conftest import random_texts
+from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext.noise import DiscreteGaussian
+
+NUM_ROUNDS = 3
+
+
+class LoggedNoise(DiscreteGaussian):
+    """Noise that follows from the number of the draw, and a line in a file for every draw."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, scale, size):
+        number = len(self.path.read_text().splitlines()) if self.path.exists() else 0
+        with self.path.open("a") as file:
+            file.write(f"{size}\n")
+        return np.rint(np.random.default_rng(number).normal(size=size) * scale).astype(np.int64)
+
+
+@pytest.fixture
+def make(bert, sentence_transformer, llama, config):
+    settings = {"num_rounds": NUM_ROUNDS, "population_size": 16, "lookahead": 0, "max_new_tokens": 8}
+
+    def make(run_dir, **changes):
+        return PrivateEvolutionGenerator(
+            bert, sentence_transformer, llama, config=replace(config, **{**settings, **changes}), run_dir=run_dir
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_logged(make, tmp_path):
+    def make_logged(run_dir):
+        generator = make(run_dir)
+        generator._noise = LoggedNoise(tmp_path / f"{run_dir.name}-draws.txt")
+        return generator
+
+    return make_logged
+
+
+def run_and_die(generate, dies_at, before):
+    """Run in a process of its own, which kills itself before or after a file gets its name; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        named, rename = 0, os.replace
+
+        def replace_or_die(source, target):
+            nonlocal named
+            named += 1
+            if named == dies_at and before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target)
+            if named == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = replace_or_die
+        try:
+            generate()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private, public, tmp_path, before):
+    """Without a loss the texts are those of an undisturbed run; with one, that round is counted and skipped."""
+    whole = make_logged(tmp_path / "whole")(private, initial_population=public, num_samples=5)
+    lost, dies_at = 0, 0
+    while True:
+        dies_at += 1
+        folder = tmp_path / f"run-{dies_at}"
+
+        def generate(folder=folder):
+            return make_logged(folder)(private, initial_population=public, num_samples=5)
+
+        if run_and_die(generate, dies_at, before) == 0:
+            break
+        generator = make_logged(folder)
+        texts = generator(private, initial_population=public, num_samples=5)
+        draws = (tmp_path / f"{folder.name}-draws.txt").read_text().splitlines()
+        report = generator.privacy_report
+        assert report.num_rounds == NUM_ROUNDS and report.epsilon <= 4.0, "the budget holds, come what may"
+        assert NUM_ROUNDS - report.num_lost <= len(draws) <= NUM_ROUNDS, "a round was drawn twice"
+        lost += report.num_lost
+        if report.num_lost == 0:
+            assert texts["text"][:] == whole["text"][:]
+    # Settings, ledger, clients, the first candidates; for each round its place, count, votes and record; candidates
+    # between rounds; texts.
+    assert dies_at - 1 == 4 + 4 * NUM_ROUNDS + (NUM_ROUNDS - 1) + 1
+    # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
+    assert lost == NUM_ROUNDS
+
+
+def test_what_is_kept_is_what_follows_from_the_ledger(make, private, public, tmp_path):
+    """Real noise: without any of the texts that a run kept, its ledger alone leads to the same dataset."""
+    first = make(tmp_path / "run")(private, initial_population=public, num_samples=5)
+    for path in (tmp_path / "run").glob("run-1-*"):
+        if not path.name.startswith(("run-1-release", "run-1-clients")):
+            path.unlink()
+    again = make(tmp_path / "run")(private, initial_population=public, num_samples=5)
+    assert again["text"][:] == first["text"][:]
+
+
+def test_an_ended_run_needs_no_clients_and_a_second_one_adds_up(make, private, public, tmp_path):
+    generator = make(tmp_path)
+    first, second = (generator.evolve(private, initial_population=public).to_list() for _ in range(2))
+    assert first != second and generator.privacy_report.num_rounds == 2 * NUM_ROUNDS
+    again = make(tmp_path)
+    assert again.privacy_report == replace(generator.privacy_report, num_clients=None), "known before anything is run"
+    assert [again.evolve(None, initial_population=public).to_list() for _ in range(2)] == [first, second]
+    assert again.privacy_report == generator.privacy_report
+    assert [replace(record, seconds=0) for record in again.history] == [
+        replace(record, seconds=0) for record in generator.history
+    ]
+
+
+def test_a_run_that_breaks_is_gone_on_with_by_the_same_generator(make, private, public, tmp_path, monkeypatch):
+    generator = make(tmp_path)
+    vary = generator._variation
+
+    def breaks(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generator, "_vary", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        generator.evolve(private, initial_population=public)
+    monkeypatch.undo()
+    assert generator._variation is vary and generator.privacy_report.num_rounds == 1
+    generator.evolve(private, initial_population=public)
+    assert (generator.privacy_report.num_rounds, generator.privacy_report.num_lost) == (NUM_ROUNDS, 0)
+
+
+def test_lost_releases_are_counted_reported_and_in_the_end_fatal(make, private, public, tmp_path, monkeypatch):
+    """Noise that fails stands for a process that dies after the count: round after round."""
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    for number in range(1, NUM_ROUNDS + 1):
+        generator = make(tmp_path)
+        monkeypatch.setattr(generator, "_noise", type("Fails", (DiscreteGaussian,), {"__call__": fails})())
+        with pytest.raises(KeyboardInterrupt):
+            generator.evolve(private, initial_population=public)
+        assert generator.privacy_report.num_lost == generator.privacy_report.num_rounds == number
+    assert f"{NUM_ROUNDS} were lost in a crash and are counted" in generator.privacy_report.mechanism
+    saved = PrivacyReport.from_dict(json.loads(json.dumps(generator.privacy_report.to_dict())))
+    assert saved == generator.privacy_report
+    with pytest.raises(RuntimeError, match="All 3 releases of this run were lost"):
+        make(tmp_path).evolve(private, initial_population=public)
+
+
+def test_several_parts_of_an_expansion_are_kept(make, private, public, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_pretext.generation.TEXTS_AT_ONCE", 4)
+    generator = make(tmp_path)
+    ten = generator(private, initial_population=public, num_samples=10)
+    parts = sorted(tmp_path.glob("run-1-texts-*.json"))
+    assert len(parts) >= 3
+    parts[-1].unlink()
+    assert make(tmp_path)(private, initial_population=public, num_samples=10)["text"][:] == ten["text"][:]
+    # Other seeds have nothing to do with what is kept.
+    few = generator.expand(generator.seeds.select(range(3)), num_samples=10)
+    assert few["text"][:] != ten["text"][:]
+
+
+def test_two_at_a_time_are_refused(make, private, public, tmp_path):
+    first, second = make(tmp_path), make(tmp_path)
+    with first._working(), pytest.raises(RuntimeError, match="in use by another process"):
+        second.evolve(private, initial_population=public)
+    second.evolve(private, initial_population=public)
+    first.evolve(private, initial_population=public)
+    assert first.privacy_report.release_ids == second.privacy_report.release_ids, "the first draws nothing anew"
+
+
+@pytest.fixture
+def begun(make, private, public, tmp_path):
+    make(tmp_path / "run").evolve(private, initial_population=public)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, "`seed`=0 there, 5 here"),
+        ({"epsilon": 3.0}, "`epsilon`=4.0 there, 3.0 here"),
+        ({"max_samples_per_client": 3, "domain": "x"}, "`domain`=None there, 'x' here, `max_samples_per_client`=8 th"),
+    ],
+)
+def test_other_settings_are_refused_by_name(make, begun, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(begun, **changes)
+
+
+def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_path, monkeypatch):
+    monkeypatch.setattr(PrivateEvolutionGenerator, "_vary", lambda *_: sys.exit())
+    with pytest.raises(SystemExit):
+        make(tmp_path).evolve(private, initial_population=public)
+    others = private.filter(lambda row: row["client_id"] != "client-3")
+    with pytest.raises(ValueError, match="`private` has 11 clients, but the run in `run_dir` began with 12"):
+        make(tmp_path).evolve(others, initial_population=public)
+    with pytest.raises(ValueError, match="`initial_population` is not the one"):
+        make(tmp_path).evolve(private, initial_population=random_texts(60, seed=8))
+    assert make(tmp_path).privacy_report.num_rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ledger.json", None, "has lost its ledger.json"),
+        ("ledger.json", "{}", "is not what a ledger writes"),
+        ("ledger.json", '{"mechanism": {}, "releases": []}', "`noise_multiplier`=None"),
+        ("ledger.json", "[" * 10_000, "is not what a ledger writes"),
+        ("settings.json", '"x"', "other settings"),
+        ("settings.json", None, "holds other files, such as 'ledger.json'"),
+        ("settings.json", "\ud800", "is not what hf_pretext writes"),
+        ("run-1-candidates-1.json", '{"__class__": "os.system"}', "is not what hf_pretext writes"),
+        ("run-1-candidates-2.json", "[1, 2]", "is not what hf_pretext writes"),
+        ("run-1-candidates-2.json", '["one"]', "the ledger has"),
+        ("run-1-record-1.json", '{"round": 1}', "is not what hf_pretext writes"),
+        ("run-1-release-1.json", "-1", "is not what hf_pretext writes"),
+        ("run-1-release-3.json", "17", "is not a place in the ledger"),
+    ],
+)
+def test_a_folder_that_was_tampered_with_is_refused(make, begun, private, public, name, content, message):
+    (begun / name).unlink()
+    if content is not None:
+        (begun / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=message):
+        make(begun).evolve(private, initial_population=public)
+
+
+@pytest.mark.parametrize("name", [".lock", "run-2-candidates-1.json", "ledger.json"])
+def test_links_that_lead_out_of_the_folder_are_refused(make, begun, name, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (begun / name).unlink(missing_ok=True)
+    (begun / name).symlink_to(victim)
+    with pytest.raises(ValueError, match="holds links"):
+        make(begun)
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_of_something_else_is_refused(make, tmp_path):
+    (tmp_path / "package.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds other files, such as 'package.json'"):
+        make(tmp_path)
+
+
+def test_a_saved_run_has_no_run_folder(make, private, public, tmp_path):
+    generator = make(None)
+    generator.evolve(private, initial_population=public)
+    generator.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="`run_dir`=.* cannot go on from a saved run"):
+        PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", run_dir=tmp_path / "run")
+
+
+CANARIES = ("xylophone quokka marzipan", "Zanzibar-7731", "owner-of-the-quokka")
+
+
+def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
+    """Every byte that a run writes, in its folders, its temporary files, its caches and on its streams."""
+    texts = [f"{CANARIES[0]} and {CANARIES[1]}"] * 3 + random_texts(40, seed=9)
+    clients = [CANARIES[2]] * 3 + [f"c{number // 2}" for number in range(40)]
+    home = tmp_path / "home"
+    for name in ("tmp", "cache", "out"):
+        (home / name).mkdir(parents=True)
+    Dataset.from_dict({"text": texts, "client_id": clients}).to_json(tmp_path / "private.jsonl")
+    (tmp_path / "public.json").write_text(json.dumps([{"text": text} for text in public]))
+    script = Path(__file__).parent / "leaks.py"
+    places = {"HOME": home, "TMPDIR": home / "tmp", "HF_HOME": home / "cache", "XDG_CACHE_HOME": home / "cache"}
+    environment = {**os.environ, **{name: str(place) for name, place in places.items()}}
+    command = [sys.executable, str(script), str(tmp_path), str(models_folder)]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads((tmp_path / "needles.json").read_text())
+    assert len(told["needles"]) > 40 and set(told["opened"]) == set()
+    needles = [bytes.fromhex(needle) for needle in told["needles"]] + [text.encode() for text in CANARIES]
+    haystack = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert any(path.name == "ledger.json" for path in haystack) and any(path.suffix == ".arrow" for path in haystack)
+    haystack["stdout"], haystack["stderr"] = done.stdout, done.stderr
+    found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
+    assert not found
+    shutil.rmtree(home)
