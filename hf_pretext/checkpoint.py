@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .files import write_durably
+from .privacy import Release
 
 LEDGER_NAME = "ledger.json"
 SETTINGS_NAME = "settings.json"
@@ -25,14 +28,15 @@ class RunFolder:
 
     Args:
         path (`str` or `Path`): The folder; it is made where it does not exist.
-        settings (`Mapping[str, Any]`):
-            What the run is made with, public and as JSON; a folder that was begun with others is refused.
+        settings (`Mapping[str, Any]`, *optional*):
+            What the run is made with, public and as JSON; a folder that was begun with others is refused. Without
+            them the folder is there to be read.
 
     Raises:
         ValueError: The folder was begun with other settings, lost its ledger, or holds links or other files.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
@@ -54,7 +58,7 @@ class RunFolder:
                 f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Bring back a "
                 "copy of it; or take it that the whole budget of that run is spent, and choose another folder."
             )
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = json.loads(json.dumps(found if settings is None else settings))
         if found is not None:
             self._check_settings(found)
 
@@ -88,6 +92,22 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def rounds(self, run: int = 1) -> list[tuple[list[str], np.ndarray]]:
+        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones."""
+        ledger = self._read(LEDGER_NAME) or {"releases": []}
+        releases = [Release.from_dict(release) for release in ledger["releases"]]
+        rounds: list[tuple[list[str], np.ndarray]] = []
+        candidates: list[str] = []
+        number = 1
+        while (place := self.read(f"run-{run}-release-{number}", is_count)) is not None and place < len(releases):
+            # After a lost release the candidates stay.
+            candidates = self.read(f"run-{run}-candidates-{number}", is_texts) or candidates
+            votes = releases[place].votes
+            if votes is not None:
+                rounds.append((candidates, np.array(votes)))
+            number += 1
+        return rounds
 
     def read(self, step: str, is_valid: Callable[[Any], bool]) -> Any:
         """Return what a step made, or None where it has not been made.

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _generate(path: Path, repo_id: str | None) -> None:
-    run, settings = _read_run(path)
+    run, settings = read_run(path)
     from .configuration import PrivateEvolutionConfig
     from .generator import RUN_FOLDER, PrivateEvolutionGenerator, check_num_samples
     from .hub import check_token
@@ -98,9 +98,9 @@ def _generate(path: Path, repo_id: str | None) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     place = run.pop("private")
     # The other processes have no business with private text.
-    private = _read("private", place, config.text_column, config.client_column) if is_main_process() else None
+    private = read_input("private", place, config.text_column, config.client_column) if is_main_process() else None
     source = run.pop("initial_population", None)
-    public = None if source is None else _read("initial_population", source, config.text_column)
+    public = None if source is None else read_input("initial_population", source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
         print(f"Going on with {run_dir}/, which holds {generator.ledger.num_releases} releases: none is drawn again.")
@@ -117,7 +117,8 @@ def _generate(path: Path, repo_id: str | None) -> None:
             print(f"Pushed to {address}.")
 
 
-def _read(key: str, path: Any, *columns: str) -> "Dataset":
+def read_input(key: str, path: Any, *columns: str) -> "Dataset":
+    """Read the texts that a key of a run's file names, and name the key in errors."""
     from .data import read_dataset
 
     try:
@@ -126,7 +127,7 @@ def _read(key: str, path: Any, *columns: str) -> "Dataset":
         raise type(error)(f"`{key}`: {error}") from None
 
 
-def _read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a YAML file into the keys of the run and the fields of the configuration."""
     import dataclasses
 

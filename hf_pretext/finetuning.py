@@ -29,8 +29,8 @@ from .cards import PICTURE_NAME, model_card
 from .data import list_texts, read_texts
 from .files import written_whole
 from .hub import check_guarantee, check_token, fetch_folder, find_privacy_report, push_folder
-from .models import ModelSource
-from .packaged_models import PACKAGED
+from .models import ModelSource, resolve_device
+from .packaged_models import PACKAGED, locate
 from .privacy import REPORT_NAME, PrivacyReport
 from .processes import is_main_process
 
@@ -224,6 +224,41 @@ def train_and_save(
         print(f"The model and its card are in {output}/.")
         if push:
             print(f"Pushed to {push_model(output, **push)}.")
+
+
+def load_before_and_after(
+    folder: Path, base_model: str | None = None, device: str | None = None
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return two functions that load a model before and after finetuning, in this order.
+
+    Args:
+        folder (`Path`): Folder of a LoRA adapter, whose base model is then loaded once, or of a whole model.
+        base_model (`str`, *optional*): Name of the model before finetuning; by default what the folder says.
+        device (`str`, *optional*): Where the models go; by default an accelerator or the CPU.
+
+    Raises:
+        ValueError: The folder does not say what it was finetuned from.
+    """
+    adapter, facts = folder / "adapter_config.json", folder / TRAINING_NAME
+    name = base_model
+    if name is None and adapter.is_file():
+        name = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    elif name is None and facts.is_file():
+        name = json.loads(facts.read_text(encoding="utf-8"))["base_model"]
+    if name is None:
+        raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
+
+    def load(place: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(place, use_safetensors=True).to(resolve_device(device))
+
+    if not adapter.is_file():
+        return lambda: load(locate(name)), lambda: load(folder)
+    from peft import PeftModel
+
+    base = load(locate(name))
+    return lambda: base, lambda: PeftModel.from_pretrained(base, str(folder))
 
 
 def run_recipe(main: Callable[..., None], parser: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .audit import AuditReading
 from .configuration import PrivateEvolutionConfig
 from .privacy import PrivacyReport
 from .selection import RoundRecord
@@ -107,4 +108,41 @@ def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:
     differences.set(title="After - before, 95 % interval over clients", ylabel="share of tokens")
     differences.set_xticks(places, ["top 1", "top 3", "top 5", "top 10"])
     figure.suptitle("Evaluation only: not covered by the guarantee")
+    figure.savefig(path)
+
+
+def plot_audit(
+    readings: Sequence[AuditReading], scores: Mapping[str, tuple[np.ndarray, np.ndarray]], claim: float, path: Path
+) -> None:
+    """Draw what the attacks of an audit achieved into a PNG file.
+
+    Args:
+        readings (`Sequence[AuditReading]`): The attacks.
+        scores (`Mapping[str, tuple[np.ndarray, np.ndarray]]`):
+            Scores of members and of other targets, by the name of the attack.
+        claim (`float`): The epsilon that is claimed; infinite where there is none.
+        path (`Path`): The file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * (len(readings) + 1), 4), dpi=110, layout="constrained")
+    bounds, *panels = figure.subplots(1, len(readings) + 1)
+    places = np.arange(len(readings))
+    bars = bounds.barh(places, [reading.epsilon_lower_bound for reading in readings], color=COLORS[2])
+    bounds.bar_label(bars, fmt="%.2f", padding=3)
+    bounds.set_yticks(places, [reading.attack for reading in readings])
+    bounds.invert_yaxis()
+    if np.isfinite(claim):
+        bounds.axvline(claim, color=COLORS[1], ls="--", label=f"claim {claim:.3g}")
+        bounds.legend(fontsize="small")
+    bounds.set(title="Lower bounds on epsilon", xlabel="epsilon, 95 % confidence")
+    bounds.margins(x=0.2)
+    for axes, reading in zip(panels, readings, strict=True):
+        members, others = scores[reading.attack]
+        edges = np.histogram_bin_edges(np.concatenate([members, others]), bins=24)
+        axes.hist(others, edges, color=COLORS[0], alpha=0.7, label="left out")
+        axes.hist(members, edges, color=COLORS[2], alpha=0.5, label="took part")
+        axes.set(title=f"{reading.attack}: AUC {reading.auc:.2f}", xlabel="score", ylabel="targets")
+        axes.legend(fontsize="small")
+    figure.suptitle("Audit (about private data, not covered by the guarantee)")
     figure.savefig(path)

@@ -18,7 +18,7 @@ from typing import Any
 # `import evaluate` must find the library, and not this script.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import TrlParser
 
 from hf_pretext.cards import MEASURES
@@ -26,10 +26,16 @@ from hf_pretext.data import list_texts, read_texts
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
 from hf_pretext.files import written_whole
-from hf_pretext.finetuning import TRAINING_NAME, check_push, push_model, run_recipe, write_model_card
+from hf_pretext.finetuning import (
+    TRAINING_NAME,
+    check_push,
+    load_before_and_after,
+    push_model,
+    run_recipe,
+    write_model_card,
+)
 from hf_pretext.hub import fetch_folder
 from hf_pretext.models import load_sentence_transformer, resolve_device
-from hf_pretext.packaged_models import locate
 from hf_pretext.plots import plot_evaluation
 from hf_pretext.processes import is_main_process, num_processes
 
@@ -74,7 +80,7 @@ def main(arguments: EvaluationArguments) -> None:
     if output == Path():
         raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
     texts, clients = held_out_texts(arguments)
-    base, finetuned = load_models(arguments, folder)
+    base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
@@ -113,29 +119,6 @@ def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]
         chosen = np.random.default_rng(arguments.seed).permutation(len(texts))[: arguments.num_texts]
         texts, clients = [texts[index] for index in chosen], [clients[index] for index in chosen]
     return texts, clients
-
-
-def load_models(arguments: EvaluationArguments, folder: Path) -> tuple[Any, Any]:
-    """Return two functions, which load the model before and after finetuning; an adapter's base is loaded once."""
-    adapter, facts = folder / "adapter_config.json", folder / TRAINING_NAME
-    name = arguments.base_model
-    if name is None and adapter.is_file():
-        name = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    elif name is None and facts.is_file():
-        name = json.loads(facts.read_text(encoding="utf-8"))["base_model"]
-    if name is None:
-        raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
-    device = resolve_device(arguments.device)
-
-    def load(place: Any) -> Any:
-        return AutoModelForCausalLM.from_pretrained(place, use_safetensors=True).to(device)
-
-    if not adapter.is_file():
-        return lambda: load(locate(name)), lambda: load(folder)
-    from peft import PeftModel
-
-    base = load(locate(name))
-    return lambda: base, lambda: PeftModel.from_pretrained(base, str(folder))
 
 
 def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
-from hf_pretext.cli import _read_run
+from hf_pretext.cli import read_run
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -74,24 +74,24 @@ def test_a_key_nobody_knows_is_an_error(path, tmp_path):
 
 @configs("generate")
 def test_generate_yaml_is_what_the_command_reads(path, tmp_path):
-    run, settings = _read_run(path)
+    run, settings = read_run(path)
     config = PrivateEvolutionConfig(**settings)
     assert run["num_samples"] > 0 and config.epsilon > 0
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text() + "\nnum_ronds: 1\n")
     with pytest.raises(ValueError, match="num_ronds"):
-        _read_run(wrong)
+        read_run(wrong)
 
 
 def test_the_paper_s_yaml_is_the_paper_s_preset():
-    _, settings = _read_run(RECIPES / "configs" / "generate" / "paper.yaml")
+    _, settings = read_run(RECIPES / "configs" / "generate" / "paper.yaml")
     assert PrivateEvolutionConfig(**settings) == PrivateEvolutionConfig.paper(epsilon=1.29)
 
 
 def test_the_plays_yaml_is_the_quickstart():
     from hf_pretext.quickstart import CONFIG, NUM_SAMPLES
 
-    run, settings = _read_run(RECIPES / "configs" / "generate" / "plays.yaml")
+    run, settings = read_run(RECIPES / "configs" / "generate" / "plays.yaml")
     assert PrivateEvolutionConfig(**settings) == CONFIG and run["num_samples"] == NUM_SAMPLES
 
 
