@@ -108,3 +108,13 @@ def test_the_paper_s_settings(epsilon, population_size):
 
 def test_the_paper_s_settings_can_be_overridden():
     assert PrivateEvolutionConfig.paper(epsilon=1.29, max_samples_per_client=16).max_samples_per_client == 16
+
+
+def test_sampling_is_refused_where_it_is_not_accounted_for():
+    with pytest.raises(
+        ValueError, match=r"`client_sampling_rate`=0.5 is accounted for under .*'add_or_remove_one' only"
+    ):
+        PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, client_sampling_rate=0.5, neighboring_relation="replace_one")
+    for rate in (0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="`client_sampling_rate`"):
+            PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, client_sampling_rate=rate)

@@ -230,3 +230,93 @@ def test_a_report_covers_what_it_counts_only():
     assert not branches[0].covers(branches[1])
     assert not first.covers(replace(first, release_ids=()))
     assert first.covers(replace(first, num_rounds=0, release_ids=()))
+
+
+@pytest.mark.parametrize(
+    ("accountant", "golden"),
+    # dp-accounting 0.6: PLDAccountant and RdpAccountant on PoissonSampledDpEvent(0.5, GaussianDpEvent(5)), 11 times.
+    [("pld", 1.45005), ("rdp", 1.58183)],
+)
+def test_golden_epsilon_of_sampled_clients(accountant, golden):
+    assert compute_epsilon(5.0, DELTA, ROUNDS, accountant, sampling_rate=0.5) == pytest.approx(golden, abs=2e-5)
+    by_rate = [compute_epsilon(5.0, DELTA, ROUNDS, accountant, rate) for rate in (0.1, 0.5, 0.999999, 1.0)]
+    # The accountant's own rounding of nearly everybody errs on the safe side of the closed form for everybody.
+    assert by_rate[0] < by_rate[1] < by_rate[2] == pytest.approx(by_rate[3], rel=2e-3)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_a_calibrated_run_with_sampled_clients_costs_what_was_asked_for(accountant, rate):
+    config = PrivateEvolutionConfig(
+        epsilon=1.29, delta=DELTA, num_rounds=3, accountant=accountant, client_sampling_rate=rate
+    )
+    mechanism = VoteMechanism.from_config(config)
+    spent = mechanism.epsilon(DELTA, [config.population_size] * 3)
+    assert 0.999 * 1.29 < spent <= 1.29
+    everybody = VoteMechanism.from_config(replace(config, client_sampling_rate=1.0))
+    assert mechanism.noise_multiplier < everybody.noise_multiplier
+
+
+def test_discreteness_is_paid_for_under_sampling_by_either_accountant():
+    for accountant in ("pld", "rdp"):
+        mechanism = VoteMechanism(1.0, 1000 / VOTE_UNITS, accountant=accountant, client_sampling_rate=0.5)
+        continuous = compute_epsilon(1.0, DELTA, 2, accountant, sampling_rate=0.5)
+        assert mechanism.epsilon(DELTA, [60, 40]) > continuous + 0.014
+
+
+def test_replacing_a_client_takes_the_square_root_of_two_in_noise_and_says_so():
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA, neighboring_relation="replace_one")
+    mechanism = VoteMechanism.from_config(config)
+    removing = VoteMechanism.from_config(replace(config, neighboring_relation="add_or_remove_one"))
+    assert mechanism.noise_multiplier == removing.noise_multiplier
+    assert mechanism.noise_std == pytest.approx(math.sqrt(2) * removing.noise_std)
+    ledger = PrivacyLedger(mechanism)
+    release(ledger, 1024)
+    report = PrivacyReport.from_ledger(ledger, config)
+    assert report.neighboring_relation == "replace_one" and report.sensitivity == pytest.approx(math.sqrt(2))
+    assert "exchanging all samples of one client for any others" in report.guarantee
+    assert PrivacyLedger.from_report(report, mechanism).num_releases == 1
+    with pytest.raises(ValueError, match="do not belong together"):
+        PrivacyLedger.from_report(report, removing)
+
+
+def test_sampled_clients_are_in_the_report_s_words():
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA, client_sampling_rate=0.25)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    release(ledger, 1024)
+    report = PrivacyReport.from_ledger(ledger, config)
+    assert "takes part with probability 0.25" in report.mechanism
+    assert any("Nobody but the trusted process sees which clients" in words for words in report.assumptions)
+
+
+def test_a_report_of_an_older_version_is_read():
+    report, _ = saved_report()
+    values = {
+        name: value for name, value in report.to_dict().items() if name not in ("num_lost", "client_sampling_rate")
+    }
+    assert PrivacyReport.from_dict(values) == report
+
+
+def test_a_ledger_counts_before_it_keeps_and_keeps_once(tmp_path):
+    mechanism = VoteMechanism(10.0, 1.0)
+    ledger = PrivacyLedger(mechanism, tmp_path / "ledger.json")
+    ledger.record(4)
+    counted = PrivacyLedger(mechanism, tmp_path / "ledger.json")
+    assert (counted.num_releases, counted.num_lost, counted.epsilon(DELTA)) == (1, 1, ledger.epsilon(DELTA))
+    ledger.keep(np.array([0.5, -1.25, 3.0, 2**-20]))
+    kept = PrivacyLedger(mechanism, tmp_path / "ledger.json")
+    assert kept.releases == ledger.releases and kept.releases[0].votes == (0.5, -1.25, 3.0, 2**-20)
+    for votes in (np.zeros(4), np.zeros(3)):
+        with pytest.raises(ValueError, match="are not those of the release that was recorded last"):
+            ledger.keep(votes)
+
+
+def test_a_ledger_that_cannot_be_written_releases_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    ledger = PrivacyLedger(VoteMechanism(10.0, 1.0), tmp_path / "ledger.json")
+    monkeypatch.setattr("hf_pretext.privacy.write_durably", full)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.record(4)
+    assert ledger.num_releases == 1, "the private side counts it"

@@ -1,0 +1,197 @@
+"""Statistical checks of the whole release path, and mutations that each of them has to catch.
+
+A check passes or raises an `AssertionError`; `tests/test_guarantee.py` and `make prove` run them with and without the
+mutations. False-alarm rates are stated per check: five standard errors are 5.7e-7, on both sides.
+"""
+
+import contextlib
+import math
+from unittest import mock
+
+import numpy as np
+from datasets import Dataset
+
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.audit import mu_lower_bound
+from hf_pretext.embedding import TextEmbedder
+from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.voting import VOTE_UNITS
+
+NUM_BINS = 24
+CANDIDATES = np.eye(NUM_BINS, dtype=np.float32)
+STANDARD_ERRORS = 5
+OTHERS = {f"other-{number}": [f"bin {number % NUM_BINS}"] for number in range(10)}
+
+
+class BinEncoder:
+    """An embedding model that puts the text "bin 7" where candidate 7 is."""
+
+    max_seq_length = None
+    tokenizer = None
+
+    def get_embedding_dimension(self):
+        return NUM_BINS
+
+    def encode(self, texts, **kwargs):
+        return CANDIDATES[[int(text.split()[1]) for text in texts]]
+
+
+def make_pool(samples, noise=None, **settings):
+    """Make the pool of clients that hold these samples, with a noise multiplier of 1."""
+    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, population_size=NUM_BINS, **settings)
+    rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    return InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, ledger, noise)
+
+
+def measure_effect(client, instead, direction, num_runs, **settings):
+    """Release many times with one client and many times with another, or none, and compare along a direction.
+
+    Returns:
+        The difference of the means in standard deviations (mu, where the direction is that of the change), its
+        standard error, and the scores of both sides.
+    """
+    direction = np.asarray(direction) / np.linalg.norm(direction)
+    scores = []
+    for own in (client, instead):
+        pool = make_pool({**OTHERS, **({"target": own} if own else {})}, **settings)
+        scores.append(np.array([pool.release_histogram(CANDIDATES) @ direction for _ in range(num_runs)]))
+    spread = math.sqrt((scores[0].var(ddof=1) + scores[1].var(ddof=1)) / 2)
+    effect = float(scores[0].mean() - scores[1].mean()) / spread
+    return effect, math.sqrt(2 / num_runs + effect**2 / (4 * num_runs)), *scores
+
+
+def check_effect(client, instead, direction, expected, num_runs, **settings):
+    """Check the effect from both sides; also that no epsilon above the claim is proved, with confidence 1 - 1e-6."""
+    effect, error, with_client, without = measure_effect(client, instead, direction, num_runs, **settings)
+    assert abs(effect - expected) < STANDARD_ERRORS * error, f"effect {effect:.3f} +- {error:.3f}, not {expected:.3f}"
+    assert mu_lower_bound(with_client, without, confidence=1 - 1e-6) <= 1.0, "the claim of mu = 1 is refuted"
+    return {"measured": effect, "expected": expected, "low": effect - 2 * error, "high": effect + 2 * error}
+
+
+ONE_BIN = np.eye(NUM_BINS)[3]
+ALL_IN_ONE_BIN = ["bin 3"] * 1000
+EVERY_BIN = [f"bin {number}" for number in range(NUM_BINS)]
+
+
+def check_one_bin(num_runs):
+    """The worst case: all samples of a client in one bin. It reaches the claim, and does not exceed it."""
+    return check_effect(ALL_IN_ONE_BIN, None, ONE_BIN, 1.0, num_runs)
+
+
+def check_every_bin(num_runs):
+    """A client with a sample in every bin votes with eight of them: one vote each, of a sensitivity of eight."""
+    settings = {"vote_clipping": "count", "max_samples_per_client": 8}
+    return check_effect(EVERY_BIN, None, np.ones(NUM_BINS), 1 / math.sqrt(NUM_BINS), num_runs, **settings)
+
+
+def check_exchange(num_runs):
+    """The worst case of replacing a client: from one bin to another, `sqrt(2)` apart, under `sqrt(2)` the noise."""
+    direction = ONE_BIN - np.eye(NUM_BINS)[7]
+    settings = {"neighboring_relation": "replace_one"}
+    return check_effect(ALL_IN_ONE_BIN, ["bin 7"] * 1000, direction, 1.0, num_runs, **settings)
+
+
+def check_sampling(num_runs):
+    """Who takes part follows the rate, each round and each client by itself; without noise this can be counted."""
+    rate = 0.3
+    pool = make_pool(OTHERS, noise=lambda scale, size: np.zeros(size, dtype=np.int64), client_sampling_rate=rate)
+    present = np.array([pool.release_histogram(CANDIDATES)[:10] for _ in range(num_runs)])
+    assert set(np.unique(present)) <= {0.0, 1.0}
+    error = math.sqrt(rate * (1 - rate) / num_runs)
+    assert np.abs(present.mean(axis=0) - rate).max() < 6 * error
+    check_independent((present - rate) / math.sqrt(rate * (1 - rate)))
+
+
+def check_noise(num_runs):
+    """The noise of bins and of rounds is independent, and has the scale that is accounted for."""
+    pool = make_pool(OTHERS)
+    clean = np.bincount(np.arange(10) % NUM_BINS, minlength=NUM_BINS)
+    noise = np.array([pool.release_histogram(CANDIDATES) for _ in range(num_runs)]) - clean
+    assert abs(noise.std() - 1) < STANDARD_ERRORS * math.sqrt(0.5 / noise.size), f"standard deviation {noise.std()}"
+    check_independent(noise)
+
+
+def check_independent(standardized):
+    """Correlations between rows and between columns, at lags of 1 to 5: eleven tests of five standard errors each."""
+    for lag in range(1, 6):
+        for pairs in (
+            standardized[lag:] * standardized[:-lag],
+            standardized[:, lag:] * standardized[:, :-lag],
+        ):
+            correlation = float(pairs.mean())
+            assert abs(correlation) < STANDARD_ERRORS / math.sqrt(pairs.size), f"correlation {correlation} at {lag}"
+
+
+@contextlib.contextmanager
+def _patched(target, replacement):
+    with mock.patch(target, replacement):
+        yield
+
+
+def _halved_noise():
+    draw = DiscreteGaussian.__call__
+    return _patched(
+        "hf_pretext.noise.DiscreteGaussian.__call__", lambda self, scale, size: draw(self, scale / 2, size)
+    )
+
+
+def _one_draw_for_all_bins():
+    draw = DiscreteGaussian.__call__
+    return _patched(
+        "hf_pretext.noise.DiscreteGaussian.__call__", lambda self, scale, size: np.repeat(draw(self, scale, 1), size)
+    )
+
+
+def _one_draw_for_all_rounds():
+    draw, kept = DiscreteGaussian.__call__, {}
+    return _patched(
+        "hf_pretext.noise.DiscreteGaussian.__call__",
+        lambda self, scale, size: kept.setdefault(size, draw(self, scale, size)),
+    )
+
+
+def _votes_as_they_are(clients, counts, clip_norm):
+    return counts * VOTE_UNITS
+
+
+MUTATIONS = {
+    "noise is halved": (_halved_noise, check_one_bin),
+    "samples per client are not capped": (
+        lambda: _patched("hf_pretext.clients._cap", lambda client, samples, cap, seed: samples),
+        check_every_bin,
+    ),
+    "votes are not clipped": (
+        lambda: _patched("hf_pretext.clients.quantize_votes", _votes_as_they_are),
+        check_one_bin,
+    ),
+    "replacing a client gets the noise of removing one": (
+        lambda: _patched("hf_pretext.privacy.VoteMechanism.sensitivity", property(lambda self: self.clip_norm)),
+        check_exchange,
+    ),
+    "one draw of noise serves all bins": (_one_draw_for_all_bins, check_noise),
+    "one draw of noise serves all rounds": (_one_draw_for_all_rounds, check_noise),
+    "everybody takes part in every round": (
+        lambda: _patched("hf_pretext.clients.sample_clients", lambda number, rate: np.ones(number, dtype=bool)),
+        check_sampling,
+    ),
+    "the same clients take part in every round": (
+        lambda: _patched("hf_pretext.clients.sample_clients", lambda number, rate: np.arange(number) < rate * number),
+        check_sampling,
+    ),
+}
+"""What may go wrong: how to make it so, and the check that has to fail then."""
+
+CHECKS = (check_one_bin, check_every_bin, check_exchange, check_sampling, check_noise)
+
+
+def is_caught(name, num_runs):
+    """Tell whether the check of a mutation fails under it."""
+    mutate, check = MUTATIONS[name]
+    with mutate():
+        try:
+            check(num_runs)
+        except AssertionError:
+            return True
+    return False

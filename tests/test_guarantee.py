@@ -1,0 +1,44 @@
+"""The guarantee as a statistical claim: what holds, and that what would break it is caught."""
+
+import numpy as np
+import pytest
+from guarantee import CHECKS, MUTATIONS, is_caught
+from scipy.stats import chi2, norm
+
+from hf_pretext.noise import DiscreteGaussian
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_release_path_keeps_its_claim(check):
+    """Thousands of releases with and without a worst-case client; see the checks for their false-alarm rates."""
+    check(num_runs=2000)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_would_break_it_is_caught(name):
+    assert is_caught(name, num_runs=500)
+
+
+@pytest.mark.slow
+def test_a_million_draws_are_discrete_gaussian():
+    """Chi-squared against the pmf; false-alarm rate 1e-6."""
+    scale, draws = 3.0, 1_000_000
+    noise = np.concatenate([DiscreteGaussian()(scale, 50_000) for _ in range(20)])
+    support = np.arange(-14, 15)
+    weights = np.exp(-0.5 * (support / scale) ** 2)
+    expected = draws * weights / np.exp(-0.5 * (np.arange(-200, 201) / scale) ** 2).sum()
+    observed = np.array([(noise == value).sum() for value in support])
+    rest, expected_rest = draws - observed.sum(), draws - expected.sum()
+    statistic = ((observed - expected) ** 2 / expected).sum() + (rest - expected_rest) ** 2 / expected_rest
+    assert statistic < chi2.ppf(1 - 1e-6, df=len(support))
+
+
+@pytest.mark.slow
+def test_a_million_draws_at_the_scale_of_a_run_are_gaussian():
+    """Chi-squared in 100 cells of equal probability, at the quickstart's scale; false-alarm rate 1e-6."""
+    scale, draws, cells = 2.40858 * 2**20, 1_000_000, 100
+    noise = np.concatenate([DiscreteGaussian()(scale, 50_000) for _ in range(20)])
+    edges = norm.ppf(np.arange(1, cells) / cells) * scale
+    observed = np.bincount(np.searchsorted(edges, noise), minlength=cells)
+    statistic = ((observed - draws / cells) ** 2 / (draws / cells)).sum()
+    assert statistic < chi2.ppf(1 - 1e-6, df=cells - 1)
