@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart recipes test test-slow quality style clean
+.PHONY: quickstart recipes prove test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
@@ -14,6 +14,9 @@ recipes: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+prove: $(VENV)/.installed
+	$(BIN)/python tests/prove.py
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

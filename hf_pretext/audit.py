@@ -35,15 +35,13 @@ SHARES_GUESSED = (0.125, 0.25, 0.5, 1.0)
 OWN_CANDIDATE = 0.9
 """Cosine similarity from which a candidate is a canary's own, or a descendant of it."""
 
-_SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo zu bra cle dri fro glu".split()
-
 
 @dataclass(frozen=True)
 class Targets:
     """Clients that an audit is about.
 
     Args:
-        texts (`tuple` of `tuple` of `str`): The samples of each.
+        texts (`tuple` of `tuple` of `str`): Samples of each, as many as a client may vote with.
         is_canary (`np.ndarray` of `bool`): Which of them are made up.
         is_member (`np.ndarray` of `bool`): How their coins fell: which of them take part.
     """
@@ -53,21 +51,17 @@ class Targets:
     is_member: np.ndarray
 
 
-def make_canaries(num_canaries: int, num_words: int = 6, seed: int = 0) -> list[str]:
-    """Make up texts of words that no language has, all different, so that nobody else votes for their like."""
+def make_canaries(num_canaries: int, num_words: int = 8, seed: int = 0) -> list[str]:
+    """Make up texts of hexadecimal numbers, all different, so unlike any language that nobody else votes for them."""
     rng = np.random.default_rng([seed, 1])
-
-    def word() -> str:
-        return "".join(rng.choice(_SYLLABLES, size=rng.integers(2, 4)))
-
     canaries: dict[str, None] = {}
     while len(canaries) < num_canaries:
-        canaries.setdefault(" ".join(word() for _ in range(num_words)).capitalize() + ".")
+        canaries.setdefault(" ".join(f"{number:04x}" for number in rng.integers(2**16, size=num_words)))
     return list(canaries)
 
 
 def enlist(
-    private: "Dataset", config: PrivateEvolutionConfig, num_canaries: int, client_share: float = 0.2, seed: int = 0
+    private: "Dataset", config: PrivateEvolutionConfig, num_canaries: int, client_share: float = 0.1, seed: int = 0
 ) -> tuple["Dataset", Targets]:
     """Choose the targets, flip their coins, and make the private dataset of the audited run.
 
@@ -75,7 +69,7 @@ def enlist(
         private (`datasets.Dataset`): The private texts, as a generator takes them.
         config (`PrivateEvolutionConfig`): Names of the columns, most samples per client.
         num_canaries (`int`): Number of canaries; each fills up its samples with copies of one text.
-        client_share (`float`, *optional*, defaults to `0.2`): Share of the real clients that are targets.
+        client_share (`float`, *optional*, defaults to `0.1`): Share of the real clients that are targets.
         seed (`int`, *optional*, defaults to `0`): Seed of all choices, so that a later step finds them again.
 
     Returns:
@@ -96,7 +90,7 @@ def enlist(
     chosen = [clients[index] for index in rng.permutation(len(clients))[: round(client_share * len(clients))]]
     canaries = make_canaries(num_canaries, seed=seed)
     texts = tuple((canary,) * config.max_samples_per_client for canary in canaries)
-    texts += tuple(tuple(samples[client]) for client in chosen)
+    texts += tuple(tuple(samples[client][: config.max_samples_per_client]) for client in chosen)
     if not texts:
         raise ValueError(f"`num_canaries`={num_canaries} and `client_share`={client_share} leave nobody to audit.")
     targets = Targets(texts, np.arange(len(texts)) < num_canaries, rng.random(len(texts)) < 0.5)

@@ -1,8 +1,10 @@
 """The cards of datasets and models, rendered from templates."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .cleaning import one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
 from .privacy import PrivacyReport
 
@@ -12,6 +14,12 @@ SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+MARKUP = "\\`*[]<>|~$&{}"
+"""Characters that may be markup anywhere in a line."""
+
+MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@"
+"""These, and what may be markup at the beginning of a line or make a link or a mention."""
+
 MEASURES = {
     "top_1_accuracy": "next-token accuracy",
     "top_3_accuracy": "top-3 accuracy",
@@ -138,13 +146,23 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return templates.get_template(template).render(picture=PICTURE_NAME, paper=PAPER, **values)
+    templates.filters.update(as_words=_as_words, as_string=_as_string)
+    return valid_unicode(templates.get_template(template).render(picture=PICTURE_NAME, paper=PAPER, **values))
+
+
+def _as_words(value: object, markup: str = MARKUP) -> str:
+    """Show what somebody else may have written as words in a line, or in a cell of a table, that are no markup."""
+    return "".join(f"\\{character}" if character in markup else character for character in one_line(str(value)))
+
+
+def _as_string(value: object) -> str:
+    """Show a name as a string literal of Python."""
+    return json.dumps(one_line(str(value)), ensure_ascii=False)
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:
     """Show a text as one quoted line that Markdown cannot read as anything else."""
-    line = " ".join(text.split())
+    line = one_line(text)
     if len(line) > max_characters:
         line = line[:max_characters].rstrip() + "..."
-    escaped = "".join(f"\\{character}" if character in "\\`*_{}[]()#+-.!|<>~$" else character for character in line)
-    return f"> {escaped}"
+    return f"> {_as_words(line, MARKUP_OF_TEXTS)}"

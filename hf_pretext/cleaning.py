@@ -1,4 +1,4 @@
-"""Cleaning of what language models write: pure functions on strings."""
+"""Cleaning of texts, those that language models write above all: pure functions on strings."""
 
 import re
 
@@ -10,12 +10,18 @@ HEADING = "Original Text Sample"
 _LIST_MARK = re.compile(r"^(?:[-*•>#]+|\(?\d{1,2}[.):])\s+")
 _ANSWER_LABEL = re.compile(r"^(?:(?:possible )?answer(?: [a-z0-9])?:|\(?[a-z][):])\s+", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"))
 
 
+def valid_unicode(text: str) -> str:
+    """Write a question mark for each lone surrogate, which no tokenizer and no file in UTF-8 takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def one_line(text: str) -> str:
-    """Join the words of a text with single spaces."""
-    return " ".join(text.split())
+    """Join the words of a text with single spaces; control characters, the ends of lines among them, are spaces."""
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def clean_text(text: str) -> str:

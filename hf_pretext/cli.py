@@ -133,23 +133,28 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     import yaml
 
-    from .configuration import PrivateEvolutionConfig
+    from .configuration import PrivateEvolutionConfig, shortened
 
     if not path.is_file():
         raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # Some tags on values that they do not fit raise errors that are not YAML's own.
+        raise ValueError(f"{path} is not YAML that can be read: {str(error)[:500]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
     if unknown := sorted(map(str, set(values) - fields - set(RUN_KEYS))):
-        raise ValueError(f"{path} holds unknown keys: {unknown}. Known are {sorted(fields | set(RUN_KEYS))}.")
+        known = sorted(fields | set(RUN_KEYS))
+        raise ValueError(f"{path} holds unknown keys: {shortened(unknown)}. Known are {known}.")
     if missing := [key for key in REQUIRED_KEYS if key not in values]:
         raise ValueError(f"{path} lacks the keys {missing}.")
     # YAML 1.1 reads `1e-5` as a string; only `1.0e-5` is a number to it.
-    values = {key: float(value) if _EXPONENT.fullmatch(str(value)) else value for key, value in values.items()}
+    values = {
+        key: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+        for key, value in values.items()
+    }
     run = {key: value for key, value in values.items() if key in RUN_KEYS}
     return run, {key: value for key, value in values.items() if key in fields}
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from .configuration import PrivateEvolutionConfig
-from .embedding import TextEmbedder
+from .embedding import EmbeddingError, TextEmbedder
 from .noise import DiscreteGaussian, NoiseSource, sample_clients
 from .privacy import PrivacyLedger, VoteMechanism
 from .processes import is_main_process, num_processes, progress_bar
@@ -185,6 +185,8 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
     # NaN, which pandas writes for a missing id, is not equal to itself.
     if any(client is None or client != client for client in ids):
         raise ValueError(f"`private` has rows without a client in column {config.client_column!r}; name or drop them.")
+    if any(isinstance(client, (list, dict)) for client in ids):
+        raise ValueError(f"`private` has lists in column {config.client_column!r}; a client's id is one value.")
     return texts, ids
 
 
@@ -243,8 +245,21 @@ def _embed_each_client(samples: Iterable[list[str]], embedder: TextEmbedder) -> 
     """Embed every client's samples in batches of their own; see the class for why."""
     own = [texts for texts in samples if texts]
     embedded = []
+    failure = None
     with progress_bar(len(own), "Embedding clients", "client") as bar:
         for texts in own:
-            embedded.append(quantize_embeddings(embedder(texts)))
+            try:
+                embedded.append(quantize_embeddings(embedder(texts)))
+            except EmbeddingError:
+                raise
+            except Exception as error:
+                failure = type(error).__name__
+                break
             bar.update()
+    if failure:
+        # Raised out here, so that the message and the frames of the other error, which may hold text, stay behind.
+        raise ValueError(
+            f"`embedding_model` failed on private text, with a {failure}; what it said may quote the text, so it is "
+            "not shown. Does it embed any text as finite numbers? Try it on public texts with the same oddities."
+        )
     return np.concatenate(embedded)

@@ -1,6 +1,7 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
 import json
+import reprlib
 import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,14 @@ CONFIG_NAME = "private_evolution_config.json"
 ACCOUNTANTS = ("pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
+
+
+def shortened(value: object) -> str:
+    """Show a value in an error by its beginning and end: a stranger's file may hold a list of millions there."""
+    limits = reprlib.Repr()
+    limits.maxstring = limits.maxother = 200
+    limits.maxlist = 20
+    return limits.repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +215,7 @@ class PrivateEvolutionConfig:
             )
         for name in ("keep_survivors", "weight_seeds"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"`{name}`={getattr(self, name)!r} must be true or false.")
+                raise TypeError(f"`{name}`={shortened(getattr(self, name))} must be true or false.")
         for name in ("text_column", "client_column"):
             self._check_text(name)
         for name in ("domain", "variation_prompt"):
@@ -284,12 +293,19 @@ class PrivateEvolutionConfig:
 
         Raises:
             FileNotFoundError: There is no such file.
+            ValueError: It does not hold a configuration.
         """
         path = Path(folder)
         path = path / CONFIG_NAME if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}; `save_pretrained` writes one.")
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise ValueError(f"{str(path)!r} does not hold a configuration as `save_pretrained` writes it.")
+        return cls.from_dict(values)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the configuration to `folder`, which is made where it does not exist."""
@@ -300,7 +316,7 @@ class PrivateEvolutionConfig:
     def _check_integer(self, name: str, at_least: int) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"`{name}`={value!r} must be an integer, not {type(value).__name__}.")
+            raise TypeError(f"`{name}`={shortened(value)} must be an integer, not {type(value).__name__}.")
         if value < at_least:
             raise ValueError(f"`{name}`={value} must be at least {at_least}.")
 
@@ -315,7 +331,7 @@ class PrivateEvolutionConfig:
     ) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}`={value!r} must be a number, not {type(value).__name__}.")
+            raise TypeError(f"`{name}`={shortened(value)} must be a number, not {type(value).__name__}.")
         bounds = [
             (above is None or value > above, f"above {above}"),
             (at_least is None or value >= at_least, f"at least {at_least}"),
@@ -331,9 +347,9 @@ class PrivateEvolutionConfig:
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)
         if value not in choices:
-            raise ValueError(f"`{name}`={value!r} must be one of {list(choices)}.")
+            raise ValueError(f"`{name}`={shortened(value)} must be one of {list(choices)}.")
 
     def _check_text(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"`{name}`={value!r} must be a non-empty string.")
+            raise ValueError(f"`{name}`={shortened(value)} must be a non-empty string.")

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .cleaning import valid_unicode
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +24,7 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
 
     Args:
         path (`str` or `Path`): A `.csv`, `.json`, `.jsonl` or `.parquet` file, or a folder of `Dataset.save_to_disk`.
-        text_column (`str`): Column of texts.
+        text_column (`str`): Column of texts; a lone surrogate in them becomes a question mark.
         client_column (`str`, *optional*): Column of client ids, for private texts; they are read as strings.
 
     Returns:
@@ -32,13 +35,15 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         ValueError: The file is of another type, cannot be read, or lacks a column.
         TypeError: Some texts are not strings.
     """
-    from datasets import Dataset, load_from_disk
+    from datasets import Dataset
 
     path = Path(path)
-    if not path.exists():
+    # Unlike `Path.exists`, this takes every name: one that no file system allows is the name of nothing.
+    if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
+    columns = [text_column] if client_column is None else [text_column, client_column]
     if path.is_dir():
-        return load_from_disk(str(path))
+        return _read_folder(path, columns)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{str(path)!r} must be a folder of `save_to_disk` or end in one of {list(SUFFIXES)}.")
     try:
@@ -46,7 +51,6 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
     except Exception:
         # What a parser says of a line may quote it.
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}; is it one record a line or row?") from None
-    columns = [text_column] if client_column is None else [text_column, client_column]
     for column in columns:
         if any(column not in row for row in rows):
             raise ValueError(f"{str(path)!r} has rows without the column {column!r}.")
@@ -54,11 +58,10 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         raise TypeError(
             f"{str(path)!r} has rows in column {text_column!r} that are not strings; drop or convert them."
         )
-    texts = {text_column: [row[text_column] for row in rows]}
+    texts = {text_column: [valid_unicode(row[text_column]) for row in rows]}
     if client_column is None:
         return Dataset.from_dict(texts)
-    ids = [None if row[client_column] in (None, "") else str(row[client_column]) for row in rows]
-    return Dataset.from_dict({**texts, client_column: ids})
+    return Dataset.from_dict({**texts, client_column: [_read_id(row[client_column]) for row in rows]})
 
 
 def read_texts(
@@ -82,7 +85,7 @@ def read_texts(
         FileNotFoundError: There is neither a file nor a repository of that name.
         ValueError: It cannot be read, or lacks a column.
     """
-    if Path(name).exists():
+    if os.path.exists(name):
         return read_dataset(name, text_column, client_column)
     from datasets import load_dataset
 
@@ -98,12 +101,37 @@ def read_texts(
     return dataset
 
 
+def _read_folder(path: Path, columns: Sequence[str]) -> "Dataset":
+    from datasets import load_from_disk
+
+    try:
+        dataset = load_from_disk(str(path))
+    except FileNotFoundError:
+        raise
+    except Exception:
+        raise ValueError(f"{str(path)!r} cannot be read as a folder of `save_to_disk`.") from None
+    for column in columns:
+        if column not in dataset.column_names:
+            raise ValueError(f"{str(path)!r} has no column {column!r}.")
+    return dataset
+
+
+def _read_id(value: Any) -> str | None:
+    # NaN, which some programs write for a missing id, is not equal to itself.
+    if value is None or value == "" or value != value:
+        return None
+    # Unlike a question mark, an escape keeps the ids of two clients apart.
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
-    with path.open(encoding="utf-8", newline="") as file:
+        # `read_table` would take a folder's name such as `client_id=5` for a column.
+        return pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    # Some programs mark UTF-8 by a byte order mark, which is no part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
             try:
@@ -117,7 +145,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) -> list[str]:
-    """List public texts.
+    """List public texts; a lone surrogate in them becomes a question mark.
 
     Args:
         source (`datasets.Dataset` or `Sequence[str]`): The texts, or a dataset with a column of them.
@@ -138,4 +166,4 @@ def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) ->
     wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
     if wrong:
         raise TypeError(f"`{argument}` must hold strings only, but some are of type {', '.join(wrong)}.")
-    return texts
+    return list(map(valid_unicode, texts))

@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from .cleaning import valid_unicode
 from .processes import progress_bar
+
+
+class EmbeddingError(ValueError):
+    """An embedding model returned what is no embedding. Its message quotes no text."""
 
 
 class TextEmbedder:
@@ -29,14 +34,14 @@ class TextEmbedder:
         """Embed texts.
 
         Args:
-            texts (`Sequence[str]`): The texts.
+            texts (`Sequence[str]`): The texts; a lone surrogate in them counts as a question mark.
             progress (`str`, *optional*): Name of a progress bar; none is shown without it.
 
         Returns:
             `np.ndarray` of shape `(len(texts), d)`: Rows of length one, float32.
 
         Raises:
-            ValueError: The model returns NaN or infinite numbers, or a vector of length zero.
+            EmbeddingError: The model returns NaN or infinite numbers, or a vector of length zero.
         """
         # Longest first, so that memory runs out at once or not at all, and batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
@@ -45,7 +50,7 @@ class TextEmbedder:
             for start in range(0, len(texts), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 embeddings[chosen] = self._model.encode(
-                    [texts[index] for index in chosen],
+                    [valid_unicode(texts[index]) for index in chosen],
                     batch_size=self.batch_size,
                     normalize_embeddings=True,
                     show_progress_bar=False,
@@ -54,7 +59,7 @@ class TextEmbedder:
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         # NaN compares unequal, so this catches it too.
         if not np.all(np.abs(lengths - 1) < 0.1):
-            raise ValueError(
+            raise EmbeddingError(
                 "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or "
                 "use another model."
             )
@@ -69,4 +74,4 @@ class TextEmbedder:
         # A token has at least one character, so most texts need no tokenizer to be known as short.
         candidates = [text for text in texts if len(text) > self.max_length]
         limit = {"truncation": True, "max_length": self.max_length + 1}
-        return any(len(tokenizer(text, **limit)["input_ids"]) > self.max_length for text in candidates)
+        return any(len(tokenizer(valid_unicode(text), **limit)["input_ids"]) > self.max_length for text in candidates)

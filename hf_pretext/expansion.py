@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .cleaning import HEADING, clean_text, is_usable, one_line, whole_sentences
+from .cleaning import HEADING, clean_text, is_usable, one_line, valid_unicode, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator, collect_texts
 
-_HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+[ \t]*:?[ \t]*$", re.MULTILINE)
+_HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+(?:[ \t]*:)?[ \t]*$", re.MULTILINE)
 
 
 def list_prompt(seeds: Sequence[str], num_new: int, domain: str | None = None) -> str:
     """Write the paper's prompt: a list of samples that a language model will go on with.
 
     Args:
-        seeds (`Sequence[str]`): Texts to show, one line each.
+        seeds (`Sequence[str]`):
+            Texts to show, one line each; the words of the heading are in lower case there, so that no text is one.
         num_new (`int`): Number of texts that are to follow.
         domain (`str`, *optional*): What the texts are, in a few public words; the paper's prompt does not say it.
 
@@ -26,8 +27,9 @@ def list_prompt(seeds: Sequence[str], num_new: int, domain: str | None = None) -
     """
     # With the paper's three seeds the list has six samples; a longer continuation needs a longer list.
     size = max(2 * len(seeds), len(seeds) + num_new)
-    samples = [f"{HEADING} {number}\n{one_line(seed)}\n" for number, seed in enumerate(seeds, start=1)]
-    about = f" ({domain})" if domain else ""
+    lines = [one_line(seed).replace(HEADING, HEADING.lower()) for seed in seeds]
+    samples = [f"{HEADING} {number}\n{line}\n" for number, line in enumerate(lines, start=1)]
+    about = f" ({one_line(domain)})" if domain else ""
     return f"List of {size} diverse original text samples{about}:\n{''.join(samples)}{HEADING} {len(seeds) + 1}\n"
 
 
@@ -67,6 +69,8 @@ class Expansion:
         # Two models may count a text's tokens differently, and headings take some.
         self._longest_seed = 2 * config.max_length
         prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
+        # A token has at least one byte.
+        prompt_length += len(valid_unicode(config.domain or "").encode())
         generator.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
     def __call__(
@@ -93,23 +97,24 @@ class Expansion:
         """
         shares = np.asarray(weights if weights is not None and any(weights) else [1.0] * len(seeds))
         shares = shares / shares.sum()
+        # Once and not in each prompt that shows it: a seed may be very long.
+        examples = [self._generate.truncate(seed, self._longest_seed) for seed in seeds]
 
         def propose(missing: int, attempt: int, progress: str) -> list[str]:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
-            return keep(attempt + 1, lambda: list(self._propose(seeds, shares, missing, rng, progress)))
+            return keep(attempt + 1, lambda: list(self._propose(examples, shares, missing, rng, progress)))
 
         return collect_texts(num_samples, propose, "Expanding", known=seeds)
 
     def _propose(
-        self, seeds: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: str
+        self, examples: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: str
     ) -> Iterator[str]:
         config = self._config
         shown = min(config.seeds_per_prompt, int(np.count_nonzero(shares)))
         prompts = []
         for _ in range(math.ceil(missing / config.texts_per_prompt)):
-            chosen = rng.choice(len(seeds), shown, replace=False, p=shares)
-            examples = [self._generate.truncate(seeds[index], self._longest_seed) for index in chosen]
-            prompts.append(list_prompt(examples, config.texts_per_prompt, config.domain))
+            chosen = rng.choice(len(examples), shown, replace=False, p=shares)
+            prompts.append(list_prompt([examples[index] for index in chosen], config.texts_per_prompt, config.domain))
         continuations = self._generate(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .cleaning import valid_unicode
 from .configuration import PrivateEvolutionConfig
 from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
 
 TEXTS_AT_ONCE = 2048
 """Texts that `collect_texts` asks for at a time; what it has got by then can be kept."""
+
+SLOT = "HF-PRETEXT-INSTRUCTION"
+"""What stands in a chat template's text for an instruction, whose tokens take its place."""
 
 LOOK_EVERY = 4
 """Tokens between two looks for the stop string."""
@@ -23,7 +27,8 @@ LOOK_EVERY = 4
 class TextGenerator:
     """Continues prompts with a causal language model, in left-padded batches of like length.
 
-    Several processes share the prompts of a call, and all get all continuations.
+    Several processes share the prompts of a call, and all get all continuations. What looks like a special token in a
+    prompt or text, such as the end of a chat's turn, is read as the characters that it is written with.
 
     Args:
         model (`PreTrainedModel`): A causal language model of transformers.
@@ -43,7 +48,7 @@ class TextGenerator:
         # A token has at least one character, so most texts need no tokenizer to be known as short.
         if len(text) <= max_tokens:
             return text
-        tokens = self._tokenizer(text, add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+        tokens = self._encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens)
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
     def __call__(
@@ -52,7 +57,6 @@ class TextGenerator:
         max_new_tokens: int,
         seed: int,
         stop: str | None = None,
-        add_special_tokens: bool = True,
         progress: str = "Generating",
     ) -> list[str]:
         """Sample one continuation of each prompt.
@@ -62,8 +66,6 @@ class TextGenerator:
             max_new_tokens (`int`): Longest continuation, in tokens.
             seed (`int`): Seed of the sampling, which has a generator of its own.
             stop (`str`, *optional*): A continuation ends when it holds this string.
-            add_special_tokens (`bool`, *optional*, defaults to `True`):
-                Whether the tokenizer adds a beginning-of-sequence token.
             progress (`str`, *optional*): Name of the progress bar.
 
         Returns:
@@ -73,18 +75,23 @@ class TextGenerator:
             ValueError: A prompt and its continuation do not fit into the model's context.
         """
         # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
-        tokens = [
-            self._tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"] or [self._padding]
-            for prompt in prompts
-        ]
+        tokens = [self._encode(prompt) or [self._padding] for prompt in prompts]
+        return self._continue(tokens, max_new_tokens, seed, stop, progress)
+
+    def _encode(self, text: str, **arguments: Any) -> list[int]:
+        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **arguments)["input_ids"]
+
+    def _continue(
+        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, progress: str
+    ) -> list[str]:
         self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
 
         def continue_share(share: Sequence[list[int]], seed: int) -> list[str]:
-            return self._continue(share, max_new_tokens, seed, stop, progress)
+            return self._continue_share(share, max_new_tokens, seed, stop, progress)
 
         return map_over_processes(continue_share, tokens, seed)
 
-    def _continue(
+    def _continue_share(
         self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, progress: str
     ) -> list[str]:
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
@@ -105,14 +112,14 @@ class TextGenerator:
         """Sample an answer to each instruction, in the model's chat format where it has one; else as in `__call__`."""
         if not getattr(self._tokenizer, "chat_template", None):
             return self([f"{text}\n\n" for text in instructions], max_new_tokens, seed, progress=progress)
-        chats = [
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-            for text in instructions
-        ]
-        # A chat template writes the beginning-of-sequence token itself.
-        return self(chats, max_new_tokens, seed, add_special_tokens=False, progress=progress)
+        chat = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True
+        )
+        # The template's special tokens are tokens, and it writes the beginning-of-sequence token itself.
+        before, _, after = chat.partition(SLOT)
+        opening, closing = (self._tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+        tokens = [[*opening, *self._encode(text, add_special_tokens=False), *closing] for text in instructions]
+        return self._continue(tokens, max_new_tokens, seed, None, progress)
 
     @torch.inference_mode()
     def _continue_batch(

@@ -71,7 +71,8 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return source
     _check_source("embedding_model", source)
     try:
-        return SentenceTransformer(str(locate(source)), device=str(device), model_kwargs={"dtype": dtype})
+        folder = str(locate(source))
+        return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source) from error
 
@@ -133,8 +134,9 @@ def _load(
 
     try:
         folder = locate(source)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        # Said in so many words: left out, transformers asks at the terminal whether to run a stranger's code.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source) from error
     return model.to(device).eval(), tokenizer

@@ -50,7 +50,7 @@ def _plot_votes(
     axes: Any, history: Sequence[RoundRecord], report: PrivacyReport, config: PrivateEvolutionConfig
 ) -> None:
     for record in history:
-        shade = 0.25 + 0.75 * record.round / len(history)
+        shade = 0.25 + 0.75 * record.round / history[-1].round
         axes.plot(np.arange(1, len(record.votes) + 1), record.votes, color=COLORS[2], alpha=shade, label=record.round)
     axes.axhspan(-report.noise_std, report.noise_std, color=COLORS[0], alpha=0.25, lw=0)
     axes.axhline(config.threshold * report.noise_std, color=COLORS[1], ls="--")

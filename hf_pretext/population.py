@@ -41,12 +41,8 @@ def sample_population(
         TypeError: Some texts are not strings.
     """
     texts = list_texts(public, config.text_column, "initial_population")
-    # A lone surrogate is no text that a tokenizer takes; it becomes a question mark.
-    clean = list(dict.fromkeys(text.encode("utf-8", "replace").decode() for text in texts if text.strip()))
-    if len(clean) < 2:
-        raise ValueError(
-            f"`initial_population` holds {len(clean)} different texts that are not blank; it needs at least 2."
-        )
+    clean = list(dict.fromkeys(text for text in texts if text.strip()))
+    _check_size(clean)
     if len(clean) < config.population_size:
         warnings.warn(
             f"`initial_population` holds {len(clean)} different texts, fewer than `population_size`="
@@ -61,7 +57,17 @@ def sample_population(
         logger.warning(
             "%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length
         )
-    return list(dict.fromkeys(population))
+    # What a model does not know may be all that a text begins with.
+    population = list(dict.fromkeys(text for text in population if text.strip()))
+    _check_size(population)
+    return population
+
+
+def _check_size(texts: Sequence[str]) -> None:
+    if len(texts) < 2:
+        raise ValueError(
+            f"`initial_population` holds {len(texts)} different texts that are not blank; it needs at least 2."
+        )
 
 
 def write_population(generator: TextGenerator, variation: Variation, config: PrivateEvolutionConfig) -> list[str]:

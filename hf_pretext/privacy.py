@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .configuration import ACCOUNTANTS, PrivateEvolutionConfig
+from .configuration import ACCOUNTANTS, PrivateEvolutionConfig, shortened
 from .files import write_durably
 from .version import __version__
 from .voting import VOTE_UNITS
@@ -463,11 +463,21 @@ class PrivacyReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PrivacyReport":
-        """Read what `to_dict` returned; the words are not read but made anew from the figures."""
-        known = {name: values[name] for name in (each.name for each in fields(cls)) if name in values}
-        epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
+        """Read what `to_dict` returned; the words are not read but made anew from the figures.
+
+        Raises:
+            ValueError: A figure is missing, or is none.
+        """
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         lists = {name: tuple(known.get(name, ())) for name in ("release_ids", "bins_per_release")}
-        return cls(**{**known, **lists, "epsilon": epsilon})
+        known = {**known, **lists, "epsilon": math.inf if known.get("epsilon") is None else known["epsilon"]}
+        for each in fields(cls):
+            kinds = _TYPES_IN_A_REPORT[str(each.type)]
+            parts = known.get(each.name, each.default)
+            for part in parts if isinstance(parts, tuple) else (parts,):
+                if not isinstance(part, kinds) or isinstance(part, bool):
+                    raise ValueError(f"A privacy report with `{each.name}`={shortened(part)} is none.")
+        return cls(**known)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
@@ -565,6 +575,16 @@ class PrivacyReport:
     def __str__(self) -> str:
         return f"{self.guarantee}\n{self.mechanism}"
 
+
+_TYPES_IN_A_REPORT: dict[str, tuple[type, ...]] = {
+    "<class 'float'>": (int, float),
+    "<class 'int'>": (int,),
+    "<class 'str'>": (str,),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+    "tuple[str, ...]": (str,),
+    "tuple[int, ...]": (int,),
+}
 
 _SHARED_WITH_THE_REPORT = (
     "noise_multiplier",

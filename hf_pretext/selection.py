@@ -25,7 +25,12 @@ def threshold_votes(votes: np.ndarray, threshold: float) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(m,)`: Weights, not negative and not all zero.
+
+    Raises:
+        ValueError: Some votes are not finite.
     """
+    if not np.isfinite(votes).all():
+        raise ValueError("`votes` holds NaN or infinite counts: check the pool of clients that released them.")
     weights = np.maximum(votes - threshold, 0.0)
     if weights.any():
         return weights

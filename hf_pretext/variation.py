@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .cleaning import clean_text, is_usable, one_line
+from .cleaning import clean_text, is_usable, one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
 from .generation import TextGenerator
 from .processes import map_over_processes, progress_bar
@@ -60,15 +60,16 @@ class MaskedVariation:
     def truncate(self, text: str) -> str:
         """Cut a text to `max_length` tokens, special tokens included."""
         # Decoding may change a text (an uncased tokenizer lowers its case), so one that is short enough is left alone.
-        limit = {"truncation": True, "max_length": self._config.max_length + 1}
-        fits = len(self._tokenizer(text, **limit)["input_ids"]) <= self._config.max_length
-        return text if fits else self._decode(self._encode(text))
+        fits = len(self._encode(text, self._config.max_length + 1)) <= self._config.max_length
+        return text if fits else self._decode(self._encode(text, self._config.max_length))
 
     def __call__(self, texts: Sequence[str], seed: int, progress: str = "Varying") -> list[str]:
         """Vary each text; several processes share the texts, and all get all variations.
 
         Args:
-            texts (`Sequence[str]`): The texts; what is beyond `max_length` tokens is cut.
+            texts (`Sequence[str]`):
+                The texts; what is beyond `max_length` tokens is cut, and what looks like a special token in them is
+                read as the characters that it is written with.
             seed (`int`): Seed of the masks and fillings.
             progress (`str`, *optional*): Name of the progress bar.
 
@@ -79,12 +80,12 @@ class MaskedVariation:
         def vary_share(share: Sequence[str], seed: int) -> list[str]:
             return self._vary(share, seed, progress)
 
-        return map_over_processes(vary_share, texts, seed)
+        return map_over_processes(vary_share, list(map(valid_unicode, texts)), seed)
 
     @torch.inference_mode()
     def _vary(self, texts: Sequence[str], seed: int, progress: str) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
-        tokens = [self._encode(text) for text in texts]
+        tokens = [self._encode(text, self._config.max_length) for text in texts]
         order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         varied = list(texts)
         with progress_bar(len(texts), progress, "text") as bar:
@@ -95,8 +96,9 @@ class MaskedVariation:
                 bar.update(len(chosen))
         return varied
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer(text, truncation=True, max_length=self._config.max_length)["input_ids"]
+    def _encode(self, text: str, max_length: int) -> list[int]:
+        limit = {"truncation": True, "max_length": max_length}
+        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **limit)["input_ids"]
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation; byte-level tokens need no repair.
@@ -180,7 +182,7 @@ class PromptedVariation:
         """Vary each text.
 
         Args:
-            texts (`Sequence[str]`): The texts.
+            texts (`Sequence[str]`): The texts; what is beyond `max_length` tokens is cut.
             seed (`int`): Seed of the sampling.
             progress (`str`, *optional*): Name of the progress bar.
 
@@ -189,7 +191,7 @@ class PromptedVariation:
             not usable.
         """
         rng = np.random.default_rng(seed)
-        varied = list(texts)
+        varied = [self.truncate(valid_unicode(text)) for text in texts]
         rewrite = self._follow_instruction if self._config.variation_prompt else self._write_another_ending
         for _ in range(self._config.variation_steps):
             answers = [self.truncate(clean_text(answer)) for answer in rewrite(varied, rng, progress)]

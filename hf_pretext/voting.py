@@ -25,12 +25,12 @@ EMBEDDING_UNITS = 2**11
 def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
     """Round unit-length embeddings to whole multiples of `1 / EMBEDDING_UNITS`.
 
-    A row of `d` entries rounds to a vector of norm at most `EMBEDDING_UNITS + sqrt(d) / 2`. By Cauchy-Schwarz every
-    partial sum of the dot product of two such rows is an integer of at most its square, and
+    A row of `d` entries and of length `r` rounds to a vector of norm at most `r * EMBEDDING_UNITS + sqrt(d) / 2`. By
+    Cauchy-Schwarz every partial sum of the dot product of two such rows is an integer of at most its square, and
     `2 <p, c> - |c|^2` of at most three times that: below 2^24 for every `d` up to 65,536.
 
     Args:
-        embeddings (`np.ndarray` of shape `(n, d)`): Rows of length at most one.
+        embeddings (`np.ndarray` of shape `(n, d)`): Rows of length at most one, give or take a thousandth.
 
     Returns:
         `np.ndarray` of shape `(n, d)`: Integers, held as float32 for fast matrix products.

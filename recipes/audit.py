@@ -56,8 +56,8 @@ class AuditArguments:
     public: str | None = field(
         default=None, metadata={"help": "Public texts to start from, beside the canaries; default: the run's own."}
     )
-    num_canaries: int = field(default=144, metadata={"help": "Clients with made-up texts."})
-    client_share: float = field(default=0.2, metadata={"help": "Share of the real clients that are targets as well."})
+    num_canaries: int = field(default=192, metadata={"help": "Clients with made-up texts."})
+    client_share: float = field(default=0.1, metadata={"help": "Share of the real clients that are targets as well."})
     noise: bool = field(default=True, metadata={"help": "false: a run without noise, which an audit must catch."})
     model: str | None = field(
         default=None, metadata={"help": "A model that was finetuned on `output_dir`: a folder of the recipes."}

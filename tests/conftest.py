@@ -108,6 +108,10 @@ def roberta():
 
 @pytest.fixture(scope="session")
 def llama():
+    return make_llama()
+
+
+def make_llama():
     """A causal language model without a pad token."""
     torch.manual_seed(0)
     tokenizer = _byte_tokenizer(with_mask=False)
@@ -119,11 +123,14 @@ def llama():
 
 @pytest.fixture(scope="session")
 def sentence_transformer(tmp_path_factory):
+    return make_sentence_transformer(tmp_path_factory.mktemp("encoder"))
+
+
+def make_sentence_transformer(folder):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder")
     tokenizer = _wordpiece_tokenizer()
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **SIZES)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -91,10 +91,16 @@ def test_enlisting_leaves_out_those_whose_coins_fell_so(private, config):
         enlist(private, config, num_canaries=0, client_share=0.0)
 
 
+def unlike_texts(number):
+    return random_texts(number, seed=77, low=10, high=14)
+
+
 @pytest.mark.parametrize("noise", [True, False])
 def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
-    bert, sentence_transformer, llama, config, private, tmp_path, noise
+    bert, sentence_transformer, llama, config, private, tmp_path, monkeypatch, noise
 ):
+    # The tiny tokenizer has no digits, of which canaries are made.
+    monkeypatch.setattr("hf_pretext.audit.make_canaries", lambda number, seed: unlike_texts(number))
 
     settings = replace(config, epsilon=1.0, num_rounds=1, lookahead=0, population_size=160, max_length=64)
     audited, targets = enlist(private, settings, num_canaries=120, client_share=0.0)
@@ -110,14 +116,13 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     generator.evolve(audited, initial_population=population)
     scores = vote_scores(tmp_path, targets, generator.embed)
     reading = read_scores("votes", scores, targets.is_member, settings.delta)
-    if noise:
-        assert reading.epsilon_lower_bound < 1.0
-    else:
-        assert reading.num_correct == 120 and reading.epsilon_lower_bound > 2.0
+    # The claim of epsilon = 1 is refuted for the one run and not for the other.
+    assert (reading.epsilon_lower_bound > settings.epsilon) is not noise
+    assert (reading.auc > 0.9) is not noise
 
 
 def test_scores_by_text_are_higher_for_those_whose_texts_came_out(embedder):
-    texts = tuple((text,) for text in make_canaries(40))
+    texts = tuple((text,) for text in unlike_texts(40))
     is_member = np.arange(40) < 20
     targets = Targets(texts, np.ones(40, dtype=bool), is_member)
     outputs = [own[0] for own, member in zip(texts, is_member, strict=True) if member]

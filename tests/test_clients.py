@@ -255,3 +255,13 @@ def test_errors_do_not_quote_private_text(embedder):
     with pytest.raises(ValueError) as error:
         make_pool(private, embedder)
     assert "quokka" not in str(error.value)
+
+
+def test_an_embedder_that_fails_does_not_quote_private_text(private):
+    class Quoting(CrowdEncoder):
+        def encode(self, texts, **kwargs):
+            raise KeyError(f"cannot embed {texts}")
+
+    with pytest.raises(ValueError, match="failed on private text, with a KeyError") as caught:
+        make_pool(private, TextEmbedder(Quoting()))
+    assert caught.value.__context__ is None and caught.value.__cause__ is None

@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
@@ -43,7 +45,7 @@ def configs(*folders):
 
 def test_every_folder_of_configs_is_tested():
     folders = {path.name for path in (RECIPES / "configs").iterdir()}
-    assert folders == {"generate", "llm", "small", "evaluate", "accelerate"}
+    assert folders == {"generate", "llm", "small", "evaluate", "accelerate", "audit"}
 
 
 @configs("llm", "small", "evaluate")
@@ -70,6 +72,47 @@ def test_a_key_nobody_knows_is_an_error(path, tmp_path):
     )
     with pytest.raises(ValueError, match="lerning_rate"):
         parser_of(path.parent.name).parse_args_and_config(["--config", str(wrong)])
+
+
+@configs("audit")
+def test_audit_yaml_is_what_the_script_reads(path, tmp_path):
+    parser = TrlParser((load_script("audit").AuditArguments,))
+    (arguments,) = parser.parse_args_and_config(["--config", str(path)])
+    run, settings = read_run(RECIPES.parent / arguments.run)
+    assert arguments.num_canaries <= settings["population_size"] and run["private"] != arguments.public
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(path.read_text() + "\nnum_canarys: 1\n")
+    with pytest.raises(ValueError, match="num_canarys"):
+        parser.parse_args_and_config(["--config", str(wrong)])
+
+
+def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, private, public, tmp_path, capsys):
+    private.to_json(tmp_path / "private.jsonl")
+    Dataset.from_dict({"text": public}).to_json(tmp_path / "public.jsonl")
+    names = ("variation_model", "embedding_model", "expansion_model")
+    run = {name: str(models_folder / name) for name in names} | {"private": str(tmp_path / "private.jsonl")}
+    run |= {"num_samples": 5, "output_dir": "unused", "epsilon": 2, "delta": 0.001, "num_rounds": 1, "lookahead": 0}
+    run |= {"population_size": 24, "max_length": 64, "min_words": 1, "max_new_tokens": 8}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    model = tmp_path / "finetuned"
+    shutil.copytree(models_folder / "expansion_model", model)
+    (model / "training.json").write_text(json.dumps({"base_model": run["expansion_model"]}))
+    script = load_script("audit")
+    arguments = {"run": str(tmp_path / "run.yaml"), "output_dir": str(tmp_path / "out"), "client_share": 0.5}
+    arguments |= {"public": str(tmp_path / "public.jsonl"), "num_canaries": 16, "seed": 1}
+    script.main(script.AuditArguments(**arguments))
+    releases = (tmp_path / "out" / "run" / "ledger.json").read_bytes()
+    script.main(script.AuditArguments(**arguments, model=str(model)))
+    assert (tmp_path / "out" / "run" / "ledger.json").read_bytes() == releases, "the second call releases nothing"
+    figures = json.loads((tmp_path / "out" / "audit.json").read_text())
+    attacks = {reading["attack"] for reading in figures["readings"]}
+    names = ("votes", "similarity", "n-grams", "loss")
+    assert attacks == {f"{name}, {kind}" for name in names for kind in ("canaries", "clients")}
+    assert figures["claimed_epsilon"] <= 2 and figures["covered_by_the_guarantee"] is False
+    assert (tmp_path / "out" / "audit.png").read_bytes().startswith(b"\x89PNG")
+    assert "| votes, canaries | 16 |" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`num_canaries`=30 and 60 public texts cannot make"):
+        script.main(script.AuditArguments(**{**arguments, "num_canaries": 30, "output_dir": str(tmp_path / "other")}))
 
 
 @configs("generate")
