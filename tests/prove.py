@@ -136,7 +136,7 @@ def measure_claims():
     measured = {check.__name__: check(NUM_RUNS) for check in tqdm(CHECKS, "Checking the release path", unit="check")}
     test_a_million_draws_are_discrete_gaussian()
     test_a_million_draws_at_the_scale_of_a_run_are_gaussian()
-    caught = {name: is_caught(name, 1000) for name in tqdm(MUTATIONS, "Mutating", unit="mutation")}
+    caught = {name: is_caught(name, 2000) for name in tqdm(MUTATIONS, "Mutating", unit="mutation")}
     effect = measured["check_one_bin"]
     return {
         "mu": {"measured": effect["measured"], "claimed": 1.0, "interval": [effect["low"], effect["high"]]},

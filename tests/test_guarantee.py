@@ -16,7 +16,8 @@ def test_the_release_path_keeps_its_claim(check):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_what_would_break_it_is_caught(name):
-    assert is_caught(name, num_runs=500)
+    """The nearest miss is sqrt(2) for 1, ten standard errors apart: it passes the check with a probability of 1e-6."""
+    assert is_caught(name, num_runs=1500)
 
 
 @pytest.mark.slow
