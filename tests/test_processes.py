@@ -47,6 +47,10 @@ def test_noise_is_drawn_once_a_round_in_the_main_process(outcomes):
     assert (first["draws"], second["draws"]) == (first["report"]["num_rounds"], 0)
 
 
+def test_two_processes_go_on_from_one_run_folder(outcomes):
+    assert [(outcome["same_again"], outcome["drawn_again"]) for outcome in outcomes] == [(True, 0)] * 2
+
+
 def test_other_processes_hold_no_private_text_and_do_their_share(outcomes):
     first, second = outcomes
     assert (first["had_private"], second["had_private"]) == (True, False)

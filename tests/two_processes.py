@@ -36,7 +36,7 @@ def load_causal_lm(folder):
 
 def main(folder, models):
     counted(DiscreteGaussian, "__call__", "draws")
-    counted(TextGenerator, "_continue", "prompts", 0)
+    counted(TextGenerator, "_continue_share", "prompts", 0)
     counted(MaskedVariation, "_vary", "varied", 0)
     private = None
     if is_main_process():
@@ -53,19 +53,31 @@ def main(folder, models):
         min_words=1,
     )
     names = ("variation_model", "embedding_model", "expansion_model")
-    generator = PrivateEvolutionGenerator(**{name: models / name for name in names}, config=config, batch_size=4)
+
+    def make_generator():
+        sources = {name: models / name for name in names}
+        return PrivateEvolutionGenerator(**sources, config=config, batch_size=4, run_dir=folder / "run")
+
+    generator = make_generator()
     seeds = generator.evolve(private, initial_population=random_texts(60, seed=2))
+    synthetic = list(generator.expand(seeds, num_samples=20)["text"])
+    counts = dict(COUNTS)
+    # As after a kill at the end: all is read, by the main process, and handed to the other.
+    again = make_generator()
+    texts_again = list(again.expand(again.evolve(None, random_texts(60, seed=2)), num_samples=20)["text"])
     outcome = {
         "world_size": int(os.environ["WORLD_SIZE"]),
         "had_private": private is not None,
         "initial_population": generator.initial_population,
         "seeds": seeds.to_list(),
-        "synthetic": list(generator.expand(seeds, num_samples=20)["text"]),
+        "synthetic": synthetic,
+        "same_again": texts_again == synthetic and again.privacy_report == generator.privacy_report,
+        "drawn_again": COUNTS["draws"] - counts["draws"],
         "report": generator.privacy_report.to_dict(),
         "doubled": map_over_processes(lambda share: [2 * item for item in share], range(7)),
         "seeds_of_shares": map_over_processes(lambda share, seed: [seed] * len(share), range(7), seed=3),
         "totals": score_next_tokens(*load_causal_lm(models / "expansion_model"), random_texts(15, seed=5)).totals(),
-        **COUNTS,
+        **counts,
     }
     (folder / f"outcome-{os.environ['RANK']}.json").write_text(json.dumps(outcome))
 
