@@ -98,8 +98,11 @@ def enlist(
         client for client, is_member in zip(chosen, targets.is_member[num_canaries:], strict=True) if not is_member
     }
     rows = [(client, text) for client, own in samples.items() if client not in left_out for text in own]
+    prefix = "canary"
+    while any(str(client).startswith(prefix) for client in samples):
+        prefix += "-"
     rows += [
-        (f"canary-{number}", text)
+        (f"{prefix}-{number}", text)
         for number, own in enumerate(texts[:num_canaries])
         if targets.is_member[number]
         for text in own

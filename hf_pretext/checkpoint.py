@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_durably
-from .privacy import Release
+from .files import make_durably, write_durably
+from .privacy import PrivacyLedger, Release, VoteMechanism
 
 LEDGER_NAME = "ledger.json"
 SETTINGS_NAME = "settings.json"
@@ -29,8 +29,8 @@ class RunFolder:
     Args:
         path (`str` or `Path`): The folder; it is made where it does not exist.
         settings (`Mapping[str, Any]`, *optional*):
-            What the run is made with, public and as JSON; a folder that was begun with others is refused. Without
-            them the folder is there to be read.
+            What the run is made with, public and as JSON; a folder that was begun with others is refused, unless
+            nothing was released yet. Without them the folder is there to be read.
 
     Raises:
         ValueError: The folder was begun with other settings, lost its ledger, or holds links or other files.
@@ -38,7 +38,9 @@ class RunFolder:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"`run_dir`={str(path)!r} is a file; name a folder, which is made where there is none.")
+        make_durably(self.path)
         links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
         if links:
             raise ValueError(
@@ -55,17 +57,32 @@ class RunFolder:
                 )
         elif not self.ledger_path.is_file():
             raise ValueError(
-                f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Bring back a "
-                "copy of it; or take it that the whole budget of that run is spent, and choose another folder."
+                f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Bring back "
+                "its latest copy (an older one counts too little); or take it that the whole budget of that run is "
+                "spent, and choose another folder."
             )
         self._settings = json.loads(json.dumps(found if settings is None else settings))
-        if found is not None:
-            self._check_settings(found)
+        if found is not None and found != self._settings:
+            if self._has_spent():
+                self._check_settings(found)
+            else:
+                self._empty()
 
-    def begin(self) -> None:
-        """Write the settings down, once there is a ledger; a folder with settings and without a ledger is refused."""
-        if self._read(SETTINGS_NAME) is None:
-            self.write(SETTINGS_NAME, self._settings)
+    def ledger(self, mechanism: VoteMechanism) -> PrivacyLedger:
+        """Open the folder's ledger, or begin it, and then write the settings down.
+
+        Raises:
+            ValueError: The ledger was written with another mechanism, or is damaged.
+            RuntimeError: Another process is beginning it.
+        """
+        if self.holds("settings"):
+            return PrivacyLedger(mechanism, self.ledger_path)
+        # Two that begin together must not replace each other's ledger by an empty one.
+        with self.locked():
+            ledger = PrivacyLedger(mechanism, self.ledger_path)
+            if not self.holds("settings"):
+                self.write(SETTINGS_NAME, self._settings)
+            return ledger
 
     @property
     def ledger_path(self) -> Path:
@@ -120,6 +137,10 @@ class RunFolder:
             raise self._damaged(f"{step}.json")
         return found
 
+    def holds(self, step: str) -> bool:
+        """Tell whether a step has been made."""
+        return (self.path / f"{step}.json").is_file()
+
     def write(self, name: str, content: Any) -> None:
         """Write a file durably; the step `x` has the name `x.json`."""
         write_durably(self.path / name, json.dumps(content) + "\n")
@@ -132,6 +153,20 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             raise self._damaged(name) from None
+
+    def _has_spent(self) -> bool:
+        """Tell whether anything was released; a ledger that cannot be read, or that lost its releases, says yes."""
+        try:
+            num_releases = len(json.loads(self.ledger_path.read_text(encoding="utf-8"))["releases"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return True
+        return num_releases > 0 or any(self.path.glob("run-*-record-*.json"))
+
+    def _empty(self) -> None:
+        """Begin anew, with other settings, where a run failed before it spent anything."""
+        with self.locked():
+            for name in (*(each.name for each in self.path.glob("run-*.json")), LEDGER_NAME, SETTINGS_NAME):
+                (self.path / name).unlink(missing_ok=True)
 
     def _damaged(self, name: str) -> ValueError:
         return ValueError(

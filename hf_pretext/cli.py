@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 where the input is at fault."""
+    """Run a command; returns the exit status: 0, 2 where the input is at fault, or 130 after an interruption."""
     parser = argparse.ArgumentParser(
         prog="hf-pretext", description="Differentially private synthetic text from federated clients."
     )
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"hf-pretext: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("hf-pretext: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -86,7 +90,7 @@ def _generate(path: Path, repo_id: str | None) -> None:
     config = PrivateEvolutionConfig(**settings)
     output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
     check_num_samples(num_samples)
-    if str(run["private"]) == str(run.get("initial_population")):
+    if is_same_place(run["private"], run.get("initial_population")):
         raise ValueError("`initial_population` is the private file itself, whose texts would be published.")
     run_dir = output_dir / RUN_FOLDER
     if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
@@ -103,7 +107,13 @@ def _generate(path: Path, repo_id: str | None) -> None:
     public = None if source is None else read_input("initial_population", source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
-        print(f"Going on with {run_dir}/, which holds {generator.ledger.num_releases} releases: none is drawn again.")
+        counted, lost = generator.ledger.num_releases, generator.ledger.num_lost
+        print(
+            f"Going on with {run_dir}/, which holds {counted} of {config.num_rounds} releases"
+            + (f", {lost} of them lost in a crash and spent all the same" if lost else "")
+            + ": none is drawn again."
+            + (" The private file is not asked any more." if counted >= config.num_rounds else "")
+        )
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
     generator.save_pretrained(output_dir)
@@ -115,6 +125,14 @@ def _generate(path: Path, repo_id: str | None) -> None:
         print(generator.privacy_report.guarantee)
         if address:
             print(f"Pushed to {address}.")
+
+
+def is_same_place(place: Any, other: Any) -> bool:
+    """Tell whether two paths lead to the same file or folder, however they are spelt."""
+    try:
+        return Path(str(place)).samefile(str(other))
+    except (OSError, ValueError):
+        return str(place) == str(other)
 
 
 def read_input(key: str, path: Any, *columns: str) -> "Dataset":
@@ -147,9 +165,12 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
     if unknown := sorted(map(str, set(values) - fields - set(RUN_KEYS))):
         known = sorted(fields | set(RUN_KEYS))
-        raise ValueError(f"{path} holds unknown keys: {shortened(unknown)}. Known are {known}.")
+        near = sorted({match for key in unknown[:20] for match in get_close_matches(key[:100], known, n=1)})
+        hint = f" Did you mean {near}?" if near else ""
+        raise ValueError(f"{path} holds unknown keys: {shortened(unknown)}.{hint} Known are {known}.")
     if missing := [key for key in REQUIRED_KEYS if key not in values]:
-        raise ValueError(f"{path} lacks the keys {missing}.")
+        hint = " Choose `delta` well below one over the number of clients." if "delta" in missing else ""
+        raise ValueError(f"{path} lacks the keys {missing}.{hint}")
     # YAML 1.1 reads `1e-5` as a string; only `1.0e-5` is a number to it.
     values = {
         key: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value

@@ -14,13 +14,13 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from .configuration import PrivateEvolutionConfig
-from .embedding import EmbeddingError, TextEmbedder
+from .embedding import TextEmbedder
 from .noise import DiscreteGaussian, NoiseSource, sample_clients
 from .privacy import PrivacyLedger, VoteMechanism
 from .processes import is_main_process, num_processes, progress_bar
@@ -92,16 +92,11 @@ class InMemoryClientPool:
         self._num_clients = len(samples)
         _check_capacity(self._num_clients, ledger.mechanism)
         _warn_of_delta(config.delta, self._num_clients)
-        if embedder.cuts(texts):
-            warnings.warn(
-                f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
-                "reads; only their beginnings vote. Split long texts into several rows of the same client.",
-                stacklevel=3,
-            )
         cap = ledger.mechanism.max_samples_per_client
         kept = {client: _cap(client, own, cap, config.seed) for client, own in samples.items()}
-        self._clients = np.repeat(np.arange(len(kept)), [len(own) for own in kept.values()])
-        self._samples = _embed_each_client(list(kept.values()), embedder)
+        embedded = _embed_each_client(list(kept.values()), embedder)
+        self._clients = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
+        self._samples = np.concatenate(embedded)
         self._ledger = ledger
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()
@@ -140,7 +135,7 @@ class InMemoryClientPool:
             raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
         points, mechanism = quantize_embeddings(candidates), self.ledger.mechanism
         # From here on it is spent, whatever happens: a process that ends now leaves a release that is counted.
-        self.ledger.record(len(candidates), noise_is_genuine=isinstance(self._noise, DiscreteGaussian))
+        self.ledger.record(len(candidates), noise_is_genuine=type(self._noise) is DiscreteGaussian)
         # Drawn before the votes are counted, so that no failure of it leaves a clean histogram in a traceback.
         noise = self._noise(mechanism.noise_scale, len(candidates))
         present = sample_clients(self._num_clients, mechanism.client_sampling_rate)[self._clients]
@@ -241,25 +236,45 @@ def _cap(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
     return [samples[index] for index in chosen]
 
 
-def _embed_each_client(samples: Iterable[list[str]], embedder: TextEmbedder) -> np.ndarray:
-    """Embed every client's samples in batches of their own; see the class for why."""
-    own = [texts for texts in samples if texts]
-    embedded = []
+def _embed_each_client(samples: Sequence[list[str]], embedder: TextEmbedder) -> list[np.ndarray]:
+    """Embed every client's samples in batches of their own; see the class for why.
+
+    A client whose texts cannot be embedded has no vote: one client must not decide whether a run takes place.
+
+    Raises:
+        ValueError: No text of any client can be embedded. The message quotes none.
+    """
+    embedded: list[np.ndarray | None] = []
     failure = None
-    with progress_bar(len(own), "Embedding clients", "client") as bar:
-        for texts in own:
+    cuts = False
+    with progress_bar(len(samples), "Embedding clients", "client") as bar:
+        for texts in samples:
+            own = None
             try:
-                embedded.append(quantize_embeddings(embedder(texts)))
-            except EmbeddingError:
-                raise
+                if texts:
+                    cuts = cuts or embedder.cuts(texts)
+                    own = quantize_embeddings(embedder(texts))
             except Exception as error:
                 failure = type(error).__name__
-                break
+            embedded.append(own)
             bar.update()
-    if failure:
+    succeeded = [own for own in embedded if own is not None]
+    if not succeeded:
         # Raised out here, so that the message and the frames of the other error, which may hold text, stay behind.
         raise ValueError(
-            f"`embedding_model` failed on private text, with a {failure}; what it said may quote the text, so it is "
-            "not shown. Does it embed any text as finite numbers? Try it on public texts with the same oddities."
+            f"`embedding_model` failed on all private texts, with a {failure}; what it said may quote them, so it is "
+            "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
         )
-    return np.concatenate(embedded)
+    if failure:
+        warnings.warn(
+            f"`embedding_model` failed on the texts of some clients, with a {failure}; they have no vote.",
+            stacklevel=3,
+        )
+    if cuts:
+        warnings.warn(
+            f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
+            "reads; only their beginnings vote. Split long texts into several rows of the same client.",
+            stacklevel=3,
+        )
+    nothing = succeeded[0][:0]
+    return [nothing if own is None else own for own in embedded]

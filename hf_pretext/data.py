@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cleaning import valid_unicode
+from .configuration import shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,9 +52,12 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
     except Exception:
         # What a parser says of a line may quote it.
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}; is it one record a line or row?") from None
-    for column in columns:
+    for role, column in zip(("text_column", "client_column"), columns, strict=False):
         if any(column not in row for row in rows):
-            raise ValueError(f"{str(path)!r} has rows without the column {column!r}.")
+            raise ValueError(
+                f"{str(path)!r} has rows without the column {column!r}, but with {shortened(sorted(rows[0]))}. Set "
+                f"`{role}` to the name of the column that all rows have."
+            )
     if not all(isinstance(row[text_column], str) for row in rows):
         raise TypeError(
             f"{str(path)!r} has rows in column {text_column!r} that are not strings; drop or convert them."
@@ -120,8 +124,8 @@ def _read_id(value: Any) -> str | None:
     # NaN, which some programs write for a missing id, is not equal to itself.
     if value is None or value == "" or value != value:
         return None
-    # Unlike a question mark, an escape keeps the ids of two clients apart.
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    # Unlike a question mark, an escape keeps the ids of two clients apart, if backslashes are escaped as well.
+    return str(value).replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -8,9 +8,8 @@ import numpy as np
 from .cleaning import valid_unicode
 from .processes import progress_bar
 
-
-class EmbeddingError(ValueError):
-    """An embedding model returned what is no embedding. Its message quotes no text."""
+MAX_CHARACTERS_PER_TOKEN = 256
+"""Longer texts are cut before they come to the tokenizer, which would read all of a text to use its beginning."""
 
 
 class TextEmbedder:
@@ -41,7 +40,7 @@ class TextEmbedder:
             `np.ndarray` of shape `(len(texts), d)`: Rows of length one, float32.
 
         Raises:
-            EmbeddingError: The model returns NaN or infinite numbers, or a vector of length zero.
+            ValueError: The model returns NaN or infinite numbers, or a vector of length zero.
         """
         # Longest first, so that memory runs out at once or not at all, and batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
@@ -50,7 +49,7 @@ class TextEmbedder:
             for start in range(0, len(texts), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 embeddings[chosen] = self._model.encode(
-                    [valid_unicode(texts[index]) for index in chosen],
+                    [self._beginning(texts[index]) for index in chosen],
                     batch_size=self.batch_size,
                     normalize_embeddings=True,
                     show_progress_bar=False,
@@ -59,7 +58,7 @@ class TextEmbedder:
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         # NaN compares unequal, so this catches it too.
         if not np.all(np.abs(lengths - 1) < 0.1):
-            raise EmbeddingError(
+            raise ValueError(
                 "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or "
                 "use another model."
             )
@@ -74,4 +73,13 @@ class TextEmbedder:
         # A token has at least one character, so most texts need no tokenizer to be known as short.
         candidates = [text for text in texts if len(text) > self.max_length]
         limit = {"truncation": True, "max_length": self.max_length + 1}
-        return any(len(tokenizer(valid_unicode(text), **limit)["input_ids"]) > self.max_length for text in candidates)
+        return any(
+            len(beginning) < len(text) or len(tokenizer(beginning, **limit)["input_ids"]) > self.max_length
+            for text in candidates
+            for beginning in [self._beginning(text)]
+        )
+
+    def _beginning(self, text: str) -> str:
+        if self.max_length is not None:
+            text = text[: MAX_CHARACTERS_PER_TOKEN * self.max_length]
+        return valid_unicode(text)

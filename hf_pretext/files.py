@@ -38,6 +38,14 @@ def written_whole(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def make_durably(folder: Path) -> None:
+    """Make a folder, where it does not exist, that is still there after a crash of the machine."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        _flush_folder(place.parent)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write a text file that is either there in whole, and stays there after a crash of the machine, or not at all.
 

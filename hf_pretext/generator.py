@@ -5,6 +5,7 @@ import logging
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -34,7 +35,7 @@ from .models import (
 from .noise import NoiseSource
 from .plots import plot_run
 from .population import sample_population, write_population
-from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism
+from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism, rounded_up
 from .processes import broadcast, is_main_process, map_over_processes
 from .selection import RoundRecord, resample, threshold_votes
 from .variation import MaskedVariation, PromptedVariation, Variation
@@ -160,11 +161,8 @@ class PrivateEvolutionGenerator:
         self._noise = noise
         # The main process alone writes; the others get what it reads.
         self._folder = RunFolder(run_dir, self._settings()) if run_dir is not None and is_main_process() else None
-        self._ledger = PrivacyLedger(
-            VoteMechanism.from_config(config), self._folder.ledger_path if self._folder else None
-        )
-        if self._folder is not None:
-            self._folder.begin()
+        mechanism = VoteMechanism.from_config(config)
+        self._ledger = PrivacyLedger(mechanism) if self._folder is None else self._folder.ledger(mechanism)
         self._num_clients: int | None = None
         self._runs = 0  # completed ones
         self._run = 0  # the latest, completed or not
@@ -245,7 +243,10 @@ class PrivateEvolutionGenerator:
         # A run that did not end is gone on with, or begun again where nothing was kept of it.
         self._run = self._runs + 1
         with self._working():
-            clients = None if self._is_released() else self._client_pool(private)
+            is_released = self._is_released()
+            if not is_released:
+                self._warn_of_a_second_run()
+            clients = None if is_released else self._client_pool(private)
             self._num_clients = self._checked_num_clients(clients)
             population = self._initial_population(initial_population)
             self.history.clear()
@@ -578,6 +579,19 @@ class PrivateEvolutionGenerator:
             )
         return self._needs_text_generator("`initial_population`=None, which lets the expansion model write one,")
 
+    def _warn_of_a_second_run(self) -> None:
+        if self._run == 1 or not is_main_process():
+            return
+        ahead = [self.config.population_size] * self.config.num_rounds
+        spent = [release.num_bins for release in self.ledger.releases]
+        after = self.ledger.mechanism.epsilon(self.config.delta, spent + ahead)
+        warnings.warn(
+            f"This is run {self._run} of this generator on private data: it raises epsilon from "
+            f"{rounded_up(self.ledger.epsilon(self.config.delta))} to {rounded_up(after)}. `generator.seeds` has the "
+            "seeds of the run before, and `expand` costs nothing.",
+            stacklevel=3,
+        )
+
     def _client_pool(self, private: "Dataset | ClientPool | None") -> ClientPool | None:
         """Make the pool of clients, in the main process; no other one gets to see private text."""
         return self._make_pool(private) if is_main_process() else None
@@ -626,6 +640,7 @@ class PrivateEvolutionGenerator:
         if place > self.ledger.num_releases:
             raise ValueError(f"`run_dir`: {place}, where {label.lower()} was released, is not a place in the ledger.")
         if place == self.ledger.num_releases:
+            self._check_ledger_is_the_latest(number, label)
             candidates = self._embed_candidates(population, random, label)
             started = time.perf_counter()
             if clients is not None:
@@ -634,11 +649,24 @@ class PrivateEvolutionGenerator:
             seconds = time.perf_counter() - started
         release = self.ledger.releases[place]
         if release.votes is None:
-            logger.warning("%s: the release was lost when its process ended; it is counted, and skipped.", label)
+            warnings.warn(
+                f"{label}: the release was lost when its process ended. It is counted, and the round is skipped.",
+                stacklevel=3,
+            )
             return None, seconds
         if release.num_bins != len(population):
             raise ValueError(f"`run_dir`: the ledger has {release.num_bins} votes for {len(population)} candidates.")
         return np.array(release.votes), seconds
+
+    def _check_ledger_is_the_latest(self, number: int, label: str) -> None:
+        """Refuse to draw a round anew of which the folder holds what came after its release."""
+        later = f"run-{self._run}-record-{number}", f"run-{self._run}-release-{number + 1}"
+        if self._folder is not None and any(map(self._folder.holds, later)):
+            raise ValueError(
+                f"`run_dir`={str(self._folder.path)!r} holds what came of {label.lower()}, but its ledger does not "
+                "count that release: it is an older copy. Bring back the latest one; an older one would draw noise "
+                "again and tell of too small an epsilon."
+            )
 
     def _share_ledger(self) -> None:
         """Give the other processes a copy of the main process's ledger, in which the clients' pool counts."""

@@ -75,7 +75,10 @@ def locate(name: str | Path) -> str | Path:
 
     Raises:
         ImportError: The package is not installed.
+        ValueError: No package carries a model of that name.
     """
+    if str(name).startswith("packaged/") and str(name) not in PACKAGED:
+        raise ValueError(f"{str(name)!r} is none of the packaged models, which are {list(PACKAGED)}.")
     packaged = PACKAGED.get(str(name))
     return packaged.locate() if packaged else name
 

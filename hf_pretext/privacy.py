@@ -235,7 +235,8 @@ class Release:
         name, num_bins, genuine, votes = (values[each.name] for each in fields(cls))
         kept = None if votes is None else tuple(map(float, votes))
         sizes_agree = kept is None or (len(kept) == num_bins and all(map(math.isfinite, kept)))
-        if not (isinstance(name, str) and isinstance(num_bins, int) and isinstance(genuine, bool) and sizes_agree):
+        is_size = isinstance(num_bins, int) and not isinstance(num_bins, bool) and num_bins > 0
+        if not (isinstance(name, str) and is_size and isinstance(genuine, bool) and sizes_agree):
             raise ValueError
         return cls(name, num_bins, genuine, kept)
 
@@ -331,7 +332,15 @@ class PrivacyLedger:
             num_bins (`int`): Its number of bins.
             noise_is_genuine (`bool`, *optional*, defaults to `True`):
                 Whether the noise is the library's own; with any other there is no guarantee from here on.
+
+        Raises:
+            RuntimeError: The file counts other releases than this object, so writing it would lose some of them.
         """
+        if self._path is not None and self._read(self._path) != self._releases:
+            raise RuntimeError(
+                f"{str(self._path)!r} counts other releases than this ledger, because something else went on with it. "
+                "`reload` it first, and let one generator at a time work on a run folder."
+            )
         self._releases.append(Release(uuid.uuid4().hex[:16], num_bins, noise_is_genuine))
         self._write()
 
@@ -372,8 +381,9 @@ class PrivacyLedger:
             meant = dict(content["mechanism"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(
-                f"{str(path)!r} is not what a ledger writes, so it is not known what was spent. Bring back a copy of "
-                "it; or take it that the whole budget of that run is spent, and choose another folder for a new one."
+                f"{str(path)!r} is not what a ledger writes, so it is not known what was spent. Bring back its latest "
+                "copy (an older one counts too little); or take it that the whole budget of that run is spent, and "
+                "choose another folder for a new one."
             ) from None
         differing = [name for name, value in asdict(self._mechanism).items() if meant.get(name) != value]
         if differing:
@@ -477,6 +487,8 @@ class PrivacyReport:
             for part in parts if isinstance(parts, tuple) else (parts,):
                 if not isinstance(part, kinds) or isinstance(part, bool):
                     raise ValueError(f"A privacy report with `{each.name}`={shortened(part)} is none.")
+        if not all(num_bins > 0 for num_bins in known["bins_per_release"]):
+            raise ValueError("A privacy report with `bins_per_release` that are not all positive is none.")
         return cls(**known)
 
     @classmethod
@@ -509,10 +521,10 @@ class PrivacyReport:
             else "exchanging all samples of one client for any others: whatever any one client's text is"
         )
         return (
-            f"Client-level differential privacy with epsilon = {self.epsilon:.4g} and delta = {self.delta:g}, under "
-            f"{neighbors}, any outcome of this run is at most "
-            f"{math.exp(min(self.epsilon, 700)):.4g} times (e^epsilon) as likely, up to a "
-            f"probability of delta.{over}"
+            f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
+            f"{self.delta:g}, under {neighbors}, any outcome of this run is at most "
+            f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
+            f"delta.{over}"
         )
 
     @property
@@ -574,6 +586,15 @@ class PrivacyReport:
 
     def __str__(self) -> str:
         return f"{self.guarantee}\n{self.mechanism}"
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """Show a positive number with so many digits, and never as less than it is: what an epsilon is due."""
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    # A thousandth of a step is what floating point may add to a number that has these digits.
+    return f"{math.ceil(value / step - 1e-3) * step:.{digits}g}"
 
 
 _TYPES_IN_A_REPORT: dict[str, tuple[type, ...]] = {

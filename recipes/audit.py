@@ -13,6 +13,8 @@ owner. Do not publish an audited run: its canaries are in the synthetic texts.
 """
 
 import json
+import math
+import secrets
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,11 +42,17 @@ from hf_pretext.audit import (
 from hf_pretext.cli import read_input, read_run
 from hf_pretext.data import list_texts
 from hf_pretext.evaluation import score_next_tokens
-from hf_pretext.files import written_whole
+from hf_pretext.files import write_durably, written_whole
 from hf_pretext.finetuning import load_before_and_after, run_recipe
 from hf_pretext.generator import RUN_FOLDER
 from hf_pretext.hub import fetch_folder
 from hf_pretext.plots import plot_audit
+
+NO_CARD = """# An audited run: not to be published
+
+Made-up clients are among those that this run learned from, and their texts are among the synthetic ones. The noise was
+drawn for the audit. `audit.json` and `audit.png` tell who took part; they are covered by no guarantee.
+"""
 
 
 @dataclass
@@ -64,7 +72,10 @@ class AuditArguments:
     )
     batch_size: int = field(default=32, metadata={"help": "Texts per forward pass of that model."})
     confidence: float = field(default=0.95, metadata={"help": "Confidence of the bounds."})
-    seed: int = field(default=0, metadata={"help": "Seed of targets, coins and canaries."})
+    seed: int | None = field(
+        default=None,
+        metadata={"help": "Seed of targets, coins, canaries; default: drawn, and kept beside the run."},
+    )
 
 
 def main(arguments: AuditArguments) -> None:
@@ -77,7 +88,8 @@ def main(arguments: AuditArguments) -> None:
     if source is None:
         raise ValueError("`public` is needed: canaries have to be among the candidates, beside public texts.")
     public = list_texts(read_input("public", source, config.text_column), config.text_column, "public")
-    audited, targets = enlist(private, config, arguments.num_canaries, arguments.client_share, arguments.seed)
+    seed = seed_of_audit(arguments, output)
+    audited, targets = enlist(private, config, arguments.num_canaries, arguments.client_share, seed)
     generator = PrivateEvolutionGenerator(
         **{name: run[name] for name in run if name.endswith("_model") or name in ("device", "dtype", "batch_size")},
         config=config,
@@ -87,6 +99,7 @@ def main(arguments: AuditArguments) -> None:
     population = population_with_canaries(targets, public, config)
     synthetic = generator(audited, initial_population=population, num_samples=run["num_samples"])
     generator.save_pretrained(output)
+    (output / "README.md").write_text(NO_CARD, encoding="utf-8")
     outputs = [*synthetic["text"], *generator.seeds["text"]]
     kinds = {"canaries": targets.is_canary, "clients": ~targets.is_canary}
     attacks = {"votes": vote_scores(output / RUN_FOLDER, targets, generator.embed)}
@@ -118,6 +131,25 @@ def main(arguments: AuditArguments) -> None:
         plot_audit(readings, sides, report.epsilon, scratch / "audit.png")
     print(table(readings, report.epsilon))
     print(f"\n{output}/audit.json and audit.png have these figures. They are about private data.")
+
+
+def seed_of_audit(arguments: AuditArguments, output: Path) -> int:
+    """Return the seed of the coins, which a first audit draws and keeps, with its arguments, for the next reading."""
+    path = output / "audit_settings.json"
+    meant = {name: getattr(arguments, name) for name in ("num_canaries", "client_share", "noise", "seed")}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in meant.items():
+            if value != kept[name] and not (name == "seed" and value is None):
+                raise ValueError(
+                    f"`output_dir`={str(output)!r} holds an audit with `{name}`={kept[name]}, not {value}: its coins "
+                    "have fallen. Use the same, or another folder for another audit."
+                )
+        return int(kept["seed"])
+    seed = secrets.randbits(31) if arguments.seed is None else arguments.seed
+    output.mkdir(parents=True, exist_ok=True)
+    write_durably(path, json.dumps({**meant, "seed": seed}) + "\n")
+    return seed
 
 
 def no_noise(scale: float, size: int) -> np.ndarray:
@@ -162,6 +194,17 @@ def table(readings: list[AuditReading], claim: float) -> str:
             f"| {reading.attack} | {reading.num_targets} | {reading.num_correct} of {reading.num_guesses} | "
             f"{reading.epsilon_lower_bound:.3f} | {reading.auc:.3f} [{reading.auc_low:.3f}, {reading.auc_high:.3f}] |"
         )
+    largest = max(reading.epsilon_lower_bound for reading in readings)
+    if math.isinf(claim):
+        verdict = f"There is no claim to refute: this run has no guarantee. Epsilon is at least {largest:.3f}."
+    elif largest > claim:
+        verdict = f"The claim is refuted: epsilon is at least {largest:.3f}. Something is wrong with run or code."
+    else:
+        verdict = (
+            "The claim is not refuted. That proves nothing beyond these attacks: a bound of 0 says that they cannot "
+            "tell, and few targets cannot tell much. An AUC of 0.5 is chance."
+        )
+    lines.append(f"\n{verdict}")
     return "\n".join(lines)
 
 

@@ -1,11 +1,13 @@
 """What `test_nothing_private_is_written_anywhere` runs: a run from private file to saved dataset, watched.
 
-Writes `needles.json`: the first bytes of every private embedding, in each form that the library computes, and the
-files that Python opened for writing outside of the places that the test searches.
+Writes `needles.json`: the first bytes of every private embedding, clean histogram and noise, in each form that the
+library computes, and the files that Python opened for writing outside of the places that the test searches. Files that
+are removed or replaced are copied aside first, so that the test finds them.
 """
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +15,16 @@ folder, models, home = Path(sys.argv[1]), Path(sys.argv[2]), Path.cwd()
 opened: set[str] = set()
 
 
+def keep_copy(path: str | bytes) -> None:
+    place = Path(os.fsdecode(path)).absolute()
+    if home in place.parents and place.is_file():
+        shutil.copyfile(place, home / "removed" / str(len(list((home / "removed").iterdir()))))
+
+
 def watch(event: str, arguments: tuple) -> None:
+    if event in ("os.remove", "os.rename"):
+        # Of a renaming, what it replaces; what is renamed stays.
+        keep_copy(arguments[0] if event == "os.remove" else arguments[1])
     if event != "open" or not isinstance(arguments[0], (str, bytes)):
         return
     path, mode, flags = arguments
@@ -23,12 +34,16 @@ def watch(event: str, arguments: tuple) -> None:
         opened.add(str(place))
 
 
+(home / "removed").mkdir()
 sys.addaudithook(watch)
+
+from collections.abc import Callable
 
 import numpy as np
 
-from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, clients
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, clients, noise
 from hf_pretext.data import read_dataset
+from hf_pretext.voting import VOTE_UNITS
 
 embedded: list[np.ndarray] = []
 embed_each_client, quantize = clients._embed_each_client, clients.quantize_embeddings
@@ -48,6 +63,19 @@ def embed_and_remember(*arguments: object) -> np.ndarray:
 
 
 clients._embed_each_client = embed_and_remember
+secrets: list[np.ndarray] = []
+
+
+def remember(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def remembering(*arguments: object) -> np.ndarray:
+        secrets.append(function(*arguments))
+        return secrets[-1]
+
+    return remembering
+
+
+clients.sum_votes = remember(clients.sum_votes)
+noise.DiscreteGaussian.__call__ = remember(noise.DiscreteGaussian.__call__)
 config = PrivateEvolutionConfig(
     epsilon=4.0, delta=1e-3, num_rounds=2, population_size=16, max_length=32, min_words=1, max_new_tokens=8
 )
@@ -66,4 +94,10 @@ for rows in embedded:
         for form in (row, quantize(row[None])[0], quantize(row[None])[0].astype(np.int64), row.astype(np.float64)):
             needles.append(form.tobytes()[:24].hex())
         needles.append(json.dumps(row.tolist())[1:60].encode().hex())
+assert len(secrets) == 4
+for secret in secrets:
+    for vector in (secret, secret / VOTE_UNITS):
+        needles.append(vector.tobytes()[:64].hex())
+        needles += [str(form)[1:40].encode().hex() for form in (vector.tolist(), vector)]
+        needles.append(",".join(map(str, vector.tolist()))[:40].encode().hex())
 (folder / "needles.json").write_text(json.dumps({"needles": needles, "opened": sorted(opened)}))

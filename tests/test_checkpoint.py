@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,17 @@ import pytest
 from datasets import Dataset
 
 from conftest import random_texts
-from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext.checkpoint import RunFolder
 from hf_pretext.noise import DiscreteGaussian
 
 NUM_ROUNDS = 3
 
 
-class LoggedNoise(DiscreteGaussian):
+class LoggedNoise:
     """Noise that follows from the number of the draw, and a line in a file for every draw."""
 
-    def __init__(self, path):
-        self.path = path
+    path = None
 
     def __call__(self, scale, size):
         number = len(self.path.read_text().splitlines()) if self.path.exists() else 0
@@ -46,13 +47,20 @@ def make(bert, sentence_transformer, llama, config):
 
 
 @pytest.fixture
-def make_logged(make, tmp_path):
+def make_logged(make, tmp_path, monkeypatch):
+    # In the place of the library's own noise, so that it counts as genuine.
+    monkeypatch.setattr("hf_pretext.clients.DiscreteGaussian", LoggedNoise)
+
     def make_logged(run_dir):
-        generator = make(run_dir)
-        generator._noise = LoggedNoise(tmp_path / f"{run_dir.name}-draws.txt")
-        return generator
+        LoggedNoise.path = tmp_path / f"{run_dir.name}-draws.txt"
+        return make(run_dir)
 
     return make_logged
+
+
+def draws_of(tmp_path, folder):
+    path = tmp_path / f"{folder.name}-draws.txt"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def run_and_die(generate, dies_at, before):
@@ -92,9 +100,14 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
 
         if run_and_die(generate, dies_at, before) == 0:
             break
+        ledger = json.loads((folder / "ledger.json").read_text()) if (folder / "ledger.json").exists() else None
+        drawn_before = len(draws_of(tmp_path, folder))
+        assert drawn_before <= (len(ledger["releases"]) if ledger else 0), "a draw that is not counted on disk"
         generator = make_logged(folder)
         texts = generator(private, initial_population=public, num_samples=5)
-        draws = (tmp_path / f"{folder.name}-draws.txt").read_text().splitlines()
+        draws = draws_of(tmp_path, folder)
+        kept = json.loads((folder / "ledger.json").read_text())["releases"]
+        assert kept[: len(ledger["releases"]) if ledger else 0] == (ledger["releases"] if ledger else []), "it changed"
         report = generator.privacy_report
         assert report.num_rounds == NUM_ROUNDS and report.epsilon <= 4.0, "the budget holds, come what may"
         assert NUM_ROUNDS - report.num_lost <= len(draws) <= NUM_ROUNDS, "a round was drawn twice"
@@ -155,7 +168,7 @@ def test_lost_releases_are_counted_reported_and_in_the_end_fatal(make, private, 
 
     for number in range(1, NUM_ROUNDS + 1):
         generator = make(tmp_path)
-        monkeypatch.setattr(generator, "_noise", type("Fails", (DiscreteGaussian,), {"__call__": fails})())
+        monkeypatch.setattr(DiscreteGaussian, "__call__", fails)
         with pytest.raises(KeyboardInterrupt):
             generator.evolve(private, initial_population=public)
         assert generator.privacy_report.num_lost == generator.privacy_report.num_rounds == number
@@ -188,6 +201,29 @@ def test_two_at_a_time_are_refused(make, private, public, tmp_path):
     assert first.privacy_report.release_ids == second.privacy_report.release_ids, "the first draws nothing anew"
 
 
+def test_an_older_ledger_is_refused_instead_of_drawing_again(make, private, public, tmp_path):
+    make(tmp_path).evolve(private, initial_population=public)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    for kept in range(NUM_ROUNDS):
+        (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": ledger["releases"][:kept]}))
+        with pytest.raises(ValueError, match=f"holds what came of round {kept + 1}/3, but its ledger .* older copy"):
+            make(tmp_path).evolve(private, initial_population=public)
+
+
+def test_a_ledger_that_others_went_on_with_is_not_written_over(make, private, public, tmp_path):
+    """Neither by a pool that is used past the generator, nor by a generator that begins at the same time."""
+    stale = make(tmp_path)
+    pool = InMemoryClientPool(private, stale._embedder, stale.config, stale.ledger)
+    fresh = make(tmp_path)
+    fresh.evolve(private, initial_population=public)
+    before = (tmp_path / "ledger.json").read_bytes()
+    with pytest.raises(RuntimeError, match="counts other releases than this ledger"):
+        pool.release_histogram(np.eye(16, pool._samples.shape[1], dtype=np.float32))
+    assert (tmp_path / "ledger.json").read_bytes() == before
+    with RunFolder(tmp_path / "new", {}).locked(), pytest.raises(RuntimeError, match="in use by another process"):
+        make(tmp_path / "new")
+
+
 @pytest.fixture
 def begun(make, private, public, tmp_path):
     make(tmp_path / "run").evolve(private, initial_population=public)
@@ -205,6 +241,31 @@ def begun(make, private, public, tmp_path):
 def test_other_settings_are_refused_by_name(make, begun, changes, message):
     with pytest.raises(ValueError, match=message):
         make(begun, **changes)
+
+
+def test_a_run_that_spent_nothing_may_begin_again_with_other_settings(make, private, public, tmp_path):
+    with pytest.raises(ValueError, match="`config.domain`, which is None"):
+        make(tmp_path).evolve(private)
+    make(tmp_path, num_rounds=2, epsilon=3.0).evolve(private, initial_population=public)
+    with pytest.raises(ValueError, match="`epsilon`=3.0 there, 4.0 here"):
+        make(tmp_path)
+    # A ledger that lost its releases does not make one of a run that spent some.
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": []}))
+    with pytest.raises(ValueError, match="`epsilon`=3.0 there, 4.0 here"):
+        make(tmp_path)
+
+
+def test_a_second_run_is_announced_with_what_it_will_cost(make, private, public, tmp_path):
+    generator = make(tmp_path)
+    generator.evolve(private, initial_population=public)
+    with pytest.warns(UserWarning, match=r"run 2 of this generator .* epsilon from 4 to 6\.\d+"):
+        generator.evolve(private, initial_population=public)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = make(tmp_path)
+        for _ in range(2):
+            again.evolve(private, initial_population=public)
 
 
 def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_path, monkeypatch):
@@ -226,6 +287,11 @@ def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_pa
         ("ledger.json", "{}", "is not what a ledger writes"),
         ("ledger.json", '{"mechanism": {}, "releases": []}', "`noise_multiplier`=None"),
         ("ledger.json", "[" * 10_000, "is not what a ledger writes"),
+        (
+            "ledger.json",
+            '{"releases": [{"id": "a", "num_bins": -9, "noise_is_genuine": true, "votes": null}]}',
+            "is no",
+        ),
         ("settings.json", '"x"', "other settings"),
         ("settings.json", None, "holds other files, such as 'ledger.json'"),
         ("settings.json", "\ud800", "is not what hf_pretext writes"),
@@ -274,7 +340,11 @@ CANARIES = ("xylophone quokka marzipan", "Zanzibar-7731", "owner-of-the-quokka")
 
 
 def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
-    """Every byte that a run writes, in its folders, its temporary files, its caches and on its streams."""
+    """Every byte that a run writes, in its folders, its temporary files, its caches and on its streams.
+
+    Texts, ids, embeddings, clean histograms and noise are searched for, in what is left and in what was removed or
+    replaced on the way.
+    """
     texts = [f"{CANARIES[0]} and {CANARIES[1]}"] * 3 + random_texts(40, seed=9)
     clients = [CANARIES[2]] * 3 + [f"c{number // 2}" for number in range(40)]
     home = tmp_path / "home"
@@ -296,4 +366,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     haystack["stdout"], haystack["stderr"] = done.stdout, done.stderr
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
+    steps = ["candidates-1", "candidates-2", "clients", "record-1", "record-2", "release-1", "release-2", "texts-1"]
+    names = [".lock", "ledger.json", *(f"run-1-{step}.json" for step in steps), "settings.json"]
+    assert sorted(path.name for path in (home / "out" / "run").iterdir()) == names
     shutil.rmtree(home)

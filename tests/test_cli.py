@@ -156,7 +156,10 @@ def test_the_same_command_again_goes_on_and_spends_nothing(folders, capsys):
         texts.append(load_from_disk(str(folders / "out"))["text"][:])
         reports.append((folders / "out" / "privacy_report.json").read_bytes())
     assert texts[0] == texts[1] and reports[0] == reports[1]
-    assert "holds 2 releases: none is drawn again" in capsys.readouterr().out
+    assert (
+        "holds 2 of 2 releases: none is drawn again. The private file is not asked any more."
+        in capsys.readouterr().out
+    )
     # Other settings are another run, and its epsilon would add up.
     assert main(["generate", "--config", yaml_file(folders, "seed: 1")]) == 2
     assert "`seed`=0 there, 1 here" in capsys.readouterr().err

@@ -217,22 +217,46 @@ def test_integer_client_ids(embedder, candidates):
     assert make_pool(private, embedder).num_clients == 2
 
 
-class BrokenEncoder:
-    """An embedding model that returns NaN."""
-
-    max_seq_length = None
-    tokenizer = None
-
-    def get_embedding_dimension(self):
-        return 4
-
-    def encode(self, texts, **kwargs):
-        return np.full((len(texts), 4), np.nan)
-
-
 def test_nan_embeddings_are_refused_before_budget_is_spent(private):
-    with pytest.raises(ValueError, match=r"`embedding_model` returned vectors that are not finite"):
+    class BrokenEncoder(CrowdEncoder):
+        def encode(self, texts, **kwargs):
+            return np.full_like(super().encode(texts), np.nan)
+
+    with pytest.raises(ValueError, match=r"`embedding_model` failed on all private texts, with a ValueError"):
         make_pool(private, TextEmbedder(BrokenEncoder()))
+
+
+def test_no_client_decides_whether_a_run_takes_place():
+    """A client whose texts break the embedding model has no vote; the others' votes stay what they are."""
+
+    class BreaksOnOne(CrowdEncoder):
+        def encode(self, texts, **kwargs):
+            if "quokka" in texts[0]:
+                raise KeyError(texts[0])
+            return super().encode(texts)
+
+    others = {"a": ["a lost card"], "b": ["a new loan"]}
+    with pytest.warns(UserWarning, match="failed on the texts of some clients, with a KeyError; they have no vote"):
+        pool = make_pool(dataset({**others, "c": ["quokka"]}), TextEmbedder(BreaksOnOne()), noise=no_noise)
+    without = make_pool(dataset(others), TextEmbedder(BreaksOnOne()), noise=no_noise)
+    assert pool.num_clients == 3 and without.num_clients == 2
+    candidates = CrowdEncoder().encode(["a lost card", "a new loan"])
+    assert np.array_equal(pool.release_histogram(candidates), without.release_histogram(candidates))
+
+
+def test_the_tokenizer_is_kept_from_reading_all_of_a_long_text(embedder):
+    """How long the private side takes must not follow one client's longest text, which may be of any length."""
+    read = []
+
+    class Reads:
+        max_seq_length = 8
+
+        def tokenizer(self, text, **kwargs):
+            read.append(len(text))
+            return {"input_ids": [1] * 3}
+
+    assert TextEmbedder(Reads()).cuts(["x" * 10_000_000]) and not TextEmbedder(Reads()).cuts(["x" * 100])
+    assert max(read, default=0) <= 8 * 256
 
 
 def test_private_text_leaves_through_no_side_door(embedder, candidates, caplog, capfd):
@@ -262,6 +286,6 @@ def test_an_embedder_that_fails_does_not_quote_private_text(private):
         def encode(self, texts, **kwargs):
             raise KeyError(f"cannot embed {texts}")
 
-    with pytest.raises(ValueError, match="failed on private text, with a KeyError") as caught:
+    with pytest.raises(ValueError, match="failed on all private texts, with a KeyError") as caught:
         make_pool(private, TextEmbedder(Quoting()))
     assert caught.value.__context__ is None and caught.value.__cause__ is None
