@@ -13,7 +13,7 @@ recipes: $(VENV)/.installed
 	$(BIN)/python tests/run_recipes.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 prove: $(VENV)/.installed
 	$(BIN)/python tests/prove.py
