@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def in_a_process(work, kill_after=None):
     if child == 0:
         status = 1
         try:
+            # A sibling that is killed while it holds the lock that forks share would stop all others for good.
+            tqdm.set_lock(threading.RLock())
             # The terminal belongs to the parent.
             os.dup2(os.open(BUILD / "children.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
             work()
