@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -40,7 +41,7 @@ from hf_pretext.quickstart import CONFIG, NUM_SAMPLES
 BUILD = Path("build/guarantee")
 NUM_KILLS = 30
 NUM_RUNS = 4000
-AUDIT = "recipes/configs/audit/plays.yaml"
+AUDIT = ("--config", "recipes/configs/audit/plays.yaml", "--client_share", 0.03)
 
 
 def in_a_process(work, kill_after=None):
@@ -64,7 +65,7 @@ def in_a_process(work, kill_after=None):
 
 
 class Killing:
-    """Runs of the quickstart's size: its clients, settings and number of texts, with tiny models."""
+    """Runs of the quickstart's size: its clients, candidates and number of texts, with tiny models and short texts."""
 
     def __init__(self, scratch):
         self.scratch = scratch
@@ -83,7 +84,8 @@ class Killing:
 
         def work():
             DiscreteGaussian.__call__ = logged_draw
-            generator = PrivateEvolutionGenerator(None, **self.models, config=CONFIG, run_dir=self.scratch / folder)
+            config = replace(CONFIG, max_new_tokens=8, min_words=1)
+            generator = PrivateEvolutionGenerator(None, **self.models, config=config, run_dir=self.scratch / folder)
             texts = generator(self.private, num_samples=NUM_SAMPLES)["text"][:]
             result = {"texts": texts, "releases": generator.ledger.num_releases, "lost": generator.ledger.num_lost}
             (self.scratch / f"{folder}-{name}.json").write_text(json.dumps(result))
@@ -159,12 +161,12 @@ def command(*parts):
 def audit(name, *options):
     """Audit a run of the quickstart with real models, finetune a model on it, and audit that as well."""
     folder, model = BUILD / name, BUILD / f"{name}-adapter"
-    command("recipes/audit.py", "--config", AUDIT, "--output_dir", folder, *options)
+    command("recipes/audit.py", *AUDIT, "--output_dir", folder, *options)
     command(
         *("recipes/finetune_llm.py", "--config", "recipes/configs/llm/quickstart.yaml", "--dataset", folder),
         *("--output_dir", model, "--num_train_epochs", 1),
     )
-    command("recipes/audit.py", "--config", AUDIT, "--output_dir", folder, "--model", model, *options)
+    command("recipes/audit.py", *AUDIT, "--output_dir", folder, "--model", model, *options)
     figures = json.loads((folder / "audit.json").read_text())
     bounds = {reading["attack"]: reading["epsilon_lower_bound"] for reading in figures["readings"]}
     aucs = {reading["attack"]: reading["auc"] for reading in figures["readings"]}
