@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart recipes prove test test-slow quality style clean
+.PHONY: quickstart recipes prove federation test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
@@ -17,6 +17,9 @@ test: $(VENV)/.installed
 
 prove: $(VENV)/.installed
 	$(BIN)/python tests/prove.py
+
+federation: $(VENV)/.installed
+	$(BIN)/python tests/run_federation.py
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -40,6 +40,7 @@ def dataset_card(
     repo_id: str | None = None,
     license: str | None = None,
     language: str | None = None,
+    federation: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the card of a synthetic dataset.
 
@@ -52,6 +53,7 @@ def dataset_card(
         repo_id (`str`, *optional*): Repository of the Hub; None for a local folder.
         license (`str`, *optional*): Licence of the texts.
         language (`str`, *optional*): Their language.
+        federation (`Mapping[str, Any]`, *optional*): What the rounds cost the clients of a federation.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
@@ -80,6 +82,7 @@ def dataset_card(
         num_seeds=num_seeds,
         samples=[_as_quote(text) for text in texts[:5]],
         repo_id=repo_id,
+        federation=federation,
     )
 
 

@@ -14,8 +14,8 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,12 +24,16 @@ from .embedding import TextEmbedder
 from .noise import DiscreteGaussian, NoiseSource, sample_clients
 from .privacy import PrivacyLedger, VoteMechanism
 from .processes import is_main_process, num_processes, progress_bar
-from .voting import VOTE_UNITS, count_votes, nearest_candidates, quantize_embeddings, quantize_votes, sum_votes
+from .voting import cast_votes, quantize_embeddings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+
+
+class ReleaseLostError(RuntimeError):
+    """A release that is counted as spent, and that nobody got: the round goes without it."""
 
 
 class ClientPool(Protocol):
@@ -53,7 +57,14 @@ class ClientPool(Protocol):
 
         Returns:
             `np.ndarray` of shape `(m,)`: Noisy votes, float64.
+
+        Raises:
+            ReleaseLostError: The release is counted, but came to nothing.
         """
+        ...
+
+    def costs(self) -> dict[str, Any] | None:
+        """What the rounds so far cost the clients, for the card; None where there is no way to them."""
         ...
 
 
@@ -87,14 +98,13 @@ class InMemoryClientPool:
         noise: NoiseSource | None = None,
     ) -> None:
         _refuse_other_processes()
-        texts, ids = _read_columns(private, config)
-        samples = _group_by_client(texts, ids)
+        samples = group_by_client(private, config)
+        if not any(samples.values()):
+            raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
         self._num_clients = len(samples)
         _check_capacity(self._num_clients, ledger.mechanism)
         _warn_of_delta(config.delta, self._num_clients)
-        cap = ledger.mechanism.max_samples_per_client
-        kept = {client: _cap(client, own, cap, config.seed) for client, own in samples.items()}
-        embedded = _embed_each_client(list(kept.values()), embedder)
+        embedded = embed_clients(samples, embedder, ledger.mechanism.max_samples_per_client, config.seed)
         self._clients = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
         self._samples = np.concatenate(embedded)
         self._ledger = ledger
@@ -114,8 +124,8 @@ class InMemoryClientPool:
     def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
         """Count one release in the ledger, draw it, keep it there, and hand it out: a noisy histogram (Algorithm 2).
 
-        Released: `(sum of the clients' integer votes + noise) / VOTE_UNITS`, to the caller. Sensitivity and unit are
-        stated at the head of this module.
+        Released: `(sum of the clients' integer votes + noise) / mechanism.vote_units`, to the caller.
+        Sensitivity and unit are stated at the head of this module.
 
         Args:
             candidates (`np.ndarray` of shape `(m, d)`): Embeddings of the candidates, of length at most one.
@@ -139,12 +149,15 @@ class InMemoryClientPool:
         # Drawn before the votes are counted, so that no failure of it leaves a clean histogram in a traceback.
         noise = self._noise(mechanism.noise_scale, len(candidates))
         present = sample_clients(self._num_clients, mechanism.client_sampling_rate)[self._clients]
-        nearest = nearest_candidates(self._samples[present], points)
-        voters, choices, counts = count_votes(self._clients[present], nearest, len(candidates))
-        votes = quantize_votes(voters, counts, mechanism.clip_norm)
-        noisy = (sum_votes(choices, votes, len(candidates)) + noise) / VOTE_UNITS
+        clean = cast_votes(
+            self._clients[present], self._samples[present], points, mechanism.clip_norm, mechanism.vote_units
+        )
+        noisy = (clean + noise) / mechanism.vote_units
         self.ledger.keep(noisy)
         return noisy
+
+    def costs(self) -> None:
+        """Tell that there is no way between the clients and the server, so none that could cost anything."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_clients={self.num_clients})"
@@ -185,16 +198,20 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
     return texts, ids
 
 
-def _group_by_client(texts: Sequence[str], ids: Sequence[object]) -> dict[object, list[str]]:
-    """Group the texts that are not blank; a client with blank texts only is still a client, without a vote."""
+def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[object, list[str]]:
+    """Group the texts that are not blank; a client with blank texts only is still a client, without a vote.
+
+    Raises:
+        ValueError: A column is missing, or rows have no client.
+        TypeError: `private` is no `Dataset`, or rows of the text column are not strings.
+    """
+    texts, ids = _read_columns(private, config)
     samples: dict[object, list[str]] = {client: [] for client in ids}
     for text, client in zip(texts, ids, strict=True):
         if text.strip():
             samples[client].append(text)
-    if not any(samples.values()):
-        raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
     if not all(text.strip() for text in texts):
-        warnings.warn("`private` has blank texts; they are left out and have no vote.", stacklevel=4)
+        warnings.warn("`private` has blank texts; they are left out and have no vote.", stacklevel=3)
     return samples
 
 
@@ -219,7 +236,7 @@ def _refuse_other_processes() -> None:
 
 def _check_capacity(num_clients: int, mechanism: VoteMechanism) -> None:
     # Noise beyond 64 standard deviations does not happen.
-    if num_clients * mechanism.clip_norm * VOTE_UNITS + 64 * mechanism.noise_scale >= 2**62:
+    if num_clients * mechanism.clip_norm * mechanism.vote_units + 64 * mechanism.noise_scale >= 2**62:
         raise ValueError(
             f"{num_clients} clients with a clipping norm of {mechanism.clip_norm} and a `noise_multiplier` of "
             f"{mechanism.noise_multiplier:g} overflow 64-bit counts; lower one of them."
@@ -236,10 +253,15 @@ def _cap(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
     return [samples[index] for index in chosen]
 
 
-def _embed_each_client(samples: Sequence[list[str]], embedder: TextEmbedder) -> list[np.ndarray]:
-    """Embed every client's samples in batches of their own; see the class for why.
+def embed_clients(
+    samples: Mapping[object, list[str]], embedder: TextEmbedder, cap: int, seed: int
+) -> list[np.ndarray]:
+    """Cap and embed every client's samples, in batches of their own; see `InMemoryClientPool` for why.
 
     A client whose texts cannot be embedded has no vote: one client must not decide whether a run takes place.
+
+    Returns:
+        `list` of `np.ndarray`: Each client's quantised embeddings, of shape `(at most cap, d)`.
 
     Raises:
         ValueError: No text of any client can be embedded. The message quotes none.
@@ -248,12 +270,13 @@ def _embed_each_client(samples: Sequence[list[str]], embedder: TextEmbedder) -> 
     failure = None
     cuts = False
     with progress_bar(len(samples), "Embedding clients", "client") as bar:
-        for texts in samples:
+        for client, texts in samples.items():
             own = None
             try:
                 if texts:
-                    cuts = cuts or embedder.cuts(texts)
-                    own = quantize_embeddings(embedder(texts))
+                    kept = _cap(client, texts, cap, seed)
+                    cuts = cuts or embedder.cuts(kept)
+                    own = quantize_embeddings(embedder(kept))
             except Exception as error:
                 failure = type(error).__name__
             embedded.append(own)

@@ -59,6 +59,10 @@ class PrivateEvolutionConfig:
             How two data sets differ that are to be hard to tell apart: by all samples of one client more or less, or,
             under `"replace_one"`, by exchanging all samples of one client for any others, which takes `sqrt(2)` times
             the noise.
+        max_dropout (`float`, *optional*):
+            For a federation, whose clients add the noise themselves: the share of the asked clients, below 0.5, that
+            may fail to answer in a round. Each client adds so much that the others' noise is enough without theirs; a
+            round that loses more is discarded. Without it, the process that holds all private text draws the noise.
 
     > Parameters that control the evolution
 
@@ -145,6 +149,10 @@ class PrivateEvolutionConfig:
     neighboring_relation: str = field(
         default="add_or_remove_one", metadata={"help": "'add_or_remove_one' or 'replace_one' client."}
     )
+    max_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Share of a federation's clients that may fail to answer."},
+    )
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
     threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
@@ -201,6 +209,13 @@ class PrivateEvolutionConfig:
         self._check_number("top_p", above=0, at_most=1)
         self._check_number("client_sampling_rate", above=0, at_most=1, hint="It is a probability.")
         self._check_choice("neighboring_relation", NEIGHBORING_RELATIONS)
+        if self.max_dropout is not None:
+            self._check_number("max_dropout", at_least=0, below=0.5, hint="It is a share of the clients.")
+            if self.client_sampling_rate < 1:
+                raise ValueError(
+                    f"`client_sampling_rate`={self.client_sampling_rate} saves noise where nobody sees who takes "
+                    "part, but the server of a federation does. With `max_dropout`, let all clients take part: 1."
+                )
         if self.client_sampling_rate < 1 and self.neighboring_relation == "replace_one":
             raise ValueError(
                 f"`client_sampling_rate`={self.client_sampling_rate} is accounted for under `neighboring_relation`="

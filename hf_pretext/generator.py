@@ -16,7 +16,7 @@ import numpy as np
 
 from .cards import DATA_FILE, PICTURE_NAME, SEEDS_FILE, dataset_card
 from .checkpoint import RunFolder, is_count, is_texts
-from .clients import ClientPool, InMemoryClientPool
+from .clients import ClientPool, InMemoryClientPool, ReleaseLostError
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .embedding import TextEmbedder
@@ -164,6 +164,7 @@ class PrivateEvolutionGenerator:
         mechanism = VoteMechanism.from_config(config)
         self._ledger = PrivacyLedger(mechanism) if self._folder is None else self._folder.ledger(mechanism)
         self._num_clients: int | None = None
+        self._federation: dict[str, Any] | None = None
         self._runs = 0  # completed ones
         self._run = 0  # the latest, completed or not
         self.initial_population: list[str] = []
@@ -275,6 +276,7 @@ class PrivateEvolutionGenerator:
                     f"All {config.num_rounds} releases of this run were lost when its process ended, and are counted "
                     "as spent. There is nothing to go on from: a new run takes a new budget and another `run_dir`."
                 )
+            self._federation = clients.costs() if clients is not None else None
             self._seeds = _dataset(list(seeds.values()))
             self._runs = self._run
             return self._seeds
@@ -467,7 +469,9 @@ class PrivateEvolutionGenerator:
             plot_run(self.history, self.privacy_report, self.config, maps, folder / PICTURE_NAME)
             named = {argument: model.label for argument, model in models.items()}
             texts = list(self._synthetic["text"])
-            card = dataset_card(self.privacy_report, self.config, named, texts, len(self._seeds), **header)
+            card = dataset_card(
+                self.privacy_report, self.config, named, texts, len(self._seeds), federation=self._federation, **header
+            )
             (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _maps(self) -> dict[str, np.ndarray]:
@@ -599,6 +603,11 @@ class PrivateEvolutionGenerator:
     def _make_pool(self, private: Any) -> ClientPool:
         if hasattr(private, "release_histogram"):
             pool: ClientPool = private
+        elif self.config.max_dropout is not None:
+            raise ValueError(
+                f"`max_dropout`={self.config.max_dropout} is for a federation, whose clients add the noise, but "
+                "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
+            )
         else:
             pool = InMemoryClientPool(private, self._embedder, self.config, self.ledger, self._noise)
         if pool.ledger is not self.ledger:
@@ -649,10 +658,7 @@ class PrivateEvolutionGenerator:
             seconds = time.perf_counter() - started
         release = self.ledger.releases[place]
         if release.votes is None:
-            warnings.warn(
-                f"{label}: the release was lost when its process ended. It is counted, and the round is skipped.",
-                stacklevel=3,
-            )
+            warnings.warn(f"{label}: the release was lost. It is counted, and the round is skipped.", stacklevel=3)
             return None, seconds
         if release.num_bins != len(population):
             raise ValueError(f"`run_dir`: the ledger has {release.num_bins} votes for {len(population)} candidates.")
@@ -677,9 +683,14 @@ class PrivateEvolutionGenerator:
     def _ask(self, clients: ClientPool, candidates: np.ndarray) -> None:
         """Ask the clients for one histogram, and make sure that it was counted and kept."""
         before = self.ledger.num_releases
-        votes = clients.release_histogram(candidates)
+        try:
+            votes = clients.release_histogram(candidates)
+        except ReleaseLostError as error:
+            logger.warning("%s", error)
+            votes = None
         latest = self.ledger.releases[-1] if self.ledger.num_releases == before + 1 else None
-        if latest is None or latest.votes != tuple(votes) or len(votes) != len(candidates):
+        kept = None if votes is None else tuple(votes)
+        if latest is None or latest.votes != kept or latest.num_bins != len(candidates):
             raise RuntimeError(f"{type(clients).__name__} did not count and keep its release, or gave another one.")
 
     def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:

@@ -23,9 +23,12 @@ import numpy as np
 from .configuration import ACCOUNTANTS, PrivateEvolutionConfig, shortened
 from .files import write_durably
 from .version import __version__
-from .voting import VOTE_UNITS
+from .voting import VOTE_UNITS, VOTE_UNITS_OF_A_FEDERATION
 
 REPORT_NAME = "privacy_report.json"
+
+MIN_SHARE_SCALE = 16.0
+"""Smallest parameter of a client's share of the noise, in units: sums of such shares are as good as one draw."""
 
 
 def compute_epsilon(
@@ -116,9 +119,9 @@ def calibrate_noise_multiplier(
 class VoteMechanism:
     r"""The mechanism that releases one round's histogram of votes.
 
-    Each client that takes part contributes an integer vector of L2 norm at most `clip_norm * VOTE_UNITS` (see
+    Each client that takes part contributes an integer vector of L2 norm at most `clip_norm * vote_units` (see
     `voting.quantize_votes`); the sum over clients gets independent discrete Gaussian noise of parameter
-    `noise_multiplier * sensitivity * VOTE_UNITS` in every bin.
+    `noise_multiplier * sensitivity * vote_units` in every bin.
 
     *The sensitivity.* Adding or removing a client changes the sum by one such vector: by at most `clip_norm`.
     Exchanging one changes it by the difference of two, `|a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>`, and votes are not
@@ -138,6 +141,16 @@ class VoteMechanism:
     mixtures of such distributions, which are as near to each other as their parts, and the same `k` is added under
     either accountant.
 
+    *A sum of shares costs what one draw costs.* In a federation (`max_dropout`) each client adds discrete Gaussian
+    noise of parameter `s_1 = s / sqrt(m)`, where `m` answers are needed for a round to count. Take discrete Gaussians
+    of variance parameters `a` and `b`, and `r = a b / (a + b)`. Their sum takes the value `z` with a probability
+    proportional to `exp(-z^2 / (2 (a + b)))` times the sum over all integers `x` of `exp(-(x - c)^2 / (2 r))`, with
+    `c = z a / (a + b)`. By Poisson summation this second factor is the same for every `c`, up to a factor between
+    `1 - h` and `1 + h` with `h < 2.1 exp(-2 pi^2 r)`. So the sum is the discrete Gaussian of parameter `a + b`, up to
+    a factor that `r >= a / 2` puts within `exp(5 exp(-pi^2 a))` and its inverse; this is how Kairouz, Liu and Steinke
+    2021 (arXiv 2102.06387, section 4) analyse it. With `s_1` at least `MIN_SHARE_SCALE`, which is insisted on, all
+    factors together are 1 in any arithmetic. Answers beyond `m` add noise that costs nothing.
+
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the sensitivity.
         clip_norm (`float`): L2 norm to which a client's votes are clipped, in votes: the sensitivity.
@@ -145,6 +158,7 @@ class VoteMechanism:
         accountant (`str`): `"pld"` or `"rdp"`.
         client_sampling_rate (`float`): Probability with which a client takes part in a round.
         neighboring_relation (`str`): How neighbouring data sets differ: `"add_or_remove_one"` or `"replace_one"`.
+        max_dropout (`float`, *optional*): Share of a federation's clients that may fail to answer.
         unit (`str`): What the guarantee protects.
     """
 
@@ -154,6 +168,7 @@ class VoteMechanism:
     accountant: str = "pld"
     client_sampling_rate: float = 1.0
     neighboring_relation: str = "add_or_remove_one"
+    max_dropout: float | None = None
     unit: str = field(default="client", init=False)
 
     @classmethod
@@ -161,7 +176,14 @@ class VoteMechanism:
         """Calibrate the mechanism of a run, so that `config.num_rounds` releases cost at most `config.epsilon`."""
         clip_norm = 1.0 if config.vote_clipping == "l2" else float(config.max_samples_per_client)
         rate = float(config.client_sampling_rate)
-        rest = (clip_norm, config.max_samples_per_client, config.accountant, rate, config.neighboring_relation)
+        rest = (
+            clip_norm,
+            config.max_samples_per_client,
+            config.accountant,
+            rate,
+            config.neighboring_relation,
+            config.max_dropout,
+        )
         if config.noise_multiplier is not None:
             return cls(float(config.noise_multiplier), *rest)
         assert config.epsilon is not None  # the configuration has exactly one of the two
@@ -186,8 +208,34 @@ class VoteMechanism:
 
     @property
     def noise_scale(self) -> float:
-        """Parameter of the discrete Gaussian, in integer units of `1 / VOTE_UNITS` votes."""
-        return self.noise_std * VOTE_UNITS
+        """Parameter of the discrete Gaussian, in integer units of `1 / vote_units` votes."""
+        return self.noise_std * self.vote_units
+
+    @property
+    def vote_units(self) -> int:
+        """Integer units that make one vote."""
+        return VOTE_UNITS if self.max_dropout is None else VOTE_UNITS_OF_A_FEDERATION
+
+    def num_answers_needed(self, num_clients: int) -> int:
+        """Compute how many of a federation's clients have to answer for a round to count: more than half."""
+        if self.max_dropout is None:
+            raise ValueError("`max_dropout`=None has no answer to count: this is not the mechanism of a federation.")
+        # Nobody's share of a half is to round to a half; and a tenth of ten is one, not one and a bit.
+        return max(math.ceil((1 - self.max_dropout) * num_clients - 1e-9), num_clients // 2 + 1)
+
+    def share_scale(self, num_answers: int) -> float:
+        """Compute the parameter of one client's share of the noise, in units, if so many answers are needed.
+
+        Raises:
+            ValueError: It is too small for sums of shares to be accounted for as one draw.
+        """
+        scale = self.noise_scale / math.sqrt(num_answers)
+        if scale < MIN_SHARE_SCALE:
+            raise ValueError(
+                f"`noise_multiplier`={self.noise_multiplier} over {num_answers} clients makes shares of {scale:.3g} "
+                f"units, below {MIN_SHARE_SCALE:g}: their sum is not accounted for. Take more noise, or fewer clients."
+            )
+        return scale
 
     def epsilon(self, delta: float, bins_per_release: list[int]) -> float:
         """Compute the epsilon of a sequence of releases.
@@ -423,6 +471,7 @@ class PrivacyReport:
         bins_per_release (`tuple` of `int`): Number of bins of each histogram.
         client_sampling_rate (`float`): Probability with which a client took part in a round.
         num_lost (`int`): Releases that are counted, but whose histogram was lost when a process ended.
+        max_dropout (`float`, *optional*): Share of a federation's clients that may have failed to answer in a round.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -443,6 +492,7 @@ class PrivacyReport:
     bins_per_release: tuple[int, ...] = ()
     client_sampling_rate: float = 1.0
     num_lost: int = 0
+    max_dropout: float | None = None
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -469,6 +519,7 @@ class PrivacyReport:
             bins_per_release=tuple(release.num_bins for release in ledger.releases),
             client_sampling_rate=mechanism.client_sampling_rate,
             num_lost=ledger.num_lost,
+            max_dropout=mechanism.max_dropout,
         )
 
     @classmethod
@@ -538,14 +589,22 @@ class PrivacyReport:
         sampled = self.client_sampling_rate < 1
         who = f"takes part with probability {self.client_sampling_rate:g} and votes" if sampled else "votes"
         lost = (
-            f" (of which {self.num_lost} were lost in a crash and are counted all the same)" if self.num_lost else ""
+            f" (of which {self.num_lost} were lost in a crash, or for want of answers, and are counted all the same)"
+            if self.num_lost
+            else ""
+        )
+        shares = (
+            f" The clients of a federation added it, each a share that suffices if up to {self.max_dropout:.0%} of "
+            "them fail to answer; rounds that lost more were discarded."
+            if self.max_dropout is not None
+            else ""
         )
         return (
             f"{self.num_rounds} histograms of nearest-neighbour votes were released{lost}. In each, a client {who} "
             f"with at most {self.max_samples_per_client} of its samples, {clipping}, and every bin gets discrete "
             f"Gaussian noise with a standard deviation of {self.noise_std:.6g} votes ({self.noise_multiplier:.6g} "
-            f"times the sensitivity), drawn from the operating system's randomness. The epsilon of all releases "
-            f"together was computed with the {self.accountant.upper()} accountant."
+            f"times the sensitivity), drawn from the operating system's randomness.{shares} The epsilon of all "
+            f"releases together was computed with the {self.accountant.upper()} accountant."
         )
 
     @property
@@ -553,8 +612,20 @@ class PrivacyReport:
         """What the guarantee assumes or does not cover, a sentence each."""
         return (
             "Every sample of a person carries the same client id; a person with two ids is protected as two clients.",
-            "The process that held the private text is trusted: this was a simulation in one process, not a "
-            "federation with secure aggregation.",
+            *(
+                [
+                    "The process that held the private text is trusted: this was a simulation in one process, not a "
+                    "federation with secure aggregation."
+                ]
+                if self.max_dropout is None
+                else [
+                    "The server and the clients follow the protocol, though the server may look at all that it gets; "
+                    "secure aggregation hides single votes from it.",
+                    "Clients that conspire with the server count as if they had not answered, since it knows their "
+                    f"noise: they and those that do not answer are together at most {self.max_dropout:.0%}.",
+                    "Each person is one client of the federation; who is asked and who answers is not secret.",
+                ]
+            ),
             "The number of clients, the configuration and the public models are not secret: what is hidden is which "
             "samples a client has, or whether it has any.",
             "The embedding model treats equal batches equally, so that a client's embeddings are its own affair.",
@@ -614,6 +685,7 @@ _SHARED_WITH_THE_REPORT = (
     "accountant",
     "client_sampling_rate",
     "neighboring_relation",
+    "max_dropout",
 )
 
 

@@ -15,6 +15,9 @@ import numpy as np
 VOTE_UNITS = 2**20
 """Integer units that make one vote. Fine enough that the discrete Gaussian is accounted as the continuous one."""
 
+VOTE_UNITS_OF_A_FEDERATION = 2**14
+"""The same where sums of many clients have to fit into the 32 bits of secure aggregation."""
+
 MAX_CLIP_NORM = 2**10
 """Largest clipping norm, in votes, for which the squares of integer votes fit into 64 bits."""
 
@@ -90,10 +93,12 @@ def count_votes(clients: np.ndarray, nearest: np.ndarray, num_candidates: int) -
     return pairs // num_candidates, pairs % num_candidates, counts.astype(np.int64)
 
 
-def quantize_votes(clients: np.ndarray, counts: np.ndarray, clip_norm: float) -> np.ndarray:
+def quantize_votes(
+    clients: np.ndarray, counts: np.ndarray, clip_norm: float, vote_units: int = VOTE_UNITS
+) -> np.ndarray:
     """Clip each client's vote vector to an L2 norm and round it to integer units.
 
-    *Claim.* For every client, the returned integers `q` satisfy `|q|_2 <= clip_norm * VOTE_UNITS`, exactly.
+    *Claim.* For every client, the returned integers `q` satisfy `|q|_2 <= clip_norm * vote_units`, exactly.
     *Proof.* A client's counts `v >= 0` are scaled by `min(1, clip_norm / |v|)` and then rounded towards zero, which
     makes no entry larger, so the norm of the result is at most the norm before, up to floating-point error in the
     scaling. That error is removed by checking the claim in integer arithmetic and subtracting one unit from each entry
@@ -104,9 +109,10 @@ def quantize_votes(clients: np.ndarray, counts: np.ndarray, clip_norm: float) ->
         clients (`np.ndarray` of shape `(k,)`): Index of the client of each count.
         counts (`np.ndarray` of shape `(k,)`): Positive numbers of votes.
         clip_norm (`float`): Largest L2 norm of a client's votes, in votes; at most `MAX_CLIP_NORM`.
+        vote_units (`int`, *optional*, defaults to `VOTE_UNITS`): Integer units that make one vote.
 
     Returns:
-        `np.ndarray` of shape `(k,)`: Each count, clipped, in units of `1 / VOTE_UNITS` votes, int64.
+        `np.ndarray` of shape `(k,)`: Each count, clipped, in units of `1 / vote_units` votes, int64.
 
     Raises:
         ValueError: `clip_norm` is not positive, or so large that squares would not fit into 64 bits.
@@ -117,9 +123,9 @@ def quantize_votes(clients: np.ndarray, counts: np.ndarray, clip_norm: float) ->
         return np.zeros(0, dtype=np.int64)
     _, owner = np.unique(clients, return_inverse=True)
     norms = np.sqrt(np.bincount(owner, weights=counts.astype(np.float64) ** 2))
-    scale = VOTE_UNITS * np.minimum(1.0, clip_norm / norms)
+    scale = vote_units * np.minimum(1.0, clip_norm / norms)
     quantized = np.floor(counts * scale[owner]).astype(np.int64)
-    limit = int(np.floor(clip_norm * VOTE_UNITS))
+    limit = int(np.floor(clip_norm * vote_units))
     squares = np.zeros(len(norms), dtype=np.int64)
     np.add.at(squares, owner, quantized**2)
     return np.maximum(quantized - (squares > limit**2)[owner], 0)
@@ -130,3 +136,25 @@ def sum_votes(candidates: np.ndarray, quantized: np.ndarray, num_candidates: int
     histogram = np.zeros(num_candidates, dtype=np.int64)
     np.add.at(histogram, candidates, quantized)
     return histogram
+
+
+def cast_votes(
+    clients: np.ndarray, samples: np.ndarray, candidates: np.ndarray, clip_norm: float, vote_units: int = VOTE_UNITS
+) -> np.ndarray:
+    """Sum the votes of some clients, or of one: what the private side computes before any noise (Algorithm 2).
+
+    Released to nobody. Unit: the client; each one's part of the sum has an L2 norm of at most
+    `clip_norm * vote_units`, and depends on its own samples only.
+
+    Args:
+        clients (`np.ndarray` of shape `(n,)`): Index of the client of each sample.
+        samples (`np.ndarray` of shape `(n, d)`): Quantised embeddings of the samples.
+        candidates (`np.ndarray` of shape `(m, d)`): Quantised embeddings of the candidates.
+        clip_norm (`float`): Largest L2 norm of a client's votes, in votes.
+        vote_units (`int`, *optional*, defaults to `VOTE_UNITS`): Integer units that make one vote.
+
+    Returns:
+        `np.ndarray` of shape `(m,)`: The clean histogram, in units of `1 / vote_units` votes, int64.
+    """
+    voters, choices, counts = count_votes(clients, nearest_candidates(samples, candidates), len(candidates))
+    return sum_votes(choices, quantize_votes(voters, counts, clip_norm, vote_units), len(candidates))

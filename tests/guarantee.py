@@ -16,7 +16,6 @@ from hf_pretext.audit import mu_lower_bound
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.noise import DiscreteGaussian
 from hf_pretext.privacy import PrivacyLedger, VoteMechanism
-from hf_pretext.voting import VOTE_UNITS
 
 NUM_BINS = 24
 CANDIDATES = np.eye(NUM_BINS, dtype=np.float32)
@@ -176,8 +175,8 @@ def _noise_comes_back_six_rounds_later():
     return _patched("hf_pretext.noise.DiscreteGaussian.__call__", recurring)
 
 
-def _votes_as_they_are(clients, counts, clip_norm):
-    return counts * VOTE_UNITS
+def _votes_as_they_are(clients, counts, clip_norm, vote_units):
+    return counts * vote_units
 
 
 MUTATIONS = {
@@ -187,7 +186,7 @@ MUTATIONS = {
         check_every_bin,
     ),
     "votes are not clipped": (
-        lambda: _patched("hf_pretext.clients.quantize_votes", _votes_as_they_are),
+        lambda: _patched("hf_pretext.voting.quantize_votes", _votes_as_they_are),
         check_one_bin,
     ),
     "replacing a client gets the noise of removing one": (

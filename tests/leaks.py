@@ -46,7 +46,7 @@ from hf_pretext.data import read_dataset
 from hf_pretext.voting import VOTE_UNITS
 
 embedded: list[np.ndarray] = []
-embed_each_client, quantize = clients._embed_each_client, clients.quantize_embeddings
+embed_each_client, quantize = clients.embed_clients, clients.quantize_embeddings
 
 
 def quantize_and_remember(embeddings: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def embed_and_remember(*arguments: object) -> np.ndarray:
         clients.quantize_embeddings = quantize
 
 
-clients._embed_each_client = embed_and_remember
+clients.embed_clients = embed_and_remember
 secrets: list[np.ndarray] = []
 
 
@@ -74,7 +74,7 @@ def remember(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return remembering
 
 
-clients.sum_votes = remember(clients.sum_votes)
+clients.cast_votes = remember(clients.cast_votes)
 noise.DiscreteGaussian.__call__ = remember(noise.DiscreteGaussian.__call__)
 config = PrivateEvolutionConfig(
     epsilon=4.0, delta=1e-3, num_rounds=2, population_size=16, max_length=32, min_words=1, max_new_tokens=8

@@ -66,6 +66,13 @@ def test_only_the_generator_knows_the_private_side():
     assert knowing == {"generator"}
 
 
+def test_the_federation_is_above_everything_and_its_client_knows_no_server():
+    """What runs beside a client's text loads no generator and, until it embeds, no torch."""
+    loaded = imported_modules("import hf_pretext.federated.client")
+    assert not loaded & {"hf_pretext.generator", "hf_pretext.federated.server", "torch"}
+    assert not any("federated" in own_imports(module) for module in LAYERS)
+
+
 def test_nothing_is_unpickled_or_trusted():
     for path in PACKAGE.glob("*.py"):
         text = path.read_text()

@@ -1,0 +1,119 @@
+"""A federation in one process: Flower's real SecAgg+ and the real ClientApp, over a grid that hands messages over."""
+
+import uuid
+from types import SimpleNamespace
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.federated.client import make_client_app
+from hf_pretext.federated.server import FederatedClientPool
+from hf_pretext.federated.settings import FederationSettings
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+
+# What a process of Flower's own knows of itself, and stamps on its messages.
+TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
+def _copy(content):
+    return recorddict_from_proto(recorddict_to_proto(content))
+
+
+def no_noise(scale, size):
+    return np.zeros(size, dtype=np.int64)
+
+
+def make_context(run_config, node=0, **node_config):
+    return Context(run_id=1, node_id=node, node_config=node_config, state=RecordDict(), run_config=run_config)
+
+
+class HandingGrid:
+    """Hands each message to a ClientApp at once.
+
+    Args:
+        contexts: The context of each node.
+        app: The app that all of them run.
+        meddle: What may be done to a reply on its way: `meddle(node, stage, reply)` returns another, or None.
+    """
+
+    def __init__(self, contexts: dict[int, Context], app: ClientApp, meddle=None):
+        self.contexts, self.app = contexts, app
+        self.meddle = meddle or (lambda node, stage, reply: reply)
+        self.replies: dict[str, Message | None] = {}
+        self.seen: list[SimpleNamespace] = []
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def push_messages(self, messages):
+        names = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            name = uuid.uuid4().hex
+            message.metadata.__dict__.update(_message_id=name, _run_id=1, _src_node_id=1)
+            # As on the wire: neither side sees what the other does to a message.
+            sent = Message(_copy(message.content), message_type=message.metadata.message_type, dst_node_id=node)
+            sent.metadata.__dict__.update(message.metadata.__dict__)
+            try:
+                reply = self.app(sent, self.contexts[node])
+                reply.content = _copy(reply.content)
+            except Exception as error:
+                reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=sent)
+            stages = message.content.config_records.get("secaggplus_configs", {"stage": "plain"})
+            failed = reply.has_error()
+            self.seen.append(
+                SimpleNamespace(
+                    node=node,
+                    stage=stages["stage"],
+                    content=None if failed else _copy(reply.content),
+                    reason=reply.error.reason if failed else None,
+                )
+            )
+            self.replies[name] = self.meddle(node, stages["stage"], reply)
+            names.append(name)
+        return names
+
+    def pull_messages(self, names):
+        return [self.replies[name] for name in names if self.replies[name] is not None]
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return self.pull_messages(self.push_messages(messages))
+
+
+def make_run_config(embedding_model, **changes):
+    """The flat configuration of a Flower run, with a noise multiplier of 1."""
+    return {
+        "num-clients": 5,
+        "num-samples": 4,
+        "output-dir": "unused",
+        "embedding-model": str(embedding_model),
+        "expansion-model": "unused",
+        "round-timeout": 0.5,
+        "delta": 1e-5,
+        "noise-multiplier": 1.0,
+        "num-rounds": 1000,
+        "population-size": 24,
+        "max-dropout": 0.4,
+        **changes,
+    }
+
+
+def make_federation(files, embedding_model, noise=None, meddle=None, **changes):
+    """Make the pool of a federation whose clients hold these files, and its grid."""
+    run_config = make_run_config(embedding_model, **{"num-clients": len(files), **changes})
+    settings, config = FederationSettings.split(run_config)
+    contexts = {
+        1000 + number: make_context(run_config, 1000 + number, private=str(file)) for number, file in enumerate(files)
+    }
+    grid = HandingGrid(contexts, make_client_app(noise), meddle)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    pool = FederatedClientPool(grid, make_context(run_config), settings, ledger, noise_is_genuine=noise is None)
+    return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger)
+
+
+def config_of(**settings) -> PrivateEvolutionConfig:
+    return FederationSettings.split(make_run_config("unused", **settings))[1]

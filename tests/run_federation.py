@@ -1,0 +1,481 @@
+"""`make federation`: a deployment of eight client processes, its faults, and a simulation of up to 1,000 clients.
+
+Writes `build/federation/results.json` and `simulation.png`; exits with status 1 where a claim fails. The clients are
+speaking roles of Shakespeare, each with its texts in a file of its own, a SuperNode of its own, and a counting proxy
+between it and the SuperLink. Some 20 minutes on two cores.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from hf_pretext import InMemoryClientPool, PrivacyReport
+from hf_pretext.checkpoint import RunFolder
+from hf_pretext.data import read_dataset
+from hf_pretext.embedding import TextEmbedder
+from hf_pretext.federated import protocol
+from hf_pretext.federated.settings import FederationSettings
+from hf_pretext.models import load_sentence_transformer
+from hf_pretext.plays import load_plays
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.voting import nearest_candidates
+
+BUILD = Path("build/federation").absolute()
+APP = Path("recipes/federated").absolute()
+BIN = Path(sys.executable).parent
+NUM_CLIENTS = 8
+SIMULATED = (10, 100, 1000)
+MASKED = (10, 40)
+
+WITHOUT_NOISE = """
+import os
+import numpy as np
+from hf_pretext.federated.client import make_client_app
+from hf_pretext.federated.server import make_server_app
+
+def no_noise(scale, size):
+    return np.zeros(size, dtype=np.int64)
+
+client = make_client_app(noise=no_noise)
+server = make_server_app(noise_is_genuine=False)
+"""
+
+MALICIOUS = """
+import os
+from flwr.clientapp import ClientApp
+from hf_pretext.federated.client import app as honest
+from hf_pretext.federated.server import app
+
+server = app
+
+class Client(ClientApp):
+    def __call__(self, message, context):
+        reply = honest(message, context)
+        given = reply.content.config_records["secaggplus_configs"]
+        if "masked_params" in given and os.environ.get("SENDS") == "oversized":
+            given["masked_params"] = [b"1234", bytes(10**7)]
+        return reply
+
+client = Client()
+"""
+
+
+ROUNDS_ONLY = """
+import json
+from dataclasses import asdict
+from pathlib import Path
+import numpy as np
+from flwr.serverapp import ServerApp
+from hf_pretext.federated.client import app
+from hf_pretext.federated.server import FederatedClientPool
+from hf_pretext.federated.settings import FederationSettings
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+
+client = app
+server = ServerApp()
+
+@server.main()
+def main(grid, context):
+    settings, config = FederationSettings.split(context.run_config)
+    pool = FederatedClientPool(grid, context, settings, PrivacyLedger(VoteMechanism.from_config(config)))
+    candidates = np.random.default_rng(0).normal(size=(config.population_size, 384))
+    candidates /= np.linalg.norm(candidates, axis=1, keepdims=True)
+    for _ in range(3):
+        pool.release_histogram(candidates.astype(np.float32))
+    Path(settings.output_dir).with_suffix(".json").write_text(json.dumps([asdict(each) for each in pool.rounds]))
+"""
+
+
+class CountingProxy:
+    """Passes connections on to a port, and counts the bytes of each direction."""
+
+    def __init__(self, port):
+        self.up = self.down = 0
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            near, _ = self._listener.accept()
+            far = socket.create_connection(("127.0.0.1", self._target))
+            for source, sink, name in ((near, far, "up"), (far, near, "down")):
+                threading.Thread(target=self._pass_on, args=(source, sink, name), daemon=True).start()
+
+    def _pass_on(self, source, sink, name):
+        try:
+            while data := source.recv(65536):
+                setattr(self, name, getattr(self, name) + len(data))
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def start(name, *command, **environment):
+    log = (BUILD / f"{name}.log").open("ab")
+    places = {"FLWR_HOME": str(BUILD / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [BIN / command[0], *map(str, command[1:])],
+        env={**os.environ, **places, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def stop(process):
+    """Kill a process and the children that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+class Deployment:
+    """A SuperLink and its SuperNodes, each a process of its own."""
+
+    def __init__(self, *options):
+        self.port = free_port()
+        self.nodes, self.proxies = {}, {}
+        home = BUILD / "flwr"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+        options = [*options, "--insecure", "--disable-runtime-dependency-installation", "--host", "127.0.0.1"]
+        self.link = start("superlink", "flower-superlink", *options, "--port", self.port)
+        wait_until(lambda: can_connect(self.port), 60, "the SuperLink")
+
+    def start_node(self, number, **environment):
+        """Start the node of a client, whose texts lie in a file."""
+        proxy = self.proxies.setdefault(number, CountingProxy(self.port))
+        config = f'private="{client_file(number)}"'
+        self.nodes[number] = start(
+            f"node-{number}",
+            *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{proxy.port}"),
+            *("--port", free_port(), "--node-config", config),
+            **environment,
+        )
+
+    def kill_node(self, number):
+        stop(self.nodes.pop(number))
+
+    def run(self, name, app, federation_config=None, **run_config):
+        """Start a run; its results come to lie in a folder of that name."""
+        simulation = ["--federation-config", federation_config] if federation_config else []
+        values = {"output-dir": str(BUILD / name), **run_config}
+        # TOML, whose strings, numbers and booleans are those of JSON.
+        pairs = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        done = start(f"{name}-run", "flwr", "run", app, "--run-config", pairs, *simulation, "--stream")
+        return done
+
+    def stop(self):
+        for process in (*self.nodes.values(), self.link):
+            stop(process)
+
+
+def can_connect(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(holds, seconds, what, process=None):
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end or (process is not None and process.poll() is not None and not holds()):
+            raise TimeoutError(f"{what} did not come about in {seconds} s; see the logs in {BUILD}")
+        time.sleep(0.2)
+
+
+def client_file(number):
+    return BUILD / f"client-{number}.jsonl"
+
+
+def log_of(name):
+    return (BUILD / f"{name}.log").read_text(errors="replace")
+
+
+def releases(name):
+    path = BUILD / name / "run" / "ledger.json"
+    try:
+        return json.loads(path.read_text())["releases"]
+    except (OSError, ValueError):
+        return []
+
+
+def write_inputs():
+    """Give each client one role's speeches; a public file holds speeches of roles that nobody has."""
+    private, held_out = load_plays()
+    samples = {}
+    for text, client in zip(private["text"], private["client_id"], strict=True):
+        samples.setdefault(client, []).append(text)
+    roles = sorted(samples, key=lambda client: -len(samples[client]))[: NUM_CLIENTS + 2]
+    for number, role in enumerate(roles):
+        rows = ({"client_id": role, "text": text} for text in samples[role])
+        client_file(number).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (BUILD / "public.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out["text"]))
+    rows = zip(private["client_id"], private["text"], strict=True)
+    (BUILD / "everybody.jsonl").write_text(
+        "".join(json.dumps({"client_id": client, "text": text}) + "\n" for client, text in rows)
+    )
+
+
+def make_app(name, code):
+    """Make a variant of the app in `recipes/federated`, with a module of its own."""
+    folder = BUILD / name
+    shutil.copytree(APP, folder)
+    toml = (folder / "pyproject.toml").read_text()
+    for side in ("server", "client"):
+        toml = toml.replace(f"hf_pretext.federated.{side}:app", f"{name}_apps:{side}")
+    (folder / "pyproject.toml").write_text(toml)
+    (folder / f"{name}_apps.py").write_text(code)
+    return folder
+
+
+def settings_of(**changes):
+    import tomllib
+
+    values = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    return FederationSettings.split({**values, **changes})
+
+
+def embedder():
+    return TextEmbedder(load_sentence_transformer("packaged/all-MiniLM-L6-v2", torch.device("cpu"), torch.float32))
+
+
+def clean_votes(config, candidates, numbers):
+    """Count the same clients' votes with the in-memory pool."""
+    rows = [json.loads(line) for number in numbers for line in client_file(number).read_text().splitlines()]
+    private = read_dataset(client_file(0), "text", "client_id").from_list(rows)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    nothing = lambda scale, size: np.zeros(size, dtype=np.int64)  # noqa: E731
+    return InMemoryClientPool(private, embedder(), config, ledger, nothing).release_histogram(candidates)
+
+
+def compare_sums(deployment):
+    """Without noise, the sum under masks is that of the in-memory pool; and what candidates cost on the wire."""
+    app = make_app("without_noise", WITHOUT_NOISE)
+    found = {}
+    for size in (64, 1024):
+        before = {number: (proxy.up, proxy.down) for number, proxy in deployment.proxies.items()}
+        name = f"without-noise-{size}"
+        changes = {"num-rounds": 1, "population-size": size, "num-samples": 1}
+        process = deployment.run(name, app, **{"initial-population": str(BUILD / "public.jsonl"), **changes})
+        wait_until(lambda name=name: (BUILD / name / "README.md").exists(), 600, name, process)
+        process.wait()
+        ((candidates, votes),) = RunFolder(BUILD / name / "run").rounds()
+        expected = clean_votes(settings_of(**changes)[1], embedder()(candidates), range(NUM_CLIENTS))
+        (each,) = json.loads((BUILD / name / "federation.json").read_text())
+        traffic = [
+            (proxy.up - before[number][0], proxy.down - before[number][1])
+            for number, proxy in deployment.proxies.items()
+        ]
+        found[size] = {
+            "num_candidates": len(candidates),
+            "sum_is_equal": bool(np.array_equal(votes, expected) and votes.any()),
+            "seconds_of_the_round": each["seconds"],
+            "bytes_up": float(np.mean([up for up, _ in traffic])),
+            "bytes_down": float(np.mean([down for _, down in traffic])),
+        }
+    return found
+
+
+def on_the_wire(sums):
+    """Tell what a candidate costs on the wire from what the rest costs: a line through two sizes."""
+    small, large = sums[64], sums[1024]
+    more = large["num_candidates"] - small["num_candidates"]
+    down, up = ((large[name] - small[name]) / more for name in ("bytes_down", "bytes_up"))
+    needs_down, needs_up = 384 * 2, 4
+    return {
+        "bytes_down_per_candidate": down,
+        "bytes_up_per_candidate": up,
+        "needed_down_per_candidate": needs_down,
+        "needed_up_per_candidate": needs_up,
+        "ratio_down": down / needs_down,
+        "ratio_up": up / needs_up,
+        "overhead_down": small["bytes_down"] - down * small["num_candidates"],
+        "overhead_up": small["bytes_up"] - up * small["num_candidates"],
+    }
+
+
+def run_with_faults(deployment):
+    """One run of six rounds, in which clients die, join, and send too much; it ends in a dataset."""
+    name, app = "with-faults", make_app("malicious", MALICIOUS)
+    changes = {"num-rounds": 6, "round-timeout": 150.0, "num-samples": 24}
+
+    def begin():
+        return deployment.run(name, app, **changes)
+
+    def in_round(number):
+        wait_until(lambda: len(releases(name)) >= number, 900, f"round {number}", process)
+
+    def after_round(number):
+        wait_until(lambda: rounds_done() >= number, 900, f"the end of round {number}", process)
+
+    def rounds_done():
+        made = releases(name)
+        return len(made) if made and made[-1]["votes"] is not None else len(made) - 1
+
+    process = begin()
+    in_round(2)
+    time.sleep(4)
+    for number in (0, 1, 2):
+        deployment.kill_node(number)  # Three of eight, in the middle of round 2: within the stated dropout.
+    after_round(2)
+    deployment.start_node(8)  # Joins late.
+    deployment.start_node(0, SENDS="oversized")
+    in_round(4)
+    time.sleep(4)
+    for number in (3, 4, 5, 6):
+        if number in deployment.nodes:
+            deployment.kill_node(number)  # Beyond it: the round is refused, and then there are too few.
+    process.wait()
+    before = log_of(f"{name}-run")
+    for number in (1, 2, 3, 4, 5, 6):
+        deployment.start_node(number)
+    process = begin()
+    wait_until(lambda: (BUILD / name / "README.md").exists() and process.poll() is not None, 1800, "the end")
+    report = PrivacyReport.from_pretrained(BUILD / name)
+    asked = [int(line.split("sampled ")[1].split()[0]) for line in before.splitlines() if "strategy sampled" in line]
+    answered = [int(line.split("received ")[1].split()[0]) for line in before.splitlines() if "aggregate_fit" in line]
+    return {
+        "asked_before_the_restart": asked,
+        "answered_before_the_restart": answered,
+        "rounds_after_the_restart": json.loads((BUILD / name / "federation.json").read_text()),
+        "survived_three_of_eight": asked[1] == 8 and answered[1] == 5,
+        "late_joiner_asked": asked[2] == 7,
+        "dropped_the_oversized": answered[2] == 6 and "not one vote per candidate" in before,
+        "releases": len(releases(name)),
+        "refused": sum(release["votes"] is None for release in releases(name)),
+        "epsilon": report.epsilon,
+        "target_epsilon": report.target_epsilon,
+        "num_lost": report.num_lost,
+    }
+
+
+def effect_of_eight_bits():
+    """Tell which share of speeches votes for another candidate when candidates travel in 8 bits instead of 16."""
+    lines = (BUILD / "everybody.jsonl").read_text().splitlines()[:2000]
+    public = [json.loads(line)["text"] for line in (BUILD / "public.jsonl").read_text().splitlines()[:1024]]
+    embed = embedder()
+    samples = np.rint(embed([json.loads(line)["text"] for line in lines], "Embedding speeches") * 2048).astype(
+        np.float32
+    )
+    candidates = embed(public)
+    nearest = [
+        nearest_candidates(samples, protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)))
+        for bits in (16, 8)
+    ]
+    return float(np.mean(nearest[0] != nearest[1]))
+
+
+def simulate(deployment, app, num_clients, is_masked):
+    """Measure the seconds of a round among simulated clients, after a first one in which they embed their texts."""
+    name = f"simulated-{num_clients}-{'masked' if is_masked else 'plain'}"
+    run_config = {
+        "num-clients": num_clients,
+        "secure-aggregation": is_masked,
+        "simulated-private": str(BUILD / "everybody.jsonl"),
+        "max-dropout": 0.1,
+        "population-size": 256,
+        "round-timeout": 1500.0,
+    }
+    size = f"num-supernodes={num_clients} client-resources-num-cpus=1 init-args-num-cpus=2"
+    process = deployment.run(name, app, size, **run_config)
+    wait_until((BUILD / f"{name}.json").exists, 2400, name, process)
+    process.wait()
+    rounds = json.loads((BUILD / f"{name}.json").read_text())
+    assert all(each["num_answered"] == num_clients for each in rounds), rounds
+    seconds = [each["seconds"] for each in rounds]
+    return {"clients": num_clients, "masked": is_masked, "first_round": seconds[0], "round": min(seconds[1:])}
+
+
+def plot(simulated, path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for is_masked, label in ((False, "sums in the clear"), (True, "SecAgg+")):
+        points = [each for each in simulated if each["masked"] == is_masked]
+        axes.plot([each["clients"] for each in points], [each["round"] for each in points], "o-", label=label)
+    axes.set(
+        xscale="log", yscale="log", xlabel="simulated clients", ylabel="seconds of a round", title="Two cores, Ray"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    started = time.perf_counter()
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    write_inputs()
+    deployment = Deployment()
+    try:
+        for number in range(NUM_CLIENTS):
+            deployment.start_node(number)
+        sums = compare_sums(deployment)
+        print(json.dumps(sums, indent=2), flush=True)
+        faults = run_with_faults(deployment)
+        print(json.dumps(faults, indent=2), flush=True)
+    finally:
+        deployment.stop()
+    eight_bits = effect_of_eight_bits()
+    plan = [(number, False) for number in SIMULATED] + [(number, True) for number in MASKED]
+    app = make_app("rounds_only", ROUNDS_ONLY)
+    deployment = Deployment("--simulation")
+    try:
+        simulated = [simulate(deployment, app, *each) for each in tqdm(plan, "Simulating", unit="federation")]
+    finally:
+        deployment.stop()
+    plot(simulated, BUILD / "simulation.png")
+    wire = on_the_wire(sums)
+    verdicts = {
+        "the sums are those of the in-memory pool": all(each["sum_is_equal"] for each in sums.values()),
+        "three of eight may die in a round": faults["survived_three_of_eight"],
+        "a round that lost more is refused and counted": faults["refused"] == faults["num_lost"] == 1,
+        "an oversized message ends nothing": faults["dropped_the_oversized"],
+        "who joins late is asked": faults["late_joiner_asked"],
+        "the guarantee holds": faults["epsilon"] <= faults["target_epsilon"],
+        "bytes are at most 1.1 times what the vectors need": max(wire["ratio_down"], wire["ratio_up"]) <= 1.1,
+        "1,000 clients were simulated": any(each["clients"] == 1000 for each in simulated),
+    }
+    results = {
+        "sums": sums,
+        "faults": faults,
+        "on_the_wire": wire,
+        "votes_changed_by_8_bits": eight_bits,
+        "simulated": simulated,
+        "claims": verdicts,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (BUILD / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+    return 0 if all(verdicts.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,488 @@
+"""A federation: real SecAgg+, the real ClientApp and the real pool, with messages handed over in one process."""
+
+import json
+import math
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from federation import config_of, make_context, make_federation, make_run_config, no_noise
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+from scipy import stats
+
+from conftest import random_texts
+from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext.clients import ReleaseLostError
+from hf_pretext.data import read_dataset
+from hf_pretext.embedding import TextEmbedder
+from hf_pretext.federated import client, protocol, server
+from hf_pretext.federated.settings import FederationSettings
+from hf_pretext.models import load_sentence_transformer
+from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.privacy import MIN_SHARE_SCALE, PrivacyLedger, VoteMechanism
+from hf_pretext.voting import quantize_embeddings
+
+CONFIGS = "secaggplus_configs"
+COLLECT = "collect_masked_vectors"
+STAGES = ("setup", "share_keys", COLLECT, "unmask")
+
+
+@pytest.fixture(scope="module")
+def embedding_model(models_folder):
+    return models_folder / "embedding_model"
+
+
+@pytest.fixture(scope="module")
+def embedder(embedding_model):
+    return TextEmbedder(load_sentence_transformer(str(embedding_model), torch.device("cpu"), torch.float32))
+
+
+@pytest.fixture(scope="module")
+def candidates(embedder):
+    return embedder(random_texts(24, seed=99))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Five clients with 2 to 14 samples, and a file of all of them."""
+    folder = tmp_path_factory.mktemp("clients")
+    paths = [folder / f"{number}.jsonl" for number in range(5)]
+    for number, path in enumerate(paths):
+        rows = [{"client_id": f"c{number}", "text": text} for text in random_texts(2 + 3 * number, seed=number)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "all.jsonl").write_text("".join(path.read_text() for path in paths))
+    return paths
+
+
+def in_memory(files, embedder, config, candidates):
+    """The clean histogram of the in-memory pool."""
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    private = read_dataset(files[0], "text", "client_id").from_list(rows)
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    return InMemoryClientPool(private, embedder, config, ledger, no_noise).release_histogram(candidates)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(files, embedding_model, embedder, candidates, bits):
+    made = make_federation(files, embedding_model, noise=no_noise, **{"candidate-bits": bits})
+    points = protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)) / 2**11
+    expected = in_memory(files, embedder, made.config, points)
+    votes = made.pool.release_histogram(candidates)
+    assert votes.any() and np.array_equal(votes, expected)
+    assert not PrivacyReport.from_ledger(made.ledger, made.config).is_finite, "injected noise is no guarantee"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("num_lost", [1, 2, 3])
+def test_as_many_as_stated_may_drop_out_and_no_more(files, embedding_model, embedder, candidates, stage, num_lost):
+    """Of five clients with `max_dropout` 0.4, three answers are needed, at every stage of the protocol."""
+    lost = {1000, 1001, 1002}.intersection(range(1000, 1000 + num_lost))
+
+    def drop(node, at, reply):
+        return None if node in lost and at == stage else reply
+
+    made = make_federation(files, embedding_model, noise=no_noise, meddle=drop, **{"round-timeout": 0.1})
+    if num_lost == 3:
+        with pytest.raises(ReleaseLostError, match="3 are needed"):
+            made.pool.release_histogram(candidates)
+        assert (made.ledger.num_releases, made.ledger.num_lost) == (1, 1)
+        assert not made.pool.rounds[0].is_released
+        return
+    # Votes that arrived count, also of those who fell silent afterwards.
+    counted = files if stage == "unmask" else files[num_lost:]
+    assert np.array_equal(
+        made.pool.release_histogram(candidates), in_memory(counted, embedder, made.config, candidates)
+    )
+    assert made.pool.rounds[0].num_answered == len(counted)
+
+
+def other(content):
+    reply = RecordDict()
+    reply.config_records[CONFIGS] = ConfigRecord(content)
+    return reply
+
+
+def remade(change):
+    def make(given):
+        return other({**given, **change(given)})
+
+    return make
+
+
+MALFORMED = {
+    "nothing at all": ("setup", lambda given: RecordDict()),
+    "a key that is none": ("setup", remade(lambda given: {"pk1": b"key"})),
+    "a key of a megabyte": ("setup", remade(lambda given: {"pk2": given["pk2"] + b" " * 2**20})),
+    "a key of another type": ("setup", remade(lambda given: {"pk1": 5})),
+    "a share for nobody": ("share_keys", remade(lambda given: {"dsts": [*given["dsts"][:-1], 77]})),
+    "one share too few": ("share_keys", remade(lambda given: {"ctxts": given["ctxts"][1:]})),
+    "one vote too few": (COLLECT, remade(lambda given: {"masked_params": [b"1234", b"1234" * 23]})),
+    "a hundred megabytes of votes": (COLLECT, remade(lambda given: {"masked_params": [b"1234", bytes(10**8)]})),
+    "votes of another type": (COLLECT, remade(lambda given: {"masked_params": ["1234", "1234" * 24]})),
+    "three vectors": (COLLECT, remade(lambda given: {"masked_params": [*given["masked_params"], b"1234"]})),
+    "shares of others": ("unmask", remade(lambda given: {"nids": given["nids"][::-1]})),
+    "a share that is too short": ("unmask", remade(lambda given: {"shares": [b"", *given["shares"][1:]]})),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_reply_counts_as_not_given(files, embedding_model, embedder, candidates, name):
+    stage, make = MALFORMED[name]
+
+    def meddle(node, at, reply):
+        if node == 1002 and at == stage:
+            reply.content = make(reply.content.config_records[CONFIGS])
+        return reply
+
+    made = make_federation(files, embedding_model, noise=no_noise, meddle=meddle)
+    counted = files if stage == "unmask" else files[:2] + files[3:]
+    votes = made.pool.release_histogram(candidates)
+    assert np.array_equal(votes, in_memory(counted, embedder, made.config, candidates))
+
+
+def test_a_share_that_is_wrong_in_substance_spoils_its_round_and_not_the_run(files, embedding_model, candidates):
+    """It cannot be told from a sound one, but the sum under a mask that did not come off can."""
+    rounds = iter(range(100))
+
+    def lie(node, at, reply):
+        if node == 1002 and at == "unmask" and next(rounds) == 0:
+            given = reply.content.config_records[CONFIGS]
+            reply.content = other({**given, "shares": [share[:-1] + b"x" for share in given["shares"]]})
+        return reply
+
+    made = make_federation(files, embedding_model, meddle=lie)
+    with pytest.raises(ReleaseLostError):
+        made.pool.release_histogram(candidates)
+    assert np.abs(made.pool.release_histogram(candidates)).max() < 60
+    assert (made.ledger.num_releases, made.ledger.num_lost) == (2, 1)
+
+
+def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
+    """What single clients sent: uniform in the ring, another vector every round, and nothing beside it.
+
+    The votes are the same in every round, and without noise. 16 equal ranges of the ring: a false alarm in 1e6.
+    """
+    made = make_federation(files, embedding_model, noise=no_noise)
+    for _ in range(20):
+        made.pool.release_histogram(candidates)
+    sent = [each.content for each in made.grid.seen if each.stage == COLLECT]
+    assert len(sent) == 100
+    vectors = []
+    for content in sent:
+        assert list(content) == [CONFIGS] and list(content[CONFIGS]) == ["masked_params"]
+        _, votes = content[CONFIGS]["masked_params"]
+        vectors.append(np.frombuffer(votes, dtype="<u4"))
+    assert len({vector.tobytes() for vector in vectors}) == 100
+    ranges = np.bincount(np.concatenate(vectors) >> 28, minlength=16)
+    assert stats.chisquare(ranges).pvalue > 1e-6
+    # And nobody's error, metric or number of examples travels at other stages.
+    assert all(list(each.content) == [CONFIGS] for each in made.grid.seen)
+
+
+def test_masks_follow_from_the_whole_seed():
+    """Flower 1.41 folds a seed to 32 bits: these two give the same masks there, and not here."""
+    one, two = bytes(32), bytes([7, 0, 0, 0]) * 2 + bytes(24)
+    shapes = [(1,), (1000,)]
+    assert all(map(np.array_equal, pseudo_rand_gen(one, 2**32, shapes), pseudo_rand_gen(two, 2**32, shapes)))
+    ours = [protocol.masks_from_seed(seed, 2**32, shapes)[1] for seed in (one, two)]
+    assert not (ours[0] == ours[1]).any() and [len(mask) for mask in ours] == [1000, 1000]
+    protocol.use_strong_masks()
+    for name in protocol.USERS_OF_MASKS:
+        assert import_module(name).pseudo_rand_gen is protocol.masks_from_seed
+
+
+@pytest.mark.parametrize("num_dropped", [0, 2])
+def test_noise_of_the_sum_is_what_is_accounted_for(files, embedding_model, candidates, num_dropped):
+    """With as few answers as are needed, exactly; with more, more. 24 bins, 40 rounds: five standard errors."""
+
+    def drop(node, at, reply):
+        return None if node < 1000 + num_dropped and at == COLLECT else reply
+
+    made = make_federation(files, embedding_model, meddle=drop, **{"round-timeout": 0.01})
+    draws = np.array([made.pool.release_histogram(candidates) for _ in range(40)])
+    claimed = math.sqrt((5 - num_dropped) / 3) * made.ledger.mechanism.noise_std
+    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(40 / 39)
+    assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
+    report = PrivacyReport.from_ledger(made.ledger, made.config, 5)
+    assert report.is_finite and "up to 40% of them fail to answer" in report.mechanism
+    assert any("secure aggregation hides single votes" in each for each in report.assumptions)
+
+
+def pmf(variance, reach):
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * variance))
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("variance", [0.3, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("num_shares", [2, 3, 7])
+def test_a_sum_of_discrete_gaussians_is_one_up_to_the_stated_factor(variance, num_shares):
+    """The bound of `VoteMechanism`'s docstring, where it is large enough to be seen: by exact convolution."""
+    share = pmf(variance, 60)
+    total = share
+    for _ in range(num_shares - 1):
+        total = np.convolve(total, share)
+    ratio = np.log(total / pmf(variance * num_shares, len(total) // 2))[len(total) // 2 - 12 : len(total) // 2 + 13]
+    bound = 5 * (num_shares - 1) * math.exp(-(math.pi**2) * variance)
+    assert np.abs(ratio).max() <= bound + 1e-12
+    # At the smallest share that is allowed, it is zero in any arithmetic.
+    assert 10**6 * math.exp(-(math.pi**2) * MIN_SHARE_SCALE**2) == 0.0
+
+
+def test_shares_sum_to_the_discrete_gaussian():
+    """100,000 sums of five shares of the smallest scale, chi-squared: a false alarm in 1e6."""
+    draws = sum(DiscreteGaussian()(MIN_SHARE_SCALE, 100_000) for _ in range(5))
+    scale = MIN_SHARE_SCALE * math.sqrt(5)
+    reach = int(4 * scale)
+    expected = 100_000 * pmf(scale**2, 10 * reach)[9 * reach : 11 * reach + 1]
+    observed = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
+    expected[[0, -1]] += (100_000 - expected.sum()) / 2
+    assert stats.chisquare(observed, expected).pvalue > 1e-6
+
+
+def test_shares_too_small_to_be_accounted_for_are_refused():
+    mechanism = VoteMechanism.from_config(config_of(**{"noise-multiplier": 0.001}))
+    with pytest.raises(ValueError, match="below 16: their sum is not accounted for"):
+        mechanism.share_scale(9)
+    with pytest.raises(ValueError, match="do not fit into the 32 bits"):
+        protocol.check_capacity(VoteMechanism.from_config(config_of(**{"noise-multiplier": 500.0})), 2000)
+
+
+@pytest.mark.parametrize(("num_clients", "needed"), [(3, 2), (5, 3), (8, 5), (10, 6), (1000, 600)])
+def test_answers_needed_are_more_than_half(num_clients, needed):
+    assert VoteMechanism.from_config(config_of()).num_answers_needed(num_clients) == needed
+    assert replace(VoteMechanism.from_config(config_of()), max_dropout=0.0).num_answers_needed(7) == 7
+
+
+def ask(made, node, content, message_type="train"):
+    message = Message(content, dst_node_id=node, message_type=message_type)
+    message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
+    return made.grid.app(message, made.grid.contexts[node])
+
+
+SETUP = {
+    "stage": "setup",
+    "sample_num": 5,
+    "share_num": 5,
+    "threshold": 3,
+    "clipping_range": protocol.quantization_range(5) / 2,
+    "target_range": protocol.quantization_range(5),
+    "mod_range": 2**32,
+    "max_weight": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threshold", 2),
+        ("share_num", 3),
+        ("sample_num", 2),
+        ("mod_range", 2**31),
+        ("target_range", 2**22),
+        ("clipping_range", 8.0),
+        ("max_weight", 1000.0),
+    ],
+)
+def test_a_client_refuses_secure_aggregation_that_the_settings_do_not_imply(files, embedding_model, key, value):
+    made = make_federation(files, embedding_model)
+    ask(made, 1000, other(SETUP))
+    with pytest.raises(client.RefusalError):
+        ask(made, 1000, other({**SETUP, key: value}))
+
+
+def test_a_client_keeps_its_part_of_the_keys_from_contradictory_lists(files, embedding_model):
+    made = make_federation(files, embedding_model)
+    for active, dead in (([1000, 1001, 1002], [1001]), ([1001, 1002, 1003], []), ([1000, 1000, 1001], [])):
+        with pytest.raises(client.RefusalError, match="contradict each other"):
+            ask(made, 1000, other({"stage": "unmask", "active_nids": active, "dead_nids": dead}))
+
+
+def test_a_client_with_private_text_sends_no_vote_without_a_mask(files, embedding_model):
+    made = make_federation(files, embedding_model, **{"secure-aggregation": False})
+    with pytest.raises(client.RefusalError, match="Votes without a mask are for simulations"):
+        ask(made, 1000, RecordDict(), "train.plain")
+
+
+def test_a_client_answers_the_protocol_s_messages_only(files, embedding_model, candidates):
+    """`train.default` reaches the same function as `train`, past Flower's SecAgg+: the votes would have no mask."""
+    made = make_federation(files, embedding_model)
+    made.pool.release_histogram(candidates)
+    with pytest.raises(client.RefusalError, match="'train.default' is none of the protocol"):
+        ask(made, 1000, other({**SETUP, "stage": COLLECT}), "train.default")
+
+
+@pytest.mark.parametrize(
+    ("node_config", "message"),
+    [
+        ({"max-epsilon": 1.0}, "`max-epsilon`=1 of this node is less than this run's"),
+        ({"max-delta": 1e-6}, "`max-delta`=1e-06 of this node is less than this run's 1e-05"),
+        ({"private": None}, "`private` is not in the node's configuration"),
+    ],
+)
+def test_a_node_s_own_configuration_bounds_what_a_run_may_cost(files, embedding_model, node_config, message):
+    made = make_federation(files, embedding_model)
+    context = made.grid.contexts[1000]
+    for name, value in node_config.items():
+        context.node_config.pop(name, None)
+        context.node_config.update({name: value} if value is not None else {})
+    with pytest.raises(client.RefusalError, match=message):
+        ask(made, 1000, other(SETUP))
+
+
+def test_no_server_chooses_the_file_that_a_node_reads(files, embedding_model):
+    made = make_federation(files, embedding_model, **{"simulated-private": str(files[0])})
+    del made.grid.contexts[1000].node_config["private"]
+    with pytest.raises(client.RefusalError, match="`simulated_private` is for simulations"):
+        ask(made, 1000, other(SETUP))
+
+
+def test_a_client_votes_no_oftener_than_the_run_has_rounds(files, embedding_model, candidates):
+    made = make_federation(files, embedding_model, **{"num-rounds": 2})
+    for _ in range(2):
+        made.pool.release_histogram(candidates)
+    with pytest.raises(ReleaseLostError, match="0 of 5 clients answered"):
+        made.pool.release_histogram(candidates)
+    assert made.ledger.num_releases == 3
+    reasons = {each.reason for each in made.grid.seen if each.reason}
+    assert len(reasons) == 1 and "this client has voted in all of them" in reasons.pop()
+
+
+def test_a_client_s_errors_quote_nothing_private(files, embedding_model, tmp_path, candidates):
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"client_id": "xylophone", "text": "quokka marzipan"}\n{"client_id": "other", "text": 5}\n')
+    two = tmp_path / "two.jsonl"
+    two.write_text('{"client_id": "xylophone", "text": "quokka"}\n{"client_id": "zebra", "text": "marzipan"}\n')
+    made = make_federation([secret, two, tmp_path / "quokka-is-missing.jsonl", *files[:3]], embedding_model)
+    with pytest.raises(ReleaseLostError):
+        made.pool.release_histogram(candidates)
+    reasons = " ".join(each.reason for each in made.grid.seen if each.reason)
+    assert "with a TypeError" in reasons and "a node is one client" in reasons and "a FileNotFoundError" in reasons
+    assert not any(word in reasons for word in ("quokka", "marzipan", "xylophone", "zebra"))
+
+
+def test_a_client_without_texts_adds_its_noise(files, embedding_model, embedder, tmp_path, candidates):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"client_id": "x", "text": " "}\n')
+    made = make_federation([*files, empty], embedding_model, noise=no_noise)
+    with pytest.warns(UserWarning, match="blank texts"):
+        votes = made.pool.release_histogram(candidates)
+    assert np.array_equal(votes, in_memory(files, embedder, made.config, candidates))
+    assert made.pool.rounds[0].num_answered == 6
+
+
+def test_who_joins_late_is_asked_in_the_next_round(files, embedding_model, embedder, candidates):
+    made = make_federation(files, embedding_model, noise=no_noise)
+    late = made.grid.contexts.pop(1004)
+    made.pool._settings = replace(made.pool._settings, num_clients=4)
+    assert np.array_equal(
+        made.pool.release_histogram(candidates), in_memory(files[:4], embedder, made.config, candidates)
+    )
+    made.grid.contexts[1004] = late
+    assert np.array_equal(made.pool.release_histogram(candidates), in_memory(files, embedder, made.config, candidates))
+    for node in (1001, 1002, 1003):
+        made.grid.contexts.pop(node)
+    with pytest.raises(TimeoutError, match="2 clients are connected, and 3 are needed"):
+        made.pool.release_histogram(candidates)
+    assert made.ledger.num_releases == 2, "nothing is spent where nobody was asked"
+
+
+def test_a_simulation_without_masks(files, embedding_model, embedder, candidates):
+    changes = {"secure-aggregation": False, "simulated-private": str(files[0].parent / "all.jsonl")}
+    made = make_federation(files, embedding_model, noise=no_noise, **changes)
+    for number, node in enumerate(made.grid.contexts):
+        made.grid.contexts[node] = make_context(
+            make_run_config(embedding_model, **{"num-clients": 5, **changes}), node, **{"partition-id": number}
+        )
+    votes = made.pool.release_histogram(candidates)
+    assert np.array_equal(votes, in_memory(files, embedder, made.config, candidates))
+
+
+def test_the_server_app_makes_a_dataset_and_a_lost_round_is_skipped(files, models_folder, tmp_path):
+    """The whole of a run, in which the second of three rounds loses four clients of five."""
+    public = tmp_path / "public.jsonl"
+    public.write_text("".join(json.dumps({"text": text}) + "\n" for text in random_texts(40, seed=7)))
+    collected = []
+
+    def drop(node, at, reply):
+        collected.extend([node] if at == COLLECT else [])
+        return None if at == COLLECT and 5 < len(collected) <= 9 else reply
+
+    changes = {
+        "output-dir": str(tmp_path / "out"),
+        "variation-model": str(models_folder / "variation_model"),
+        "expansion-model": str(models_folder / "expansion_model"),
+        "initial-population": str(public),
+        "num-rounds": 3,
+        "lookahead": 0,
+        "max-new-tokens": 8,
+        "min-words": 1,
+        "max-length": 32,
+        "round-timeout": 0.3,
+    }
+    made = make_federation(files, models_folder / "embedding_model", meddle=drop, **changes)
+    run_config = make_run_config(models_folder / "embedding_model", **{"num-clients": 5, **changes})
+    with pytest.warns(UserWarning, match="Round 2/3: the release was lost"):
+        server.make_server_app()(made.grid, make_context(run_config))
+    assert len(load_from_disk(str(tmp_path / "out"))) == 4
+    rounds = json.loads((tmp_path / "out" / "federation.json").read_text())
+    assert [(each["num_answered"], each["is_released"]) for each in rounds] == [(5, True), (1, False), (5, True)]
+    report = PrivacyReport.from_pretrained(tmp_path / "out")
+    assert (report.num_rounds, report.num_lost, report.max_dropout, report.num_clients) == (3, 1, 0.4, 5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| bytes to a client |" in card and "3 of 5" in card
+
+
+def test_a_dataset_does_not_take_the_place_of_a_federation(private, public, bert, sentence_transformer):
+    config = replace(config_of(), num_rounds=1)
+    generator = PrivateEvolutionGenerator(bert, sentence_transformer, config=config)
+    with pytest.raises(ValueError, match="`max_dropout`=0.4 is for a federation"):
+        generator.evolve(private, initial_population=public)
+    assert generator.ledger.num_releases == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num-client": 5}, "unknown keys: \\['num_client'\\]"),
+        ({"num-clients": 2}, "`num_clients`=2 must be at least 3"),
+        ({"num-samples": 0}, "`num_samples`=0"),
+        ({"candidate-bits": 12}, "`candidate_bits`=12 must be one of"),
+        ({"round-timeout": -1.0}, "`round_timeout`=-1.0"),
+        ({"expansion-model": ""}, "`expansion_model` is empty"),
+        ({"secure-aggregation": 1}, "`secure_aggregation`=1 must be of type bool"),
+        ({"max-dropout": 0.5}, "`max_dropout`=0.5 must be below 0.5"),
+        ({"client-sampling-rate": 0.5}, "`client_sampling_rate`=0.5 saves noise where nobody sees"),
+    ],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        FederationSettings.split(make_run_config("model", **changes))
+    with pytest.raises(ValueError, match="lacks the keys \\['max_dropout'\\]"):
+        values = make_run_config("model")
+        del values["max-dropout"]
+        FederationSettings.split(values)
+
+
+def test_candidates_travel_as_what_votes_are_computed_on(candidates, embedder):
+    exact, _ = protocol.encode_candidates(candidates, 16)
+    assert exact.dtype == np.int16
+    assert np.array_equal(protocol.decode_candidates(exact, 0.0), quantize_embeddings(candidates))
+    coarse, step = protocol.encode_candidates(candidates, 8)
+    assert coarse.dtype == np.int8
+    assert np.abs(protocol.decode_candidates(coarse, step) / 2048 - candidates).max() < step
+    for wrong in (np.zeros(3, np.int8), np.zeros((2, 2), np.float32)):
+        with pytest.raises(ValueError, match="are none"):
+            protocol.decode_candidates(wrong, 1.0)
+
+
+def test_records_of_arrays_do_not_unpickle():
+    """What a client reads from the server: an array with objects in it is refused."""
+    from flwr.common import bytes_to_ndarray, ndarray_to_bytes
+
+    with pytest.raises(ValueError, match="[Oo]bject arrays cannot be"):
+        bytes_to_ndarray(ndarray_to_bytes(np.array([{}], dtype=object)))
+    assert ArrayRecord([np.zeros(2)]).to_numpy_ndarrays()[0].shape == (2,)
