@@ -125,8 +125,11 @@ def plot_audit(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * (len(readings) + 1), 4), dpi=110, layout="constrained")
-    bounds, *panels = figure.subplots(1, len(readings) + 1)
+    num_rows = -(-(len(readings) + 1) // 3)
+    figure = Figure(figsize=(12, 3.2 * num_rows), dpi=110, layout="constrained")
+    bounds, *panels = figure.subplots(num_rows, 3).flat
+    for axes in panels[len(readings) :]:
+        axes.set_axis_off()
     places = np.arange(len(readings))
     bars = bounds.barh(places, [reading.epsilon_lower_bound for reading in readings], color=COLORS[2])
     bounds.bar_label(bars, fmt="%.2f", padding=3)
@@ -137,7 +140,7 @@ def plot_audit(
         bounds.legend(fontsize="small")
     bounds.set(title="Lower bounds on epsilon", xlabel="epsilon, 95 % confidence")
     bounds.margins(x=0.2)
-    for axes, reading in zip(panels, readings, strict=True):
+    for axes, reading in zip(panels, readings, strict=False):
         members, others = scores[reading.attack]
         edges = np.histogram_bin_edges(np.concatenate([members, others]), bins=24)
         axes.hist(others, edges, color=COLORS[0], alpha=0.7, label="left out")
