@@ -172,7 +172,8 @@ def test_lost_releases_are_counted_reported_and_in_the_end_fatal(make, private, 
         with pytest.raises(KeyboardInterrupt):
             generator.evolve(private, initial_population=public)
         assert generator.privacy_report.num_lost == generator.privacy_report.num_rounds == number
-    assert f"{NUM_ROUNDS} were lost in a crash, or for want of answers, and are counted" in generator.privacy_report.mechanism
+    words = f"{NUM_ROUNDS} were lost in a crash, or for want of answers, and are counted"
+    assert words in generator.privacy_report.mechanism
     saved = PrivacyReport.from_dict(json.loads(json.dumps(generator.privacy_report.to_dict())))
     assert saved == generator.privacy_report
     with pytest.raises(RuntimeError, match="All 3 releases of this run were lost"):
