@@ -1,15 +1,17 @@
 """A federation in one process: Flower's real SecAgg+ and the real ClientApp, over a grid that hands messages over."""
 
+import json
 import uuid
 from types import SimpleNamespace
 
 import numpy as np
+from datasets import Dataset
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from hf_pretext import PrivateEvolutionConfig
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
@@ -113,6 +115,15 @@ def make_federation(files, embedding_model, noise=None, meddle=None, **changes):
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     pool = FederatedClientPool(grid, make_context(run_config), settings, ledger, noise_is_genuine=noise is None)
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger)
+
+
+def in_memory_votes(files, embedder, config, candidates):
+    """The clean histogram of the in-memory pool, of the clients whose texts these files hold."""
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    return InMemoryClientPool(Dataset.from_list(rows), embedder, config, ledger, no_noise).release_histogram(
+        candidates
+    )
 
 
 def config_of(**settings) -> PrivateEvolutionConfig:

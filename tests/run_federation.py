@@ -18,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from federation import in_memory_votes
 from tqdm import tqdm
 
-from hf_pretext import InMemoryClientPool, PrivacyReport
+from hf_pretext import PrivacyReport
 from hf_pretext.checkpoint import RunFolder
-from hf_pretext.data import read_dataset
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.federated import protocol
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.plays import load_plays
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 from hf_pretext.voting import nearest_candidates
 
 BUILD = Path("build/federation").absolute()
@@ -39,7 +38,6 @@ SIMULATED = (10, 100, 1000)
 MASKED = (10, 40)
 
 WITHOUT_NOISE = """
-import os
 import numpy as np
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.server import make_server_app
@@ -80,7 +78,6 @@ from flwr.serverapp import ServerApp
 from hf_pretext.federated.client import app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 
 client = app
 server = ServerApp()
@@ -185,8 +182,7 @@ class Deployment:
         values = {"output-dir": str(BUILD / name), **run_config}
         # TOML, whose strings, numbers and booleans are those of JSON.
         pairs = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-        done = start(f"{name}-run", "flwr", "run", app, "--run-config", pairs, *simulation, "--stream")
-        return done
+        return start(f"{name}-run", "flwr", "run", app, "--run-config", pairs, *simulation, "--stream")
 
     def stop(self):
         for process in (*self.nodes.values(), self.link):
@@ -265,15 +261,6 @@ def embedder():
     return TextEmbedder(load_sentence_transformer("packaged/all-MiniLM-L6-v2", torch.device("cpu"), torch.float32))
 
 
-def clean_votes(config, candidates, numbers):
-    """Count the same clients' votes with the in-memory pool."""
-    rows = [json.loads(line) for number in numbers for line in client_file(number).read_text().splitlines()]
-    private = read_dataset(client_file(0), "text", "client_id").from_list(rows)
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    nothing = lambda scale, size: np.zeros(size, dtype=np.int64)  # noqa: E731
-    return InMemoryClientPool(private, embedder(), config, ledger, nothing).release_histogram(candidates)
-
-
 def compare_sums(deployment):
     """Without noise, the sum under masks is that of the in-memory pool; and what candidates cost on the wire."""
     app = make_app("without_noise", WITHOUT_NOISE)
@@ -286,7 +273,8 @@ def compare_sums(deployment):
         wait_until(lambda name=name: (BUILD / name / "README.md").exists(), 600, name, process)
         process.wait()
         ((candidates, votes),) = RunFolder(BUILD / name / "run").rounds()
-        expected = clean_votes(settings_of(**changes)[1], embedder()(candidates), range(NUM_CLIENTS))
+        embed, clients = embedder(), map(client_file, range(NUM_CLIENTS))
+        expected = in_memory_votes(clients, embed, settings_of(**changes)[1], embed(candidates))
         (each,) = json.loads((BUILD / name / "federation.json").read_text())
         traffic = [
             (proxy.up - before[number][0], proxy.down - before[number][1])

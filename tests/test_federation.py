@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
-from federation import config_of, make_context, make_federation, make_run_config, no_noise
+from federation import config_of, in_memory_votes, make_context, make_federation, make_run_config, no_noise
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from scipy import stats
 
 from conftest import random_texts
-from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients import ReleaseLostError
-from hf_pretext.data import read_dataset
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.federated import client, protocol, server
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.noise import DiscreteGaussian
-from hf_pretext.privacy import MIN_SHARE_SCALE, PrivacyLedger, VoteMechanism
+from hf_pretext.privacy import MIN_SHARE_SCALE, VoteMechanism
 from hf_pretext.voting import quantize_embeddings
 
 CONFIGS = "secaggplus_configs"
@@ -58,19 +57,11 @@ def files(tmp_path_factory):
     return paths
 
 
-def in_memory(files, embedder, config, candidates):
-    """The clean histogram of the in-memory pool."""
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-    private = read_dataset(files[0], "text", "client_id").from_list(rows)
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    return InMemoryClientPool(private, embedder, config, ledger, no_noise).release_histogram(candidates)
-
-
 @pytest.mark.parametrize("bits", [16, 8])
 def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(files, embedding_model, embedder, candidates, bits):
     made = make_federation(files, embedding_model, noise=no_noise, **{"candidate-bits": bits})
     points = protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)) / 2**11
-    expected = in_memory(files, embedder, made.config, points)
+    expected = in_memory_votes(files, embedder, made.config, points)
     votes = made.pool.release_histogram(candidates)
     assert votes.any() and np.array_equal(votes, expected)
     assert not PrivacyReport.from_ledger(made.ledger, made.config).is_finite, "injected noise is no guarantee"
@@ -95,7 +86,7 @@ def test_as_many_as_stated_may_drop_out_and_no_more(files, embedding_model, embe
     # Votes that arrived count, also of those who fell silent afterwards.
     counted = files if stage == "unmask" else files[num_lost:]
     assert np.array_equal(
-        made.pool.release_histogram(candidates), in_memory(counted, embedder, made.config, candidates)
+        made.pool.release_histogram(candidates), in_memory_votes(counted, embedder, made.config, candidates)
     )
     assert made.pool.rounds[0].num_answered == len(counted)
 
@@ -141,7 +132,7 @@ def test_a_malformed_reply_counts_as_not_given(files, embedding_model, embedder,
     made = make_federation(files, embedding_model, noise=no_noise, meddle=meddle)
     counted = files if stage == "unmask" else files[:2] + files[3:]
     votes = made.pool.release_histogram(candidates)
-    assert np.array_equal(votes, in_memory(counted, embedder, made.config, candidates))
+    assert np.array_equal(votes, in_memory_votes(counted, embedder, made.config, candidates))
 
 
 def test_a_share_that_is_wrong_in_substance_spoils_its_round_and_not_the_run(files, embedding_model, candidates):
@@ -370,7 +361,7 @@ def test_a_client_without_texts_adds_its_noise(files, embedding_model, embedder,
     made = make_federation([*files, empty], embedding_model, noise=no_noise)
     with pytest.warns(UserWarning, match="blank texts"):
         votes = made.pool.release_histogram(candidates)
-    assert np.array_equal(votes, in_memory(files, embedder, made.config, candidates))
+    assert np.array_equal(votes, in_memory_votes(files, embedder, made.config, candidates))
     assert made.pool.rounds[0].num_answered == 6
 
 
@@ -379,10 +370,12 @@ def test_who_joins_late_is_asked_in_the_next_round(files, embedding_model, embed
     late = made.grid.contexts.pop(1004)
     made.pool._settings = replace(made.pool._settings, num_clients=4)
     assert np.array_equal(
-        made.pool.release_histogram(candidates), in_memory(files[:4], embedder, made.config, candidates)
+        made.pool.release_histogram(candidates), in_memory_votes(files[:4], embedder, made.config, candidates)
     )
     made.grid.contexts[1004] = late
-    assert np.array_equal(made.pool.release_histogram(candidates), in_memory(files, embedder, made.config, candidates))
+    assert np.array_equal(
+        made.pool.release_histogram(candidates), in_memory_votes(files, embedder, made.config, candidates)
+    )
     for node in (1001, 1002, 1003):
         made.grid.contexts.pop(node)
     with pytest.raises(TimeoutError, match="2 clients are connected, and 3 are needed"):
@@ -398,7 +391,7 @@ def test_a_simulation_without_masks(files, embedding_model, embedder, candidates
             make_run_config(embedding_model, **{"num-clients": 5, **changes}), node, **{"partition-id": number}
         )
     votes = made.pool.release_histogram(candidates)
-    assert np.array_equal(votes, in_memory(files, embedder, made.config, candidates))
+    assert np.array_equal(votes, in_memory_votes(files, embedder, made.config, candidates))
 
 
 def test_the_server_app_makes_a_dataset_and_a_lost_round_is_skipped(files, models_folder, tmp_path):

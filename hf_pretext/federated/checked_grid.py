@@ -50,7 +50,7 @@ class CheckedGrid:
         """Send messages, wait for the replies until `timeout` seconds have passed, and return those that are sound."""
         sent = list(messages)
         for message in sent:
-            self.bytes_down[message.metadata.dst_node_id] += _size(message.content)
+            self.bytes_down[message.metadata.dst_node_id] += size_of(message.content)
         requests = dict(zip(self._grid.push_messages(sent), sent, strict=True))
         waiting, sound = {name for name in requests if name is not None}, []
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
@@ -84,10 +84,9 @@ class CheckedGrid:
         if reply.has_error():
             logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
             return None
-        self.bytes_up[node] += _size(reply.content)
+        self.bytes_up[node] += size_of(reply.content)
         try:
-            if reply.metadata.src_node_id != node:
-                raise ValueError("it is from another node")
+            _demand(reply.metadata.src_node_id == node, "it is from another node")
             content = self._read(request, reply.content)
         except Exception as error:
             logger.warning("Node %d sent a malformed reply (%.200s); it counts as not given.", node, error)
@@ -141,14 +140,6 @@ class CheckedGrid:
         return {Key.NODE_ID_LIST: owners, Key.SHARE_LIST: shares}
 
 
-def sizes(messages: Iterable[Message], of_replies: bool) -> dict[int, int]:
-    """Measure the content of messages, in bytes, per node that they go to or come from."""
-    return {
-        message.metadata.src_node_id if of_replies else message.metadata.dst_node_id: _size(message.content)
-        for message in messages
-    }
-
-
 def _short(value: Any) -> bytes:
     _demand(isinstance(value, bytes) and len(value) <= LONGEST_KEY, "a key or share is no bytes, or too long")
     return value
@@ -159,5 +150,6 @@ def _demand(holds: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def _size(content: RecordDict) -> int:
+def size_of(content: RecordDict) -> int:
+    """Measure the content of a message, in bytes, before transport."""
     return int(recorddict_to_proto(content).ByteSize())

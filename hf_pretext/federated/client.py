@@ -88,19 +88,18 @@ def _guard(message: Message, context: Context, call_next: Any) -> Message:
     """Let through what the settings imply, and nothing out but what the protocol needs."""
     use_strong_masks()
     try:
-        settings, config, mechanism = _run_of(context)
-        _check_budget(context, config, mechanism)
         if message.metadata.message_type == f"{MessageType.TRAIN}.{PLAIN}":
-            _check_simulation(settings, context)
-            _embed_own_texts(context, settings, config, mechanism)
+            _check_simulation(_run_of(context)[0], context)
+            _prepare(context)
             return call_next(message, context)
         if message.metadata.message_type != MessageType.TRAIN:
             # Of other types, such as "train.default", Flower's SecAgg+ takes no notice: the votes would have no mask.
             raise RefusalError(f"A message of type {message.metadata.message_type!r} is none of the protocol.")
         request = message.content.config_records[RECORD_KEY_CONFIGS]
+        # Flower lets no other stage come first. Those between need no settings, and each may be a process of its own.
         if request[Key.STAGE] == Stage.SETUP:
-            _check_setup(request, mechanism)
-            _embed_own_texts(context, settings, config, mechanism)
+            _check_setup(request, _run_of(context)[2])
+            _prepare(context)
         elif request[Key.STAGE] == Stage.UNMASK:
             _check_unmasking(request, message.metadata.dst_node_id)
         reply = call_next(message, context)
@@ -181,10 +180,10 @@ def _check_simulation(settings: FederationSettings, context: Context) -> None:
         raise RefusalError("Votes without a mask are for simulations; this client has private text of its own.")
 
 
-def _embed_own_texts(
-    context: Context, settings: FederationSettings, config: PrivateEvolutionConfig, mechanism: VoteMechanism
-) -> None:
-    """Embed the client's texts once a run; the embeddings stay in the memory of the client's own node."""
+def _prepare(context: Context) -> None:
+    """Check the budget, and embed the client's texts once a run; they stay in the memory of the client's own node."""
+    settings, config, mechanism = _run_of(context)
+    _check_budget(context, config, mechanism)
     if SAMPLES in context.state.array_records:
         return
     samples = _own_samples(context, settings, config)

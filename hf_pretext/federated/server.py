@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.compat.common import recorddict_compat
 from flwr.server.compat import LegacyContext
@@ -23,7 +23,7 @@ from ..clients import ReleaseLostError
 from ..data import read_dataset
 from ..generator import RUN_FOLDER, PrivateEvolutionGenerator
 from ..privacy import PrivacyLedger
-from .checked_grid import POLL_SECONDS, CheckedGrid, sizes
+from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import PLAIN
 from .protocol import MODULUS, REACH, check_capacity, encode_candidates, quantization_range, use_strong_masks
 from .settings import FederationSettings
@@ -214,7 +214,7 @@ class FederatedClientPool:
             client_manager=SimpleNamespace(num_available=lambda: len(nodes)),
         )
         number = len(self.rounds) + 1
-        context.state.config_records[MAIN_CONFIGS_RECORD] = _config_record({WorkflowKey.CURRENT_ROUND: number})
+        context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
         context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
             ndarrays_to_parameters([candidates]), keep_input=True
         )
@@ -247,8 +247,8 @@ class FederatedClientPool:
             if not reply.has_error()
         ]
         grid.num_answered = len(replies)
-        grid.bytes_down.update(sizes(messages, of_replies=False))
-        grid.bytes_up.update(sizes(replies, of_replies=True))
+        grid.bytes_down.update({message.metadata.dst_node_id: size_of(message.content) for message in messages})
+        grid.bytes_up.update({reply.metadata.src_node_id: size_of(reply.content) for reply in replies})
         if len(replies) < needed:
             return None
         votes = [
@@ -272,12 +272,6 @@ class _Workflow(SecAggPlusWorkflow):
         state.sampled_node_ids = sharing
         state.nid_to_neighbours = {node: state.nid_to_neighbours[node] & sharing for node in sharing}
         return goes_on
-
-
-def _config_record(values: dict[str, Any]) -> Any:
-    from flwr.app import ConfigRecord
-
-    return ConfigRecord(values)
 
 
 def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
