@@ -1,8 +1,8 @@
 """What `test_nothing_private_is_written_anywhere` runs: a run from private file to saved dataset, watched.
 
-Writes `needles.json`: the first bytes of every private embedding, clean histogram and noise, in each form that the
-library computes, and the files that Python opened for writing outside of the places that the test searches. Files that
-are removed or replaced are copied aside first, so that the test finds them.
+Writes `needles.json`: the beginning of every private embedding, every clean histogram and every noise, in each form
+that the library computes, and the files that Python opened for writing outside of the places that the test searches.
+Files that are removed or replaced are copied aside first, so that the test finds them.
 """
 
 import json
@@ -96,8 +96,9 @@ for rows in embedded:
         needles.append(json.dumps(row.tolist())[1:60].encode().hex())
 assert len(secrets) == 4
 for secret in secrets:
+    # Whole vectors: where nobody voted, the noise is what was released, so a part of it may well be in the ledger.
     for vector in (secret, secret / VOTE_UNITS):
-        needles.append(vector.tobytes()[:64].hex())
-        needles += [str(form)[1:40].encode().hex() for form in (vector.tolist(), vector)]
-        needles.append(",".join(map(str, vector.tolist()))[:40].encode().hex())
+        values = vector.tolist()
+        needles.append(vector.tobytes().hex())
+        needles += [form.encode().hex() for form in (str(values)[1:-1], ",".join(map(str, values)), str(vector))]
 (folder / "needles.json").write_text(json.dumps({"needles": needles, "opened": sorted(opened)}))
