@@ -78,6 +78,7 @@ from flwr.serverapp import ServerApp
 from hf_pretext.federated.client import app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 
 client = app
 server = ServerApp()
