@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart recipes prove federation test test-slow quality style clean
+.PHONY: quickstart recipes prove federation bench test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
@@ -20,6 +20,9 @@ prove: $(VENV)/.installed
 
 federation: $(VENV)/.installed
 	$(BIN)/python tests/run_federation.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/run.py
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -9,18 +9,26 @@ its place.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .files import make_durably, write_durably
 from .privacy import PrivacyLedger, Release, VoteMechanism
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 LEDGER_NAME = "ledger.json"
 SETTINGS_NAME = "settings.json"
+
+ROWS_AT_ONCE = 1024
+"""Texts of a dataset that are in memory at a time while it is written."""
 
 
 class RunFolder:
@@ -144,6 +152,21 @@ class RunFolder:
     def write(self, name: str, content: Any) -> None:
         """Write a file durably; the step `x` has the name `x.json`."""
         write_durably(self.path / name, json.dumps(content) + "\n")
+
+    def dataset(self, name: str, texts: Iterable[str]) -> "Dataset":
+        """Write texts to a file of Arrow's, as they come, and return the dataset that is read from it."""
+        import pyarrow as pa
+        from datasets import Dataset
+
+        # Not durable, as it follows from the texts of the steps.
+        path, schema = self.path / f"{name}.arrow", pa.schema({"text": pa.string()})
+        scratch = path.with_suffix(".writing")
+        texts = iter(texts)
+        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            while rows := list(islice(texts, ROWS_AT_ONCE)):
+                writer.write_batch(pa.record_batch([rows], schema=schema))
+        os.replace(scratch, path)
+        return Dataset.from_file(str(path))
 
     def _read(self, name: str) -> Any:
         path = self.path / name

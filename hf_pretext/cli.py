@@ -123,6 +123,7 @@ def _generate(path: Path, repo_id: str | None) -> None:
     if is_main_process():
         print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
         print(generator.privacy_report.guarantee)
+        print(generator.time_table)
         if address:
             print(f"Pushed to {address}.")
 

@@ -76,6 +76,9 @@ class PrivateEvolutionConfig:
         lookahead (`int`, *optional*, defaults to `4`):
             A candidate is represented by the mean embedding of this many variations of it (`K`); `0` represents it by
             its own embedding.
+        reuse_lookahead (`bool`, *optional*, defaults to `False`):
+            Let the variations that represented a candidate be its children in the next round, as far as there are
+            enough of them, instead of making others. The paper throws them away.
 
     > Parameters that control the variation of texts
 
@@ -84,6 +87,10 @@ class PrivateEvolutionConfig:
             Share of a text's tokens that one pass of mask filling replaces. Not used when variation is by prompting.
         variation_steps (`int`, *optional*, defaults to `2`):
             Number of passes of mask filling (`W_steps`), or of rewritings when variation is by prompting.
+        masks_per_pass (`int`, *optional*, defaults to `1`):
+            Number of a text's masks that one forward pass of mask filling fills. One, as in the paper, draws each
+            token given all others; with more the variations come sooner, and each token is drawn without regard to
+            the others of its pass.
         variation_prompt (`str`, *optional*):
             Instruction with a `{text}` in it, such as `"Rephrase this text: {text}"`, for variation by prompting.
             Without it the language model writes another ending to the beginning of a text.
@@ -108,6 +115,8 @@ class PrivateEvolutionConfig:
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
             cost of reading the prompt worth while.
+        continuations_per_prompt (`int`, *optional*, defaults to `1`):
+            Number of continuations of one prompt, which is read once for all of them. The paper has one.
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model; a longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
@@ -160,9 +169,11 @@ class PrivateEvolutionConfig:
     lookahead: int = field(
         default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
     )
+    reuse_lookahead: bool = field(default=False, metadata={"help": "Let lookahead variations be children."})
 
     mask_probability: float = field(default=0.3, metadata={"help": "Share of tokens one mask filling pass replaces."})
     variation_steps: int = field(default=2, metadata={"help": "Passes of variation W_steps."})
+    masks_per_pass: int = field(default=1, metadata={"help": "Masks that one forward pass fills; 1 is the paper's."})
     variation_prompt: str | None = field(default=None, metadata={"help": "Instruction with {text}, for prompting."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of every model."})
     top_p: float = field(default=1.0, metadata={"help": "Share of the probability mass that is sampled from."})
@@ -172,6 +183,7 @@ class PrivateEvolutionConfig:
     seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
     weight_seeds: bool = field(default=False, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
+    continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})
     max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
     min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
 
@@ -193,8 +205,10 @@ class PrivateEvolutionConfig:
             "num_rounds",
             "max_samples_per_client",
             "variation_steps",
+            "masks_per_pass",
             "seeds_per_prompt",
             "texts_per_prompt",
+            "continuations_per_prompt",
             "max_new_tokens",
             "min_words",
         ):
@@ -228,7 +242,9 @@ class PrivateEvolutionConfig:
                 f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
                 f"`vote_clipping`='count', which is exact up to 1024. Lower it, or use `vote_clipping`='l2'."
             )
-        for name in ("keep_survivors", "weight_seeds"):
+        if self.reuse_lookahead is True and self.lookahead == 0:
+            raise ValueError("`reuse_lookahead`=True has nothing to reuse with `lookahead`=0; set that to 1 or more.")
+        for name in ("keep_survivors", "reuse_lookahead", "weight_seeds"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}`={shortened(getattr(self, name))} must be true or false.")
         for name in ("text_column", "client_column"):
@@ -269,8 +285,10 @@ class PrivateEvolutionConfig:
             "population_size": 1024 if epsilon < 7.58 else 2048,
             "threshold": 0.0,
             "lookahead": 4,
+            "reuse_lookahead": False,
             "mask_probability": 0.3,
             "variation_steps": 2,
+            "masks_per_pass": 1,
             "temperature": 1.0,
             "top_p": 1.0,
             "max_length": 64,
@@ -278,6 +296,7 @@ class PrivateEvolutionConfig:
             "keep_survivors": False,
             "weight_seeds": False,
             "texts_per_prompt": 1,
+            "continuations_per_prompt": 1,
             "max_new_tokens": 85,
         }
         return cls(**{**settings, **overrides})

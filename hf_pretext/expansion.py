@@ -8,7 +8,7 @@ import numpy as np
 
 from .cleaning import HEADING, clean_text, is_usable, one_line, valid_unicode, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .generation import TextGenerator, collect_texts
+from .generation import GeneratesText, collect_texts
 
 _HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+(?:[ \t]*:)?[ \t]*$", re.MULTILINE)
 
@@ -56,14 +56,14 @@ class Expansion:
     """Writes new texts from seeds with the paper's prompt (Algorithm 1, `Expand`).
 
     Args:
-        generator (`TextGenerator`): The causal language model.
+        generator (`GeneratesText`): The causal language model.
         config (`PrivateEvolutionConfig`): Seeds per prompt, texts per prompt, longest text, fewest words, seed.
 
     Raises:
         ValueError: The longest prompt and its continuation do not fit into the model's context.
     """
 
-    def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
+    def __init__(self, generator: GeneratesText, config: PrivateEvolutionConfig) -> None:
         self._generate = generator
         self._config = config
         # Two models may count a text's tokens differently, and headings take some.
@@ -79,7 +79,7 @@ class Expansion:
         num_samples: int,
         weights: Sequence[float] | None = None,
         keep: Callable[[int, Callable[[], list[str]]], list[str]] = lambda part, write: write(),
-    ) -> list[str]:
+    ) -> Iterator[str]:
         """Write texts.
 
         Args:
@@ -90,7 +90,8 @@ class Expansion:
                 `keep(part, write)` returns what `write()` does, or what it returned for this part before.
 
         Returns:
-            `list` of `str`: Exactly `num_samples` texts, all different and none of them a seed.
+            `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
+            part by part as they are asked for.
 
         Raises:
             RuntimeError: The model does not write enough usable texts.
@@ -112,9 +113,10 @@ class Expansion:
         config = self._config
         shown = min(config.seeds_per_prompt, int(np.count_nonzero(shares)))
         prompts = []
-        for _ in range(math.ceil(missing / config.texts_per_prompt)):
+        for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=shares)
-            prompts.append(list_prompt([examples[index] for index in chosen], config.texts_per_prompt, config.domain))
+            prompt = list_prompt([examples[index] for index in chosen], config.texts_per_prompt, config.domain)
+            prompts += [prompt] * config.continuations_per_prompt
         continuations = self._generate(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,

@@ -2,10 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from hashlib import blake2b
+from itertools import compress, islice
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,6 +25,35 @@ SLOT = "HF-PRETEXT-INSTRUCTION"
 
 LOOK_EVERY = 4
 """Tokens between two looks for the stop string."""
+
+
+class GeneratesText(Protocol):
+    """What variation and expansion ask of a causal language model, on this machine or on another."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        seed: int,
+        stop: str | None = None,
+        progress: str = "Generating",
+    ) -> list[str]:
+        """Sample one continuation of each prompt."""
+        ...
+
+    def follow(
+        self, instructions: Sequence[str], max_new_tokens: int, seed: int, progress: str = "Generating"
+    ) -> list[str]:
+        """Sample an answer to each instruction."""
+        ...
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """Cut a text to a number of tokens."""
+        ...
+
+    def check_context(self, length: int) -> None:
+        """Raise a `ValueError` where the model cannot read so many tokens."""
+        ...
 
 
 class TextGenerator:
@@ -125,17 +157,25 @@ class TextGenerator:
     def _continue_batch(
         self, tokens: list[list[int]], max_new_tokens: int, stop: str | None, rng: torch.Generator
     ) -> list[str]:
-        """Continue prompts token by token; a sequence that is done leaves the batch and costs no more."""
+        """Continue prompts token by token; a sequence that is done leaves the batch and costs no more.
+
+        Prompts that are alike are read once.
+        """
         width = max(map(len, tokens))
-        input_ids = torch.full((len(tokens), width), self._padding, device=self._model.device)
+        different = {ids: row for row, ids in enumerate(dict.fromkeys(map(tuple, tokens)))}
+        input_ids = torch.full((len(different), width), self._padding, device=self._model.device)
         attention_mask = torch.zeros_like(input_ids)
-        for row, ids in enumerate(tokens):
+        for ids, row in different.items():
             input_ids[row, width - len(ids) :] = torch.tensor(ids)
             attention_mask[row, width - len(ids) :] = 1
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
             logits, cache = self._next_logits(input_ids, attention_mask, cache)
+            if len(logits) < len(rows):
+                shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)
+                logits, attention_mask = logits[shared], attention_mask[shared]
+                cache.batch_select_indices(shared)
             new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
             written[rows, step] = new_tokens
             going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)
@@ -202,8 +242,10 @@ def collect_texts(
     description: str,
     known: Iterable[str] = (),
     max_attempts: int = 20,
-) -> list[str]:
+) -> Iterator[str]:
     """Ask for texts until there are enough different ones.
+
+    The texts that were handed out are remembered by 8 bytes each, so that millions of them fit into memory.
 
     Args:
         num_texts (`int`): Number of texts wanted.
@@ -215,30 +257,39 @@ def collect_texts(
         max_attempts (`int`, *optional*, defaults to `20`):
             Times that `propose` is called before giving up; more of them where there is much to ask for.
 
-    Returns:
-        `list` of `str`: Exactly `num_texts` texts, all different.
+    Yields:
+        `str`: One of `num_texts` texts, all different.
 
     Raises:
         RuntimeError: There are not enough texts after `max_attempts` calls.
     """
-    known = set(known)
-    texts: dict[str, None] = {}
-    num_asked = 0
+    seen = np.unique(_digests(known))
+    num_found = num_asked = 0
     # A tenth of what is asked for is expected to be usable, at the worst.
     max_attempts += 10 * (num_texts // TEXTS_AT_ONCE)
     for attempt in range(max_attempts):
         # Ask for as many more as were not usable before, so that a second time is enough.
-        share_usable = max(len(texts) / num_asked, 0.1) if num_asked else 1.0
-        number = min(math.ceil((num_texts - len(texts)) / share_usable), TEXTS_AT_ONCE)
+        share_usable = max(num_found / num_asked, 0.1) if num_asked else 1.0
+        number = min(math.ceil((num_texts - num_found) / share_usable), TEXTS_AT_ONCE)
         num_asked += number
-        progress = f"{description}: {len(texts)} of {num_texts} texts so far" if attempt else description
-        for text in propose(number, attempt, progress):
-            if text not in known:
-                texts.setdefault(text)
-        if len(texts) >= num_texts:
-            return list(texts)[:num_texts]
+        progress = f"{description}: {num_found} of {num_texts} texts so far" if attempt else description
+        proposed = list(dict.fromkeys(propose(number, attempt, progress)))
+        digests = _digests(proposed)
+        is_new = ~np.isin(digests, seen)
+        seen = np.union1d(seen, digests)
+        for text in islice(compress(proposed, is_new), num_texts - num_found):
+            num_found += 1
+            yield text
+        if num_found == num_texts:
+            return
     raise RuntimeError(
-        f"{description}: the language model gave only {len(texts)} usable, different texts of {num_texts} in "
+        f"{description}: the language model gave only {num_found} usable, different texts of {num_texts} in "
         f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask "
         "for fewer texts."
     )
+
+
+def _digests(texts: Iterable[str]) -> np.ndarray:
+    """Hash texts to 64 bits: two of a million differ, and are taken for the same, once in ten million runs."""
+    digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

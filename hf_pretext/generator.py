@@ -6,9 +6,12 @@ import math
 import tempfile
 import time
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ from .data import list_texts
 from .embedding import TextEmbedder
 from .expansion import Expansion
 from .files import written_whole
-from .generation import TextGenerator
+from .generation import GeneratesText, TextGenerator
 from .hub import check_guarantee, description_of_report, fetch_folder, find_privacy_report, push_folder
 from .models import (
     ModelSource,
@@ -38,6 +41,7 @@ from .population import sample_population, write_population
 from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism, rounded_up
 from .processes import broadcast, is_main_process, map_over_processes
 from .selection import RoundRecord, resample, threshold_votes
+from .served import ServedTextGenerator, is_served
 from .variation import MaskedVariation, PromptedVariation, Variation
 
 if TYPE_CHECKING:
@@ -89,14 +93,16 @@ class PrivateEvolutionGenerator:
         embedding_model (`str`, `Path` or `SentenceTransformer`, *optional*):
             Sentence-transformers model in whose space the clients vote. Defaults to the paper's,
             `"sentence-transformers/all-MiniLM-L6-v2"`.
-        expansion_model (`str`, `Path`, `tuple` or `Pipeline`, *optional*):
-            Causal language model that expands the seeds. It is needed for `expand`, for `variation_model=None`, and
-            to write an initial population; `evolve` with a masked language model and public texts does without.
+        expansion_model (`str`, `Path`, `tuple`, `Pipeline` or `InferenceClient`, *optional*):
+            Causal language model that expands the seeds, or the address of a server that has one and speaks the API
+            of OpenAI, such as `"http://localhost:8000/v1#Qwen/Qwen3-8B"`. It is needed for `expand`, for
+            `variation_model=None`, and to write an initial population; `evolve` with a masked language model and
+            public texts does without.
         config (`PrivateEvolutionConfig`): The settings, the privacy budget among them.
         device (`str` or `torch.device`, *optional*): Where models go that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
-        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass, and requests to a server at a time.
         run_dir (`str` or `Path`, *optional*):
             Folder in which a run survives being killed: every release is there, durably, before anything uses it, and
             so is every step that is worth keeping. A generator made with the same folder and settings reads its
@@ -108,6 +114,8 @@ class PrivateEvolutionGenerator:
     Attributes:
         initial_population (`list` of `str`): The candidates that the latest run started from.
         history (`list` of `RoundRecord`): What every round of the latest run did.
+        seconds (`dict` of `str` to `float`): What this process spent on each stage of public work. How long the
+            private side takes depends on what the clients hold, so it is not told.
 
     Example:
     ```python
@@ -143,10 +151,15 @@ class PrivateEvolutionGenerator:
         on = resolve_device(device)
         dtype = resolve_dtype(dtype, on)
         embedding = load_sentence_transformer(embedding_model, on, dtype)
-        expansion = load_causal_lm(expansion_model, on, dtype) if expansion_model else None
         masked = load_masked_lm(variation_model, on, dtype) if variation_model else None
         self._embedder = TextEmbedder(embedding, batch_size)
-        self._text_generator = TextGenerator(*expansion, config, batch_size) if expansion else None
+        self._text_generator: GeneratesText | None = None
+        expansion: Any = None
+        if is_served(expansion_model):
+            self._text_generator = expansion = ServedTextGenerator(expansion_model, config, batch_size)
+        elif expansion_model:
+            expansion, tokenizer = load_causal_lm(expansion_model, on, dtype)
+            self._text_generator = TextGenerator(expansion, tokenizer, config, batch_size)
         self._expansion = Expansion(self._text_generator, config) if self._text_generator else None
         self._variation: Variation = (
             MaskedVariation(*masked, config, batch_size)
@@ -156,7 +169,7 @@ class PrivateEvolutionGenerator:
         self._models = {
             "variation_model": ModelSource.of(variation_model, masked and masked[0]),
             "embedding_model": ModelSource.of(embedding_model, embedding),
-            "expansion_model": ModelSource.of(expansion_model, expansion and expansion[0]),
+            "expansion_model": ModelSource.of(expansion_model, expansion),
         }
         self._noise = noise
         # The main process alone writes; the others get what it reads.
@@ -171,6 +184,7 @@ class PrivateEvolutionGenerator:
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
         self.history: list[RoundRecord] = []
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
     def config(self) -> PrivateEvolutionConfig:
@@ -257,7 +271,8 @@ class PrivateEvolutionGenerator:
                 label = f"Round {number}/{config.num_rounds}"
                 looking, drawing, varying = np.random.default_rng([config.seed, self._run, number]).spawn(3)
                 started = time.perf_counter()
-                votes, seconds_of_clients = self._release(clients, population, looking, number, label)
+                look_ahead = cache(partial(self._look_ahead, population, looking, number, label))
+                votes, seconds_of_clients = self._release(clients, population, look_ahead, number, label)
                 if votes is None:
                     continue
                 weights = threshold_votes(votes, config.threshold * noise_std)
@@ -268,7 +283,9 @@ class PrivateEvolutionGenerator:
                     seed = seeds.setdefault(text, {"text": text, "round": number, "votes": 0.0})
                     seed["votes"] += float(weights[index])
                 if number < config.num_rounds:
-                    population = self._next_population(population, parents, survivors, varying, number, label)
+                    population = self._next_population(
+                        population, parents, survivors, look_ahead, varying, number, label
+                    )
                 seconds = time.perf_counter() - started - seconds_of_clients
                 self._add_to_history(RoundRecord.of(number, votes, weights, survivors, seconds))
             if not seeds:
@@ -283,6 +300,9 @@ class PrivateEvolutionGenerator:
 
     def expand(self, seeds: "Dataset | Sequence[str]", num_samples: int) -> "Dataset":
         """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
+
+        With `run_dir`, the texts of the latest run's seeds go to its folder, part by part, and the dataset is read
+        from there: memory does not grow with their number, and a call that was killed goes on where it was.
 
         Args:
             seeds (`datasets.Dataset` or `Sequence[str]`):
@@ -305,12 +325,24 @@ class PrivateEvolutionGenerator:
         # The report of this generator is about its own seeds, so only what comes from them gets its card.
         own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
         with self._working():
-            written = self._expansion(texts, num_samples, weights, self._keep_texts_of(texts, weights))
-        synthetic = _dataset([{"text": text} for text in written])
+            is_kept = self._is_latest(texts, weights)
+            keep = self._keep_texts if is_kept else lambda part, write: write()
+            written = self._expansion(texts, num_samples, weights, keep)
+            with self._timed("expanding"):
+                if is_kept and self._folder is not None:
+                    synthetic = self._folder.dataset(f"run-{self._run}-texts", written)
+                else:
+                    synthetic = _dataset([{"text": text} for text in written])
         if own:
             synthetic.info.description = description_of_report(self.privacy_report, len(synthetic))
         self._synthetic = synthetic if own else None
         return synthetic
+
+    @property
+    def time_table(self) -> str:
+        """What each stage of public work took, in a line."""
+        stages = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in self.seconds.items())
+        return f"Time of the public work: {stages or 'none'}."
 
     @property
     def seeds(self) -> "Dataset | None":
@@ -466,9 +498,9 @@ class PrivateEvolutionGenerator:
         if self._seeds is not None:
             _write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self._seeds is not None and self._synthetic is not None:
-            plot_run(self.history, self.privacy_report, self.config, maps, folder / PICTURE_NAME)
+            plot_run(self.history, self.privacy_report, self.config, maps, self.time_table, folder / PICTURE_NAME)
             named = {argument: model.label for argument, model in models.items()}
-            texts = list(self._synthetic["text"])
+            texts = self._synthetic["text"]
             card = dataset_card(
                 self.privacy_report, self.config, named, texts, len(self._seeds), federation=self._federation, **header
             )
@@ -479,11 +511,11 @@ class PrivateEvolutionGenerator:
         if self._seeds is None or self._synthetic is None:
             return {}
         stages = {
-            "initial population": self.initial_population,
-            "seeds": list(self._seeds["text"]),
-            "synthetic texts": list(self._synthetic["text"]),
+            "initial population": self.initial_population[:MAP_SIZE],
+            "seeds": self._seeds["text"][:MAP_SIZE],
+            "synthetic texts": self._synthetic["text"][:MAP_SIZE],
         }
-        return {name: self.embed(texts[:MAP_SIZE]) for name, texts in stages.items() if texts}
+        return {name: self.embed(texts) for name, texts in stages.items() if texts}
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
         if not (folder / REPORT_NAME).is_file():
@@ -529,13 +561,15 @@ class PrivateEvolutionGenerator:
                 self._folder.write(f"{name}.json", kept)
         return kept
 
-    def _keep_texts_of(self, seeds: list[str], weights: list[float] | None) -> Callable[..., list[str]]:
-        """Keep what is expanded from all seeds of the latest run, and from nothing else, in the run folder."""
+    def _is_latest(self, seeds: list[str], weights: list[float] | None) -> bool:
+        """Tell whether these are all seeds of the latest run, shown as its configuration says."""
         own = [] if self._seeds is None else list(self._seeds["text"])
         usual = list(self._seeds["votes"]) if self._seeds is not None and self.config.weight_seeds else None
-        if seeds != own or weights != usual:
-            return lambda part, write: write()
-        return lambda part, write: self._step(f"texts-{part}", is_texts, write)
+        return seeds == own and weights == usual
+
+    def _keep_texts(self, part: int, write: Callable[[], list[str]]) -> list[str]:
+        """Keep a part of what is expanded from them in the run folder."""
+        return self._step(f"texts-{part}", is_texts, write)
 
     def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
         if public is not None:
@@ -548,9 +582,10 @@ class PrivateEvolutionGenerator:
                 )
         else:
             writer = self._check_can_write_population()
-            self.initial_population = self._step(
-                "candidates-1", is_texts, lambda: write_population(writer, self._variation, self.config)
-            )
+            with self._timed("writing the initial population"):
+                self.initial_population = self._step(
+                    "candidates-1", is_texts, lambda: write_population(writer, self._variation, self.config)
+                )
         return self.initial_population
 
     def _next_population(
@@ -558,16 +593,28 @@ class PrivateEvolutionGenerator:
         population: list[str],
         parents: np.ndarray,
         survivors: np.ndarray,
+        look_ahead: Callable[[], list[list[str]]],
         random: np.random.Generator,
         number: int,
         label: str,
     ) -> list[str]:
-        """Vary the parents; with `keep_survivors`, the survivors come first and take the place of some."""
+        """Vary the parents; with `keep_survivors`, the survivors come first and take the place of some.
+
+        With `reuse_lookahead`, a parent's first children are the variations that were voted for in its place.
+        """
 
         def vary() -> list[str]:
-            kept = [population[index] for index in survivors] if self.config.keep_survivors else []
-            varied = [population[index] for index in random.permutation(parents)[len(kept) :]]
-            return list(dict.fromkeys(kept + self._vary(varied, random, f"{label}: varying")))
+            children = [population[index] for index in survivors] if self.config.keep_survivors else []
+            made = look_ahead() if self.config.reuse_lookahead else []
+            num_children: Counter[int] = Counter()
+            varied = []
+            for parent in random.permutation(parents)[len(children) :]:
+                if (place := num_children[parent]) < len(made):
+                    children.append(made[place][parent])
+                else:
+                    varied.append(population[parent])
+                num_children[parent] += 1
+            return list(dict.fromkeys(children + self._vary(varied, random, f"{label}: varying")))
 
         return self._step(f"candidates-{number + 1}", is_texts, vary)
 
@@ -575,7 +622,7 @@ class PrivateEvolutionGenerator:
         kept = self._step(f"record-{record.round}", RoundRecord.is_valid, lambda: asdict(record))
         self.history.append(RoundRecord.from_dict(kept))
 
-    def _check_can_write_population(self) -> TextGenerator:
+    def _check_can_write_population(self) -> GeneratesText:
         if self.config.domain is None:
             raise ValueError(
                 "`initial_population`=None lets the expansion model write one from `config.domain`, which is None "
@@ -634,7 +681,7 @@ class PrivateEvolutionGenerator:
         self,
         clients: ClientPool | None,
         population: list[str],
-        random: np.random.Generator,
+        look_ahead: Callable[[], list[list[str]]],
         number: int,
         label: str,
     ) -> tuple[np.ndarray | None, float]:
@@ -650,7 +697,10 @@ class PrivateEvolutionGenerator:
             raise ValueError(f"`run_dir`: {place}, where {label.lower()} was released, is not a place in the ledger.")
         if place == self.ledger.num_releases:
             self._check_ledger_is_the_latest(number, label)
-            candidates = self._embed_candidates(population, random, label)
+            represented_by = look_ahead() if self.config.lookahead else [population]
+            with self._timed("embedding"):
+                embeddings = self._embed(list(chain(*represented_by)), f"{label}: embedding")
+            candidates = embeddings.reshape(len(represented_by), len(population), -1).mean(0)
             started = time.perf_counter()
             if clients is not None:
                 self._ask(clients, candidates)
@@ -693,20 +743,34 @@ class PrivateEvolutionGenerator:
         if latest is None or latest.votes != kept or latest.num_bins != len(candidates):
             raise RuntimeError(f"{type(clients).__name__} did not count and keep its release, or gave another one.")
 
-    def _embed_candidates(self, population: list[str], random: np.random.Generator, label: str) -> np.ndarray:
-        """Represent each candidate by the mean embedding of its variations (lookahead), or by its own."""
-        if self.config.lookahead == 0:
-            return self._embed(population, f"{label}: embedding")
-        looked_ahead = [
-            self._embed(self._vary(population, random, f"{label}: looking ahead"), f"{label}: embedding")
-            for _ in range(self.config.lookahead)
-        ]
-        return np.mean(looked_ahead, axis=0)
+    def _look_ahead(
+        self, population: list[str], random: np.random.Generator, number: int, label: str
+    ) -> list[list[str]]:
+        """Make the variations that represent each candidate by the mean of their embeddings: `lookahead` lists."""
+
+        def vary() -> list[str]:
+            # One call for all of them: batches of like length then need the least padding.
+            return self._vary(population * self.config.lookahead, random, f"{label}: looking ahead")
+
+        def is_valid(made: Any) -> bool:
+            return is_texts(made) and len(made) == self.config.lookahead * len(population)
+
+        made = self._step(f"lookahead-{number}", is_valid, vary)
+        return [made[start : start + len(population)] for start in range(0, len(made), len(population))]
 
     def _vary(self, texts: list[str], random: np.random.Generator, label: str) -> list[str]:
-        return self._variation(texts, int(random.integers(2**32)), label)
+        with self._timed("varying"):
+            return self._variation(texts, int(random.integers(2**32)), label)
 
-    def _needs_text_generator(self, purpose: str) -> TextGenerator:
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
+
+    def _needs_text_generator(self, purpose: str) -> GeneratesText:
         if self._text_generator is None:
             raise ValueError(_NO_EXPANSION_MODEL.format(purpose=purpose))
         return self._text_generator

@@ -96,6 +96,9 @@ class ModelSource:
         """Describe a model by what it was loaded from and what it became."""
         if source is None:
             return cls(given=False)
+        if hasattr(model, "follow"):
+            # The model behind an address, which is nobody else's business.
+            return cls(model.model)
         name = str(source) if isinstance(source, (str, Path)) else _name(source) or None
         if name in PACKAGED:
             return cls(name, PACKAGED[name].version())

@@ -20,6 +20,7 @@ def plot_run(
     report: PrivacyReport,
     config: PrivateEvolutionConfig,
     maps: Mapping[str, np.ndarray],
+    footer: str,
     path: Path,
 ) -> None:
     """Draw a run into a PNG file.
@@ -29,6 +30,7 @@ def plot_run(
         report (`PrivacyReport`): The guarantee, for the title.
         config (`PrivateEvolutionConfig`): The threshold.
         maps (`Mapping[str, np.ndarray]`): Embeddings of public texts, by the name of their stage.
+        footer (`str`): A line below the pictures.
         path (`Path`): The file to write.
     """
     # The object-oriented interface leaves the caller's pyplot state and backend alone.
@@ -43,6 +45,7 @@ def plot_run(
         f"Private Evolution: {report.num_rounds} releases, client-level epsilon = {report.epsilon:.3g}, "
         f"delta = {report.delta:g}"
     )
+    figure.supxlabel(footer, fontsize="small")
     figure.savefig(path)
 
 

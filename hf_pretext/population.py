@@ -11,7 +11,7 @@ from .cleaning import is_usable
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .expansion import list_prompt, parse_list
-from .generation import TextGenerator, collect_texts
+from .generation import GeneratesText, collect_texts
 from .variation import Variation
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def _check_size(texts: Sequence[str]) -> None:
         )
 
 
-def write_population(generator: TextGenerator, variation: Variation, config: PrivateEvolutionConfig) -> list[str]:
+def write_population(generator: GeneratesText, variation: Variation, config: PrivateEvolutionConfig) -> list[str]:
     """Let a language model write the initial population from `config.domain`, without any private access.
 
     Args:
-        generator (`TextGenerator`): The causal language model.
+        generator (`GeneratesText`): The causal language model.
         variation (`Variation`): Cuts the texts to the longest that it varies.
         config (`PrivateEvolutionConfig`): Domain, population size and seed.
 
@@ -93,4 +93,4 @@ def write_population(generator: TextGenerator, variation: Variation, config: Pri
             if is_usable(text, config):
                 yield text
 
-    return collect_texts(config.population_size, propose, "Writing the initial population")
+    return list(collect_texts(config.population_size, propose, "Writing the initial population"))

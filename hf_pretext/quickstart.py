@@ -111,6 +111,7 @@ def _print_results(
         f"  initial population {metrics['frechet_initial']:.4f}\n"
         f"  synthetic texts    {metrics['frechet_synthetic']:.4f} ({change:+.0%})"
     )
-    print(f"\n{len(texts)} texts, their card, report and picture are in {output}/, after {metrics['seconds']:.0f} s.")
+    print(f"\n{generator.time_table}")
+    print(f"{len(texts)} texts, their card, report and picture are in {output}/, after {metrics['seconds']:.0f} s.")
     python = os.path.relpath(sys.executable)
     print(f"""Try next: {python} -c "from datasets import load_from_disk; print(load_from_disk('{output}')[:3])\"""")

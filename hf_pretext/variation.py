@@ -8,7 +8,7 @@ import torch
 
 from .cleaning import clean_text, is_usable, one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
-from .generation import TextGenerator
+from .generation import GeneratesText
 from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
 
@@ -26,11 +26,16 @@ class Variation(Protocol):
 
 
 class MaskedVariation:
-    """Masks a share of a text's tokens and fills them, one at a time, with a masked language model.
+    """Masks a share of a text's tokens and fills them with a masked language model.
 
-    Each pass chooses `mask_probability` of every text's own tokens (at least one), masks them all, and fills them in
+    Each step chooses `mask_probability` of every text's own tokens (at least one), masks them all, and fills them in
     random order: a token is drawn at `temperature` and `top_p` given all that are there already. Special tokens are
-    neither masked nor drawn. The language model's head is computed at the one position that is read.
+    neither masked nor drawn. The language model's head is computed only where it is read, and a text whose masks are
+    filled leaves the batch.
+
+    With `masks_per_pass` above 1 a forward pass fills several of a text's masks, each drawn as if the others of its
+    pass were not known (mask-predict, Ghazvininejad et al. 2019, arXiv 1904.09324, with a random schedule in place of
+    one by confidence, which would favour frequent words). They lie as far apart in the text as they can.
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -122,36 +127,49 @@ class MaskedVariation:
     def _mask_and_fill(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, can_mask: torch.Tensor, rng: torch.Generator
     ) -> None:
-        """Make one pass over a batch, in place."""
-        available = can_mask.sum(1)
-        num_masks = (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
-        # The positions that may be masked, in random order; the first `num_masks` of a row are masked and filled.
-        positions = (
-            torch.rand(can_mask.shape, generator=rng, device=can_mask.device).masked_fill(~can_mask, 2).argsort(1)
-        )
-        steps = torch.arange(positions.shape[1], device=positions.device)
-        rows, columns = torch.nonzero(steps < num_masks[:, None], as_tuple=True)
-        input_ids[rows, positions[rows, columns]] = self._tokenizer.mask_token_id
-        for step in range(int(num_masks.max())):
-            rows = torch.nonzero(step < num_masks).squeeze(1)
-            at = positions[rows, step]
-            logits = self._logits_at(input_ids[rows], attention_mask[rows], at)
+        """Mask and fill a batch once, in place."""
+        turns = self._schedule(can_mask, rng)
+        input_ids[turns >= 0] = self._tokenizer.mask_token_id
+        for turn in range(int(turns.max()) + 1):
+            rows = torch.nonzero((turns >= turn).any(1)).squeeze(1)
+            places, columns = torch.nonzero(turns[rows] == turn, as_tuple=True)
+            logits = self._logits_at(input_ids[rows], attention_mask[rows], places, columns)
             logits[:, self._special] = -torch.inf
-            input_ids[rows, at] = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
+            filled = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
+            input_ids[rows[places], columns] = filled
 
-    def _logits_at(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Compute the logits of each row at one position, shape `(rows, vocabulary)`.
+    def _schedule(self, can_mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Choose what is masked, and in which forward pass each mask is filled: -1 where none is."""
 
-        The hook hands the head one hidden state per row instead of all of them. It works for every masked language
-        model of transformers whose head reads the `last_hidden_state` of its base model.
+        def random_order(is_allowed: torch.Tensor) -> torch.Tensor:
+            """Number what is allowed in each row, in random order, from zero; the rest comes after it."""
+            drawn = torch.rand(is_allowed.shape, generator=rng, device=is_allowed.device)
+            return drawn.masked_fill(~is_allowed, 2).argsort(1).argsort(1)
+
+        available = can_mask.sum(1, keepdim=True)
+        num_masks = (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
+        is_masked = random_order(can_mask) < num_masks
+        num_passes = -(-num_masks // self._config.masks_per_pass)
+        # Neighbours among the masks come into different passes, and the passes into random order.
+        passes = (is_masked.cumsum(1) - 1).clamp(min=0) % num_passes.clamp(min=1)
+        columns = torch.arange(can_mask.shape[1], device=can_mask.device)
+        turns = random_order(columns < num_passes).gather(1, passes)
+        return turns.masked_fill(~is_masked, -1)
+
+    def _logits_at(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the logits at some positions of a batch, shape `(positions, vocabulary)`.
+
+        The hook hands the head these hidden states instead of all of them. It works for every masked language model of
+        transformers whose head reads the `last_hidden_state` of its base model.
         """
 
-        def keep_one_position(module: Any, inputs: Any, output: Any) -> Any:
-            hidden = output.last_hidden_state
-            output.last_hidden_state = hidden[torch.arange(len(hidden), device=hidden.device), at][:, None]
+        def keep_positions(module: Any, inputs: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[rows, columns][:, None]
             return output
 
-        hook = self._model.base_model.register_forward_hook(keep_one_position)
+        hook = self._model.base_model.register_forward_hook(keep_positions)
         try:
             return self._model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
         finally:
@@ -166,11 +184,11 @@ class PromptedVariation:
     the beginning of a text, a random 30 to 70 % of its words, and writes another ending, which any model can do.
 
     Args:
-        generator (`TextGenerator`): The causal language model.
+        generator (`GeneratesText`): The causal language model.
         config (`PrivateEvolutionConfig`): Instruction, rewritings per call, longest and shortest text.
     """
 
-    def __init__(self, generator: TextGenerator, config: PrivateEvolutionConfig) -> None:
+    def __init__(self, generator: GeneratesText, config: PrivateEvolutionConfig) -> None:
         self._generate = generator
         self._config = config
 

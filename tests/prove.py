@@ -1,4 +1,4 @@
-"""`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 35 minutes on two cores.
+"""`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 32 minutes on two cores.
 
 Kills and resumes a run of the quickstart's size thirty times, breaks the code in every way of `tests/guarantee.py`,
 measures mu with and without a worst-case client, audits real runs with and without noise and the models finetuned on

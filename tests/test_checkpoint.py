@@ -36,7 +36,8 @@ class LoggedNoise:
 
 @pytest.fixture
 def make(bert, sentence_transformer, llama, config):
-    settings = {"num_rounds": NUM_ROUNDS, "population_size": 16, "lookahead": 0, "max_new_tokens": 8}
+    settings = {"num_rounds": NUM_ROUNDS, "population_size": 16, "max_new_tokens": 8}
+    settings |= {"lookahead": 1, "reuse_lookahead": True}
 
     def make(run_dir, **changes):
         return PrivateEvolutionGenerator(
@@ -114,9 +115,9 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
-    # Settings, ledger, clients, the first candidates; for each round its place, count, votes and record; candidates
-    # between rounds; texts.
-    assert dies_at - 1 == 4 + 4 * NUM_ROUNDS + (NUM_ROUNDS - 1) + 1
+    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes and record;
+    # candidates between rounds; texts.
+    assert dies_at - 1 == 4 + 5 * NUM_ROUNDS + (NUM_ROUNDS - 1) + 1
     # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
     assert lost == NUM_ROUNDS
 
@@ -151,7 +152,7 @@ def test_a_run_that_breaks_is_gone_on_with_by_the_same_generator(make, private, 
     def breaks(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generator, "_vary", breaks)
+    monkeypatch.setattr(generator, "_next_population", breaks)
     with pytest.raises(KeyboardInterrupt):
         generator.evolve(private, initial_population=public)
     monkeypatch.undo()
@@ -270,7 +271,7 @@ def test_a_second_run_is_announced_with_what_it_will_cost(make, private, public,
 
 
 def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_path, monkeypatch):
-    monkeypatch.setattr(PrivateEvolutionGenerator, "_vary", lambda *_: sys.exit())
+    monkeypatch.setattr(PrivateEvolutionGenerator, "_next_population", lambda *_: sys.exit())
     with pytest.raises(SystemExit):
         make(tmp_path).evolve(private, initial_population=public)
     others = private.filter(lambda row: row["client_id"] != "client-3")
@@ -309,6 +310,13 @@ def test_a_folder_that_was_tampered_with_is_refused(make, begun, private, public
     if content is not None:
         (begun / name).write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(ValueError, match=message):
+        make(begun).evolve(private, initial_population=public)
+
+
+def test_variations_that_were_tampered_with_are_refused(make, begun, private, public):
+    (begun / "run-1-candidates-2.json").unlink()
+    (begun / "run-1-lookahead-1.json").write_text('["one"]')
+    with pytest.raises(ValueError, match="run-1-lookahead-1.json' is not what hf_pretext writes"):
         make(begun).evolve(private, initial_population=public)
 
 
@@ -367,7 +375,13 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     haystack["stdout"], haystack["stderr"] = done.stdout, done.stderr
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
-    steps = ["candidates-1", "candidates-2", "clients", "record-1", "record-2", "release-1", "release-2", "texts-1"]
-    names = [".lock", "ledger.json", *(f"run-1-{step}.json" for step in steps), "settings.json"]
-    assert sorted(path.name for path in (home / "out" / "run").iterdir()) == names
+    steps = [f"{step}-{number}" for step in ("candidates", "lookahead", "record", "release") for number in (1, 2)]
+    names = [
+        ".lock",
+        "ledger.json",
+        "settings.json",
+        "run-1-texts.arrow",
+        *(f"run-1-{step}.json" for step in [*steps, "clients", "texts-1"]),
+    ]
+    assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)

@@ -102,9 +102,9 @@ def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
     )
     seeds = random_texts(10)
     expand = Expansion(TextGenerator(*llama, config, batch_size=16), config)
-    texts = expand(seeds, 30)
+    texts = list(expand(seeds, 30))
     assert len(set(texts)) == len(texts) == 30 and not set(texts) & set(seeds)
-    assert expand(seeds, 30) == texts
+    assert list(expand(seeds, 30)) == texts
 
 
 def test_seeds_are_shown_in_proportion_to_their_weights():
@@ -123,7 +123,7 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
             pass
 
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=1)
-    Expansion(Generate(), config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0])
+    list(Expansion(Generate(), config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0]))
     assert "none" not in shown
     assert abs(shown.count("heavy") / len(shown) - 0.75) < 5 * (0.75 * 0.25 / 600) ** 0.5
 
@@ -137,9 +137,9 @@ def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama
 def test_long_seeds_are_shortened_in_the_prompt(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
     expand = Expansion(TextGenerator(*llama, config), config)
-    assert len(expand([" ".join(random_texts(500, seed=seed)) for seed in range(3)], 2)) == 2
+    assert len(list(expand([" ".join(random_texts(500, seed=seed)) for seed in range(3)], 2))) == 2
 
 
 def test_fewer_seeds_than_a_prompt_shows(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
-    assert len(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3)) == 3
+    assert len(list(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3))) == 3

@@ -66,6 +66,27 @@ def test_a_continuation_with_the_stop_string_leaves_the_batch(llama):
     assert all(len(text.split("e")) <= 8 for text in texts) and sum("e" in text for text in texts) > 20
 
 
+def test_prompts_that_are_alike_are_read_once(llama):
+    """The first pass has a row for each different prompt; the continuations are those of prompts read one by one."""
+    generate = text_generator(llama, batch_size=30, top_p=1e-6)
+    shapes = []
+    next_logits = generate._next_logits
+
+    def spy(input_ids, attention_mask, cache):
+        shapes.append(tuple(input_ids.shape))
+        return next_logits(input_ids, attention_mask, cache)
+
+    generate._next_logits = spy
+    prompts = ["the bank", "a lost card and loan"]
+    texts = generate([prompts[0]] * 3 + [prompts[1]] * 5, 12, seed=0)
+    assert shapes[0][0] == 2 and shapes[1] == (8, 1)
+    # So small a share of the mass leaves the most probable token only.
+    alone = [generate([prompt], 12, seed=0)[0] for prompt in prompts]
+    assert texts == [alone[0]] * 3 + [alone[1]] * 5
+    warm = text_generator(llama, batch_size=30)
+    assert len(set(warm([prompts[0]] * 10, 12, seed=0))) == 10, "each continuation is a draw of its own"
+
+
 def test_truncate(llama):
     generate = text_generator(llama)
     assert generate.truncate("the bank", 64) == "the bank"
@@ -80,7 +101,7 @@ def test_collect_tops_up_and_drops_repetitions():
         calls.append(missing)
         return [f"text {attempt} {number // 2}" for number in range(missing)]
 
-    texts = collect_texts(8, propose, "Writing", known={"text 0 0"})
+    texts = list(collect_texts(8, propose, "Writing", known={"text 0 0"}))
     assert len(set(texts)) == 8 and "text 0 0" not in texts
     # Of eight proposals three were new and different; at that rate five more take fourteen.
     assert calls == [8, 14]
@@ -88,4 +109,4 @@ def test_collect_tops_up_and_drops_repetitions():
 
 def test_collect_gives_up_with_a_clear_error():
     with pytest.raises(RuntimeError, match="only 1 usable, different texts of 4 in 3 attempts"):
-        collect_texts(4, lambda *_: ["same"], "Writing", max_attempts=3)
+        list(collect_texts(4, lambda *_: ["same"], "Writing", max_attempts=3))

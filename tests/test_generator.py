@@ -9,6 +9,7 @@ from datasets import Dataset, load_from_disk
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
+from hf_pretext.checkpoint import RunFolder
 from hf_pretext.privacy import PrivacyLedger
 
 
@@ -30,6 +31,38 @@ def test_private_clients_in_synthetic_dataset_out(make_generator, private, publi
     report = generator.privacy_report
     assert (report.num_rounds, report.num_clients, report.unit) == (2, 12, "client")
     assert 3.9 < report.epsilon <= 4.0
+
+
+@pytest.mark.parametrize("reuse_lookahead", [True, False])
+def test_lookahead_variations_become_children_as_far_as_they_go(
+    make_generator, config, private, public, tmp_path, monkeypatch, reuse_lookahead
+):
+    """With two variations of each candidate, its first two children are those; the others are varied anew."""
+    config = replace(config, lookahead=2, reuse_lookahead=reuse_lookahead, num_rounds=2, population_size=16)
+    generator = make_generator(config=config, run_dir=tmp_path)
+    asked = []
+
+    def vary(texts, seed, progress):
+        asked.append(list(texts))
+        return [f"{text} v{len(asked)}.{number}" for number, text in enumerate(texts)]
+
+    monkeypatch.setattr(generator, "_variation", vary)
+    monkeypatch.setattr("hf_pretext.generator.sample_population", lambda *given: public[:16])
+    monkeypatch.setattr("hf_pretext.generator.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
+    generator.evolve(private, initial_population=public)
+    looked_ahead, varied = asked[:2]
+    assert looked_ahead == public[:16] * 2
+    reused = [
+        f"{public[parent]} v1.{16 * child + parent}" for parent, child in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+    ]
+    (_, _), (population, _) = RunFolder(tmp_path).rounds()
+    assert len(population) == 16
+    if reuse_lookahead:
+        assert set(reused) < set(population) and len(varied) == 11
+        assert sorted(varied) == sorted([public[0]] * 7 + [public[1]] * 4)
+    else:
+        assert not set(reused) & set(population)
+        assert sorted(varied) == sorted([public[0]] * 9 + [public[1]] * 6 + [public[2]])
 
 
 def test_the_contract_s_ten_lines_run_from_local_folders(models_folder, private, public, tmp_path):

@@ -180,7 +180,7 @@ def test_a_seed_is_one_sample_of_the_prompt(text):
 def test_seeds_are_expanded(llama):
     expand = Expansion(TextGenerator(*llama, CONFIG), CONFIG)
     started = time.perf_counter()
-    texts = expand(HOSTILE, 40)
+    texts = list(expand(HOSTILE, 40))
     assert len(set(texts)) == 40 and all(map(is_one_line, texts))
     # Each long seed takes a second once, not once in every prompt.
     assert time.perf_counter() - started < 15
@@ -257,7 +257,7 @@ def test_texts_are_mapped_in_the_picture(embedder, tmp_path):
     history = [RoundRecord.of(1, votes, votes, np.arange(3), 0.1)]
     report = PrivacyReport.from_ledger(PrivacyLedger(VoteMechanism.from_config(CONFIG)), CONFIG)
     maps = {"initial population": embedder(["\x00", "\x00"]), "seeds": embedder([text[:999] for text in HOSTILE])}
-    plot_run(history, report, CONFIG, maps, tmp_path / "run.png")
+    plot_run(history, report, CONFIG, maps, "a footer", tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
 

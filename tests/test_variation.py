@@ -39,7 +39,7 @@ def modernbert(tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
-def test_head_at_one_position_equals_head_at_all(kind, bert, roberta):
+def test_head_at_some_positions_equals_head_at_all(kind, bert, roberta):
     model, tokenizer = {
         "bert": lambda: bert,
         "roberta": lambda: roberta,
@@ -48,11 +48,12 @@ def test_head_at_one_position_equals_head_at_all(kind, bert, roberta):
     }[kind]()
     variation = masked_variation((model, tokenizer))
     batch = tokenizer(random_texts(6), padding=True, return_tensors="pt")
-    at = torch.tensor([1, 2, 3, 1, 2, 3])
+    rows, columns = torch.tensor([0, 0, 1, 2, 5, 5, 5]), torch.tensor([1, 3, 1, 2, 1, 2, 3])
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     with torch.inference_mode():
-        everywhere = model(**inputs).logits[torch.arange(6), at]
-        torch.testing.assert_close(variation._logits_at(**inputs, at=at), everywhere, rtol=1e-4, atol=1e-5)
+        everywhere = model(**inputs).logits[rows, columns]
+        there = variation._logits_at(**inputs, rows=rows, columns=columns)
+        torch.testing.assert_close(there, everywhere, rtol=1e-4, atol=1e-5)
         assert model(**inputs).logits.shape[1] == batch["input_ids"].shape[1], "the hook was left behind"
 
 
@@ -83,6 +84,60 @@ def test_each_text_is_varied_in_its_own_place(family, request):
         assert (after[attention_mask == 0] == tokenizer.pad_token_id).all()
     # A fill may by chance be the token that was there.
     assert num_changed > 0.8 * num_masked
+
+
+@pytest.mark.parametrize("masks_per_pass", [1, 3, 100])
+def test_a_schedule_fills_each_mask_once_and_neighbours_in_different_passes(bert, masks_per_pass):
+    variation = masked_variation(bert, mask_probability=0.5, masks_per_pass=masks_per_pass)
+    can_mask = torch.zeros(5, 24, dtype=torch.bool)
+    for row, length in enumerate((0, 1, 4, 11, 22)):
+        can_mask[row, 1 : 1 + length] = True
+    first_turns = set()
+    for seed in range(40):
+        turns = variation._schedule(can_mask, torch.Generator().manual_seed(seed))
+        assert (turns[~can_mask] == -1).all()
+        for row, num_masks in enumerate((0, 1, 2, 6, 11)):
+            of_row = turns[row][turns[row] >= 0]
+            num_passes = -(-num_masks // masks_per_pass)
+            assert len(of_row) == num_masks and set(of_row.tolist()) == set(range(num_passes))
+            if num_passes:
+                sizes = of_row.bincount()
+                assert sizes.max() <= masks_per_pass and sizes.max() - sizes.min() <= 1
+            if num_passes > 1:
+                assert (of_row[1:] != of_row[:-1]).all()
+        first_turns.add(int(of_row[0]))
+    # The order of the passes is random, so with one mask a pass any mask may come first.
+    assert len(first_turns) == -(-11 // masks_per_pass)
+
+
+def test_masks_of_one_pass_are_drawn_without_regard_to_each_other(bert):
+    """Each token's distribution is the model's, given what is not masked; one at a time, the later ones see the first.
+
+    The model is made to repeat whatever token stands beside it, so two masks that are filled one after the other come
+    out alike, and two that are filled together do not.
+    """
+
+    def share_alike(masks_per_pass):
+        variation = masked_variation(
+            bert, mask_probability=1.0, variation_steps=1, masks_per_pass=masks_per_pass, batch_size=512
+        )
+
+        def repeat(input_ids, attention_mask, rows, columns):
+            logits = torch.zeros(len(rows), bert[0].config.vocab_size)
+            for number, (row, column) in enumerate(zip(rows, columns, strict=True)):
+                other = input_ids[row, 3 - column]
+                if other != bert[1].mask_token_id:
+                    logits[number, other] = 100.0
+            return logits
+
+        variation._logits_at = repeat
+        pairs = [bert[1]("bank loan")["input_ids"]] * 512
+        filled = variation._vary_batch(pairs, torch.Generator().manual_seed(0))
+        return sum(ids[1] == ids[2] for ids in filled) / len(filled)
+
+    assert share_alike(1) == 1.0
+    # Chance alone makes one in 60 words alike; 512 draws come above a tenth less than once in a million times.
+    assert share_alike(2) < 0.1
 
 
 def test_special_tokens_are_neither_masked_nor_drawn(bert):

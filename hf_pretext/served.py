@@ -1,0 +1,236 @@
+"""Text from a causal language model that a server of its own serves: vLLM, TGI, `transformers serve`, a provider."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cleaning import valid_unicode
+from .configuration import PrivateEvolutionConfig
+from .processes import map_over_processes, progress_bar
+
+if TYPE_CHECKING:
+    from huggingface_hub import InferenceClient
+
+LONGEST_ANSWER = 600.0
+"""Seconds to wait for one answer, where the client does not say."""
+
+NUM_RETRIES = 7
+"""Times that a request is repeated, after 0, 2, 4 and then every 8 seconds, or when the server says."""
+
+PASSING = (408, 429, 500, 502, 503, 504)
+"""Statuses of HTTP that may be others a little later."""
+
+
+def is_served(source: Any) -> bool:
+    """Tell whether a source of a model is a server: its address, or an `InferenceClient` of huggingface_hub."""
+    return (isinstance(source, str) and source.startswith(("http://", "https://"))) or hasattr(
+        source, "chat_completion"
+    )
+
+
+class ServedTextGenerator:
+    """Continues prompts with a model behind an address that speaks the API of OpenAI.
+
+    It stands in the place of `generation.TextGenerator`. Prompts, which hold seeds and public texts only, are sent to
+    the server; nothing private is. As many requests as `max_requests` are under way at a time, each in a thread that
+    takes the next prompt when its answer has come, so that a slow server is asked no faster than it answers. Requests
+    that fail for a passing reason are repeated with growing pauses.
+
+    Prompts go to `/completions`, which continues them as they are; a server without it gets them as the turn of a
+    chat, which takes a model that follows instructions.
+
+    Args:
+        source (`str` or `InferenceClient`):
+            Address of the API, such as `"http://localhost:8000/v1#Qwen/Qwen3-8B"`, with the model behind the `#`
+            unless the server has one only. A client brings its token, headers and timeout as well; the token of a
+            login is not sent otherwise.
+        config (`PrivateEvolutionConfig`): Temperature and `top_p`.
+        max_requests (`int`, *optional*, defaults to `64`): Requests under way at a time.
+
+    Raises:
+        ValueError: The address or the client does not say which of the server's models is meant.
+        ConnectionError: The server cannot be reached.
+    """
+
+    def __init__(
+        self, source: "str | InferenceClient", config: PrivateEvolutionConfig, max_requests: int = 64
+    ) -> None:
+        from huggingface_hub import InferenceClient
+
+        client = source if isinstance(source, InferenceClient) else InferenceClient(source)
+        address, _, model = (client.model or "").partition("#")
+        if not address.startswith(("http://", "https://")):
+            raise ValueError(
+                f"`expansion_model`={client!r} has no address. Make it with `base_url`, such as "
+                "'https://router.huggingface.co/v1#Qwen/Qwen3-8B' for a model of the Hub's Inference Providers."
+            )
+        self._session = _session(client, max_requests)
+        self._timeout = client.timeout or LONGEST_ANSWER
+        self._address = address.rstrip("/")
+        self._config = config
+        self._max_requests = max_requests
+        self._only_chats = False
+        self.model = model or self._only_model()
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """Cut a text after so many words as commonly make up `max_tokens` tokens: three quarters."""
+        words = text.split(" ")
+        longest = max(1, max_tokens * 3 // 4)
+        return text if len(words) <= longest else " ".join(words[:longest])
+
+    def check_context(self, length: int) -> None:
+        """Do nothing: the server knows what its model reads, and refuses what is longer."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        seed: int,
+        stop: str | None = None,
+        progress: str = "Generating",
+    ) -> list[str]:
+        """Sample one continuation of each prompt; see `TextGenerator`.
+
+        Raises:
+            ValueError: The server refuses a request.
+            ConnectionError: It could not be reached, or was too busy, through all repetitions.
+        """
+
+        def continue_one(prompt: str, seed: int) -> str:
+            return self._continue(prompt, max_new_tokens, seed, stop)
+
+        return self._map(continue_one, prompts, seed, progress)
+
+    def follow(
+        self, instructions: Sequence[str], max_new_tokens: int, seed: int, progress: str = "Generating"
+    ) -> list[str]:
+        """Sample an answer to each instruction, as a turn of a chat."""
+
+        def answer_one(instruction: str, seed: int) -> str:
+            return self._chat(instruction, max_new_tokens, seed, None)[0]
+
+        return self._map(answer_one, instructions, seed, progress)
+
+    def _map(self, ask: Callable[[str, int], str], prompts: Sequence[str], seed: int, progress: str) -> list[str]:
+        """Ask for each prompt, each with a seed of its own; several processes share the prompts."""
+
+        def ask_share(prompts: Sequence[str], seed: int) -> list[str]:
+            seeds = np.random.default_rng(seed).integers(2**31, size=len(prompts)).tolist()
+            answers = []
+            with (
+                ThreadPoolExecutor(self._max_requests) as threads,
+                progress_bar(len(prompts), progress, "request") as bar,
+            ):
+                try:
+                    for answer in threads.map(ask, map(valid_unicode, prompts), seeds):
+                        answers.append(answer)
+                        bar.update()
+                except BaseException:
+                    # What has not been asked yet is not worth asking.
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise
+            return answers
+
+        return map_over_processes(ask_share, prompts, seed)
+
+    def _continue(self, prompt: str, max_new_tokens: int, seed: int, stop: str | None) -> str:
+        if not self._only_chats:
+            request = {"prompt": prompt, **self._sampling(max_new_tokens, seed, stop)}
+            answer = self._ask("completions", request, may_lack=True)
+            if answer is not None:
+                return _with_stop(answer["choices"][0]["text"], answer["choices"][0].get("finish_reason"), stop)
+            self._only_chats = True
+        return _with_stop(*self._chat(prompt, max_new_tokens, seed, stop), stop)
+
+    def _chat(self, message: str, max_new_tokens: int, seed: int, stop: str | None) -> tuple[str, str | None]:
+        turns = [{"role": "user", "content": message}]
+        answer = self._ask("chat/completions", {"messages": turns, **self._sampling(max_new_tokens, seed, stop)})
+        choice = answer["choices"][0]
+        return choice["message"].get("content") or "", choice.get("finish_reason")
+
+    def _sampling(self, max_new_tokens: int, seed: int, stop: str | None) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": max_new_tokens,
+            "temperature": self._config.temperature,
+            "top_p": self._config.top_p,
+            "seed": seed,
+            **({"stop": [stop]} if stop else {}),
+        }
+
+    def _ask(self, path: str, request: dict[str, Any], may_lack: bool = False) -> Any:
+        import requests
+
+        address = f"{self._address}/{path}"
+        try:
+            response = self._session.post(address, json=request, timeout=self._timeout)
+        except requests.RequestException as error:
+            raise self._unreachable(address, error) from error
+        if may_lack and response.status_code in (404, 405):
+            return None
+        return self._content(response)
+
+    def _only_model(self) -> str:
+        import requests
+
+        address = f"{self._address}/models"
+        try:
+            # At once: nothing is lost yet if there is no server.
+            response = requests.get(address, headers=self._session.headers, timeout=self._timeout)
+        except requests.RequestException as error:
+            raise self._unreachable(address, error) from error
+        found = [model["id"] for model in self._content(response)["data"]]
+        if len(found) != 1:
+            raise ValueError(
+                f"`expansion_model`: {self._address} serves {len(found)} models. Say which one behind a '#': "
+                f"'{self._address}#{found[0] if found else 'organisation/model'}'."
+            )
+        return found[0]
+
+    def _content(self, response: Any) -> Any:
+        status = response.status_code
+        if status >= 400:
+            kind = ConnectionError if status in PASSING else ValueError
+            raise kind(f"`expansion_model`: {response.url} answered with status {status}: {response.text[:300]}")
+        return response.json()
+
+    def _unreachable(self, address: str, error: Exception) -> ConnectionError:
+        return ConnectionError(
+            f"`expansion_model`: {address} could not be reached, or broke off, with a {type(error).__name__}: "
+            f"{str(error)[:300]}. With `run_dir`, the same call goes on where it was."
+        )
+
+
+def _session(client: "InferenceClient", max_requests: int) -> Any:
+    """Make a session of HTTP that repeats what fails for a passing reason.
+
+    Not the one of huggingface_hub, which goes nowhere when `HF_HUB_OFFLINE` is set, as it is beside many a server.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    retries = Retry(
+        NUM_RETRIES,
+        backoff_factor=1,
+        backoff_max=8,
+        backoff_jitter=0.5,
+        status_forcelist=PASSING,
+        allowed_methods=None,
+        raise_on_status=False,
+    )
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retries, pool_maxsize=max_requests))
+    session.headers.update(client.headers or {})
+    if client.token:
+        session.headers["Authorization"] = f"Bearer {client.token}"
+    return session
+
+
+def _with_stop(text: str, finish_reason: str | None, stop: str | None) -> str:
+    """Add the stop string that a server leaves out where it stopped there; where the model ended, no line did."""
+    ended_there = finish_reason == "stop" and stop is not None and stop not in text and text.endswith("\n")
+    return f"{text}{stop}" if ended_there else text

@@ -1,0 +1,189 @@
+"""Expansion by a model behind an address: the real `transformers serve`, and a server that fails in chosen ways."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import InferenceClient
+
+from conftest import random_texts
+from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext.served import ServedTextGenerator
+
+
+@pytest.fixture(scope="module")
+def address(models_folder, tmp_path_factory):
+    """`transformers serve` on loopback, with the tiny causal model."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    log = (tmp_path_factory.mktemp("serve") / "log").open("wb")
+    command = [Path(sys.executable).parent / "transformers", "serve", str(models_folder / "expansion_model")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+        env=environment,
+        stdout=log,
+        stderr=log,
+    )
+    end = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            break
+        except OSError:
+            assert server.poll() is None and time.monotonic() < end, Path(log.name).read_text()
+            time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}/v1#{models_folder / 'expansion_model'}"
+    server.kill()
+    server.wait()
+
+
+def test_a_real_server_expands_seeds_and_varies_texts(address, sentence_transformer, config, private, public):
+    generator = PrivateEvolutionGenerator(None, sentence_transformer, address, config=config, batch_size=2)
+    synthetic = generator(private, initial_population=public, num_samples=6)
+    assert len(set(synthetic["text"])) == 6
+    assert generator._models["expansion_model"].published().name is None, "a local folder's place is not published"
+    assert "127.0.0.1" not in json.dumps([model.to_dict() for model in generator._models.values()])
+
+
+class Scripted(ThreadingHTTPServer):
+    """A server that answers the requests of each prompt with the next of that prompt's statuses, and counts."""
+
+    def __init__(self, statuses=(), lacks=(), models=("served",), text=" and on", finish_reason="length"):
+        self.statuses, self.lacks, self.models = list(statuses), lacks, models
+        self.text, self.finish_reason = text, finish_reason
+        self.requests, self.at_once, self.most_at_once, self.lock = [], 0, 0, threading.Lock()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(200, {"data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        path = self.path.removeprefix("/v1/")
+        with server.lock:
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+            server.requests.append((path, body, dict(self.headers)))
+            status = 404 if path in server.lacks else server.statuses.pop(0) if server.statuses else 200
+        time.sleep(0.02)
+        with server.lock:
+            server.at_once -= 1
+        words = body.get("prompt") or body["messages"][0]["content"]
+        text = {"text": words + server.text} if "prompt" in body else {"message": {"content": words + server.text}}
+        self.answer(status, {"choices": [{**text, "finish_reason": server.finish_reason}]})
+
+    def answer(self, status, content):
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "0")
+        payload = json.dumps(content).encode()
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Wait for no time between repetitions."""
+    monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
+
+
+def test_answers_come_in_order_with_bounded_requests_and_seeds_of_their_own(config):
+    server = Scripted()
+    generate = ServedTextGenerator(server.address, config, max_requests=3)
+    prompts = random_texts(20)
+    assert generate(prompts, 8, seed=1, stop="END") == [f"{prompt} and on" for prompt in prompts]
+    assert server.most_at_once == 3
+    bodies = [body for _, body, _ in server.requests]
+    assert {body["model"] for body in bodies} == {"served"} and len({body["seed"] for body in bodies}) == 20
+    assert bodies[0]["max_tokens"] == 8 and bodies[0]["stop"] == ["END"] and bodies[0]["temperature"] == 1.0
+    assert not any("Authorization" in headers for _, _, headers in server.requests), "a token went to a stranger"
+
+
+def test_a_client_brings_its_token(config):
+    server = Scripted()
+    ServedTextGenerator(InferenceClient(base_url=server.address, token="hf_mine"), config)(["a"], 8, seed=0)
+    assert server.requests[-1][2]["Authorization"] == "Bearer hf_mine"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_fails_for_a_passing_reason_is_repeated(config, impatient, status):
+    server = Scripted(statuses=[status] * 4)
+    assert ServedTextGenerator(server.address, config)(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
+    assert len(server.requests) == 6
+
+
+def test_a_server_that_stays_busy_ends_the_call_by_name(config, impatient):
+    server = Scripted(statuses=[503] * 1000)
+    with pytest.raises(ConnectionError, match=r"completions answered with status 503"):
+        ServedTextGenerator(server.address, config, max_requests=2)(["a"] * 100, 8, seed=0)
+    assert len(server.requests) < 40, "prompts were asked for after the call had failed"
+
+
+def test_a_request_that_is_refused_is_not_repeated(config):
+    server = Scripted(statuses=[400])
+    with pytest.raises(ValueError, match="answered with status 400"):
+        ServedTextGenerator(server.address, config)(["a"], 8, seed=0)
+    assert len(server.requests) == 1
+
+
+def test_a_server_without_completions_is_asked_in_chat(config):
+    server = Scripted(lacks=["completions"])
+    generate = ServedTextGenerator(server.address, config, max_requests=1)
+    assert generate(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
+    assert [path for path, _, _ in server.requests] == ["completions", "chat/completions", "chat/completions"]
+    assert generate.follow(["c"], 8, seed=0) == ["c and on"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "expected"),
+    [
+        ("one\n", "stop", "one\nSample 5"),  # Most servers leave out the stop string.
+        ("one\nSample 5", "stop", "one\nSample 5"),  # Some do not.
+        ("one, and the model ended", "stop", "one, and the model ended"),
+        ("one\n", "length", "one\n"),
+    ],
+)
+def test_the_stop_string_that_a_server_leaves_out_is_there_again(config, text, finish_reason, expected):
+    server = Scripted(text=text, finish_reason=finish_reason)
+    assert ServedTextGenerator(server.address, config)([" "], 8, seed=0, stop="Sample 5") == [f" {expected}"]
+
+
+def test_a_server_with_several_models_has_to_be_told_which(config):
+    server = Scripted(models=("one", "two"))
+    with pytest.raises(ValueError, match=r"serves 2 models. Say which one behind a '#': '.*/v1#one'"):
+        ServedTextGenerator(server.address, config)
+    assert ServedTextGenerator(f"{server.address}#two", config).model == "two"
+
+
+def test_an_address_where_nobody_is_and_a_client_without_one_are_named(config, impatient):
+    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/v1/models could not be reached"):
+        ServedTextGenerator("http://127.0.0.1:1/v1", config)
+    with pytest.raises(ValueError, match="has no address. Make it with `base_url`"):
+        ServedTextGenerator(InferenceClient(model="Qwen/Qwen3-8B"), config)
+
+
+def test_texts_are_cut_by_words(config):
+    generate = ServedTextGenerator(Scripted().address, config)
+    assert generate.truncate("one two three", 4) == "one two three"
+    assert generate.truncate("one two three four five", 4) == "one two three"
