@@ -6,6 +6,10 @@ NUM_CANDIDATES = 4096
 """Tokens among which the most probable ones are looked for first; sorting a whole vocabulary takes far longer."""
 
 
+BLOCK = 256
+"""Columns that are summed up before one of them is drawn."""
+
+
 def sample_tokens(
     logits: torch.Tensor, temperature: float, top_p: float, rng: torch.Generator | None = None
 ) -> torch.Tensor:
@@ -32,10 +36,25 @@ def sample_tokens(
 
 
 def _draw(weights: torch.Tensor, rng: torch.Generator | None) -> torch.Tensor:
-    """Draw by inverting the cumulative distribution, which is many times faster than `torch.multinomial` on a CPU."""
+    """Draw a column a row: first a block of columns by its sum, then one of its columns.
+
+    That is many times faster than `torch.multinomial` on a CPU, and faster than one cumulative sum over all columns.
+    """
+    width = weights.shape[-1]
+    num_whole = width // BLOCK
+    whole = weights[:, : num_whole * BLOCK].unflatten(-1, (num_whole, BLOCK))
+    rest = weights[:, num_whole * BLOCK :]
     precise = torch.float32 if weights.device.type == "mps" else torch.float64
-    cumulative = weights.cumsum(-1, dtype=precise)
-    uniform = torch.rand((len(weights), 1), generator=rng, device=weights.device, dtype=precise)
+    sums = torch.cat([whole.sum(-1, dtype=precise), rest.sum(-1, keepdim=True, dtype=precise)], dim=-1)
+    columns = _invert(sums, rng)[:, None] * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(-1, columns.clamp(max=width - 1)).to(precise).masked_fill(columns >= width, 0)
+    return columns.gather(-1, _invert(inside, rng)[:, None]).squeeze(-1).clamp(max=width - 1)
+
+
+def _invert(weights: torch.Tensor, rng: torch.Generator | None) -> torch.Tensor:
+    """Draw a column a row by inverting the cumulative distribution."""
+    cumulative = weights.cumsum(-1)
+    uniform = torch.rand((len(weights), 1), generator=rng, device=weights.device, dtype=weights.dtype)
     # The first entry above the drawn height; one of weight zero is never above where the one before it ends.
     drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
     return drawn.clamp(max=weights.shape[-1] - 1)

@@ -9,11 +9,15 @@ from hf_pretext.sampling import sample_tokens
 DRAWS = 40_000
 
 
+@pytest.mark.parametrize("block", [7, 25, 256])
 @pytest.mark.parametrize("num_candidates", [4, 4096])
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_tokens_follow_the_distribution_that_transformers_defines(monkeypatch, num_candidates, top_p, temperature):
+def test_tokens_follow_the_distribution_that_transformers_defines(
+    monkeypatch, block, num_candidates, top_p, temperature
+):
     """Chi-squared on 40,000 draws; false-alarm rate 1e-6 a case."""
+    monkeypatch.setattr(sampling, "BLOCK", block)
     monkeypatch.setattr(sampling, "NUM_CANDIDATES", num_candidates)
     logits = 2 * torch.randn(1, 50, generator=torch.Generator().manual_seed(1))
     expected = logits / temperature
@@ -28,7 +32,9 @@ def test_tokens_follow_the_distribution_that_transformers_defines(monkeypatch, n
     assert statistic < chi2.ppf(1 - 1e-6, df=int(likely.sum()))
 
 
-def test_excluded_tokens_are_never_drawn():
+@pytest.mark.parametrize("block", [3, 4, 256])
+def test_excluded_tokens_are_never_drawn(monkeypatch, block):
+    monkeypatch.setattr(sampling, "BLOCK", block)
     logits = torch.zeros(10_000, 8)
     logits[:, [0, 3, 7]] = -torch.inf
     assert set(sample_tokens(logits, 1.0, 1.0, torch.Generator().manual_seed(0)).tolist()) == {1, 2, 4, 5, 6}
