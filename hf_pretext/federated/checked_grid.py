@@ -84,13 +84,14 @@ class CheckedGrid:
         if reply.has_error():
             logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
             return None
-        self.bytes_up[node] += size_of(reply.content)
+        size = size_of(reply.content)
         try:
             _demand(reply.metadata.src_node_id == node, "it is from another node")
             content = self._read(request, reply.content)
         except Exception as error:
             logger.warning("Node %d sent a malformed reply (%.200s); it counts as not given.", node, error)
             return None
+        self.bytes_up[node] += size
         reply.content = content
         return reply
 
