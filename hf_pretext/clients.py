@@ -103,7 +103,7 @@ class InMemoryClientPool:
             raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
         self._num_clients = len(samples)
         _check_capacity(self._num_clients, ledger.mechanism)
-        _warn_of_delta(config.delta, self._num_clients)
+        warn_of_delta(config.delta, self._num_clients)
         embedded = embed_clients(samples, embedder, ledger.mechanism.max_samples_per_client, config.seed)
         self._clients = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
         self._samples = np.concatenate(embedded)
@@ -215,7 +215,8 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
     return samples
 
 
-def _warn_of_delta(delta: float, num_clients: int) -> None:
+def warn_of_delta(delta: float, num_clients: int) -> None:
+    """Warn where `delta` is too large to mean anything for so many clients."""
     if delta >= 1 / num_clients:
         warnings.warn(
             f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that "

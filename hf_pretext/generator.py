@@ -290,10 +290,13 @@ class PrivateEvolutionGenerator:
                 self._add_to_history(RoundRecord.of(number, votes, weights, survivors, seconds))
             if not seeds:
                 raise RuntimeError(
-                    f"All {config.num_rounds} releases of this run were lost when its process ended, and are counted "
-                    "as spent. There is nothing to go on from: a new run takes a new budget and another `run_dir`."
+                    f"All {config.num_rounds} releases of this run were lost, in crashes or for want of answers, and "
+                    "are counted as spent. There is nothing to go on from: a new run takes a new budget and another "
+                    "`run_dir`."
                 )
-            self._federation = clients.costs() if clients is not None else None
+            # A pool knows what an earlier process of the same run cost, too.
+            pool: Any = private if hasattr(private, "costs") else None
+            self._federation = pool.costs() if pool is not None else None
             self._seeds = _dataset(list(seeds.values()))
             self._runs = self._run
             return self._seeds

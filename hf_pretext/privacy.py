@@ -142,7 +142,9 @@ class VoteMechanism:
     either accountant.
 
     *A sum of shares costs what one draw costs.* In a federation (`max_dropout`) each client adds discrete Gaussian
-    noise of parameter `s_1 = s / sqrt(m)`, where `m` answers are needed for a round to count. Take discrete Gaussians
+    noise of parameter `s_1 = s / sqrt(m - 1)`, where `m` answers are needed for a round to count: a client that looks
+    on knows its own share, and the others' are enough without it. Clients stay in the federation with their noise;
+    what is added or removed is all that one of them holds. Take discrete Gaussians
     of variance parameters `a` and `b`, and `r = a b / (a + b)`. Their sum takes the value `z` with a probability
     proportional to `exp(-z^2 / (2 (a + b)))` times the sum over all integers `x` of `exp(-(x - c)^2 / (2 r))`, with
     `c = z a / (a + b)`. By Poisson summation this second factor is the same for every `c`, up to a factor between
@@ -226,10 +228,14 @@ class VoteMechanism:
     def share_scale(self, num_answers: int) -> float:
         """Compute the parameter of one client's share of the noise, in units, if so many answers are needed.
 
+        All of them but one are enough, whosever that one is: who takes part knows its own share.
+
         Raises:
-            ValueError: It is too small for sums of shares to be accounted for as one draw.
+            ValueError: It is too small for sums of shares to be accounted for as one draw, or nobody else answers.
         """
-        scale = self.noise_scale / math.sqrt(num_answers)
+        if num_answers < 2:
+            raise ValueError(f"`num_answers`={num_answers} hides nobody from that client; at least 2 are needed.")
+        scale = self.noise_scale / math.sqrt(num_answers - 1)
         if scale < MIN_SHARE_SCALE:
             raise ValueError(
                 f"`noise_multiplier`={self.noise_multiplier} over {num_answers} clients makes shares of {scale:.3g} "
@@ -595,7 +601,7 @@ class PrivacyReport:
         )
         shares = (
             f" The clients of a federation added it, each a share that suffices if up to {self.max_dropout:.0%} of "
-            "them fail to answer; rounds that lost more were discarded."
+            "them fail to answer and one of the others looks on; rounds that lost more were discarded."
             if self.max_dropout is not None
             else ""
         )
@@ -620,9 +626,13 @@ class PrivacyReport:
                 if self.max_dropout is None
                 else [
                     "The server and the clients follow the protocol, though the server may look at all that it gets; "
-                    "secure aggregation hides single votes from it.",
-                    "Clients that conspire with the server count as if they had not answered, since it knows their "
-                    f"noise: they and those that do not answer are together at most {self.max_dropout:.0%}.",
+                    "secure aggregation hides single votes from it (a simulation can leave that out; its card says so)"
+                    ".",
+                    "One client may look at the results, knowing its own noise, or add none. Further clients that "
+                    "conspire or add no noise count as if they had not answered: they and those that do not answer "
+                    f"are together at most {self.max_dropout:.0%}.",
+                    "Whether and when a client answers does not depend on its text: a text that cannot be read or "
+                    "embedded votes for nothing, and embedding is done in time.",
                     "Each person is one client of the federation; who is asked and who answers is not secret.",
                 ]
             ),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1
 from flwr.app import Message, RecordDict
 from flwr.common import Code, FitRes, Status, ndarray_to_bytes, ndarrays_to_parameters
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
@@ -42,6 +43,7 @@ class CheckedGrid:
     def __init__(self, grid: Any, num_candidates: int) -> None:
         self._grid = grid
         self._num_candidates = num_candidates
+        self._keys: set[bytes] = set()
         self.num_answered = 0
         self.bytes_down: Counter[int] = Counter()
         self.bytes_up: Counter[int] = Counter()
@@ -114,7 +116,10 @@ class CheckedGrid:
     def _read_public_keys(self, request: Message, asked: Any, given: Any) -> dict[str, Any]:
         keys = {name: given[name] for name in (Key.PUBLIC_KEY_1, Key.PUBLIC_KEY_2)}
         for key in keys.values():
-            bytes_to_public_key(_short(key))
+            # Honest clients give up where one key is of another curve, or there twice.
+            _demand(isinstance(bytes_to_public_key(_short(key)).curve, SECP384R1), "a key of another curve")
+            _demand(key not in self._keys, "a key that is there already")
+            self._keys.add(key)
         return keys
 
     def _read_encrypted_shares(self, request: Message, asked: Any, given: Any) -> dict[str, Any]:

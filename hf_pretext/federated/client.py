@@ -3,8 +3,9 @@
 What it releases, to the server, per round: its vote vector, of L2 norm at most `mechanism.clip_norm`, plus its share
 of the noise (discrete Gaussian of parameter `mechanism.share_scale(m)`, where `m` answers are needed), in integers and
 under a mask that comes off in the sum of at least `m` clients only. The unit is the client, and the sensitivity of the
-sum is `mechanism.sensitivity`. Besides that, public keys, encrypted shares of keys, and whether it answers.
-Nothing else leaves: no counts, no metrics, no text, no errors but those written here.
+sum is `mechanism.sensitivity`. Besides that, public keys, encrypted shares of keys, and whether it answers, which does
+not depend on its text: texts that cannot be read or embedded vote for nothing. Nothing else leaves: no counts, no
+metrics, no text, no errors but those written here.
 
 It does not take the server's word where it can look itself: the parameters of secure aggregation have to be those that
 the run's settings imply, the run may cost no more than its own node's `max-epsilon` and `max-delta`, the number of
@@ -14,7 +15,9 @@ once a round and not oftener than the run has rounds.
 
 import logging
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,11 +109,10 @@ def _guard(message: Message, context: Context, call_next: Any) -> Message:
         return _with_short_numbers(reply)
     except RefusalError:
         raise
-    except Exception as error:
+    except Exception:
         logger.exception("The client's own console may know:")
-        failure = type(error).__name__
     # Raised out here, so that nothing of the other error, which may quote text, goes to the server.
-    raise RefusalError(f"The client failed, with a {failure}; its own log says more.")
+    raise RefusalError("The client failed; its own log says more.")
 
 
 def _run_of(context: Context) -> tuple[FederationSettings, PrivateEvolutionConfig, VoteMechanism]:
@@ -186,32 +188,40 @@ def _prepare(context: Context) -> None:
     _check_budget(context, config, mechanism)
     if SAMPLES in context.state.array_records:
         return
-    samples = _own_samples(context, settings, config)
+    read = _find_samples(context, settings, config)
     embedder = _embedder(settings.embedding_model)
     try:
-        (own,) = embed_clients(samples, embedder, mechanism.max_samples_per_client, config.seed)
-    except ValueError:
-        # Without texts, or with none that can be embedded, it votes for nothing, and adds its noise all the same.
+        (own,) = embed_clients(read(), embedder, mechanism.max_samples_per_client, config.seed)
+    except Exception:
+        # Nobody else is to see from whether it answers what its texts are: it votes for nothing, and adds its noise.
+        logger.exception("This client's texts could not be read or embedded, or it has none, so it has no vote:")
         own = embedder([])
     context.state.array_records[SAMPLES] = ArrayRecord([own.astype(np.int16)])
 
 
-def _own_samples(
+def _find_samples(
     context: Context, settings: FederationSettings, config: PrivateEvolutionConfig
-) -> dict[object, list[str]]:
+) -> Callable[[], dict[object, list[str]]]:
+    """Find the client's texts by what its node says, which is no secret, and return what reads them."""
     place = context.node_config.get("private")
     if place is not None:
-        samples = group_by_client(read_dataset(str(place), config.text_column, config.client_column), config)
-        if len(samples) > 1:
-            raise RefusalError("`private` holds texts of several clients; a node is one client.")
-        return samples
+        if not Path(str(place)).exists():
+            raise RefusalError("The file that `private` names in the node's configuration is not there.")
+
+        def read() -> dict[object, list[str]]:
+            samples = group_by_client(read_dataset(str(place), config.text_column, config.client_column), config)
+            if len(samples) > 1:
+                raise ValueError("`private` holds texts of several clients; a node is one client.")
+            return samples
+
+        return read
     if not settings.simulated_private:
         raise RefusalError("`private` is not in the node's configuration; it names the file of the client's texts.")
     if "partition-id" not in context.node_config:
         raise RefusalError("`simulated_private` is for simulations, whose nodes have numbers; this one has none.")
     number = int(context.node_config["partition-id"])
     everybody = _everybody(settings.simulated_private, config)
-    return {client: everybody[client] for client in list(everybody)[number : number + 1]}
+    return lambda: {client: everybody[client] for client in list(everybody)[number : number + 1]}
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,8 @@ adds `c` to each of its numbers, so that they lie in `[0, 2 c]`, and `n * 2 c < 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 import numpy as np
@@ -103,6 +104,24 @@ def masks_from_seed(seed: bytes, num_range: int, dimensions: Sequence[tuple[int,
         np.frombuffer(stream.update(bytes(4 * int(np.prod(shape)))), dtype="<u4").astype(np.int64).reshape(shape)
         for shape in dimensions
     ]
+
+
+@contextmanager
+def factors_of_sums() -> Iterator[list[int]]:
+    """Collect the sums of the clients' factors, by which Flower divides, and which it does not look at."""
+    module = vars(import_module(USERS_OF_MASKS[1]))
+    extract, factors = module["factor_extract"], []
+
+    def extract_and_tell(parameters: list[np.ndarray]) -> tuple[int, list[np.ndarray]]:
+        factor, rest = extract(parameters)
+        factors.append(int(np.sum(factor)))
+        return factor, rest
+
+    module["factor_extract"] = extract_and_tell
+    try:
+        yield factors
+    finally:
+        module["factor_extract"] = extract
 
 
 def use_strong_masks() -> None:

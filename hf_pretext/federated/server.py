@@ -19,19 +19,31 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.serverapp import Grid, ServerApp
 
-from ..clients import ReleaseLostError
+from ..clients import ReleaseLostError, warn_of_delta
 from ..data import read_dataset
+from ..files import make_durably, write_durably
 from ..generator import RUN_FOLDER, PrivateEvolutionGenerator
 from ..privacy import PrivacyLedger
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import PLAIN
-from .protocol import MODULUS, REACH, check_capacity, encode_candidates, quantization_range, use_strong_masks
+from .protocol import (
+    MODULUS,
+    REACH,
+    check_capacity,
+    encode_candidates,
+    factors_of_sums,
+    quantization_range,
+    use_strong_masks,
+)
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
 logger = logging.getLogger(f"flwr.{__name__}")
 
 FEDERATION_NAME = "federation.json"
+
+MAX_LOST_IN_A_ROW = 2
+"""Rounds that may be lost one after the other before a run stops, instead of spending the rest of its budget."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class FederatedClientPool:
         ledger (`PrivacyLedger`): Counts the releases, and holds their mechanism: `generator.ledger`.
         noise_is_genuine (`bool`, *optional*, defaults to `True`):
             False where the clients' app was made with other noise, in tests.
+        record (`Path`, *optional*): File that keeps `rounds`, for a run that is gone on with.
 
     Attributes:
         rounds (`list` of `FederatedRound`): What every round cost.
@@ -89,6 +102,7 @@ class FederatedClientPool:
         ledger: PrivacyLedger,
         *,
         noise_is_genuine: bool = True,
+        record: Path | None = None,
     ) -> None:
         check_capacity(ledger.mechanism, settings.num_clients)
         use_strong_masks()
@@ -97,7 +111,12 @@ class FederatedClientPool:
         self._settings = settings
         self._ledger = ledger
         self._noise_is_genuine = noise_is_genuine
+        self._record = record
+        self._num_begun = 0
+        self._lost_in_a_row = 0
         self.rounds: list[FederatedRound] = []
+        if record is not None and record.is_file():
+            self.rounds = [FederatedRound(**each) for each in json.loads(record.read_text(encoding="utf-8"))]
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -120,14 +139,22 @@ class FederatedClientPool:
 
         Raises:
             TimeoutError: Too few clients are connected. Nothing is spent.
+            RuntimeError: The rounds before this one were lost, one after the other. Nothing is spent.
             ReleaseLostError: Too few clients answered, or their masks did not come off. The release stays counted.
         """
         mechanism = self.ledger.mechanism
+        if self._lost_in_a_row == MAX_LOST_IN_A_ROW:
+            raise RuntimeError(
+                f"{MAX_LOST_IN_A_ROW} rounds in a row were lost, for want of answers or because a client breaks the "
+                "protocol; the warnings above name nodes. Nothing was spent for this round. See to them, and start "
+                "the run again: it goes on from its folder."
+            )
         nodes = self._wait_for(max(3, mechanism.num_answers_needed(self.num_clients)))
         needed = mechanism.num_answers_needed(len(nodes))
         check_capacity(mechanism, len(nodes))
         encoded, step = encode_candidates(candidates, self._settings.candidate_bits)
         grid = CheckedGrid(self._grid, len(candidates))
+        self._num_begun += 1
         # From here on it is spent, whatever happens.
         self.ledger.record(len(candidates), noise_is_genuine=self._noise_is_genuine)
         started = time.perf_counter()
@@ -145,6 +172,10 @@ class FederatedClientPool:
                 bytes_up=statistics.fmean(grid.bytes_up.values() or [0]),
             )
         )
+        if self._record is not None:
+            make_durably(self._record.parent)
+            write_durably(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
+        self._lost_in_a_row = self._lost_in_a_row + 1 if total is None else 0
         if total is None:
             raise ReleaseLostError(
                 f"{grid.num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
@@ -165,13 +196,14 @@ class FederatedClientPool:
             for name in ("bytes_down", "bytes_up", "seconds")
         }
         counts = {name: getattr(fewest, name) for name in ("num_asked", "num_answered", "num_needed")}
-        return {**means, **counts, "num_rounds": len(self.rounds)}
+        is_masked = self._settings.secure_aggregation
+        return {**means, **counts, "num_rounds": len(self.rounds), "is_masked": is_masked}
 
     def _wait_for(self, num_clients: int) -> list[int]:
         """Wait until all clients of the run, or at least enough of them, are connected."""
         end = time.monotonic() + self._settings.round_timeout
         # Those who are late get some time, unless the run has begun without them.
-        patience = end if not self.rounds else time.monotonic()
+        patience = end if not self._num_begun else time.monotonic()
         while True:
             nodes = sorted(self._grid.get_node_ids())
             now = time.monotonic()
@@ -213,25 +245,29 @@ class FederatedClientPool:
             strategy=SimpleNamespace(configure_fit=configure, aggregate_fit=aggregate),
             client_manager=SimpleNamespace(num_available=lambda: len(nodes)),
         )
-        number = len(self.rounds) + 1
+        number = self._num_begun
         context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
         context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
             ndarrays_to_parameters([candidates]), keep_input=True
         )
-        try:
-            workflow(grid, context)
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception as error:
-            # A client's share that is sound in form and wrong in substance ends here.
-            logger.warning("Secure aggregation failed, with a %s: %.200s", type(error).__name__, error)
-        return sums[0] if sums and grid.num_answered >= needed and self._is_plausible(sums[0], grid, needed) else None
+        with factors_of_sums() as factors:
+            try:
+                workflow(grid, context)
+            except (ConnectionError, TimeoutError):
+                raise
+            except Exception as error:
+                # A client's share that is sound in form and wrong in substance ends here.
+                logger.warning("Secure aggregation failed, with a %s: %.200s", type(error).__name__, error)
+        # Each client masks a known factor beside its votes. Where one masked another, or a mask did not come off, the
+        # sum of the factors is not what it has to be, but for a chance of 2^-32 in the second case.
+        is_sound = factors == [grid.num_answered * whole] and grid.num_answered >= needed
+        return sums[0] if sums and is_sound and self._is_plausible(sums[0], grid, needed) else None
 
     def _is_plausible(self, total: np.ndarray, grid: CheckedGrid, needed: int) -> bool:
-        """Tell whether a sum can be one of votes and noise; under a mask that did not come off, no bin is."""
+        """Tell whether a sum can be one of votes and noise, which a client's wild numbers may have made impossible."""
         mechanism = self.ledger.mechanism
         largest = mechanism.clip_norm * mechanism.vote_units + REACH * mechanism.share_scale(needed)
-        return bool(np.abs(total).max() <= grid.num_answered * largest)
+        return bool(np.abs(total.astype(np.float64)).max() <= grid.num_answered * largest)
 
     def _sum_plain(
         self, grid: CheckedGrid, nodes: list[int], needed: int, candidates: np.ndarray, instructions: dict[str, Any]
@@ -286,6 +322,7 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         settings, config = FederationSettings.split(context.run_config)
+        warn_of_delta(config.delta, settings.num_clients)
         output_dir = Path(settings.output_dir)
         public = read_dataset(settings.initial_population, config.text_column) if settings.initial_population else None
         generator = PrivateEvolutionGenerator(
@@ -295,20 +332,21 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
             config=config,
             run_dir=output_dir / RUN_FOLDER,
         )
-        pool = FederatedClientPool(grid, context, settings, generator.ledger, noise_is_genuine=noise_is_genuine)
+        pool = FederatedClientPool(
+            grid,
+            context,
+            settings,
+            generator.ledger,
+            noise_is_genuine=noise_is_genuine,
+            record=output_dir / FEDERATION_NAME,
+        )
         seeds = generator.evolve(pool, initial_population=public)
-        _save(generator, pool, output_dir)
+        generator.save_pretrained(output_dir)
         generator.expand(seeds, num_samples=settings.num_samples)
-        _save(generator, pool, output_dir)
+        generator.save_pretrained(output_dir)
         logger.info("%d texts are in %s. %s", settings.num_samples, output_dir, generator.privacy_report.guarantee)
 
     return app
-
-
-def _save(generator: PrivateEvolutionGenerator, pool: FederatedClientPool, folder: Path) -> None:
-    generator.save_pretrained(folder)
-    rounds = [asdict(each) for each in pool.rounds]
-    (folder / FEDERATION_NAME).write_text(json.dumps(rounds, indent=2) + "\n", encoding="utf-8")
 
 
 app = make_server_app()

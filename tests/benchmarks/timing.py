@@ -43,13 +43,15 @@ def peak_mb():
 
 
 def speeches(tokenizer, number, shortest, longest):
-    """Choose real texts of Shakespeare whose lengths in tokens are spread evenly."""
-    private, _ = load_plays()
-    by_length = {}
-    for text in private["text"]:
-        by_length.setdefault(len(tokenizer(text)["input_ids"]), []).append(text)
-    lengths = [shortest + (longest - shortest) * index // (number - 1) for index in range(number)]
-    return [by_length[length].pop() for length in lengths]
+    """Take the beginnings of real speeches, whose lengths in tokens are spread evenly."""
+    texts = iter(load_plays()[0]["text"])
+    chosen = []
+    for index in range(number):
+        length = shortest + (longest - shortest) * index // (number - 1)
+        while len(ids := tokenizer(next(texts), truncation=True, max_length=length)["input_ids"]) < length:
+            pass
+        chosen.append(tokenizer.decode(ids, skip_special_tokens=True))
+    return chosen
 
 
 def causal_lm(name=SMOLLM2):
