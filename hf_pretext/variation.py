@@ -1,6 +1,6 @@
 """Variation of texts: mask filling with a masked language model, or rewriting by prompting a causal one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,9 @@ from .configuration import PrivateEvolutionConfig
 from .generation import GeneratesText
 from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
+
+LEAST_SHARE_OF_LONGEST = 0.8
+"""A text that is shorter than this share of a batch's longest waits for the next batch."""
 
 
 class Variation(Protocol):
@@ -91,15 +94,22 @@ class MaskedVariation:
     def _vary(self, texts: Sequence[str], seed: int, progress: str) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
         tokens = [self._encode(text, self._config.max_length) for text in texts]
-        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         varied = list(texts)
         with progress_bar(len(texts), progress, "text") as bar:
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
+            for chosen in self._batches(list(map(len, tokens))):
                 for index, ids in zip(chosen, self._vary_batch([tokens[i] for i in chosen], rng), strict=True):
                     varied[index] = self._decode(ids).strip() or texts[index]
                 bar.update(len(chosen))
         return varied
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Group texts of like length, longest first: at most `batch_size`, and little padding."""
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        while order:
+            shortest = LEAST_SHARE_OF_LONGEST * lengths[order[0]]
+            batch = [index for index in order[: self._batch_size] if lengths[index] >= shortest]
+            yield batch
+            order = order[len(batch) :]
 
     def _encode(self, text: str, max_length: int) -> list[int]:
         limit = {"truncation": True, "max_length": max_length}

@@ -140,6 +140,14 @@ def test_masks_of_one_pass_are_drawn_without_regard_to_each_other(bert):
     assert share_alike(2) < 0.1
 
 
+def test_batches_hold_texts_of_like_length_and_every_text_once(bert):
+    lengths = [3, 60, 10, 9, 60, 30, 8, 31, 29, 60] * 3
+    batches = list(masked_variation(bert, batch_size=4)._batches(lengths))
+    assert sorted(index for batch in batches for index in batch) == list(range(30))
+    assert max(map(len, batches)) == 4
+    assert all(min(lengths[i] for i in batch) >= 0.8 * max(lengths[i] for i in batch) for batch in batches)
+
+
 def test_special_tokens_are_neither_masked_nor_drawn(bert):
     """A model that wants nothing but special tokens, and ids that the tokenizer does not have, gets none of them."""
     model, tokenizer = copy.deepcopy(bert[0]), bert[1]

@@ -19,7 +19,7 @@ from hf_pretext.plays import load_plays
 from hf_pretext.variation import MaskedVariation
 
 NUM_TEXTS = 256
-MASKS_PER_PASS = 4
+MASKS_PER_PASS = 6
 TRAINING_SECONDS = 120
 MASK_PROBABILITY = 0.3
 
