@@ -13,8 +13,8 @@ PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
     "version configuration cleaning data files voting privacy noise selection sampling processes packaged_models "
-    "models embedding clients checkpoint generation expansion variation population measures evaluation audit plots "
-    "cards hub finetuning generator plays quickstart cli"
+    "models embedding clients checkpoint generation served expansion variation population measures evaluation audit "
+    "plots cards hub finetuning generator plays quickstart cli"
 ).split()
 
 
