@@ -39,7 +39,9 @@ class ServedTextGenerator:
     that fail for a passing reason are repeated with growing pauses.
 
     Prompts go to `/completions`, which continues them as they are; a server without it gets them as the turn of a
-    chat, which takes a model that follows instructions.
+    chat, which takes a model that follows instructions. The server has to sample at the temperature that it is told;
+    `transformers serve` does so where the model's `generation_config` has `do_sample`, and else writes one text only
+    for each prompt.
 
     Args:
         source (`str` or `InferenceClient`):

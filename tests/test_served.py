@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,11 +23,15 @@ from hf_pretext.served import ServedTextGenerator
 
 @pytest.fixture(scope="module")
 def address(models_folder, tmp_path_factory):
-    """`transformers serve` on loopback, with the tiny causal model."""
+    """`transformers serve` on loopback, with the tiny causal model, which is told to sample."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(models_folder / "expansion_model", folder, dirs_exist_ok=True)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**generation, "do_sample": True}))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     log = (tmp_path_factory.mktemp("serve") / "log").open("wb")
-    command = [Path(sys.executable).parent / "transformers", "serve", str(models_folder / "expansion_model")]
+    command = [Path(sys.executable).parent / "transformers", "serve", str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
         [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"],
@@ -41,15 +47,16 @@ def address(models_folder, tmp_path_factory):
         except OSError:
             assert server.poll() is None and time.monotonic() < end, Path(log.name).read_text()
             time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}/v1#{models_folder / 'expansion_model'}"
+    yield f"http://127.0.0.1:{port}/v1#{folder}"
     server.kill()
     server.wait()
 
 
 def test_a_real_server_expands_seeds_and_varies_texts(address, sentence_transformer, config, private, public):
+    config = replace(config, num_rounds=2, population_size=8, lookahead=0, max_new_tokens=8)
     generator = PrivateEvolutionGenerator(None, sentence_transformer, address, config=config, batch_size=2)
-    synthetic = generator(private, initial_population=public, num_samples=6)
-    assert len(set(synthetic["text"])) == 6
+    synthetic = generator(private, initial_population=public, num_samples=4)
+    assert len(set(synthetic["text"])) == 4
     assert generator._models["expansion_model"].published().name is None, "a local folder's place is not published"
     assert "127.0.0.1" not in json.dumps([model.to_dict() for model in generator._models.values()])
 
