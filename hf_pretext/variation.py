@@ -1,6 +1,6 @@
 """Variation of texts: mask filling with a masked language model, or rewriting by prompting a causal one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +11,6 @@ from .configuration import PrivateEvolutionConfig
 from .generation import GeneratesText
 from .processes import map_over_processes, progress_bar
 from .sampling import sample_tokens
-
-LEAST_SHARE_OF_LONGEST = 0.8
-"""A text that is shorter than this share of a batch's longest waits for the next batch."""
 
 
 class Variation(Protocol):
@@ -94,22 +91,12 @@ class MaskedVariation:
     def _vary(self, texts: Sequence[str], seed: int, progress: str) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
         tokens = [self._encode(text, self._config.max_length) for text in texts]
+        # Longest first, so that texts of like length share a forward pass.
+        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         varied = list(texts)
-        with progress_bar(len(texts), progress, "text") as bar:
-            for chosen in self._batches(list(map(len, tokens))):
-                for index, ids in zip(chosen, self._vary_batch([tokens[i] for i in chosen], rng), strict=True):
-                    varied[index] = self._decode(ids).strip() or texts[index]
-                bar.update(len(chosen))
+        for index, ids in zip(order, self._vary_tokens([tokens[i] for i in order], rng, progress), strict=True):
+            varied[index] = self._decode(ids).strip() or texts[index]
         return varied
-
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Group texts of like length, longest first: at most `batch_size`, and little padding."""
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        while order:
-            shortest = LEAST_SHARE_OF_LONGEST * lengths[order[0]]
-            batch = [index for index in order[: self._batch_size] if lengths[index] >= shortest]
-            yield batch
-            order = order[len(batch) :]
 
     def _encode(self, text: str, max_length: int) -> list[int]:
         limit = {"truncation": True, "max_length": max_length}
@@ -120,33 +107,51 @@ class MaskedVariation:
         word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
 
-    def _vary_batch(self, tokens: list[list[int]], rng: torch.Generator) -> list[list[int]]:
+    def _vary_tokens(self, tokens: list[list[int]], rng: torch.Generator, progress: str) -> list[list[int]]:
+        """Vary texts that come longest first, as tokens."""
         device = self._model.device
         lengths = [len(ids) for ids in tokens]
         padding = self._tokenizer.pad_token_id or 0
-        input_ids = torch.full((len(tokens), max(lengths)), padding, device=device)
+        input_ids = torch.full((len(tokens), max(lengths, default=0)), padding, device=device)
         attention_mask = torch.zeros_like(input_ids)
         for row, ids in enumerate(tokens):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             attention_mask[row, : len(ids)] = 1
         can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
-        for _ in range(self._config.variation_steps):
-            self._mask_and_fill(input_ids, attention_mask, can_mask, rng)
+        num_masks = self._config.variation_steps * int(self._num_masks(can_mask).sum())
+        with progress_bar(num_masks, progress, "token") as bar:
+            for _ in range(self._config.variation_steps):
+                self._mask_and_fill(input_ids, attention_mask, can_mask, rng, bar)
         return [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
 
     def _mask_and_fill(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, can_mask: torch.Tensor, rng: torch.Generator
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        can_mask: torch.Tensor,
+        rng: torch.Generator,
+        bar: Any,
     ) -> None:
-        """Mask and fill a batch once, in place."""
+        """Mask and fill all texts once, in place.
+
+        The forward passes of a turn are made of the texts that still have masks, so they stay full to the end.
+        """
         turns = self._schedule(can_mask, rng)
         input_ids[turns >= 0] = self._tokenizer.mask_token_id
-        for turn in range(int(turns.max()) + 1):
-            rows = torch.nonzero((turns >= turn).any(1)).squeeze(1)
-            places, columns = torch.nonzero(turns[rows] == turn, as_tuple=True)
-            logits = self._logits_at(input_ids[rows], attention_mask[rows], places, columns)
-            logits[:, self._special] = -torch.inf
-            filled = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
-            input_ids[rows[places], columns] = filled
+        for turn in range(int(turns.max()) + 1 if turns.numel() else 0):
+            for rows in torch.nonzero((turns >= turn).any(1)).squeeze(1).split(self._batch_size):
+                width = int(attention_mask[rows[0]].sum())
+                places, columns = torch.nonzero(turns[rows] == turn, as_tuple=True)
+                logits = self._logits_at(input_ids[rows, :width], attention_mask[rows, :width], places, columns)
+                logits[:, self._special] = -torch.inf
+                filled = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
+                input_ids[rows[places], columns] = filled
+                bar.update(len(places))
+
+    def _num_masks(self, can_mask: torch.Tensor) -> torch.Tensor:
+        """Compute the number of masks of each text, a column."""
+        available = can_mask.sum(1, keepdim=True)
+        return (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
 
     def _schedule(self, can_mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Choose what is masked, and in which forward pass each mask is filled: -1 where none is."""
@@ -156,8 +161,7 @@ class MaskedVariation:
             drawn = torch.rand(is_allowed.shape, generator=rng, device=is_allowed.device)
             return drawn.masked_fill(~is_allowed, 2).argsort(1).argsort(1)
 
-        available = can_mask.sum(1, keepdim=True)
-        num_masks = (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
+        num_masks = self._num_masks(can_mask)
         is_masked = random_order(can_mask) < num_masks
         num_passes = -(-num_masks // self._config.masks_per_pass)
         # Neighbours among the masks come into different passes, and the passes into random order.

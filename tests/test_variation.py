@@ -66,9 +66,9 @@ def test_each_text_is_varied_in_its_own_place(family, request):
     seen = []
     original = variation._mask_and_fill
 
-    def spy(input_ids, attention_mask, can_mask, rng):
+    def spy(input_ids, attention_mask, can_mask, rng, bar):
         before = input_ids.clone()
-        original(input_ids, attention_mask, can_mask, rng)
+        original(input_ids, attention_mask, can_mask, rng, bar)
         seen.append((before, input_ids.clone(), attention_mask, can_mask))
 
     variation._mask_and_fill = spy
@@ -132,20 +132,12 @@ def test_masks_of_one_pass_are_drawn_without_regard_to_each_other(bert):
 
         variation._logits_at = repeat
         pairs = [bert[1]("bank loan")["input_ids"]] * 512
-        filled = variation._vary_batch(pairs, torch.Generator().manual_seed(0))
+        filled = variation._vary_tokens(pairs, torch.Generator().manual_seed(0), "Varying")
         return sum(ids[1] == ids[2] for ids in filled) / len(filled)
 
     assert share_alike(1) == 1.0
     # Chance alone makes one in 60 words alike; 512 draws come above a tenth less than once in a million times.
     assert share_alike(2) < 0.1
-
-
-def test_batches_hold_texts_of_like_length_and_every_text_once(bert):
-    lengths = [3, 60, 10, 9, 60, 30, 8, 31, 29, 60] * 3
-    batches = list(masked_variation(bert, batch_size=4)._batches(lengths))
-    assert sorted(index for batch in batches for index in batch) == list(range(30))
-    assert max(map(len, batches)) == 4
-    assert all(min(lengths[i] for i in batch) >= 0.8 * max(lengths[i] for i in batch) for batch in batches)
 
 
 def test_special_tokens_are_neither_masked_nor_drawn(bert):
@@ -155,8 +147,9 @@ def test_special_tokens_are_neither_masked_nor_drawn(bert):
     with torch.no_grad():
         model.cls.predictions.bias[unwanted] = 50.0
     variation = masked_variation((model, tokenizer), mask_probability=1.0, variation_steps=1)
-    tokens = [tokenizer(text)["input_ids"] for text in random_texts(20)]
-    for before, after in zip(tokens, variation._vary_batch(tokens, torch.Generator().manual_seed(0)), strict=True):
+    tokens = sorted((tokenizer(text)["input_ids"] for text in random_texts(20)), key=len, reverse=True)
+    varied = variation._vary_tokens(tokens, torch.Generator().manual_seed(0), "Varying")
+    for before, after in zip(tokens, varied, strict=True):
         assert (before[0], before[-1]) == (after[0], after[-1])
         assert not set(after[1:-1]) & set(unwanted)
 
