@@ -53,7 +53,7 @@ def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
     return np.rint(embeddings * np.float32(EMBEDDING_UNITS)).astype(np.float32)
 
 
-def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: int = 8192) -> np.ndarray:
+def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: int = 512) -> np.ndarray:
     """Find each sample's nearest candidate by L2 distance (Algorithm 2).
 
     The nearest candidate `c` of a sample `p` has the largest `2 <p, c> - |c|^2`. On quantised embeddings this is exact
@@ -63,7 +63,8 @@ def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: 
     Args:
         samples (`np.ndarray` of shape `(n, d)`): Quantised embeddings of samples.
         candidates (`np.ndarray` of shape `(m, d)`): Quantised embeddings of candidates.
-        block_size (`int`, *optional*, defaults to `8192`): Samples per matrix product.
+        block_size (`int`, *optional*, defaults to `512`):
+            Samples per matrix product. Their scores then stay in the cache while the largest is found.
 
     Returns:
         `np.ndarray` of shape `(n,)`: Index of the nearest candidate of each sample, int64.

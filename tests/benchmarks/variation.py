@@ -121,7 +121,7 @@ def main(out, source=None):
         config = PrivateEvolutionConfig(
             epsilon=1, delta=1e-5, variation_steps=1, mask_probability=MASK_PROBABILITY, masks_per_pass=masks_per_pass
         )
-        return MaskedVariation(model, tokenizer, config, batch_size=64)
+        return MaskedVariation(model, tokenizer, config, batch_size=32)
 
     exact, fast = varier(1), varier(MASKS_PER_PASS)
     fast(texts[:64], seed=0)
@@ -133,7 +133,7 @@ def main(out, source=None):
         }
     )
     peak = gemm_peak()
-    sample = texts[::3]
+    sample = texts[::6]
     entropies = {
         "original": pseudo_cross_entropy(model, tokenizer, sample),
         "exact": pseudo_cross_entropy(model, tokenizer, exact(sample, seed=1)),
