@@ -163,26 +163,14 @@ class ServedTextGenerator:
         }
 
     def _ask(self, path: str, request: dict[str, Any], may_lack: bool = False) -> Any:
-        import requests
-
-        address = f"{self._address}/{path}"
-        try:
-            response = self._session.post(address, json=request, timeout=self._timeout)
-        except requests.RequestException as error:
-            raise self._unreachable(address, error) from error
-        if may_lack and response.status_code in (404, 405):
-            return None
-        return self._content(response)
+        response = self._reach(self._session.post, path, json=request)
+        return None if may_lack and response.status_code in (404, 405) else self._content(response)
 
     def _only_model(self) -> str:
         import requests
 
-        address = f"{self._address}/models"
-        try:
-            # At once: nothing is lost yet if there is no server.
-            response = requests.get(address, headers=self._session.headers, timeout=self._timeout)
-        except requests.RequestException as error:
-            raise self._unreachable(address, error) from error
+        # Not by the session, which repeats what fails: nothing is lost yet if there is no server.
+        response = self._reach(requests.get, "models", headers=self._session.headers)
         found = [model["id"] for model in self._content(response)["data"]]
         if len(found) != 1:
             raise ValueError(
@@ -191,18 +179,24 @@ class ServedTextGenerator:
             )
         return found[0]
 
+    def _reach(self, send: Callable[..., Any], path: str, **arguments: Any) -> Any:
+        import requests
+
+        address = f"{self._address}/{path}"
+        try:
+            return send(address, timeout=self._timeout, **arguments)
+        except requests.RequestException as error:
+            raise ConnectionError(
+                f"`expansion_model`: {address} could not be reached, or broke off, with a {type(error).__name__}: "
+                f"{str(error)[:300]}. With `run_dir`, the same call goes on where it was."
+            ) from error
+
     def _content(self, response: Any) -> Any:
         status = response.status_code
         if status >= 400:
             kind = ConnectionError if status in PASSING else ValueError
             raise kind(f"`expansion_model`: {response.url} answered with status {status}: {response.text[:300]}")
         return response.json()
-
-    def _unreachable(self, address: str, error: Exception) -> ConnectionError:
-        return ConnectionError(
-            f"`expansion_model`: {address} could not be reached, or broke off, with a {type(error).__name__}: "
-            f"{str(error)[:300]}. With `run_dir`, the same call goes on where it was."
-        )
 
 
 def _session(client: "InferenceClient", max_requests: int) -> Any:

@@ -2,7 +2,7 @@
 
 Writes `build/federation/results.json` and `simulation.png`; exits with status 1 where a claim fails. The clients are
 speaking roles of Shakespeare, each with its texts in a file of its own, a SuperNode of its own, and a counting proxy
-between it and the SuperLink. Some 20 minutes on two cores.
+between it and the SuperLink. Some 40 minutes on two cores.
 """
 
 import json

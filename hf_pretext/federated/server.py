@@ -112,11 +112,10 @@ class FederatedClientPool:
         self._ledger = ledger
         self._noise_is_genuine = noise_is_genuine
         self._record = record
-        self._num_begun = 0
-        self._lost_in_a_row = 0
         self.rounds: list[FederatedRound] = []
         if record is not None and record.is_file():
             self.rounds = [FederatedRound(**each) for each in json.loads(record.read_text(encoding="utf-8"))]
+        self._num_before = len(self.rounds)  # of earlier processes of the same run
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -143,7 +142,8 @@ class FederatedClientPool:
             ReleaseLostError: Too few clients answered, or their masks did not come off. The release stays counted.
         """
         mechanism = self.ledger.mechanism
-        if self._lost_in_a_row == MAX_LOST_IN_A_ROW:
+        latest = self._own_rounds[-MAX_LOST_IN_A_ROW:]
+        if len(latest) == MAX_LOST_IN_A_ROW and not any(each.is_released for each in latest):
             raise RuntimeError(
                 f"{MAX_LOST_IN_A_ROW} rounds in a row were lost, for want of answers or because a client breaks the "
                 "protocol; the warnings above name nodes. Nothing was spent for this round. See to them, and start "
@@ -154,7 +154,6 @@ class FederatedClientPool:
         check_capacity(mechanism, len(nodes))
         encoded, step = encode_candidates(candidates, self._settings.candidate_bits)
         grid = CheckedGrid(self._grid, len(candidates))
-        self._num_begun += 1
         # From here on it is spent, whatever happens.
         self.ledger.record(len(candidates), noise_is_genuine=self._noise_is_genuine)
         started = time.perf_counter()
@@ -175,7 +174,6 @@ class FederatedClientPool:
         if self._record is not None:
             make_durably(self._record.parent)
             write_durably(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
-        self._lost_in_a_row = self._lost_in_a_row + 1 if total is None else 0
         if total is None:
             raise ReleaseLostError(
                 f"{grid.num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
@@ -199,11 +197,16 @@ class FederatedClientPool:
         is_masked = self._settings.secure_aggregation
         return {**means, **counts, "num_rounds": len(self.rounds), "is_masked": is_masked}
 
+    @property
+    def _own_rounds(self) -> list[FederatedRound]:
+        """The rounds of this process."""
+        return self.rounds[self._num_before :]
+
     def _wait_for(self, num_clients: int) -> list[int]:
         """Wait until all clients of the run, or at least enough of them, are connected."""
         end = time.monotonic() + self._settings.round_timeout
         # Those who are late get some time, unless the run has begun without them.
-        patience = end if not self._num_begun else time.monotonic()
+        patience = end if not self._own_rounds else time.monotonic()
         while True:
             nodes = sorted(self._grid.get_node_ids())
             now = time.monotonic()
@@ -245,7 +248,7 @@ class FederatedClientPool:
             strategy=SimpleNamespace(configure_fit=configure, aggregate_fit=aggregate),
             client_manager=SimpleNamespace(num_available=lambda: len(nodes)),
         )
-        number = self._num_begun
+        number = len(self._own_rounds) + 1
         context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
         context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
             ndarrays_to_parameters([candidates]), keep_input=True

@@ -5,45 +5,45 @@
 
 import json
 import sys
+from itertools import count
 from pathlib import Path
 
 import torch
-from timing import by_turns, causal_lm
+from timing import SMOLLM2, by_turns
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.expansion import list_prompt
 from hf_pretext.generation import TextGenerator
+from hf_pretext.models import load_causal_lm
 from hf_pretext.plays import load_plays
 
 NUM_PROMPTS, NEW_TOKENS = 32, 64
 
 
 def main(out):
-    model, tokenizer = causal_lm()
+    model, tokenizer = load_causal_lm(*SMOLLM2)
     texts = load_plays()[0]["text"][: 3 * NUM_PROMPTS]
     prompts = [list_prompt(texts[start : start + 3], 1) for start in range(0, len(texts), 3)]
     generate = TextGenerator(model, tokenizer, PrivateEvolutionConfig(epsilon=1, delta=1e-5), NUM_PROMPTS)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    written = {}
+    written, seeds = {}, count(1)
 
-    def count(name, texts):
+    def note(name, texts):
         # A text is decoded the same way by both, so its tokens are those of the text, with one for the end.
         written.setdefault(name, []).append(sum(len(tokenizer(text)["input_ids"]) for text in texts))
 
-    def bare(seed=[0]):  # noqa: B006 - a seed of its own for each turn
-        seed[0] += 1
-        torch.manual_seed(seed[0])
+    def bare():
+        torch.manual_seed(next(seeds))
         batch = tokenizer(prompts, padding=True, return_tensors="pt")
         with torch.inference_mode():
             output = model.generate(
                 **batch, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=NEW_TOKENS
             )
-        count("bare", tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+        note("bare", tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 
-    def ours(seed=[0]):  # noqa: B006
-        seed[0] += 1
-        count("ours", generate(prompts, NEW_TOKENS, seed=seed[0]))
+    def ours():
+        note("ours", generate(prompts, NEW_TOKENS, seed=next(seeds)))
 
     seconds = by_turns({"bare": bare, "ours": ours})
     rates = {name: sum(written[name]) / len(written[name]) / seconds[name] for name in seconds}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from hf_pretext.packaged_models import locate
 from hf_pretext.plays import load_plays
 
 BUILD = Path("build/bench")
-SMOLLM2 = "packaged/SmolLM2-135M-Instruct"
+SMOLLM2 = ("packaged/SmolLM2-135M-Instruct", torch.device("cpu"), torch.float32)
+"""What `load_causal_lm` takes."""
 
 
 def by_turns(ways, repeats=3):
@@ -52,10 +52,3 @@ def speeches(tokenizer, number, shortest, longest):
             pass
         chosen.append(tokenizer.decode(ids, skip_special_tokens=True))
     return chosen
-
-
-def causal_lm(name=SMOLLM2):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = locate(name)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)

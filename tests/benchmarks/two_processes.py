@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from timing import BUILD, causal_lm, speeches
+from timing import BUILD, SMOLLM2, speeches
 
 NUM_TEXTS, NUM_PROMPTS = 128, 32
 
@@ -24,6 +24,7 @@ def work(out):
     from hf_pretext import PrivateEvolutionConfig
     from hf_pretext.expansion import list_prompt
     from hf_pretext.generation import TextGenerator
+    from hf_pretext.models import load_causal_lm
     from hf_pretext.processes import broadcast, is_main_process
     from hf_pretext.variation import MaskedVariation
 
@@ -32,7 +33,7 @@ def work(out):
     masked, tokenizer = masked_lm()
     texts = speeches(tokenizer, NUM_TEXTS, 10, 60)
     vary = MaskedVariation(masked, tokenizer, config, batch_size=32)
-    generate = TextGenerator(*causal_lm(), config, batch_size=16)
+    generate = TextGenerator(*load_causal_lm(*SMOLLM2), config, batch_size=16)
     prompts = [list_prompt(texts[index : index + 3], 1) for index in range(NUM_PROMPTS)]
     seconds = {}
     for name, run in (("variation", lambda: vary(texts, 0)), ("expansion", lambda: generate(prompts, 48, 0))):

@@ -14,6 +14,7 @@ import torch
 from timing import BUILD, by_turns, gemm_peak, speeches
 
 from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.models import load_masked_lm
 from hf_pretext.packaged_models import packaged_embedder
 from hf_pretext.plays import load_plays
 from hf_pretext.variation import MaskedVariation
@@ -25,13 +26,10 @@ MASK_PROBABILITY = 0.3
 
 
 def masked_lm(source=None):
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
     cached = Path(source) if source else BUILD / "masked-lm"
     if not cached.is_dir():
         train(cached)
-    tokenizer = AutoTokenizer.from_pretrained(cached)
-    return AutoModelForMaskedLM.from_pretrained(cached, dtype=torch.float32).eval(), tokenizer
+    return load_masked_lm(cached, torch.device("cpu"), torch.float32)
 
 
 def train(folder):
