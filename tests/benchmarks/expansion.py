@@ -17,7 +17,7 @@ from hf_pretext.generation import TextGenerator
 from hf_pretext.models import load_causal_lm
 from hf_pretext.plays import load_plays
 
-NUM_PROMPTS, NEW_TOKENS = 32, 64
+NUM_PROMPTS, NEW_TOKENS = 16, 32
 
 
 def main(out):

@@ -13,19 +13,21 @@ from pathlib import Path
 
 from timing import BUILD, SMOLLM2, speeches
 
-NUM_TEXTS, NUM_PROMPTS = 128, 32
+NUM_TEXTS, NUM_PROMPTS, NEW_TOKENS = 256, 64, 16
+"""So many that each process still has full batches of texts of like length."""
 
 
 def work(out):
     """Time variation and expansion in this process, or in those of `torchrun` together."""
     import torch
+    from accelerate.utils import wait_for_everyone
     from variation import masked_lm
 
     from hf_pretext import PrivateEvolutionConfig
     from hf_pretext.expansion import list_prompt
     from hf_pretext.generation import TextGenerator
     from hf_pretext.models import load_causal_lm
-    from hf_pretext.processes import broadcast, is_main_process
+    from hf_pretext.processes import is_main_process
     from hf_pretext.variation import MaskedVariation
 
     torch.set_num_threads(1)
@@ -35,13 +37,14 @@ def work(out):
     vary = MaskedVariation(masked, tokenizer, config, batch_size=32)
     generate = TextGenerator(*load_causal_lm(*SMOLLM2), config, batch_size=16)
     prompts = [list_prompt(texts[index : index + 3], 1) for index in range(NUM_PROMPTS)]
+    is_main = is_main_process()  # Joins the group, if there are others.
     seconds = {}
-    for name, run in (("variation", lambda: vary(texts, 0)), ("expansion", lambda: generate(prompts, 48, 0))):
-        broadcast(None)  # All begin together.
+    for name, run in (("variation", lambda: vary(texts, 0)), ("expansion", lambda: generate(prompts, NEW_TOKENS, 0))):
+        wait_for_everyone()  # A process that loads its models for longer is not to be waited for in the time.
         started = time.perf_counter()
         run()
         seconds[name] = time.perf_counter() - started
-    if is_main_process():
+    if is_main:
         Path(out).write_text(json.dumps(seconds))
 
 
