@@ -34,7 +34,7 @@ def work(out):
     config = PrivateEvolutionConfig(epsilon=1, delta=1e-5, variation_steps=1)
     masked, tokenizer = masked_lm()
     texts = speeches(tokenizer, NUM_TEXTS, 10, 60)
-    vary = MaskedVariation(masked, tokenizer, config, batch_size=32)
+    vary = MaskedVariation(masked, tokenizer, config, batch_size=16)
     generate = TextGenerator(*load_causal_lm(*SMOLLM2), config, batch_size=16)
     prompts = [list_prompt(texts[index : index + 3], 1) for index in range(NUM_PROMPTS)]
     is_main = is_main_process()  # Joins the group, if there are others.
