@@ -213,6 +213,15 @@ def is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
+def is_weights(value: Any, number: int) -> bool:
+    """Tell whether a value is a list of so many numbers that are finite and not negative."""
+    return (
+        isinstance(value, list)
+        and len(value) == number
+        and all(isinstance(each, (int, float)) and 0 <= each < float("inf") for each in value)
+    )
+
+
 def is_count(value: Any) -> bool:
     """Tell whether a value is an integer that counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -42,8 +42,8 @@ class PrivateEvolutionConfig:
         noise_multiplier (`float`, *optional*):
             Standard deviation of the noise in one bin of one round's histogram, divided by the sensitivity. Give
             either this or `epsilon`.
-        num_rounds (`int`, *optional*, defaults to `11`):
-            Number of rounds `T`; each releases one noisy histogram.
+        num_rounds (`int`, *optional*, defaults to `3`):
+            Number of rounds `T`; each releases one noisy histogram. The paper has 11.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
             A client with more samples than this votes with a random subset of them.
         vote_clipping (`str`, *optional*, defaults to `"l2"`):
@@ -69,13 +69,21 @@ class PrivateEvolutionConfig:
     Args:
         population_size (`int`, *optional*, defaults to `1024`):
             Number of candidates `N_syn` in a round, and of bins in a histogram.
-        threshold (`float`, *optional*, defaults to `2.0`):
-            Threshold `H` subtracted from the noisy histogram, in standard deviations of the noise actually added.
+        smooth_votes (`bool`, *optional*, defaults to `True`):
+            Take noise out of a histogram before it is used: candidates that are alike get votes that are alike
+            (`selection.smooth_votes`). It costs no privacy. The paper does not.
+        threshold (`float`, *optional*, defaults to `1.0`):
+            Threshold `H` subtracted from the histogram, in standard deviations of the noise that is in it: the noise
+            actually added, or what smoothing leaves of it.
+        new_public_share (`float`, *optional*, defaults to `1.0`):
+            Share of the next candidates that are public texts which were no candidates yet, drawn by the votes that
+            smoothing expects for them; variations make up the rest, and what the public texts do not suffice for. 0,
+            as in the paper, makes variations only. Needs `smooth_votes`.
         keep_survivors (`bool`, *optional*, defaults to `False`):
             Keep survivors among the next candidates, beside variations of them. The paper varies all of them.
-        lookahead (`int`, *optional*, defaults to `4`):
+        lookahead (`int`, *optional*, defaults to `0`):
             A candidate is represented by the mean embedding of this many variations of it (`K`); `0` represents it by
-            its own embedding.
+            its own embedding. The paper's code has 4.
         reuse_lookahead (`bool`, *optional*, defaults to `False`):
             Let the variations that represented a candidate be its children in the next round, as far as there are
             enough of them, instead of making others. The paper throws them away.
@@ -110,8 +118,8 @@ class PrivateEvolutionConfig:
             the prompt. It must not be taken from the private data.
         seeds_per_prompt (`int`, *optional*, defaults to `3`):
             Number of surviving seeds shown in one expansion prompt.
-        weight_seeds (`bool`, *optional*, defaults to `False`):
-            Show seeds in proportion to their noisy votes. The paper shows all alike.
+        weight_seeds (`bool`, *optional*, defaults to `True`):
+            Show seeds in proportion to their votes in all rounds. The paper shows all alike.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
             cost of reading the prompt worth while.
@@ -144,7 +152,7 @@ class PrivateEvolutionConfig:
     noise_multiplier: float | None = field(
         default=None, metadata={"help": "Noise standard deviation over sensitivity, per round. Or give epsilon."}
     )
-    num_rounds: int = field(default=11, metadata={"help": "Number of rounds T, one noisy histogram each."})
+    num_rounds: int = field(default=3, metadata={"help": "Number of rounds T, one noisy histogram each."})
     max_samples_per_client: int = field(
         default=8, metadata={"help": "A client with more samples votes with a random subset of this many."}
     )
@@ -164,10 +172,12 @@ class PrivateEvolutionConfig:
     )
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
-    threshold: float = field(default=2.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
+    smooth_votes: bool = field(default=True, metadata={"help": "Take noise out of a histogram before it is used."})
+    threshold: float = field(default=1.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
+    new_public_share: float = field(default=1.0, metadata={"help": "Share of next candidates that are new public texts."})
     keep_survivors: bool = field(default=False, metadata={"help": "Keep survivors among the next candidates."})
     lookahead: int = field(
-        default=4, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
+        default=0, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
     )
     reuse_lookahead: bool = field(default=False, metadata={"help": "Let lookahead variations be children."})
 
@@ -181,7 +191,7 @@ class PrivateEvolutionConfig:
 
     domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
     seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
-    weight_seeds: bool = field(default=False, metadata={"help": "Show seeds in proportion to their noisy votes."})
+    weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})
     max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
@@ -218,6 +228,7 @@ class PrivateEvolutionConfig:
         self._check_integer("lookahead", at_least=0)
         self._check_integer("seed", at_least=0)
         self._check_number("threshold", at_least=0, hint="It is counted in standard deviations of the noise.")
+        self._check_number("new_public_share", at_least=0, at_most=1, hint="It is a share of the candidates.")
         self._check_number("mask_probability", above=0, at_most=1, hint="It is a share of the tokens.")
         self._check_number("temperature", above=0)
         self._check_number("top_p", above=0, at_most=1)
@@ -244,9 +255,14 @@ class PrivateEvolutionConfig:
             )
         if self.reuse_lookahead is True and self.lookahead == 0:
             raise ValueError("`reuse_lookahead`=True has nothing to reuse with `lookahead`=0; set that to 1 or more.")
-        for name in ("keep_survivors", "reuse_lookahead", "weight_seeds"):
+        for name in ("smooth_votes", "keep_survivors", "reuse_lookahead", "weight_seeds"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}`={shortened(getattr(self, name))} must be true or false.")
+        if self.new_public_share > 0 and not self.smooth_votes:
+            raise ValueError(
+                f"`new_public_share`={self.new_public_share} draws public texts by smoothed votes, but `smooth_votes`="
+                "False. Set `new_public_share`=0 as well."
+            )
         for name in ("text_column", "client_column"):
             self._check_text(name)
         for name in ("domain", "variation_prompt"):
@@ -283,7 +299,9 @@ class PrivateEvolutionConfig:
             "client_sampling_rate": 1.0,
             "neighboring_relation": "add_or_remove_one",
             "population_size": 1024 if epsilon < 7.58 else 2048,
+            "smooth_votes": False,
             "threshold": 0.0,
+            "new_public_share": 0.0,
             "lookahead": 4,
             "reuse_lookahead": False,
             "mask_probability": 0.3,

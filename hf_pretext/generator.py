@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cards import DATA_FILE, PICTURE_NAME, SEEDS_FILE, dataset_card
-from .checkpoint import RunFolder, is_count, is_texts
+from .checkpoint import RunFolder, is_count, is_texts, is_weights
 from .clients import ClientPool, InMemoryClientPool, ReleaseLostError
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
@@ -37,10 +37,10 @@ from .models import (
 )
 from .noise import NoiseSource
 from .plots import plot_run
-from .population import sample_population, write_population
+from .population import Reserve, sample_population, write_population
 from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism, rounded_up
 from .processes import broadcast, is_main_process, map_over_processes
-from .selection import RoundRecord, resample, threshold_votes
+from .selection import RoundRecord, resample, smooth_votes, threshold_votes
 from .served import ServedTextGenerator, is_served
 from .variation import MaskedVariation, PromptedVariation, Variation
 
@@ -250,7 +250,7 @@ class PrivateEvolutionGenerator:
             ValueError: An argument is at fault, or differs from what `run_dir` was begun with. No budget is spent.
             RuntimeError: Another process works on `run_dir`, or every release of this run was lost.
         """
-        config, noise_std = self.config, self.ledger.mechanism.noise_std
+        config = self.config
         if initial_population is None:
             self._check_can_write_population()
         if private is not None and initial_population is private:
@@ -263,7 +263,7 @@ class PrivateEvolutionGenerator:
                 self._warn_of_a_second_run()
             clients = None if is_released else self._client_pool(private)
             self._num_clients = self._checked_num_clients(clients)
-            population = self._initial_population(initial_population)
+            population, reserve = self._initial_population(initial_population)
             self.history.clear()
             self._seeds = self._synthetic = None
             seeds: dict[str, dict[str, Any]] = {}
@@ -272,10 +272,11 @@ class PrivateEvolutionGenerator:
                 looking, drawing, varying = np.random.default_rng([config.seed, self._run, number]).spawn(3)
                 started = time.perf_counter()
                 look_ahead = cache(partial(self._look_ahead, population, looking, number, label))
-                votes, seconds_of_clients = self._release(clients, population, look_ahead, number, label)
+                embed = cache(partial(self._embed_candidates, population, look_ahead, label))
+                votes, seconds_of_clients = self._release(clients, population, embed, number, label)
                 if votes is None:
                     continue
-                weights = threshold_votes(votes, config.threshold * noise_std)
+                weights = self._weigh(votes, embed, reserve, number, label)
                 parents = resample(weights, config.population_size, drawing)
                 survivors = np.unique(parents)
                 for index in survivors:
@@ -284,7 +285,7 @@ class PrivateEvolutionGenerator:
                     seed["votes"] += float(weights[index])
                 if number < config.num_rounds:
                     population = self._next_population(
-                        population, parents, survivors, look_ahead, varying, number, label
+                        population, parents, survivors, reserve, look_ahead, varying, number, label
                     )
                 seconds = time.perf_counter() - started - seconds_of_clients
                 self._add_to_history(RoundRecord.of(number, votes, weights, survivors, seconds))
@@ -574,9 +575,10 @@ class PrivateEvolutionGenerator:
         """Keep a part of what is expanded from them in the run folder."""
         return self._step(f"texts-{part}", is_texts, write)
 
-    def _initial_population(self, public: "Dataset | Sequence[str] | None") -> list[str]:
+    def _initial_population(self, public: "Dataset | Sequence[str] | None") -> tuple[list[str], Reserve]:
+        others: list[str] = []
         if public is not None:
-            given = sample_population(public, self._variation, self.config)
+            given, others = sample_population(public, self._variation, self.config)
             self.initial_population = self._step("candidates-1", is_texts, lambda: given)
             if self.initial_population != given:
                 raise ValueError(
@@ -589,25 +591,54 @@ class PrivateEvolutionGenerator:
                 self.initial_population = self._step(
                     "candidates-1", is_texts, lambda: write_population(writer, self._variation, self.config)
                 )
-        return self.initial_population
+        return self.initial_population, Reserve(others)
+
+    def _weigh(
+        self, votes: np.ndarray, embed: Callable[[], np.ndarray], reserve: Reserve, number: int, label: str
+    ) -> np.ndarray:
+        """Compute the weights of the candidates, and what the votes tell about the public texts in reserve."""
+        config, noise_std = self.config, self.ledger.mechanism.noise_std
+        if not config.smooth_votes:
+            return threshold_votes(votes, config.threshold * noise_std)
+
+        def is_valid(made: Any) -> bool:
+            return is_weights(made, len(votes) + len(reserve.texts))
+
+        def weigh() -> list[float]:
+            smoothed = smooth_votes(votes, noise_std, embed())
+            weights = threshold_votes(smoothed.votes, config.threshold * smoothed.std)
+            if reserve.texts and number < config.num_rounds:
+                if reserve.embeddings is None:
+                    with self._timed("embedding"):
+                        reserve.embeddings = self._embed(reserve.texts, f"{label}: embedding public texts")
+                reserve.learn(smoothed.predict(reserve.embeddings))
+            # Processes on machines that are not alike would differ by rounding.
+            return broadcast([*weights.tolist(), *reserve.preferences.tolist()])
+
+        kept = np.array(self._step(f"weights-{number}", is_valid, weigh))
+        reserve.preferences = kept[len(votes) :]
+        return kept[: len(votes)]
 
     def _next_population(
         self,
         population: list[str],
         parents: np.ndarray,
         survivors: np.ndarray,
+        reserve: Reserve,
         look_ahead: Callable[[], list[list[str]]],
         random: np.random.Generator,
         number: int,
         label: str,
     ) -> list[str]:
-        """Vary the parents; with `keep_survivors`, the survivors come first and take the place of some.
+        """Take new public texts and vary parents; with `keep_survivors`, survivors take the place of some parents.
 
         With `reuse_lookahead`, a parent's first children are the variations that were voted for in its place.
         """
 
         def vary() -> list[str]:
-            children = [population[index] for index in survivors] if self.config.keep_survivors else []
+            children = reserve.draw(round(self.config.new_public_share * self.config.population_size), random)
+            if self.config.keep_survivors:
+                children += [population[index] for index in survivors]
             made = look_ahead() if self.config.reuse_lookahead else []
             num_children: Counter[int] = Counter()
             varied = []
@@ -617,9 +648,13 @@ class PrivateEvolutionGenerator:
                 else:
                     varied.append(population[parent])
                 num_children[parent] += 1
-            return list(dict.fromkeys(children + self._vary(varied, random, f"{label}: varying")))
+            if varied:
+                children += self._vary(varied, random, f"{label}: varying")
+            return list(dict.fromkeys(children))
 
-        return self._step(f"candidates-{number + 1}", is_texts, vary)
+        candidates = self._step(f"candidates-{number + 1}", is_texts, vary)
+        reserve.leave_out(candidates)
+        return candidates
 
     def _add_to_history(self, record: RoundRecord) -> None:
         kept = self._step(f"record-{record.round}", RoundRecord.is_valid, lambda: asdict(record))
@@ -684,7 +719,7 @@ class PrivateEvolutionGenerator:
         self,
         clients: ClientPool | None,
         population: list[str],
-        look_ahead: Callable[[], list[list[str]]],
+        embed: Callable[[], np.ndarray],
         number: int,
         label: str,
     ) -> tuple[np.ndarray | None, float]:
@@ -700,10 +735,7 @@ class PrivateEvolutionGenerator:
             raise ValueError(f"`run_dir`: {place}, where {label.lower()} was released, is not a place in the ledger.")
         if place == self.ledger.num_releases:
             self._check_ledger_is_the_latest(number, label)
-            represented_by = look_ahead() if self.config.lookahead else [population]
-            with self._timed("embedding"):
-                embeddings = self._embed(list(chain(*represented_by)), f"{label}: embedding")
-            candidates = embeddings.reshape(len(represented_by), len(population), -1).mean(0)
+            candidates = embed()
             started = time.perf_counter()
             if clients is not None:
                 self._ask(clients, candidates)
@@ -716,6 +748,15 @@ class PrivateEvolutionGenerator:
         if release.num_bins != len(population):
             raise ValueError(f"`run_dir`: the ledger has {release.num_bins} votes for {len(population)} candidates.")
         return np.array(release.votes), seconds
+
+    def _embed_candidates(
+        self, population: list[str], look_ahead: Callable[[], list[list[str]]], label: str
+    ) -> np.ndarray:
+        """Embed what represents the candidates: themselves, or the mean of their variations."""
+        represented_by = look_ahead() if self.config.lookahead else [population]
+        with self._timed("embedding"):
+            embeddings = self._embed(list(chain(*represented_by)), f"{label}: embedding")
+        return embeddings.reshape(len(represented_by), len(population), -1).mean(0)
 
     def _check_ledger_is_the_latest(self, number: int, label: str) -> None:
         """Refuse to draw a round anew of which the folder holds what came after its release."""

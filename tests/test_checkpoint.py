@@ -115,10 +115,10 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
-    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes and record;
+    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes, weights and record;
     # candidates between rounds; texts, in as many parts as it took, and the dataset that is made of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    assert dies_at - 1 == 4 + 5 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
+    assert dies_at - 1 == 4 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
     assert lost == NUM_ROUNDS
 
@@ -376,7 +376,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     haystack["stdout"], haystack["stderr"] = done.stdout, done.stderr
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
-    steps = [f"{step}-{number}" for step in ("candidates", "lookahead", "record", "release") for number in (1, 2)]
+    steps = [f"{step}-{number}" for step in ("candidates", "record", "release", "weights") for number in (1, 2)]
     names = [
         ".lock",
         "ledger.json",

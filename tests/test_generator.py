@@ -10,6 +10,7 @@ from datasets import Dataset, load_from_disk
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
 from hf_pretext.checkpoint import RunFolder
+from hf_pretext.population import Reserve
 from hf_pretext.privacy import PrivacyLedger
 
 
@@ -47,7 +48,7 @@ def test_lookahead_variations_become_children_as_far_as_they_go(
         return [f"{text} v{len(asked)}.{number}" for number, text in enumerate(texts)]
 
     monkeypatch.setattr(generator, "_variation", vary)
-    monkeypatch.setattr("hf_pretext.generator.sample_population", lambda *given: public[:16])
+    monkeypatch.setattr("hf_pretext.generator.sample_population", lambda *given: (public[:16], []))
     monkeypatch.setattr("hf_pretext.generator.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
     generator.evolve(private, initial_population=public)
     looked_ahead, varied = asked[:2]
@@ -333,3 +334,29 @@ def test_pipelines_are_taken(make_generator, bert, llama, private, public):
     fill_mask = pipeline("fill-mask", model=bert[0], tokenizer=bert[1], device="cpu")
     generator = make_generator(variation_model=fill_mask)
     assert len(generator.evolve(private, initial_population=public)) > 0
+
+
+def test_later_candidates_are_new_public_texts_and_then_variations(make_generator, config, private, public, tmp_path):
+    """60 public texts make a population of 32, then the other 28, and only then is something varied."""
+    generator = make_generator(config=replace(config, num_rounds=3), run_dir=tmp_path)
+    generator.evolve(private, initial_population=public)
+    (first, _), (second, _), (third, _) = RunFolder(tmp_path).rounds()
+    assert len(first) == 32 and len(set(first) | set(second[:28])) == 60 == len(set(first + second[:28]) & set(public))
+    assert not set(second[:28]) & set(first)
+    assert 0 < len(set(third) - set(public)), "no public text was left"
+    generator = make_generator(config=replace(config, num_rounds=2, new_public_share=0.25), run_dir=tmp_path / "quarter")
+    generator.evolve(private, initial_population=public)
+    (first, _), (second, _) = RunFolder(tmp_path / "quarter").rounds()
+    assert len(set(second) & (set(public) - set(first))) == 8
+
+
+def test_public_texts_that_the_votes_speak_for_come_first():
+    reserve = Reserve([str(number) for number in range(100)])
+    votes = np.where(np.arange(100) < 10, 5.0, -1.0)
+    reserve.learn(votes)
+    drawn = reserve.draw(8, np.random.default_rng(0))
+    assert sum(int(text) < 10 for text in drawn) >= 5 and len(set(drawn)) == 8
+    reserve.leave_out(drawn)
+    assert not set(reserve.draw(100, np.random.default_rng(0))) & set(drawn)
+    assert len(reserve.draw(1000, np.random.default_rng(0))) == 92
+    assert Reserve([]).draw(5, np.random.default_rng(0)) == []

@@ -129,8 +129,8 @@ def variation(request, llama):
 
 @pytest.mark.filterwarnings("ignore:`initial_population` holds")
 def test_public_texts_are_sampled_and_varied_one_by_one(variation):
-    population = sample_population(HOSTILE, variation, CONFIG)
-    assert 10 < len(population) <= len(HOSTILE) and all(text.strip() for text in population)
+    population, others = sample_population(HOSTILE, variation, CONFIG)
+    assert not others and 10 < len(population) <= len(HOSTILE) and all(text.strip() for text in population)
     varied = variation(population, seed=0)
     assert len(varied) == len(population) and varied != population
     assert all(text == valid_unicode(text) and text.strip() for text in [*population, *varied])
@@ -144,7 +144,8 @@ def test_texts_as_they_come_are_varied_one_by_one(variation):
 def test_a_public_text_of_which_the_model_knows_nothing_is_no_candidate(bert):
     texts = ["中 " * 100, "a lost card", "a new loan"]
     with pytest.warns(UserWarning, match="holds 3 different texts"):
-        assert set(sample_population(texts, MaskedVariation(*bert, CONFIG), CONFIG)) == set(texts[1:])
+        population, others = sample_population(texts, MaskedVariation(*bert, CONFIG), CONFIG)
+    assert set(population) == set(texts[1:]) and not others
     with pytest.raises(ValueError, match="holds 1 different texts"), pytest.warns(UserWarning, match="holds 2"):
         sample_population(texts[:2], MaskedVariation(*bert, CONFIG), CONFIG)
 

@@ -72,7 +72,7 @@ def test_a_calibrated_run_costs_what_was_asked_for_and_no_more(epsilon, accounta
 
 
 def test_sensitivity_follows_the_clipping():
-    by_norm = VoteMechanism.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=DELTA))
+    by_norm = VoteMechanism.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=DELTA, num_rounds=11))
     by_count = VoteMechanism.from_config(PrivateEvolutionConfig.paper(epsilon=1.29))
     assert by_norm.clip_norm == 1.0 and by_norm.noise_std == pytest.approx(10.486, abs=1e-3)
     assert by_count.clip_norm == 8.0 and by_count.noise_std == pytest.approx(8 * 11.280, abs=1e-2)
@@ -134,7 +134,7 @@ def test_discreteness_costs_next_to_nothing():
 
 @pytest.fixture
 def report():
-    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA)
+    config = PrivateEvolutionConfig(epsilon=1.29, delta=DELTA, num_rounds=11)
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     for _ in range(config.num_rounds):
         release(ledger, config.population_size)

@@ -1,0 +1,589 @@
+"""Compare methods of learning from private text: one command runs them all and writes tables and pictures.
+
+```bash
+python recipes/benchmark.py --config recipes/configs/benchmark/small.yaml
+```
+
+Every stage (models, seeds, synthetic texts, scores) is cached by its inputs in `output_dir/cache`, so a run that was
+stopped goes on, and another method, seed or epsilon repeats nothing. Scores are on held-out clients' texts, and lifts
+and maps use clean private votes and embeddings: **evaluation only, not differentially private**.
+"""
+
+import copy
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_data import BenchmarkData, load_data
+
+# `import evaluate` must find the library, and not the script of that name beside this one.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
+from datasets import Dataset
+from huggingface_hub.utils import tqdm
+from sentence_transformers import SentenceTransformer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from trl import TrlParser
+
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.clients import group_by_client
+from hf_pretext.evaluation import gap_closed, score_next_tokens
+from hf_pretext.files import written_whole
+from hf_pretext.measures import frechet_distance
+from hf_pretext.packaged_models import locate
+from hf_pretext.privacy import VoteMechanism
+from hf_pretext.selection import smooth_votes, threshold_votes
+from hf_pretext.voting import cast_votes, quantize_embeddings
+
+NOT_DP = "evaluation only, not DP"
+EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
+FLOOR, CEILING = "expand-only", "expand-private"
+PRIVATE_METHODS = ("paper", "default")
+METHODS = ("none", "public-only", FLOOR, *PRIVATE_METHODS, CEILING, "finetune-private")
+SETTINGS = ("small", "llm")
+COLORS = dict(zip(METHODS, ("#999999", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#0072B2", "#CC79A7"), strict=True))
+
+
+@dataclass
+class BenchmarkArguments:
+    """What to compare, and at what size."""
+
+    data: list[str] = field(metadata={"help": "Private sets: plays, mail."})
+    methods: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": "Methods to compare."})
+    settings: list[str] = field(default_factory=lambda: list(SETTINGS), metadata={"help": "Models to finetune."})
+    epsilons: list[float] = field(default_factory=lambda: [1.29, 7.58], metadata={"help": "Budgets of a client."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; each is a run of all."})
+    delta: float = field(default=3e-6, metadata={"help": "As in the paper."})
+    num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
+    num_held_out: int = field(default=500, metadata={"help": "Texts to score."})
+    max_length: int = field(default=48, metadata={"help": "Longest candidate, in tokens."})
+    texts_per_prompt: int = field(default=3, metadata={"help": "Texts read from one continuation, for all methods."})
+    top_p: float = field(default=0.95, metadata={"help": "Of the expansion, for all methods."})
+    paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
+    paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings; its code has 4."})
+    paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time; the paper fills one."})
+    masked_lm_minutes: float = field(default=3.0, metadata={"help": "Training of the masked model on public text."})
+    small_lm_epochs: float = field(default=0.5, metadata={"help": "Pretraining of the small model on public text."})
+    epochs: int = field(default=2, metadata={"help": "Epochs of finetuning."})
+    output_dir: str = field(default="build/benchmark", metadata={"help": "Results, pictures and cache."})
+
+    def __post_init__(self) -> None:
+        for name, known in (("methods", METHODS), ("settings", SETTINGS)):
+            if wrong := set(getattr(self, name)) - set(known):
+                raise ValueError(f"`{name}` holds {sorted(wrong)}; choose among {list(known)}.")
+
+
+class Stages:
+    """Results of stages, kept in files that are named after the stage and its inputs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def place(self, stage: str, inputs: dict[str, Any]) -> Path:
+        """Return the place of a stage's result."""
+        digest = blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return self.folder / f"{stage}-{digest}"
+
+    def __call__(self, stage: str, inputs: dict[str, Any], make: Callable[[], Any]) -> dict[str, Any]:
+        """Read the result of a stage, or make it: `value`, `seconds`, and its `inputs`."""
+        path = self.place(stage, inputs).with_suffix(".json")
+        if not path.is_file():
+            tqdm.write(f"{stage}: {inputs}")
+            started = time.perf_counter()
+            made = {"inputs": inputs, "value": make(), "seconds": round(time.perf_counter() - started, 1)}
+            scratch = path.with_suffix(".part")
+            scratch.write_text(json.dumps(made), encoding="utf-8")
+            scratch.replace(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+class RememberingEmbedder(SentenceTransformer):
+    """The embedding model, which embeds a text once: the runs of a benchmark share their texts.
+
+    For the benchmark alone: a client's embedding here depends on the batch that it was first embedded in.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, device="cpu")
+        self._embedded: dict[str, np.ndarray] = {}
+
+    def encode(self, texts: list[str], **options: Any) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in self._embedded]
+        if new:
+            self._embedded.update(zip(new, super().encode(new, **options), strict=True))
+        return np.stack([self._embedded[text] for text in texts])
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        rows = np.empty((len(texts), self.get_embedding_dimension()), dtype=np.float32)
+        for start in tqdm(range(0, len(texts), 64), "Embedding", unit="batch", leave=False):
+            chosen = order[start : start + 64]
+            rows[chosen] = self.encode(
+                [texts[index] for index in chosen], normalize_embeddings=True, show_progress_bar=False
+            )
+        return rows
+
+
+class Benchmark:
+    """All stages of one private set."""
+
+    def __init__(self, name: str, arguments: BenchmarkArguments, models: "Models") -> None:
+        self.name, self.arguments, self.models = name, arguments, models
+        self.stages = models.stages
+
+    @cached_property
+    def data(self) -> BenchmarkData:
+        return load_data(self.name, Path(self.arguments.output_dir) / "packages")
+
+    @cached_property
+    def held_out(self) -> list[str]:
+        texts = list(self.data.held_out["text"])
+        return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))][
+            : self.arguments.num_held_out
+        ]
+
+    @cached_property
+    def samples(self) -> list[list[str]]:
+        """The texts of each client, at most 8 of them."""
+        groups = group_by_client(self.data.private, self.config("default", 1.0, 0)).values()
+        rng = np.random.default_rng(0)
+        return [[texts[index] for index in rng.permutation(len(texts))[:8]] for texts in groups]
+
+    def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:
+        """Make the settings of a method that spends budget; what all methods share comes on top."""
+        arguments = self.arguments
+        shared: dict[str, Any] = {
+            "seed": seed,
+            "delta": arguments.delta,
+            "max_length": arguments.max_length,
+            "texts_per_prompt": arguments.texts_per_prompt,
+            "max_new_tokens": 64,
+            "min_words": 5,
+        }
+        if method == "paper":
+            scaled = {
+                "population_size": arguments.paper_population_size,
+                "lookahead": arguments.paper_lookahead,
+                "masks_per_pass": arguments.paper_masks_per_pass,
+            }
+            return PrivateEvolutionConfig.paper(epsilon=epsilon, **{**shared, **scaled})
+        return PrivateEvolutionConfig(epsilon=epsilon, **shared)
+
+    def seeds(self, method: str, epsilon: float, seed: int) -> dict[str, Any]:
+        """Find the texts that are shown to the expansion model: `text` and `votes`."""
+        rng = np.random.default_rng(seed)
+        if method == FLOOR:
+            chosen = rng.permutation(len(self.data.public))[:1024]
+            return {"text": [self.data.public[index] for index in chosen], "votes": [1.0] * len(chosen)}
+        if method == CEILING:
+            texts = [text for texts in self.samples for text in texts]
+            return {"text": texts, "votes": [1.0] * len(texts)}
+        config = self.config(method, epsilon, seed)
+        inputs = {"data": self.name, "method": method, "config": fingerprint(config)}
+        if method == "paper":
+            inputs["masked_lm_minutes"] = self.arguments.masked_lm_minutes
+
+        def evolve() -> dict[str, Any]:
+            generator = PrivateEvolutionGenerator(
+                self.models.masked_lm if method == "paper" else None,
+                self.models.embedder,
+                self.models.llm,
+                config=config,
+            )
+            found = generator.evolve(self.data.private, initial_population=self.data.public)
+            report = generator.privacy_report
+            rounds = [dataclasses.asdict(record) | {"votes": None} for record in generator.history]
+            return {**found.to_dict(), "rounds": rounds, "epsilon": report.epsilon}
+
+        return self.stages("seeds", inputs, evolve)["value"]
+
+    def texts(self, method: str, epsilon: float, seed: int) -> dict[str, Any]:
+        """Make the texts that a model is finetuned on."""
+        number = self.arguments.num_samples
+        rng = np.random.default_rng([seed, 1])
+        if method == "public-only":
+            return {"value": [self.data.public[index] for index in rng.permutation(len(self.data.public))[:number]]}
+        if method == "finetune-private":
+            private = [text for texts in self.samples for text in texts]
+            return {"value": [private[index] for index in rng.permutation(len(private))[:number]]}
+        seeds = self.seeds(method, epsilon, seed)
+        config = dataclasses.replace(
+            self.config(method, epsilon, seed), top_p=self.arguments.top_p, temperature=1.0, new_public_share=0.0
+        )
+        inputs = {
+            "data": self.name,
+            "method": method,
+            "number": number,
+            "config": fingerprint(config),
+            "seeds": fingerprint(seeds["text"]),
+        }
+
+        def expand() -> list[str]:
+            generator = PrivateEvolutionGenerator(None, self.models.embedder, self.models.llm, config=config)
+            return list(generator.expand(Dataset.from_dict({k: seeds[k] for k in ("text", "votes")}), number)["text"])
+
+        return self.stages("texts", inputs, expand)
+
+    def score(self, setting: str, method: str, epsilon: float, seed: int) -> dict[str, Any]:
+        """Finetune a model and score it on held-out text (evaluation only, not DP)."""
+        texts = None if method == "none" else self.texts(method, epsilon, seed)["value"]
+        inputs = {
+            "data": self.name,
+            "setting": setting,
+            "texts": texts and fingerprint(texts),
+            "epochs": self.arguments.epochs,
+            "seed": seed if texts else 0,
+            "held_out": fingerprint(self.held_out),
+            "small_lm_epochs": self.arguments.small_lm_epochs if setting == "small" else None,
+        }
+
+        def work() -> dict[str, float]:
+            model, tokenizer = self.models.to_finetune(setting, seed)
+            if texts:
+                rate = 1e-3
+                model = finetune(model, tokenizer, texts, rate, self.arguments.epochs * (2 if setting == "small" else 1))
+            totals = score_next_tokens(model, tokenizer, self.held_out, max_length=128).totals()
+            return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
+
+        made = self.stages("score", inputs, work)
+        return {**made["value"], "seconds": made["seconds"]}
+
+    def lift(self, seed: int) -> dict[str, float]:
+        """Measure the first round at the paper's setting (evaluation only, not DP).
+
+        The lift is the mean of the true votes of the candidates that are drawn, over that of all candidates: 1,024
+        public texts, the noise of 11 rounds at epsilon 1.29.
+        """
+
+        def work() -> dict[str, float]:
+            rng = np.random.default_rng([seed, 2])
+            public = [self.data.public[index] for index in rng.permutation(len(self.data.public))[:1024]]
+            points = self.models.embedder.embed(public)
+            owners = np.repeat(np.arange(len(self.samples)), list(map(len, self.samples)))
+            samples = quantize_embeddings(self.models.embedder.embed([t for texts in self.samples for t in texts]))
+            candidates = quantize_embeddings(points)
+            true = cast_votes(owners, samples, candidates, 8.0) / 2**20
+            noise = rng.standard_normal(len(public))
+            result = {}
+            for method in PRIVATE_METHODS:
+                config = dataclasses.replace(self.config(method, 1.29, seed), num_rounds=11)
+                mechanism = VoteMechanism.from_config(config)
+                votes = cast_votes(owners, samples, candidates, mechanism.clip_norm) / 2**20
+                votes = votes + mechanism.noise_std * noise
+                std: Any = mechanism.noise_std
+                if config.smooth_votes:
+                    smoothed = smooth_votes(votes, mechanism.noise_std, points)
+                    votes, std = smoothed.votes, smoothed.std
+                weights = threshold_votes(votes, config.threshold * std)
+                result[method] = float(weights @ true / weights.sum() / true.mean())
+            return result
+
+        fields = ("smooth_votes", "threshold", "vote_clipping", "accountant")
+        settings = {m: [getattr(self.config(m, 1.29, seed), each) for each in fields] for m in PRIVATE_METHODS}
+        return self.stages("lift", {"data": self.name, "seed": seed, "settings": settings}, work)["value"]
+
+    def distances(self, method: str, epsilon: float, seed: int) -> float:
+        """Measure the Fréchet distance of the texts to held-out ones (evaluation only, not DP)."""
+        texts = self.texts(method, epsilon, seed)["value"]
+        inputs = {"data": self.name, "texts": fingerprint(texts), "held_out": fingerprint(self.held_out)}
+        embed = self.models.embedder.embed
+        return self.stages("frechet", inputs, lambda: frechet_distance(embed(self.held_out), embed(texts)))["value"]
+
+
+class Models:
+    """The models, loaded when they are first needed; the small and the masked one are trained on public text."""
+
+    def __init__(self, arguments: BenchmarkArguments) -> None:
+        self.arguments = arguments
+        self.stages = Stages(Path(arguments.output_dir) / "cache")
+
+    @cached_property
+    def public(self) -> list[str]:
+        from benchmark_data import public_texts
+
+        return public_texts(Path(self.arguments.output_dir) / "packages")
+
+    @cached_property
+    def embedder(self) -> RememberingEmbedder:
+        return RememberingEmbedder(str(locate(EMBEDDER)))
+
+    @cached_property
+    def llm(self) -> Any:
+        return (
+            AutoModelForCausalLM.from_pretrained(locate(LLM), dtype="float32"),
+            AutoTokenizer.from_pretrained(locate(LLM)),
+        )
+
+    @property
+    def masked_lm(self) -> Path:
+        """all-MiniLM-L6-v2 as a masked language model, trained on the public texts: as fast as a good one, but weak."""
+        inputs = {"minutes": self.arguments.masked_lm_minutes, "public": fingerprint(self.public)}
+        folder = self.stages.place("masked-lm", inputs)
+        if not folder.is_dir():
+            train_masked_lm(self.public, self.arguments.masked_lm_minutes, folder)
+        return folder
+
+    @property
+    def small_lm(self) -> Path:
+        inputs = {"epochs": self.arguments.small_lm_epochs, "public": fingerprint(self.public)}
+        folder = self.stages.place("small-lm", inputs)
+        if not folder.is_dir():
+            train_small_lm(self.public, self.arguments.small_lm_epochs, folder)
+        return folder
+
+    def to_finetune(self, setting: str, seed: int) -> tuple[Any, Any]:
+        """Load a fresh model: the small one, or SmolLM2 with LoRA adapters."""
+        set_seed(seed)
+        if setting == "small":
+            return (
+                AutoModelForCausalLM.from_pretrained(self.small_lm, dtype="float32"),
+                AutoTokenizer.from_pretrained(self.small_lm),
+            )
+        from peft import LoraConfig, get_peft_model
+
+        model, tokenizer = self.llm
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        return get_peft_model(copy.deepcopy(model), lora), tokenizer
+
+
+def fingerprint(value: Any) -> str:
+    """Digest a configuration, or texts."""
+    content = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return blake2b(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def finetune(
+    model: Any, tokenizer: Any, texts: Sequence[str], rate: float, epochs: float, batch_size: int = 16
+) -> Any:
+    """Train a causal language model on texts with transformers' `Trainer`."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    rows = [{"input_ids": tokenizer(text, truncation=True, max_length=96)["input_ids"]} for text in texts]
+    training = TrainingArguments(
+        output_dir="unused",
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=rate,
+        lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=True,
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    Trainer(model, training, train_dataset=Dataset.from_list(rows), data_collator=collator).train()
+    return model.eval()
+
+
+def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
+    """Pretrain a small causal model, five million weights and a vocabulary of its own, on public text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = ["<pad>", "<bos>", "<eos>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=8192, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    set_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8192,
+            hidden_size=256,
+            intermediate_size=704,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+    model = finetune(model, fast, texts, 2e-3, epochs, batch_size=32)
+    with written_whole(folder) as scratch:
+        model.save_pretrained(scratch)
+        fast.save_pretrained(scratch)
+
+
+def train_masked_lm(texts: Sequence[str], minutes: float, folder: Path) -> None:
+    """Train all-MiniLM-L6-v2 as a masked language model on public text."""
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(locate(EMBEDDER))
+    model = AutoModelForMaskedLM.from_pretrained(locate(EMBEDDER)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)
+    end = time.monotonic() + 60 * minutes
+    with tqdm(desc="Training the masked model", unit="step") as bar:
+        while time.monotonic() < end:
+            chosen = torch.randint(len(texts), (32,)).tolist()
+            batch = collate([tokenizer(texts[index], truncation=True, max_length=64) for index in chosen])
+            loss = model(**batch).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            bar.update()
+    with written_whole(folder) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+
+
+T_95 = {1: math.nan, 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Quantiles of Student's t distribution for a 95 % interval, by number of seeds."""
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Compute a mean and its 95 % interval over seeds; there is none for one seed."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"mean": mean, "low": None, "high": None}
+    half = T_95[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def summarize(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Average rows over seeds, and place them between the floor and the ceiling."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["setting"], row["epsilon"], row["method"]), []).append(row)
+    table = []
+    for (data, setting, epsilon, method), members in groups.items():
+        entry: dict[str, Any] = {"data": data, "setting": setting, "epsilon": epsilon, "method": method}
+        for measure in ("accuracy", "cross_entropy"):
+            ends = [groups.get((data, setting, None, name)) for name in (FLOOR, CEILING)]
+            entry[measure] = interval([member[measure] for member in members])
+            if all(ends):
+                floor, ceiling = (np.mean([member[measure] for member in end]) for end in ends)
+                entry[f"gap_closed_{measure}"] = interval(
+                    [gap_closed(member[measure], floor, ceiling) for member in members]
+                )
+        entry["frechet"] = interval([m["frechet"] for m in members]) if members[0]["frechet"] is not None else None
+        entry["seeds"] = [member["seed"] for member in members]
+        entry["seconds"] = round(sum(member["seconds"] for member in members), 1)
+        table.append(entry)
+    lift = {
+        data: {name: interval([each[name] for each in lifts if each["data"] == data]) for name in PRIVATE_METHODS}
+        for data in dict.fromkeys(each["data"] for each in lifts)
+    }
+    return {"note": NOT_DP, "table": table, "lift_round_1": lift}
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """Write the table, a line a method."""
+
+    def show(value: dict[str, float | None] | None, digits: int) -> str:
+        if value is None:
+            return ""
+        if value["low"] is None:
+            return f"{value['mean']:.{digits}f}"
+        return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+    lines = [
+        f"All figures: {NOT_DP}. Mean over seeds and 95 % interval; gap: between {FLOOR} (0) and {CEILING} (1).",
+        "",
+        "| data | model | epsilon | method | accuracy | cross-entropy | gap closed (accuracy) | (cross-entropy) | Fréchet |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["table"]:
+        cells = [row["data"], row["setting"], "" if row["epsilon"] is None else row["epsilon"], row["method"]]
+        cells += [show(row["accuracy"], 4), show(row["cross_entropy"], 3)]
+        cells += [show(row.get(f"gap_closed_{measure}"), 2) for measure in ("accuracy", "cross_entropy")]
+        cells.append(show(row["frechet"], 4))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "| lift of the first round | paper's settings | default | ratio |", "|---|---|---|---|"]
+    for data, lift in results["lift_round_1"].items():
+        ratio = lift["default"]["mean"] / lift["paper"]["mean"]
+        lines.append(f"| {data} | {show(lift['paper'], 2)} | {show(lift['default'], 2)} | {ratio:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draw accuracy and cross-entropy of every method, a panel for each private set and model."""
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys((row["data"], row["setting"]) for row in results["table"]))
+    figure = Figure(figsize=(4.2 * len(panels), 6.4), dpi=110, layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    for column, panel in enumerate(panels):
+        rows = [row for row in results["table"] if (row["data"], row["setting"]) == panel]
+        labels = [row["method"] + ("" if row["epsilon"] is None else f", {row['epsilon']:g}") for row in rows]
+        for line, measure in enumerate(("accuracy", "cross_entropy")):
+            means = [row[measure]["mean"] for row in rows]
+            errors = [0 if row[measure]["low"] is None else row[measure]["mean"] - row[measure]["low"] for row in rows]
+            axes[line][column].errorbar(means, range(len(rows)), xerr=errors, fmt="none", ecolor="#555555", capsize=3)
+            axes[line][column].scatter(means, range(len(rows)), c=[COLORS[row["method"]] for row in rows], zorder=3)
+            axes[line][column].set_yticks(range(len(rows)), labels, fontsize="small")
+            axes[line][column].invert_yaxis()
+            axes[line][column].grid(axis="x", alpha=0.3)
+            axes[line][column].set_xlabel(measure.replace("_", "-"))
+        axes[0][column].set_title(f"{panel[0]}, {'SmolLM2-135M, LoRA' if panel[1] == 'llm' else 'small model'}")
+    figure.suptitle(f"Held-out clients' text ({NOT_DP}); a number is epsilon")
+    figure.savefig(path)
+
+
+def main(arguments: BenchmarkArguments) -> None:
+    """Run everything that is not in the cache, and write the results so far after every score."""
+    logging.getLogger("hf_pretext").setLevel(logging.ERROR)
+    output = Path(arguments.output_dir)
+    models = Models(arguments)
+    benchmarks = [Benchmark(name, arguments, models) for name in arguments.data]
+    jobs = [
+        (seed, benchmark, setting, method, epsilon)
+        for seed in arguments.seeds
+        for benchmark in benchmarks
+        for setting in arguments.settings
+        for method in arguments.methods
+        for epsilon in (arguments.epsilons if method in PRIVATE_METHODS else [None])
+    ]
+    rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    lifts = [{"data": each.name, **each.lift(seed)} for each in benchmarks for seed in arguments.seeds]
+    for seed, benchmark, setting, method, epsilon in tqdm(jobs, "Benchmark", unit="score"):
+        budget = 1.0 if epsilon is None else epsilon
+        scores = benchmark.score(setting, method, budget, seed)
+        frechet = None if method == "none" else benchmark.distances(method, budget, seed)
+        row = {"data": benchmark.name, "setting": setting, "epsilon": epsilon, "method": method, "seed": seed}
+        rows.append({**row, **scores, "frechet": frechet})
+        results = summarize(rows, lifts)
+        results["arguments"] = dataclasses.asdict(arguments)
+        results["seconds_of_this_call"] = round(time.perf_counter() - started, 1)
+        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (output / "results.md").write_text(as_markdown(results), encoding="utf-8")
+    plot(results, output / "benchmark.png")
+    print(as_markdown(results))
+
+
+if __name__ == "__main__":
+    main(*TrlParser((BenchmarkArguments,)).parse_args_and_config())
