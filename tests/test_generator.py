@@ -344,7 +344,9 @@ def test_later_candidates_are_new_public_texts_and_then_variations(make_generato
     assert len(first) == 32 and len(set(first) | set(second[:28])) == 60 == len(set(first + second[:28]) & set(public))
     assert not set(second[:28]) & set(first)
     assert 0 < len(set(third) - set(public)), "no public text was left"
-    generator = make_generator(config=replace(config, num_rounds=2, new_public_share=0.25), run_dir=tmp_path / "quarter")
+    generator = make_generator(
+        config=replace(config, num_rounds=2, new_public_share=0.25), run_dir=tmp_path / "quarter"
+    )
     generator.evolve(private, initial_population=public)
     (first, _), (second, _) = RunFolder(tmp_path / "quarter").rounds()
     assert len(set(second) & (set(public) - set(first))) == 8

@@ -1,60 +1,35 @@
 """Mask filling: the research loop against this library's exact and fast modes, and the bare matrix product.
 
-`python tests/benchmarks/variation.py OUT.json [MODEL]`. Without a masked language model, all-MiniLM-L6-v2 (6 layers,
-384 wide, 30,522 word pieces) is trained into one on speeches for a minute and a half; it is weak, but as fast as a good one.
+`python tests/benchmarks/variation.py OUT.json [MODEL]`. Without a masked language model, one is trained on speeches
+for a minute and a half (`recipes/masked_lm.py`); it is weak, but as fast as a good one.
 """
 
 import json
 import math
 import sys
-import time
 from pathlib import Path
 
 import torch
 from timing import BUILD, by_turns, gemm_peak, speeches
 
+sys.path.append(str(Path(__file__).parents[2] / "recipes"))
+from masked_lm import MASK_PROBABILITY, train_masked_lm
+
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.models import load_masked_lm
-from hf_pretext.packaged_models import packaged_embedder
 from hf_pretext.plays import load_plays
 from hf_pretext.variation import MaskedVariation
 
 NUM_TEXTS = 256
 MASKS_PER_PASS = 4
 TRAINING_SECONDS = 90
-MASK_PROBABILITY = 0.3
 
 
 def masked_lm(source=None):
     cached = Path(source) if source else BUILD / "masked-lm"
     if not cached.is_dir():
-        train(cached)
+        train_masked_lm(load_plays()[0]["text"][:], TRAINING_SECONDS, cached)
     return load_masked_lm(cached, torch.device("cpu"), torch.float32)
-
-
-def train(folder):
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(packaged_embedder())
-    model = AutoModelForMaskedLM.from_pretrained(packaged_embedder()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    texts = load_plays()[0]["text"][:]
-    end = time.monotonic() + TRAINING_SECONDS
-    while time.monotonic() < end:
-        chosen = torch.randint(len(texts), (32,)).tolist()
-        batch = tokenizer([texts[index] for index in chosen], padding=True, truncation=True, max_length=48)
-        ids, there = torch.tensor(batch["input_ids"]), torch.tensor(batch["attention_mask"]).bool()
-        rows, columns = torch.nonzero((torch.rand(ids.shape) < MASK_PROBABILITY) & there, as_tuple=True)
-        masked = ids.clone()
-        masked[rows, columns] = tokenizer.mask_token_id
-        hidden = model.bert(masked, attention_mask=there.long()).last_hidden_state[rows, columns]
-        loss = torch.nn.functional.cross_entropy(model.cls(hidden), ids[rows, columns])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @torch.inference_mode()
