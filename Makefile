@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart recipes prove federation bench test test-slow quality style clean
+.PHONY: quickstart recipes prove federation bench benchmark benchmark-small test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
@@ -23,6 +23,9 @@ federation: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/run.py
+
+benchmark benchmark-small: $(VENV)/.installed
+	$(BIN)/python recipes/benchmark.py --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

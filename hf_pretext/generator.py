@@ -239,12 +239,13 @@ class PrivateEvolutionGenerator:
                 text it is. A `ClientPool`, such as a federation, takes its place. With several processes only the
                 main one's counts; give None in the others, so that they need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
-                Public texts to start from. Without them the expansion model writes a population from `config.domain`.
+                Public texts: a random part of them is voted on first, and of the others those that the votes speak for
+                (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived) and `votes` (`float`, its noisy votes above the threshold, of
-            all rounds).
+            `round` (`int`, the first that it survived) and `votes` (`float`, its smoothed votes above the
+            threshold, of all rounds).
 
         Raises:
             ValueError: An argument is at fault, or differs from what `run_dir` was begun with. No budget is spent.

@@ -56,12 +56,13 @@ def _plot_votes(
         shade = 0.25 + 0.75 * record.round / history[-1].round
         axes.plot(np.arange(1, len(record.votes) + 1), record.votes, color=COLORS[2], alpha=shade, label=record.round)
     axes.axhspan(-report.noise_std, report.noise_std, color=COLORS[0], alpha=0.25, lw=0)
-    axes.axhline(config.threshold * report.noise_std, color=COLORS[1], ls="--")
+    note = "band: one noise standard deviation"
+    if not config.smooth_votes:  # Smoothed votes have less noise, and another threshold.
+        axes.axhline(config.threshold * report.noise_std, color=COLORS[1], ls="--")
+        note += "; dashes: threshold"
     axes.set(title="Noisy votes per round", xlabel="candidate, by rank", ylabel="votes", xscale="log")
     axes.legend(title="round", fontsize="small", ncols=2)
-    axes.text(
-        0.02, 0.02, "band: one noise standard deviation; dashes: threshold", transform=axes.transAxes, fontsize="small"
-    )
+    axes.text(0.02, 0.02, note, transform=axes.transAxes, fontsize="small")
 
 
 def _plot_survivors(axes: Any, history: Sequence[RoundRecord]) -> None:

@@ -132,14 +132,14 @@ class RememberingEmbedder(SentenceTransformer):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder, device="cpu")
-        self._embedded: dict[str, np.ndarray] = {}
+        self.embedded: dict[str, np.ndarray] = {}
 
     def encode(self, texts: list[str], **options: Any) -> np.ndarray:
         """Embed texts, or remember how they were embedded."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._embedded]
+        new = [text for text in dict.fromkeys(texts) if text not in self.embedded]
         if new:
-            self._embedded.update(zip(new, super().encode(new, **options), strict=True))
-        return np.stack([self._embedded[text] for text in texts])
+            self.embedded.update(zip(new, super().encode(new, **options), strict=True))
+        return np.stack([self.embedded[text] for text in texts])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts in batches of like length, as unit rows of shape `(len(texts), d)`."""
@@ -337,8 +337,13 @@ class Models:
 
     @cached_property
     def embedder(self) -> RememberingEmbedder:
-        """all-MiniLM-L6-v2, as in the paper."""
-        return RememberingEmbedder(str(locate(EMBEDDER)))
+        """all-MiniLM-L6-v2, as in the paper, which knows the public texts already."""
+        embedder = RememberingEmbedder(str(locate(EMBEDDER)))
+        place = self.stages.place("public-embeddings", {"public": fingerprint(self.public)}).with_suffix(".npy")
+        if not place.is_file():
+            np.save(place, embedder.embed(self.public))
+        embedder.embedded.update(zip(self.public, np.load(place), strict=True))
+        return embedder
 
     @cached_property
     def llm(self) -> Any:

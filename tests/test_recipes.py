@@ -45,7 +45,7 @@ def configs(*folders):
 
 def test_every_folder_of_configs_is_tested():
     folders = {path.name for path in (RECIPES / "configs").iterdir()}
-    assert folders == {"generate", "llm", "small", "evaluate", "accelerate", "audit"}
+    assert folders == {"generate", "llm", "small", "evaluate", "accelerate", "audit", "benchmark"}
 
 
 @configs("llm", "small", "evaluate")
