@@ -1,4 +1,4 @@
-"""Expansion by a model behind an address: the real `transformers serve`, and a server that fails in chosen ways."""
+"""Expansion by a model behind an address: real servers, and one that fails in chosen ways."""
 
 import json
 import os
@@ -20,10 +20,18 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.served import ServedTextGenerator
 
+SERVERS = {
+    "transformers": ["--device", "cpu", "--dtype", "float32"],
+    "vllm": ["--dtype", "float32", "--max-model-len", "512"],
+}
+"""Commands whose `serve` speaks the API of OpenAI, and what they are told besides the model and the address."""
 
-@pytest.fixture(scope="module")
-def address(models_folder, tmp_path_factory):
-    """`transformers serve` on loopback, with the tiny causal model, which is told to sample."""
+NO_VLLM = pytest.mark.skipif(shutil.which("vllm") is None, reason="vLLM is not installed; it was never run here.")
+
+
+@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=NO_VLLM)])
+def address(request, models_folder, tmp_path_factory):
+    """A real server on loopback, with the tiny causal model, which is told to sample."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(models_folder / "expansion_model", folder, dirs_exist_ok=True)
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -31,15 +39,15 @@ def address(models_folder, tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     log = (tmp_path_factory.mktemp("serve") / "log").open("wb")
-    command = [Path(sys.executable).parent / "transformers", "serve", str(folder)]
+    command = [shutil.which(request.param) or Path(sys.executable).parent / request.param, "serve", folder]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+        [*map(str, command), "--host", "127.0.0.1", "--port", str(port), *SERVERS[request.param]],
         env=environment,
         stdout=log,
         stderr=log,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + (120 if request.param == "transformers" else 600)
     while True:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
