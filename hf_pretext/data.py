@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .cleaning import valid_unicode
 from .configuration import shortened
 
@@ -171,3 +173,29 @@ def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) ->
     if wrong:
         raise TypeError(f"`{argument}` must hold strings only, but some are of type {', '.join(wrong)}.")
     return list(map(valid_unicode, texts))
+
+
+def split_by_client(
+    samples: Sequence[tuple[str, str]], held_out_share: float, seed: int = 0
+) -> tuple["Dataset", "Dataset"]:
+    """Set a random share of the clients aside, with all of their texts.
+
+    Args:
+        samples (`Sequence[tuple[str, str]]`): Client and text of each sample.
+        held_out_share (`float`): Share of the clients that are set aside.
+        seed (`int`, *optional*, defaults to `0`): Seed of the split.
+
+    Returns:
+        `tuple` of two `datasets.Dataset`: The other clients' samples and those of the clients set aside. Columns
+        `client_id` (`str`) and `text` (`str`).
+    """
+    from datasets import Dataset
+
+    clients = sorted({client for client, _ in samples})
+    order = np.random.default_rng(seed).permutation(len(clients))
+    held_out = {clients[index] for index in order[: round(held_out_share * len(clients))]}
+    kept, aside = (
+        Dataset.from_list([{"client_id": who, "text": text} for who, text in samples if (who in held_out) == is_held])
+        for is_held in (False, True)
+    )
+    return kept, aside

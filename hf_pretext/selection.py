@@ -154,7 +154,7 @@ class RoundRecord:
     Args:
         round (`int`): Number of the round, from 1.
         num_candidates (`int`): Candidates that the clients voted for.
-        num_above_threshold (`int`): Candidates whose noisy votes passed the threshold.
+        num_above_threshold (`int`): Candidates whose votes, smoothed or not, passed the threshold.
         num_survivors (`int`): Different candidates that were drawn as parents.
         votes (`tuple` of `float`): The noisy histogram, sorted from most to fewest votes.
         seconds (`float`): Time that the round's public work took. (The clients' time depends on what they hold.)

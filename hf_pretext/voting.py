@@ -72,6 +72,7 @@ def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: 
     squared_norms = np.einsum("md,md->m", candidates, candidates)
     # A column of ones on the left takes the norms into the product, which saves a pass over the scores.
     right = np.concatenate([2 * candidates.T, -squared_norms[None]])
+    block_size = max(1, min(block_size, len(samples)))
     left = np.ones((block_size, len(right)), dtype=np.float32)
     scores = np.empty((block_size, len(candidates)), dtype=np.float32)
     nearest = np.empty(len(samples), dtype=np.int64)

@@ -6,7 +6,7 @@ python recipes/benchmark.py --config recipes/configs/benchmark/small.yaml
 
 Every stage (models, seeds, synthetic texts, scores) is cached by its inputs in `output_dir/cache`, so a run that was
 stopped goes on, and another method, seed or epsilon repeats nothing. Scores are on held-out clients' texts, and lifts
-and maps use clean private votes and embeddings: **evaluation only, not differentially private**.
+use clean private votes: **evaluation only, not differentially private**.
 """
 
 import copy
@@ -18,13 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_data import BenchmarkData, load_data, public_texts
+from benchmark_data import load_private, public_texts
 from masked_lm import train_masked_lm
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
@@ -48,13 +48,14 @@ from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients import group_by_client
+from hf_pretext.embedding import TextEmbedder
 from hf_pretext.evaluation import gap_closed, score_next_tokens
-from hf_pretext.files import written_whole
+from hf_pretext.files import write_durably, written_whole
 from hf_pretext.measures import frechet_distance
 from hf_pretext.packaged_models import locate
 from hf_pretext.privacy import VoteMechanism
-from hf_pretext.selection import smooth_votes, threshold_votes
-from hf_pretext.voting import cast_votes, quantize_embeddings
+from hf_pretext.selection import SmoothedVotes, smooth_votes, threshold_votes
+from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 
 NOT_DP = "evaluation only, not DP"
 EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
@@ -108,8 +109,7 @@ class Stages:
 
     def place(self, stage: str, inputs: dict[str, Any]) -> Path:
         """Return the place of a stage's result."""
-        digest = blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=8).hexdigest()
-        return self.folder / f"{stage}-{digest}"
+        return self.folder / f"{stage}-{fingerprint(inputs)}"
 
     def __call__(self, stage: str, inputs: dict[str, Any], make: Callable[[], Any]) -> dict[str, Any]:
         """Read the result of a stage, or make it: `value`, `seconds`, and its `inputs`."""
@@ -118,9 +118,7 @@ class Stages:
             tqdm.write(f"{stage}: {inputs}")
             started = time.perf_counter()
             made = {"inputs": inputs, "value": make(), "seconds": round(time.perf_counter() - started, 1)}
-            scratch = path.with_suffix(".part")
-            scratch.write_text(json.dumps(made), encoding="utf-8")
-            scratch.replace(path)
+            write_durably(path, json.dumps(made))
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -141,17 +139,6 @@ class RememberingEmbedder(SentenceTransformer):
             self.embedded.update(zip(new, super().encode(new, **options), strict=True))
         return np.stack([self.embedded[text] for text in texts])
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts in batches of like length, as unit rows of shape `(len(texts), d)`."""
-        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        rows = np.empty((len(texts), self.get_embedding_dimension()), dtype=np.float32)
-        for start in tqdm(range(0, len(texts), 64), "Embedding", unit="batch", leave=False):
-            chosen = order[start : start + 64]
-            rows[chosen] = self.encode(
-                [texts[index] for index in chosen], normalize_embeddings=True, show_progress_bar=False
-            )
-        return rows
-
 
 class Benchmark:
     """All stages of one private set."""
@@ -161,24 +148,56 @@ class Benchmark:
         self.stages = models.stages
 
     @cached_property
-    def data(self) -> BenchmarkData:
-        """The private set, the held-out clients and the public texts."""
-        return load_data(self.name, Path(self.arguments.output_dir) / "packages")
+    def data(self) -> tuple[Dataset, Dataset]:
+        """The private set and the held-out clients."""
+        return load_private(self.name, Path(self.arguments.output_dir) / "packages")
 
     @cached_property
     def held_out(self) -> list[str]:
         """Held-out clients' texts to score (evaluation only, not DP)."""
-        texts = list(self.data.held_out["text"])
+        texts = list(self.data[1]["text"])
         return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))][
             : self.arguments.num_held_out
         ]
 
     @cached_property
-    def samples(self) -> list[list[str]]:
-        """The texts of each client, at most 8 of them."""
-        groups = group_by_client(self.data.private, self.config("default", 1.0, 0)).values()
+    def samples(self) -> list[tuple[int, str]]:
+        """Client and text of every sample, at most 8 of a client."""
+        groups = group_by_client(self.data[0], self.config("default", 1.0, 0)).values()
         rng = np.random.default_rng(0)
-        return [[texts[index] for index in rng.permutation(len(texts))[:8]] for texts in groups]
+        return [
+            (client, texts[index]) for client, texts in enumerate(groups) for index in rng.permutation(len(texts))[:8]
+        ]
+
+    @cached_property
+    def private_texts(self) -> list[str]:
+        """The texts of all samples."""
+        return [text for _, text in self.samples]
+
+    @cached_property
+    def voters(self) -> tuple[np.ndarray, np.ndarray]:
+        """Client and quantised embedding of every sample."""
+        embeddings = quantize_embeddings(self.models.embed(self.private_texts))
+        return np.array([client for client, _ in self.samples]), embeddings
+
+    def true_votes(self, points: np.ndarray, clip_norm: float = 8.0) -> np.ndarray:
+        """Sum the votes for candidates without noise; a norm of 8 clips nobody (evaluation only, not DP)."""
+        return cast_votes(*self.voters, quantize_embeddings(points), clip_norm) / VOTE_UNITS
+
+    def simulate_round(
+        self, points: np.ndarray, config: PrivateEvolutionConfig, noise: np.ndarray
+    ) -> tuple[np.ndarray, SmoothedVotes | None]:
+        """Weigh candidates as a round does; return the weights, and what smoothing knows of others.
+
+        The noise is given, in standard deviations, so that settings can be compared on the same draw. It is no genuine
+        noise: evaluation only, not DP.
+        """
+        mechanism = VoteMechanism.from_config(config)
+        votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
+        if not config.smooth_votes:
+            return threshold_votes(votes, config.threshold * mechanism.noise_std), None
+        smoothed = smooth_votes(votes, mechanism.noise_std, points)
+        return threshold_votes(smoothed.votes, config.threshold * smoothed.std), smoothed
 
     def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:
         """Make the settings of a method that spends budget; what all methods share comes on top."""
@@ -204,11 +223,10 @@ class Benchmark:
         """Find the texts that are shown to the expansion model: `text` and `votes`."""
         rng = np.random.default_rng(seed)
         if method == FLOOR:
-            chosen = rng.permutation(len(self.data.public))[:1024]
-            return {"text": [self.data.public[index] for index in chosen], "votes": [1.0] * len(chosen)}
+            chosen = rng.permutation(len(self.models.public))[:1024]
+            return {"text": [self.models.public[index] for index in chosen], "votes": [1.0] * len(chosen)}
         if method == CEILING:
-            texts = [text for texts in self.samples for text in texts]
-            return {"text": texts, "votes": [1.0] * len(texts)}
+            return {"text": self.private_texts, "votes": [1.0] * len(self.private_texts)}
         config = self.config(method, epsilon, seed)
         inputs = {"data": self.name, "method": method, "config": fingerprint(config)}
         if method == "paper":
@@ -221,7 +239,7 @@ class Benchmark:
                 self.models.llm,
                 config=config,
             )
-            found = generator.evolve(self.data.private, initial_population=self.data.public)
+            found = generator.evolve(self.data[0], initial_population=self.models.public)
             report = generator.privacy_report
             rounds = [dataclasses.asdict(record) | {"votes": None} for record in generator.history]
             return {**found.to_dict(), "rounds": rounds, "epsilon": report.epsilon}
@@ -232,15 +250,11 @@ class Benchmark:
         """Make the texts that a model is finetuned on."""
         number = self.arguments.num_samples
         rng = np.random.default_rng([seed, 1])
-        if method == "public-only":
-            return {"value": [self.data.public[index] for index in rng.permutation(len(self.data.public))[:number]]}
-        if method == "finetune-private":
-            private = [text for texts in self.samples for text in texts]
-            return {"value": [private[index] for index in rng.permutation(len(private))[:number]]}
+        if method in ("public-only", "finetune-private"):
+            real = self.models.public if method == "public-only" else self.private_texts
+            return {"value": [real[index] for index in rng.permutation(len(real))[:number]]}
         seeds = self.seeds(method, epsilon, seed)
-        config = dataclasses.replace(
-            self.config(method, epsilon, seed), top_p=self.arguments.top_p, temperature=1.0, new_public_share=0.0
-        )
+        config = dataclasses.replace(self.config(method, epsilon, seed), top_p=self.arguments.top_p)
         inputs = {
             "data": self.name,
             "method": method,
@@ -258,18 +272,17 @@ class Benchmark:
     def score(self, setting: str, method: str, epsilon: float, seed: int) -> dict[str, Any]:
         """Finetune a model and score it on held-out text (evaluation only, not DP)."""
         texts = None if method == "none" else self.texts(method, epsilon, seed)["value"]
+        rate = getattr(self.arguments, f"{setting}_rate")
         inputs = {
             "data": self.name,
             "setting": setting,
             "texts": texts and fingerprint(texts),
             "epochs": self.arguments.epochs if texts else 0,
-            "rate": getattr(self.arguments, f"{setting}_rate") if texts else 0,
+            "rate": rate if texts else 0,
             "seed": seed if texts else 0,
             "held_out": fingerprint(self.held_out),
             "small_lm_epochs": self.arguments.small_lm_epochs if setting == "small" else None,
         }
-
-        rate = inputs["rate"]
 
         def work() -> dict[str, float]:
             model, tokenizer = self.models.to_finetune(setting, seed)
@@ -290,24 +303,14 @@ class Benchmark:
 
         def work() -> dict[str, float]:
             rng = np.random.default_rng([seed, 2])
-            public = [self.data.public[index] for index in rng.permutation(len(self.data.public))[:1024]]
-            points = self.models.embedder.embed(public)
-            owners = np.repeat(np.arange(len(self.samples)), list(map(len, self.samples)))
-            samples = quantize_embeddings(self.models.embedder.embed([t for texts in self.samples for t in texts]))
-            candidates = quantize_embeddings(points)
-            true = cast_votes(owners, samples, candidates, 8.0) / 2**20
+            public = [self.models.public[index] for index in rng.permutation(len(self.models.public))[:1024]]
+            points = self.models.embed(public)
+            true = self.true_votes(points)
             noise = rng.standard_normal(len(public))
             result = {}
             for method in PRIVATE_METHODS:
                 config = dataclasses.replace(self.config(method, 1.29, seed), num_rounds=11)
-                mechanism = VoteMechanism.from_config(config)
-                votes = cast_votes(owners, samples, candidates, mechanism.clip_norm) / 2**20
-                votes = votes + mechanism.noise_std * noise
-                std: Any = mechanism.noise_std
-                if config.smooth_votes:
-                    smoothed = smooth_votes(votes, mechanism.noise_std, points)
-                    votes, std = smoothed.votes, smoothed.std
-                weights = threshold_votes(votes, config.threshold * std)
+                weights, _ = self.simulate_round(points, config, noise)
                 result[method] = float(weights @ true / weights.sum() / true.mean())
             return result
 
@@ -319,7 +322,7 @@ class Benchmark:
         """Measure the Fréchet distance of the texts to held-out ones (evaluation only, not DP)."""
         texts = self.texts(method, epsilon, seed)["value"]
         inputs = {"data": self.name, "texts": fingerprint(texts), "held_out": fingerprint(self.held_out)}
-        embed = self.models.embedder.embed
+        embed = self.models.embed
         return self.stages("frechet", inputs, lambda: frechet_distance(embed(self.held_out), embed(texts)))["value"]
 
 
@@ -341,9 +344,13 @@ class Models:
         embedder = RememberingEmbedder(str(locate(EMBEDDER)))
         place = self.stages.place("public-embeddings", {"public": fingerprint(self.public)}).with_suffix(".npy")
         if not place.is_file():
-            np.save(place, embedder.embed(self.public))
+            np.save(place, TextEmbedder(embedder)(self.public, "Embedding public texts"))
         embedder.embedded.update(zip(self.public, np.load(place), strict=True))
         return embedder
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts as unit rows of shape `(len(texts), d)`."""
+        return TextEmbedder(self.embedder)(texts, "Embedding")
 
     @cached_property
     def llm(self) -> Any:
@@ -358,19 +365,19 @@ class Models:
         """all-MiniLM-L6-v2 trained as a masked language model on the public texts (`masked_lm`)."""
         if self.arguments.masked_lm is not None:
             return self.arguments.masked_lm
-        inputs = {"minutes": self.arguments.masked_lm_minutes, "public": fingerprint(self.public)}
-        folder = self.stages.place("masked-lm", inputs)
-        if not folder.is_dir():
-            train_masked_lm(self.public, 60 * self.arguments.masked_lm_minutes, folder)
-        return folder
+        minutes = self.arguments.masked_lm_minutes
+        return self._trained("masked-lm", {"minutes": minutes}, partial(train_masked_lm, self.public, 60 * minutes))
 
     @property
     def small_lm(self) -> Path:
         """The model of five million weights that is pretrained on the public texts."""
-        inputs = {"epochs": self.arguments.small_lm_epochs, "public": fingerprint(self.public)}
-        folder = self.stages.place("small-lm", inputs)
-        if not folder.is_dir():
-            train_small_lm(self.public, self.arguments.small_lm_epochs, folder)
+        epochs = self.arguments.small_lm_epochs
+        return self._trained("small-lm", {"epochs": epochs}, partial(train_small_lm, self.public, epochs))
+
+    def _trained(self, stage: str, inputs: dict[str, Any], train: Callable[[Path], None]) -> Path:
+        folder = self.stages.place(stage, {**inputs, "public": fingerprint(self.public)})
+        if not (folder / "config.json").is_file():
+            train(folder)
         return folder
 
     def to_finetune(self, setting: str, seed: int) -> tuple[Any, Any]:
@@ -455,7 +462,7 @@ def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
         fast.save_pretrained(scratch)
 
 
-T_95 = {1: math.nan, 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Quantiles of Student's t distribution for a 95 % interval, by number of seeds."""
 
 

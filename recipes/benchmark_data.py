@@ -18,7 +18,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from email import message_from_bytes
 from email.utils import parseaddr
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 import requests
 from datasets import Dataset
 
+from hf_pretext.data import split_by_client
 from hf_pretext.plays import load_plays
 
 MIN_WORDS, MAX_WORDS = 10, 60
@@ -45,39 +45,27 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _MARKUP = re.compile(r"https?:|www\.|@|wrote:|<\w")
 
 
-@dataclass(frozen=True)
-class BenchmarkData:
-    """A private set and what is to be compared with it.
-
-    Args:
-        private (`datasets.Dataset`): Columns `client_id` and `text`.
-        held_out (`datasets.Dataset`): The same of other clients. Evaluation only: no guarantee covers it.
-        public (`list` of `str`): Public texts.
-    """
-
-    private: Dataset
-    held_out: Dataset
-    public: list[str]
-
-
-def load_data(name: str, cache: Path, held_out_share: float = 0.15) -> BenchmarkData:
-    """Load one of the private sets, `"plays"` or `"mail"`, split by client, and the public texts.
+def load_private(name: str, cache: Path, held_out_share: float = 0.15) -> tuple[Dataset, Dataset]:
+    """Load one of the private sets, `"plays"` or `"mail"`, split by client.
 
     Args:
         name (`str`): The private set.
         cache (`Path`): Folder for what is downloaded.
         held_out_share (`float`, *optional*, defaults to `0.15`): Share of the clients set aside for evaluation.
 
+    Returns:
+        `tuple` of two `datasets.Dataset`: Private and held-out texts (evaluation only: no guarantee covers those).
+        Columns `client_id` and `text`.
+
     Raises:
         ValueError: There is no such set, or a downloaded file is not what it was.
     """
     if name == "plays":
         private, held_out = (_short(texts) for texts in load_plays(held_out_share))
-    elif name == "mail":
-        private, held_out = _split(list(dict.fromkeys(_mails(_package("spam-assassin", cache)))), held_out_share)
-    else:
-        raise ValueError(f"`data`={name!r} must be one of ['plays', 'mail'].")
-    return BenchmarkData(private, held_out, public_texts(cache))
+        return private, held_out
+    if name == "mail":
+        return split_by_client(list(dict.fromkeys(_mails(_package("spam-assassin", cache)))), held_out_share)
+    raise ValueError(f"`data`={name!r} must be one of ['plays', 'mail'].")
 
 
 def public_texts(cache: Path) -> list[str]:
@@ -103,17 +91,6 @@ def _is_short(text: str) -> bool:
 
 def _short(texts: Dataset) -> Dataset:
     return texts.filter(_is_short, input_columns="text", keep_in_memory=True)
-
-
-def _split(rows: list[tuple[str, str]], share: float) -> tuple[Dataset, Dataset]:
-    clients = sorted({client for client, _ in rows})
-    order = np.random.default_rng(0).permutation(len(clients))
-    held_out = {clients[index] for index in order[: round(share * len(clients))]}
-    private, other = (
-        Dataset.from_list([{"client_id": who, "text": text} for who, text in rows if (who in held_out) == is_held])
-        for is_held in (False, True)
-    )
-    return private, other
 
 
 def _mails(package: Path) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,6 @@ from benchmark import Benchmark, BenchmarkArguments, Models
 
 from hf_pretext.measures import frechet_distance
 from hf_pretext.population import Reserve
-from hf_pretext.privacy import VoteMechanism
-from hf_pretext.selection import smooth_votes, threshold_votes
-from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 
 NUM_DRAWS = 1024
 PAPER = {"vote_clipping": "count", "accountant": "rdp", "smooth_votes": False, "new_public_share": 0.0}
@@ -33,27 +30,17 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 class Selection:
-    """The embeddings of one private set, and one round of selection from public texts."""
+    """One private set, with the embeddings of its held-out and of the public texts."""
 
     def __init__(self, benchmark: Benchmark) -> None:
-        embed = benchmark.models.embedder.embed
+        self.benchmark = benchmark
         self.config = benchmark.config("default", 1.29, 0)
-        self.owners = np.repeat(np.arange(len(benchmark.samples)), list(map(len, benchmark.samples)))
-        self.samples = quantize_embeddings(embed([text for texts in benchmark.samples for text in texts]))
-        self.held_out = embed(benchmark.held_out)
-        self.public = embed(benchmark.data.public)
+        self.held_out = benchmark.models.embed(benchmark.held_out)
+        self.public = benchmark.models.embed(benchmark.models.public)
 
     def round(self, points: np.ndarray, config: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
         """Draw parents among candidates; return them, and what smoothing knows of the others."""
-        mechanism = VoteMechanism.from_config(config)
-        votes = cast_votes(self.owners, self.samples, quantize_embeddings(points), mechanism.clip_norm) / VOTE_UNITS
-        votes = votes + mechanism.noise_std * rng.standard_normal(len(votes))
-        smoothed = smooth_votes(votes, mechanism.noise_std, points) if config.smooth_votes else None
-        weights = (
-            threshold_votes(votes, config.threshold * mechanism.noise_std)
-            if smoothed is None
-            else threshold_votes(smoothed.votes, config.threshold * smoothed.std)
-        )
+        weights, smoothed = self.benchmark.simulate_round(points, config, rng.standard_normal(len(points)))
         return rng.choice(len(weights), NUM_DRAWS, p=weights / weights.sum()), smoothed
 
     def one_round(self, epsilon: float, num_rounds: int, seeds: list[int]) -> Iterator[str]:
@@ -64,7 +51,7 @@ class Selection:
             for seed in seeds:
                 rng = np.random.default_rng(seed)
                 points = self.public[rng.permutation(len(self.public))[:1024]]
-                true = cast_votes(self.owners, self.samples, quantize_embeddings(points), 8.0) / VOTE_UNITS
+                true = self.benchmark.true_votes(points)
                 parents, _ = self.round(points, config, rng)
                 lift = true[parents].mean() / true.mean()
                 figures.append((lift, len(np.unique(parents)), frechet_distance(self.held_out, points[parents])))

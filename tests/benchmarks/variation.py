@@ -27,7 +27,7 @@ TRAINING_SECONDS = 90
 
 def masked_lm(source=None):
     cached = Path(source) if source else BUILD / "masked-lm"
-    if not cached.is_dir():
+    if not (cached / "config.json").is_file():
         train_masked_lm(load_plays()[0]["text"][:], TRAINING_SECONDS, cached)
     return load_masked_lm(cached, torch.device("cpu"), torch.float32)
 
