@@ -23,6 +23,7 @@ RUN_KEYS = (
     "expansion_model",
     "device",
     "dtype",
+    "device_map",
     "batch_size",
 )
 REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")

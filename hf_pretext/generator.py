@@ -102,6 +102,9 @@ class PrivateEvolutionGenerator:
         device (`str` or `torch.device`, *optional*): Where models go that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
+        device_map (`str` or `dict`, *optional*):
+            How an expansion model that is loaded here and too large for one device is spread over several, as in
+            `from_pretrained` of transformers: `"auto"` fills the accelerators, then memory.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass, and requests to a server at a time.
         run_dir (`str` or `Path`, *optional*):
             Folder in which a run survives being killed: every release is there, durably, before anything uses it, and
@@ -134,6 +137,7 @@ class PrivateEvolutionGenerator:
         config: PrivateEvolutionConfig,
         device: "str | torch.device | None" = None,
         dtype: "str | torch.dtype" = "auto",
+        device_map: "str | dict[str, Any] | None" = None,
         batch_size: int = 64,
         run_dir: str | Path | None = None,
         noise: NoiseSource | None = None,
@@ -158,7 +162,7 @@ class PrivateEvolutionGenerator:
         if is_served(expansion_model):
             self._text_generator = expansion = ServedTextGenerator(expansion_model, config, batch_size)
         elif expansion_model:
-            expansion, tokenizer = load_causal_lm(expansion_model, on, dtype)
+            expansion, tokenizer = load_causal_lm(expansion_model, on, dtype, device_map)
             self._text_generator = TextGenerator(expansion, tokenizer, config, batch_size)
         self._expansion = Expansion(self._text_generator, config) if self._text_generator else None
         self._variation: Variation = (

@@ -56,11 +56,16 @@ def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) 
     return model, tokenizer
 
 
-def load_causal_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer; `source` is as in `load_masked_lm`."""
+def load_causal_lm(
+    source: Any, device: torch.device, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer; `source` is as in `load_masked_lm`.
+
+    With a `device_map`, which transformers' `from_pretrained` takes, it is spread over devices, and not on `device`.
+    """
     from transformers import AutoModelForCausalLM
 
-    return _load("expansion_model", source, AutoModelForCausalLM, device, dtype)
+    return _load("expansion_model", source, AutoModelForCausalLM, device, dtype, device_map)
 
 
 def load_sentence_transformer(source: Any, device: torch.device, dtype: str | torch.dtype) -> Any:
@@ -126,7 +131,12 @@ class ModelSource:
 
 
 def _load(
-    argument: str, source: Any, auto_class: Any, device: torch.device, dtype: str | torch.dtype
+    argument: str,
+    source: Any,
+    auto_class: Any,
+    device: torch.device,
+    dtype: str | torch.dtype,
+    device_map: str | dict[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     if isinstance(source, tuple) and len(source) == 2:
         return source[0].eval(), source[1]
@@ -139,10 +149,13 @@ def _load(
         folder = locate(source)
         # Said in so many words: left out, transformers asks at the terminal whether to run a stranger's code.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = auto_class.from_pretrained(
+            folder, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source) from error
-    return model.to(device).eval(), tokenizer
+    # A model that is spread must stay where it is.
+    return (model if device_map is not None else model.to(device)).eval(), tokenizer
 
 
 def _check_source(argument: str, source: Any) -> None:

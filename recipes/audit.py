@@ -90,8 +90,9 @@ def main(arguments: AuditArguments) -> None:
     public = list_texts(read_input("public", source, config.text_column), config.text_column, "public")
     seed = seed_of_audit(arguments, output)
     audited, targets = enlist(private, config, arguments.num_canaries, arguments.client_share, seed)
+    of_models = ("device", "dtype", "device_map", "batch_size")
     generator = PrivateEvolutionGenerator(
-        **{name: run[name] for name in run if name.endswith("_model") or name in ("device", "dtype", "batch_size")},
+        **{name: run[name] for name in run if name.endswith("_model") or name in of_models},
         config=config,
         run_dir=output / RUN_FOLDER,
         noise=None if arguments.noise else no_noise,

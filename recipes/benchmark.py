@@ -20,18 +20,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmark_data import load_private, public_texts
+from benchmark_plots import NOT_DP, plot_maps, plot_rounds, plot_scores
 from masked_lm import train_masked_lm
+from on_device import train_on_devices
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
 from datasets import Dataset
 from huggingface_hub.utils import tqdm
+from scipy.stats import t as student_t
 from sentence_transformers import SentenceTransformer
 from transformers import (
     AutoModelForCausalLM,
@@ -47,6 +51,7 @@ from transformers import (
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.checkpoint import RunFolder
 from hf_pretext.clients import group_by_client
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.evaluation import gap_closed, score_next_tokens
@@ -57,13 +62,13 @@ from hf_pretext.privacy import VoteMechanism
 from hf_pretext.selection import SmoothedVotes, smooth_votes, threshold_votes
 from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 
-NOT_DP = "evaluation only, not DP"
 EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
 FLOOR, CEILING = "expand-only", "expand-private"
 PRIVATE_METHODS = ("paper", "default")
-METHODS = ("none", "public-only", FLOOR, *PRIVATE_METHODS, CEILING, "finetune-private")
+WITHOUT_SEEDS = ("public-only", "finetune-private")
+ON_DEVICE = ("dp-fedavg", "dp-ftrl")
+METHODS = ("none", "public-only", FLOOR, *ON_DEVICE, *PRIVATE_METHODS, CEILING, "finetune-private")
 SETTINGS = ("small", "llm")
-COLORS = dict(zip(METHODS, ("#999999", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#0072B2", "#CC79A7"), strict=True))
 
 
 @dataclass
@@ -72,10 +77,16 @@ class BenchmarkArguments:
 
     data: list[str] = field(metadata={"help": "Private sets: plays, mail."})
     methods: list[str] = field(default_factory=lambda: list(METHODS), metadata={"help": "Methods to compare."})
+    on_device_settings: list[str] = field(
+        default_factory=lambda: ["small"], metadata={"help": "Models that the devices train; hours with the LLM."}
+    )
     settings: list[str] = field(default_factory=lambda: list(SETTINGS), metadata={"help": "Models to finetune."})
     epsilons: list[float] = field(default_factory=lambda: [1.29, 7.58], metadata={"help": "Budgets of a client."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; each is a run of all."})
     delta: float = field(default=3e-6, metadata={"help": "As in the paper."})
+    llm_dtype: str = field(
+        default="float32", metadata={"help": "Of the LLM; bfloat16 takes half the time on a processor that has it."}
+    )
     num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
     num_held_out: int = field(default=500, metadata={"help": "Texts to score."})
     max_length: int = field(default=48, metadata={"help": "Longest candidate, in tokens."})
@@ -101,10 +112,16 @@ class BenchmarkArguments:
 
 
 class Stages:
-    """Results of stages, kept in files that are named after the stage and its inputs."""
+    """Results of stages, kept in files that are named after the stage and its inputs.
+
+    Attributes:
+        seconds (`float`): What the stages that were asked for took, in this call or in earlier ones.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.seconds = 0.0
+        self._used: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def place(self, stage: str, inputs: dict[str, Any]) -> Path:
@@ -119,7 +136,11 @@ class Stages:
             started = time.perf_counter()
             made = {"inputs": inputs, "value": make(), "seconds": round(time.perf_counter() - started, 1)}
             write_durably(path, json.dumps(made))
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if path not in self._used:
+            self._used.add(path)
+            self.seconds += result["seconds"]
+        return result
 
 
 class RememberingEmbedder(SentenceTransformer):
@@ -161,24 +182,22 @@ class Benchmark:
         ]
 
     @cached_property
-    def samples(self) -> list[tuple[int, str]]:
-        """Client and text of every sample, at most 8 of a client."""
+    def clients(self) -> list[list[str]]:
+        """The texts of every client, at most 8."""
         groups = group_by_client(self.data[0], self.config("default", 1.0, 0)).values()
         rng = np.random.default_rng(0)
-        return [
-            (client, texts[index]) for client, texts in enumerate(groups) for index in rng.permutation(len(texts))[:8]
-        ]
+        return [[texts[index] for index in rng.permutation(len(texts))[:8]] for texts in groups]
 
     @cached_property
     def private_texts(self) -> list[str]:
-        """The texts of all samples."""
-        return [text for _, text in self.samples]
+        """The texts of all clients."""
+        return list(chain(*self.clients))
 
     @cached_property
     def voters(self) -> tuple[np.ndarray, np.ndarray]:
         """Client and quantised embedding of every sample."""
         embeddings = quantize_embeddings(self.models.embed(self.private_texts))
-        return np.array([client for client, _ in self.samples]), embeddings
+        return np.repeat(np.arange(len(self.clients)), list(map(len, self.clients))), embeddings
 
     def true_votes(self, points: np.ndarray, clip_norm: float = 8.0) -> np.ndarray:
         """Sum the votes for candidates without noise; a norm of 8 clips nobody (evaluation only, not DP)."""
@@ -194,10 +213,7 @@ class Benchmark:
         """
         mechanism = VoteMechanism.from_config(config)
         votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
-        if not config.smooth_votes:
-            return threshold_votes(votes, config.threshold * mechanism.noise_std), None
-        smoothed = smooth_votes(votes, mechanism.noise_std, points)
-        return threshold_votes(smoothed.votes, config.threshold * smoothed.std), smoothed
+        return weigh(votes, mechanism.noise_std, points, config)
 
     def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:
         """Make the settings of a method that spends budget; what all methods share comes on top."""
@@ -220,17 +236,21 @@ class Benchmark:
         return PrivateEvolutionConfig(epsilon=epsilon, **shared)
 
     def seeds(self, method: str, epsilon: float, seed: int) -> dict[str, Any]:
-        """Find the texts that are shown to the expansion model: `text` and `votes`."""
+        """Find the texts that are shown to the expansion model: `text` and `votes`; and what every round did."""
         rng = np.random.default_rng(seed)
         if method == FLOOR:
             chosen = rng.permutation(len(self.models.public))[:1024]
-            return {"text": [self.models.public[index] for index in chosen], "votes": [1.0] * len(chosen)}
-        if method == CEILING:
-            return {"text": self.private_texts, "votes": [1.0] * len(self.private_texts)}
+            texts = [self.models.public[index] for index in chosen]
+            return {"value": {"text": texts, "votes": [1.0] * len(texts)}, "seconds": 0.0}
+        if method in (CEILING, *WITHOUT_SEEDS):
+            texts = self.private_texts if method == CEILING else []
+            return {"value": {"text": texts, "votes": [1.0] * len(texts)}, "seconds": 0.0}
         config = self.config(method, epsilon, seed)
-        inputs = {"data": self.name, "method": method, "config": fingerprint(config)}
+        inputs: dict[str, Any] = {"data": self.name, "method": method, "config": fingerprint(config)}
         if method == "paper":
             inputs["masked_lm"] = Path(self.models.masked_lm).name
+
+        folder = self.stages.place("run", inputs)
 
         def evolve() -> dict[str, Any]:
             generator = PrivateEvolutionGenerator(
@@ -238,22 +258,27 @@ class Benchmark:
                 self.models.embedder,
                 self.models.llm,
                 config=config,
+                run_dir=folder,
             )
             found = generator.evolve(self.data[0], initial_population=self.models.public)
-            report = generator.privacy_report
-            rounds = [dataclasses.asdict(record) | {"votes": None} for record in generator.history]
-            return {**found.to_dict(), "rounds": rounds, "epsilon": report.epsilon}
+            rounds = []
+            for record, (candidates, votes) in zip(generator.history, RunFolder(folder).rounds(), strict=True):
+                points = self.models.embed(candidates)
+                weights, _ = weigh(votes, generator.ledger.mechanism.noise_std, points, config)
+                lift = lift_of(weights, self.true_votes(points, generator.ledger.mechanism.clip_norm))
+                rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
+            return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon}
 
-        return self.stages("seeds", inputs, evolve)["value"]
+        return self.stages("seeds", inputs, evolve)
 
     def texts(self, method: str, epsilon: float, seed: int) -> dict[str, Any]:
         """Make the texts that a model is finetuned on."""
         number = self.arguments.num_samples
         rng = np.random.default_rng([seed, 1])
-        if method in ("public-only", "finetune-private"):
+        if method in WITHOUT_SEEDS:
             real = self.models.public if method == "public-only" else self.private_texts
-            return {"value": [real[index] for index in rng.permutation(len(real))[:number]]}
-        seeds = self.seeds(method, epsilon, seed)
+            return {"value": [real[index] for index in rng.permutation(len(real))[:number]], "seconds": 0.0}
+        seeds = self.seeds(method, epsilon, seed)["value"]
         config = dataclasses.replace(self.config(method, epsilon, seed), top_p=self.arguments.top_p)
         inputs = {
             "data": self.name,
@@ -270,29 +295,32 @@ class Benchmark:
         return self.stages("texts", inputs, expand)
 
     def score(self, setting: str, method: str, epsilon: float, seed: int) -> dict[str, Any]:
-        """Finetune a model and score it on held-out text (evaluation only, not DP)."""
-        texts = None if method == "none" else self.texts(method, epsilon, seed)["value"]
-        rate = getattr(self.arguments, f"{setting}_rate")
-        inputs = {
+        """Train a model and score it on held-out text (evaluation only, not DP)."""
+        arguments = self.arguments
+        inputs: dict[str, Any] = {
             "data": self.name,
             "setting": setting,
-            "texts": texts and fingerprint(texts),
-            "epochs": self.arguments.epochs if texts else 0,
-            "rate": rate if texts else 0,
-            "seed": seed if texts else 0,
             "held_out": fingerprint(self.held_out),
-            "small_lm_epochs": self.arguments.small_lm_epochs if setting == "small" else None,
+            "model": arguments.small_lm_epochs if setting == "small" else arguments.llm_dtype,
         }
+        texts: list[str] = []
+        if method in ON_DEVICE:
+            inputs |= {"method": method, "epsilon": epsilon, "delta": arguments.delta, "seed": seed}
+        elif method != "none":
+            texts = self.texts(method, epsilon, seed)["value"]
+            rate = getattr(arguments, f"{setting}_rate")
+            inputs |= {"texts": fingerprint(texts), "epochs": arguments.epochs, "rate": rate, "seed": seed}
 
         def work() -> dict[str, float]:
-            model, tokenizer = self.models.to_finetune(setting, seed)
-            if texts:
-                model = finetune(model, tokenizer, texts, rate, self.arguments.epochs)
+            model, tokenizer = self.models.to_finetune(setting, seed, rank=1 if method in ON_DEVICE else None)
+            if method in ON_DEVICE:
+                model = train_on_devices(model, tokenizer, self.clients, method, epsilon, arguments.delta, seed)
+            elif texts:
+                model = finetune(model, tokenizer, texts, rate, arguments.epochs)
             totals = score_next_tokens(model, tokenizer, self.held_out, max_length=128).totals()
             return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
 
-        made = self.stages("score", inputs, work)
-        return {**made["value"], "seconds": made["seconds"]}
+        return self.stages("score", inputs, work)
 
     def lift(self, seed: int) -> dict[str, float]:
         """Measure the first round at the paper's setting (evaluation only, not DP).
@@ -311,12 +339,36 @@ class Benchmark:
             for method in PRIVATE_METHODS:
                 config = dataclasses.replace(self.config(method, 1.29, seed), num_rounds=11)
                 weights, _ = self.simulate_round(points, config, noise)
-                result[method] = float(weights @ true / weights.sum() / true.mean())
+                result[method] = lift_of(weights, true)
             return result
 
         fields = ("smooth_votes", "threshold", "vote_clipping", "accountant")
         settings = {m: [getattr(self.config(m, 1.29, seed), each) for each in fields] for m in PRIVATE_METHODS}
         return self.stages("lift", {"data": self.name, "seed": seed, "settings": settings}, work)["value"]
+
+    def result(self, setting: str, method: str, epsilon: float | None, seed: int) -> dict[str, Any]:
+        """Do all that a row of the table needs, and add up its seconds."""
+        budget = 1.0 if epsilon is None else epsilon
+        scores = self.score(setting, method, budget, seed)
+        seconds, frechet = scores["seconds"], None
+        if method not in ("none", *ON_DEVICE):
+            frechet = self.distances(method, budget, seed)
+            seconds += self.texts(method, budget, seed)["seconds"] + self.seeds(method, budget, seed)["seconds"]
+        return {**scores["value"], "frechet": frechet, "seconds": seconds}
+
+    def map(self, method: str, epsilon: float, seed: int) -> dict[str, np.ndarray]:
+        """Embed some texts of every kind for a picture (evaluation only, not DP)."""
+        rng = np.random.default_rng(seed)
+        kinds = {
+            "held-out private": self.held_out,
+            "initial": self.models.public,
+            "seeds": self.seeds(method, epsilon, seed)["value"]["text"],
+            "synthetic": self.texts(method, epsilon, seed)["value"],
+        }
+        return {
+            kind: self.models.embed([texts[index] for index in rng.permutation(len(texts))[:200]])
+            for kind, texts in kinds.items()
+        }
 
     def distances(self, method: str, epsilon: float, seed: int) -> float:
         """Measure the Fréchet distance of the texts to held-out ones (evaluation only, not DP)."""
@@ -324,6 +376,21 @@ class Benchmark:
         inputs = {"data": self.name, "texts": fingerprint(texts), "held_out": fingerprint(self.held_out)}
         embed = self.models.embed
         return self.stages("frechet", inputs, lambda: frechet_distance(embed(self.held_out), embed(texts)))["value"]
+
+
+def weigh(
+    votes: np.ndarray, noise_std: float, points: np.ndarray, config: PrivateEvolutionConfig
+) -> tuple[np.ndarray, SmoothedVotes | None]:
+    """Weigh candidates by their noisy votes as a round does; return what smoothing knows of others as well."""
+    if not config.smooth_votes:
+        return threshold_votes(votes, config.threshold * noise_std), None
+    smoothed = smooth_votes(votes, noise_std, points)
+    return threshold_votes(smoothed.votes, config.threshold * smoothed.std), smoothed
+
+
+def lift_of(weights: np.ndarray, true_votes: np.ndarray) -> float:
+    """Compute the mean of the true votes of candidates that are drawn by weight, over that of all candidates."""
+    return float(weights @ true_votes / weights.sum() / true_votes.mean())
 
 
 class Models:
@@ -356,7 +423,7 @@ class Models:
     def llm(self) -> Any:
         """SmolLM2-135M-Instruct and its tokenizer: it expands, and is finetuned."""
         return (
-            AutoModelForCausalLM.from_pretrained(locate(LLM), dtype="float32"),
+            AutoModelForCausalLM.from_pretrained(locate(LLM), dtype=self.arguments.llm_dtype),
             AutoTokenizer.from_pretrained(locate(LLM)),
         )
 
@@ -380,19 +447,21 @@ class Models:
             train(folder)
         return folder
 
-    def to_finetune(self, setting: str, seed: int) -> tuple[Any, Any]:
-        """Load a fresh model: the small one, or SmolLM2 with LoRA adapters."""
+    def to_finetune(self, setting: str, seed: int, rank: int | None = None) -> tuple[Any, Any]:
+        """Load a fresh model: the small one, or SmolLM2 with LoRA adapters; with a `rank`, either has adapters."""
         set_seed(seed)
         if setting == "small":
-            return (
-                AutoModelForCausalLM.from_pretrained(self.small_lm, dtype="float32"),
-                AutoTokenizer.from_pretrained(self.small_lm),
-            )
-        from peft import LoraConfig, get_peft_model
+            model = AutoModelForCausalLM.from_pretrained(self.small_lm, dtype="float32")
+            tokenizer = AutoTokenizer.from_pretrained(self.small_lm)
+        else:
+            model, tokenizer = copy.deepcopy(self.llm[0]), self.llm[1]
+            rank = rank or 4
+        if rank is not None:
+            from peft import LoraConfig, get_peft_model
 
-        model, tokenizer = self.llm
-        lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-        return get_peft_model(copy.deepcopy(model), lora), tokenizer
+            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+            model = get_peft_model(model, lora)
+        return model, tokenizer
 
 
 def fingerprint(value: Any) -> str:
@@ -462,16 +531,12 @@ def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
         fast.save_pretrained(scratch)
 
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Quantiles of Student's t distribution for a 95 % interval, by number of seeds."""
-
-
 def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Compute a mean and its 95 % interval over seeds; there is none for one seed."""
+    """Compute a mean and its 95 % interval over seeds by Student's t; there is none for one seed."""
     mean = float(np.mean(values))
     if len(values) == 1:
         return {"mean": mean, "low": None, "high": None}
-    half = T_95[len(values)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
@@ -531,30 +596,6 @@ def as_markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Draw accuracy and cross-entropy of every method, a panel for each private set and model."""
-    from matplotlib.figure import Figure
-
-    panels = list(dict.fromkeys((row["data"], row["setting"]) for row in results["table"]))
-    figure = Figure(figsize=(4.2 * len(panels), 6.4), dpi=110, layout="constrained")
-    axes = figure.subplots(2, len(panels), squeeze=False)
-    for column, panel in enumerate(panels):
-        rows = [row for row in results["table"] if (row["data"], row["setting"]) == panel]
-        labels = [row["method"] + ("" if row["epsilon"] is None else f", {row['epsilon']:g}") for row in rows]
-        for line, measure in enumerate(("accuracy", "cross_entropy")):
-            means = [row[measure]["mean"] for row in rows]
-            errors = [0 if row[measure]["low"] is None else row[measure]["mean"] - row[measure]["low"] for row in rows]
-            axes[line][column].errorbar(means, range(len(rows)), xerr=errors, fmt="none", ecolor="#555555", capsize=3)
-            axes[line][column].scatter(means, range(len(rows)), c=[COLORS[row["method"]] for row in rows], zorder=3)
-            axes[line][column].set_yticks(range(len(rows)), labels, fontsize="small")
-            axes[line][column].invert_yaxis()
-            axes[line][column].grid(axis="x", alpha=0.3)
-            axes[line][column].set_xlabel(measure.replace("_", "-"))
-        axes[0][column].set_title(f"{panel[0]}, {'SmolLM2-135M, LoRA' if panel[1] == 'llm' else 'small model'}")
-    figure.suptitle(f"Held-out clients' text ({NOT_DP}); a number is epsilon")
-    figure.savefig(path)
-
-
 def main(arguments: BenchmarkArguments) -> None:
     """Run everything that is not in the cache, and write the results so far after every score."""
     logging.getLogger("hf_pretext").setLevel(logging.ERROR)
@@ -567,23 +608,39 @@ def main(arguments: BenchmarkArguments) -> None:
         for benchmark in benchmarks
         for setting in arguments.settings
         for method in arguments.methods
-        for epsilon in (arguments.epsilons if method in PRIVATE_METHODS else [None])
+        if method not in ON_DEVICE or setting in arguments.on_device_settings
+        for epsilon in (arguments.epsilons if method in (*ON_DEVICE, *PRIVATE_METHODS) else [None])
     ]
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     lifts = [{"data": each.name, **each.lift(seed)} for each in benchmarks for seed in arguments.seeds]
     for seed, benchmark, setting, method, epsilon in tqdm(jobs, "Benchmark", unit="score"):
-        budget = 1.0 if epsilon is None else epsilon
-        scores = benchmark.score(setting, method, budget, seed)
-        frechet = None if method == "none" else benchmark.distances(method, budget, seed)
         row = {"data": benchmark.name, "setting": setting, "epsilon": epsilon, "method": method, "seed": seed}
-        rows.append({**row, **scores, "frechet": frechet})
+        rows.append({**row, **benchmark.result(setting, method, epsilon, seed)})
         results = summarize(rows, lifts)
         results["arguments"] = dataclasses.asdict(arguments)
+        results["seconds_of_all_stages"] = round(models.stages.seconds, 1)
         results["seconds_of_this_call"] = round(time.perf_counter() - started, 1)
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (output / "results.md").write_text(as_markdown(results), encoding="utf-8")
-    plot(results, output / "benchmark.png")
+    plot_scores(results, output / "benchmark.png")
+    rounds = [
+        {"data": each.name, "method": method, "epsilon": epsilon, "round": number, **record}
+        for each in benchmarks
+        for method in arguments.methods
+        if method in PRIVATE_METHODS
+        for epsilon in arguments.epsilons
+        for seed in arguments.seeds
+        for number, record in enumerate(each.seeds(method, epsilon, seed)["value"]["rounds"], start=1)
+    ]
+    plot_rounds(rounds, output / "rounds.png")
+    shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
+    maps = {
+        (each.name, method): each.map(method, min(arguments.epsilons), arguments.seeds[0])
+        for each in benchmarks
+        for method in shown
+    }
+    plot_maps(maps, output / "maps.png")
     print(as_markdown(results))
 
 

@@ -4,6 +4,7 @@ import torch
 from conftest import random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.generation import TextGenerator, collect_texts
+from hf_pretext.models import load_causal_lm
 
 
 def text_generator(model_and_tokenizer, batch_size=8, **changes):
@@ -110,3 +111,16 @@ def test_collect_tops_up_and_drops_repetitions():
 def test_collect_gives_up_with_a_clear_error():
     with pytest.raises(RuntimeError, match="only 1 usable, different texts of 4 in 3 attempts"):
         list(collect_texts(4, lambda *_: ["same"], "Writing", max_attempts=3))
+
+
+def test_a_model_spread_by_a_device_map_writes_the_same(llama, models_folder):
+    """A layer that stays on disk stands for one on another accelerator: the machine of the tests may have none."""
+    spread = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), "cpu")
+    layers = range(llama[0].config.num_hidden_layers)
+    device_map = spread | {f"model.layers.{layer}": "disk" if layer else "cpu" for layer in layers}
+    model, tokenizer = load_causal_lm(
+        models_folder / "expansion_model", torch.device("cpu"), torch.float32, device_map
+    )
+    assert "disk" in model.hf_device_map.values()
+    prompts = random_texts(5)
+    assert text_generator((model, tokenizer))(prompts, 8, seed=0) == text_generator(llama)(prompts, 8, seed=0)

@@ -1,0 +1,128 @@
+"""Training on the devices with a guarantee for each client: DP-FedAvg and DP-FTRL, by Apple's `pfl`, simulated.
+
+Each client trains on its own texts and sends the change of the weights, cut to an L2 norm; the server adds up the
+changes of a round, and Gaussian noise. What is released is every round's noisy sum. Its unit is one client, all of its
+texts, added or removed; its sensitivity is `clip_norm`.
+
+- DP-FedAvg (McMahan et al. 2018, arXiv 1710.06963): all clients take part in every round.
+- DP-FTRL (Kairouz et al. 2021, arXiv 2103.00039; with banded matrices, Choquette-Choo et al. 2023, arXiv 2306.08153):
+  each client takes part in one round, and the noise of a round takes back some of the noise of those before.
+
+`pfl` draws noise from pseudo-random floating-point numbers, so a guarantee for real use would need another source.
+"""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+METHODS = ("dp-fedavg", "dp-ftrl")
+
+
+class TextLoss(torch.nn.Module):
+    """A causal language model as `pfl` wants it: with a loss of a client's tokens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def loss(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the mean cross-entropy of the tokens whose label is not -100."""
+        return self.model(input_ids=input_ids, attention_mask=(labels != -100).long(), labels=labels).loss
+
+    def metrics(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Count texts; the model is scored when it is trained."""
+        from pfl.metrics import Weighted
+
+        return {"texts": Weighted.from_unweighted(len(input_ids))}
+
+
+def train_on_devices(
+    model: Any,
+    tokenizer: Any,
+    clients: Sequence[Sequence[str]],
+    method: str,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    num_rounds: int = 4,
+    clip_norm: float = 0.1,
+    local_rate: float = 0.1,
+    central_rate: float = 1.0,
+) -> Any:
+    """Train the weights of a model that require gradients, on simulated devices.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): A causal language model; it is changed.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        clients (`Sequence` of `Sequence[str]`): The texts of each client, which it makes one step of SGD on.
+        method (`str`): `"dp-fedavg"` or `"dp-ftrl"`.
+        epsilon (`float`): Privacy loss of a client, over all rounds.
+        delta (`float`): Probability with which the guarantee may fail.
+        seed (`int`): Seed of the order of the clients, and of the noise.
+        num_rounds (`int`, *optional*, defaults to `4`): Rounds.
+        clip_norm (`float`, *optional*, defaults to `0.1`): Largest L2 norm of a client's change.
+        local_rate (`float`, *optional*, defaults to `0.1`): Learning rate of a client.
+        central_rate (`float`, *optional*, defaults to `1.0`): What the mean change is multiplied by.
+
+    Returns:
+        The trained model.
+    """
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.data.dataset import Dataset
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
+    from pfl.model.pytorch import PyTorchModel
+    from pfl.privacy.ftrl_mechanism import BandedMatrixFactorizationMechanism
+    from pfl.privacy.gaussian_mechanism import GaussianMechanism
+    from pfl.privacy.privacy_accountant import PLDPrivacyAccountant
+    from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism
+
+    if method not in METHODS:
+        raise ValueError(f"`method`={method!r} must be one of {METHODS}.")
+
+    def accountant(num_compositions: int) -> Any:
+        return PLDPrivacyAccountant(num_compositions, 1.0, "gaussian", epsilon=epsilon, delta=delta)
+
+    np.random.seed(seed)  # noqa: NPY002 - pfl's own source of randomness
+    torch.manual_seed(seed)
+    # The factorisation is written into the working directory.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        if method == "dp-fedavg":
+            cohort = len(clients)
+            mechanism = GaussianMechanism.from_privacy_accountant(accountant(num_rounds), clip_norm)
+        else:
+            cohort = len(clients) // num_rounds
+            mechanism = BandedMatrixFactorizationMechanism(clip_norm, num_rounds, num_rounds, accountant)
+        order = itertools.cycle(np.random.default_rng(seed).permutation(len(clients)).tolist())
+
+        def texts_of(client: int) -> Any:
+            rows = [tokenizer(text, truncation=True, max_length=96)["input_ids"] for text in clients[client]]
+            input_ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+            labels = torch.full_like(input_ids, -100)
+            for line, row in enumerate(rows):
+                input_ids[line, : len(row)] = labels[line, : len(row)] = torch.tensor(row)
+            return Dataset([input_ids, labels], user_id=str(client))
+
+        devices = FederatedDataset(texts_of, lambda: next(order))
+        noise = CentrallyAppliedPrivacyMechanism(mechanism)
+        weights = [each for each in model.parameters() if each.requires_grad]
+        FederatedAveraging().run(
+            NNAlgorithmParams(
+                central_num_iterations=num_rounds,
+                evaluation_frequency=num_rounds,
+                train_cohort_size=cohort,
+                val_cohort_size=0,
+            ),
+            SimulatedBackend(devices, devices, [noise]),
+            PyTorchModel(TextLoss(model), torch.optim.SGD, torch.optim.SGD(weights, lr=central_rate)),
+            NNTrainHyperParams(local_batch_size=None, local_num_epochs=1, local_learning_rate=local_rate),
+            NNEvalHyperParams(local_batch_size=None),
+        )
+    return model.eval()
