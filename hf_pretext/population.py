@@ -12,6 +12,7 @@ from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .expansion import list_prompt, parse_list
 from .generation import GeneratesText, collect_texts
+from .selection import MAX_CHANGE
 from .variation import Variation
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 RESERVE = 15
 """Public texts that later rounds may draw from, as a multiple of the population."""
-
-MAX_CHANGE = 10.0
-"""Most that one round's votes change how likely a public text is drawn; they are noisy."""
 
 
 def sample_population(

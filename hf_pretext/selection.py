@@ -1,7 +1,7 @@
 """Selection of candidates by a noisy histogram, and the record of it: post-processing on pure arrays."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 FALLBACK_SHARE = 16
 """Where no bin passes the threshold, one candidate in this many is kept: those with the largest noisy counts."""
 
+
+MAX_CHANGE = 10.0
+"""Most that one round's votes change how likely a text is drawn; they are noisy."""
 
 LANDMARKS = 768
 """Most candidates that the kernel of `smooth_votes` is spanned by; its time grows with the square of this."""
@@ -91,6 +94,45 @@ def smooth_votes(votes: np.ndarray, noise_std: float, embeddings: np.ndarray) ->
         return mean + _kernel(points, landmarks, length) @ weights
 
     return SmoothedVotes(expected, np.sqrt(variance), predict)
+
+
+def preferences(rounds: Sequence[SmoothedVotes], embeddings: np.ndarray) -> np.ndarray:
+    """Put together what the votes of all rounds say of texts: how many times as many there should be of each.
+
+    Post-processing, as `smooth_votes`. A round compares its candidates with each other, and those of a later round
+    were chosen by the rounds before; so a text's votes, in units of its round's mean, are multiplied over rounds.
+
+    Args:
+        rounds (`Sequence[SmoothedVotes]`): The rounds.
+        embeddings (`np.ndarray` of shape `(n, d)`): Unit embeddings of the texts.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: Factors above zero.
+    """
+    factors = np.ones(len(embeddings))
+    for smoothed in rounds:
+        usual = max(float(np.maximum(smoothed.votes, 0).mean()), np.finfo(float).tiny)
+        factors *= np.clip(smoothed.predict(embeddings) / usual, 1 / MAX_CHANGE, MAX_CHANGE)
+    return factors
+
+
+NEIGHBORHOOD = 0.1
+"""How far `judge_texts` looks around a text, in units of one minus the cosine of two embeddings."""
+
+
+def judge_texts(embeddings: np.ndarray, seeds: np.ndarray, preferences_of_seeds: np.ndarray) -> np.ndarray:
+    """Tell how much the votes speak for texts that nobody voted on, by the seeds around them.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(n, d)`): Unit embeddings of the texts.
+        seeds (`np.ndarray` of shape `(m, d)`): Unit embeddings of the seeds.
+        preferences_of_seeds (`np.ndarray` of shape `(m,)`): Their `preferences`.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: Mean logarithm of the seeds' preferences, weighted by nearness (Nadaraya 1964).
+    """
+    nearness = _kernel(embeddings, seeds, NEIGHBORHOOD)
+    return nearness @ np.log(preferences_of_seeds) / nearness.sum(axis=1)
 
 
 def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from benchmark_data import load_private, public_texts
-from benchmark_plots import NOT_DP, plot_maps, plot_rounds, plot_scores
+from benchmark_plots import NOT_DP, SETTINGS, plot_maps, plot_rounds, plot_scores
 from masked_lm import train_masked_lm
 from on_device import train_on_devices
 
@@ -68,7 +69,7 @@ PRIVATE_METHODS = ("paper", "default")
 WITHOUT_SEEDS = ("public-only", "finetune-private")
 ON_DEVICE = ("dp-fedavg", "dp-ftrl")
 METHODS = ("none", "public-only", FLOOR, *ON_DEVICE, *PRIVATE_METHODS, CEILING, "finetune-private")
-SETTINGS = ("small", "llm")
+TABLE_BEGINS, TABLE_ENDS = "<!-- benchmark.py writes from here -->", "<!-- to here -->"
 
 
 @dataclass
@@ -104,6 +105,7 @@ class BenchmarkArguments:
     small_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the small model."})
     llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
     output_dir: str = field(default="build/benchmark", metadata={"help": "Results, pictures and cache."})
+    readme: str | None = field(default=None, metadata={"help": "README.md, to put the results into."})
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("settings", SETTINGS)):
@@ -552,9 +554,14 @@ def summarize(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[s
             ends = [groups.get((data, setting, None, name)) for name in (FLOOR, CEILING)]
             entry[measure] = interval([member[measure] for member in members])
             if all(ends):
-                floor, ceiling = (np.mean([member[measure] for member in end]) for end in ends)
+                floor, ceiling = ({each["seed"]: each[measure] for each in end} for end in ends)
+                middle, gap = np.mean(list(floor.values())), np.mean(list(ceiling.values()))
+                # A seed's runs share the order of the texts, so the floor of the same seed is taken off each.
                 entry[f"gap_closed_{measure}"] = interval(
-                    [gap_closed(member[measure], floor, ceiling) for member in members]
+                    [
+                        gap_closed(each[measure] - floor.get(each["seed"], middle) + middle, middle, gap)
+                        for each in members
+                    ]
                 )
         entry["frechet"] = interval([m["frechet"] for m in members]) if members[0]["frechet"] is not None else None
         entry["seeds"] = [member["seed"] for member in members]
@@ -594,6 +601,49 @@ def as_markdown(results: dict[str, Any]) -> str:
         ratio = lift["default"]["mean"] / lift["paper"]["mean"]
         lines.append(f"| {data} | {show(lift['paper'], 2)} | {show(lift['default'], 2)} | {ratio:.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def headline(results: dict[str, Any]) -> str:
+    """Write the table of README: a column a private set and model, accuracy above and cross-entropy below."""
+
+    def show(value: dict[str, float | None], digits: int) -> str:
+        reach = "" if value["high"] is None else f" ± {value['high'] - value['mean']:.{digits}f}"
+        return f"{value['mean']:.{digits}f}{reach}"
+
+    rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
+    panels = list(dict.fromkeys(key[:2] for key in rows))
+    lines = [
+        "| accuracy; cross-entropy | " + " | ".join(f"{data}: {SETTINGS[setting]}" for data, setting in panels) + " |",
+        "|---" * (len(panels) + 1) + "|",
+    ]
+    methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))
+    for method, epsilon in methods:
+        found = [rows.get((*panel, method, epsilon)) for panel in panels]
+        cells = [
+            "" if row is None else f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}" for row in found
+        ]
+        lines.append(f"| {method}{'' if epsilon is None else f', epsilon {epsilon:g}'} | " + " | ".join(cells) + " |")
+    for method, epsilon in methods:
+        if method in PRIVATE_METHODS:
+            found = [rows.get((*panel, method, epsilon)) for panel in panels]
+            cells = [
+                "; ".join(show(row[f"gap_closed_{measure}"], 2) for measure in ("accuracy", "cross_entropy"))
+                if row is not None and "gap_closed_accuracy" in row
+                else ""
+                for row in found
+            ]
+            lines.append(f"| *gap closed: {method}, epsilon {epsilon:g}* | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_into_readme(results: dict[str, Any], picture: Path, readme: Path) -> None:
+    """Put the table and the picture of a run where README shows them."""
+    before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGINS)
+    _, _, after = rest.partition(TABLE_ENDS)
+    if not rest or not after:
+        raise ValueError(f"`readme`={str(readme)!r} lacks the lines {TABLE_BEGINS!r} and {TABLE_ENDS!r}.")
+    readme.write_text(f"{before}{TABLE_BEGINS}\n{headline(results)}{TABLE_ENDS}{after}", encoding="utf-8")
+    shutil.copyfile(picture, readme.parent / "recipes" / picture.name)
 
 
 def main(arguments: BenchmarkArguments) -> None:
@@ -641,6 +691,8 @@ def main(arguments: BenchmarkArguments) -> None:
         for method in shown
     }
     plot_maps(maps, output / "maps.png")
+    if arguments.readme is not None:
+        write_into_readme(results, output / "benchmark.png", Path(arguments.readme))
     print(as_markdown(results))
 
 

@@ -64,7 +64,7 @@ def train_on_devices(
         epsilon (`float`): Privacy loss of a client, over all rounds.
         delta (`float`): Probability with which the guarantee may fail.
         seed (`int`): Seed of the order of the clients, and of the noise.
-        num_rounds (`int`, *optional*, defaults to `4`): Rounds.
+        num_rounds (`int`, *optional*, defaults to `4`): Rounds; DP-FTRL needs two at least.
         clip_norm (`float`, *optional*, defaults to `0.1`): Largest L2 norm of a client's change.
         local_rate (`float`, *optional*, defaults to `0.1`): Learning rate of a client.
         central_rate (`float`, *optional*, defaults to `1.0`): What the mean change is multiplied by.
@@ -124,5 +124,6 @@ def train_on_devices(
             PyTorchModel(TextLoss(model), torch.optim.SGD, torch.optim.SGD(weights, lr=central_rate)),
             NNTrainHyperParams(local_batch_size=None, local_num_epochs=1, local_learning_rate=local_rate),
             NNEvalHyperParams(local_batch_size=None),
+            send_metrics_to_platform=False,
         )
     return model.eval()

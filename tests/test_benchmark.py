@@ -80,9 +80,39 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     assert default["gap_closed_accuracy"]["mean"] == pytest.approx(0.5)
     assert default["gap_closed_cross_entropy"]["mean"] == pytest.approx(0.6)
     # Student's t for three seeds: 4.303 times the standard deviation over the square root of three.
-    assert default["accuracy"]["high"] == pytest.approx(0.12 + 4.303 * 0.001 / np.sqrt(3))
+    assert default["accuracy"]["high"] == pytest.approx(0.12 + 4.303 * 0.001 / np.sqrt(3), rel=1e-5)
     table = benchmark.as_markdown(results)
     assert "| plays | llm | 1.29 | default | 0.1200 [0.1175, 0.1225] | 5.700" in table and "| 4.5 |" in table
     assert benchmark.NOT_DP in table
-    benchmark.plot(results, tmp_path / "benchmark.png")
+    assert default["seconds"] == 3.0
+    benchmark.plot_scores(results, tmp_path / "benchmark.png")
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+    readme = tmp_path / "README.md"
+    (tmp_path / "recipes").mkdir()
+    readme.write_text(f"above\n{benchmark.TABLE_BEGINS}\nold\n{benchmark.TABLE_ENDS}\nbelow\n")
+    benchmark.write_into_readme(results, tmp_path / "benchmark.png", readme)
+    lines = readme.read_text().splitlines()
+    assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
+    assert "| default, epsilon 1.29 | 0.1200 ± 0.0025; 5.700 ± 0.000 |" in lines
+    # The floor of the same seed is taken off, and its accuracy moves with the seed as that of the default does.
+    assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00; 0.60 ± 0.00 |" in lines
+    assert (tmp_path / "recipes" / "benchmark.png").is_file()
+    readme.write_text("no place for a table")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        benchmark.write_into_readme(results, tmp_path / "benchmark.png", readme)
+
+
+def test_every_method_has_a_color_and_pictures_are_drawn(benchmark, tmp_path):
+    from benchmark_plots import COLORS
+
+    assert tuple(COLORS) == benchmark.METHODS
+    rounds = [
+        {"data": "mail", "method": "paper", "epsilon": epsilon, "round": number, "lift": 1.5, "survivors": 30}
+        for epsilon in (1.29, 7.58)
+        for number in (1, 2)
+    ]
+    benchmark.plot_rounds(rounds, tmp_path / "rounds.png")
+    points = np.random.default_rng(0).standard_normal((3, 20, 8))
+    groups = dict(zip(("held-out private", "seeds", "synthetic"), points, strict=True))
+    benchmark.plot_maps({("mail", "paper"): groups, ("mail", "default"): groups}, tmp_path / "maps.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("rounds.png", "maps.png"))

@@ -116,9 +116,9 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
     # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes, weights and
-    # record; candidates between rounds; texts, in as many parts as it took, and the dataset that is made of them.
+    # record; candidates between rounds; preferences; texts, in as many parts as it took, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    assert dies_at - 1 == 4 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
+    assert dies_at - 1 == 5 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
     assert lost == NUM_ROUNDS
 
@@ -382,7 +382,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
         "ledger.json",
         "settings.json",
         "run-1-texts.arrow",
-        *(f"run-1-{step}.json" for step in [*steps, "clients", "texts-1"]),
+        *(f"run-1-{step}.json" for step in [*steps, "clients", "preferences", "texts-1"]),
     ]
     assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)

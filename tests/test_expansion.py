@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +144,21 @@ def test_long_seeds_are_shortened_in_the_prompt(llama):
 def test_fewer_seeds_than_a_prompt_shows(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
     assert len(list(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3))) == 3
+
+
+def test_the_best_of_several_times_as_many_texts_are_kept(llama):
+    """With a judge that likes long texts, those that are kept are longer; without one, all usable texts are."""
+    seeds = random_texts(20)
+
+    def lengths(best_of, judge):
+        config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1, best_of=best_of)
+        written = Expansion(TextGenerator(*llama, config), config)(seeds, 12, judge=judge)
+        return [len(text) for text in written]
+
+    def long(texts):
+        return np.array([len(text) for text in texts], dtype=float)
+
+    assert lengths(4, None) == lengths(1, None) == lengths(1, long)
+    best = lengths(4, long)
+    assert len(best) == 12
+    assert np.mean(best) > np.mean(lengths(1, None)) + 2

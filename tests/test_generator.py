@@ -102,7 +102,7 @@ def test_the_contract_s_ten_lines_run_from_local_folders(models_folder, private,
 def test_seeds_are_the_survivors_of_all_rounds_each_once(make_generator, private, public):
     generator = make_generator()
     seeds = generator.evolve(private, initial_population=public)
-    assert set(seeds.column_names) == {"text", "round", "votes"}
+    assert set(seeds.column_names) == {"text", "round", "votes", "preference"}
     assert len(set(seeds["text"])) == len(seeds)
     assert set(seeds["round"]) == {1, 2} and min(seeds["votes"]) > 0
     assert {text for text, number in zip(seeds["text"], seeds["round"], strict=True) if number == 1} <= set(public)

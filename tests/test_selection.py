@@ -3,7 +3,14 @@ import logging
 import numpy as np
 import pytest
 
-from hf_pretext.selection import resample, smooth_votes, threshold_votes
+from hf_pretext.selection import (
+    MAX_CHANGE,
+    judge_texts,
+    preferences,
+    resample,
+    smooth_votes,
+    threshold_votes,
+)
 
 
 def test_threshold_is_subtracted_and_cut_off():
@@ -79,3 +86,24 @@ def test_smoothing_pure_noise_or_equal_votes_is_calm(number):
         smoothed = smooth_votes(votes, 1.0, points)
         assert np.isfinite(smoothed.votes).all() and np.isfinite(smoothed.std).all()
         assert np.abs(smoothed.votes).max() <= np.abs(votes).max() + 1e-6
+
+
+def test_preferences_find_what_the_votes_of_all_rounds_speak_for():
+    """Two rounds about the same two groups multiply; a text near none of the seeds is judged as the average seed."""
+    points, group, _, noisy = votes_in_two_groups(np.random.default_rng(2))
+    once = preferences([smooth_votes(noisy, 4.0, points)], points)
+    twice = preferences([smooth_votes(noisy, 4.0, points)] * 2, points)
+    assert np.allclose(twice, once**2)
+    assert once[group == 0].mean() > 2 * once[group == 1].mean() > 0
+    assert np.array_equal(preferences([], points), np.ones(len(points)))
+    judged = judge_texts(points, points[:200], twice[:200])
+    assert judged[group == 0].min() > judged[group == 1].max()
+
+
+def test_preferences_are_bounded_whatever_the_votes_are():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((50, 8))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    for votes in (np.zeros(50), -np.ones(50), 1e6 * rng.standard_normal(50)):
+        factors = preferences([smooth_votes(votes, 1.0, points)], points)
+        assert (factors >= 1 / MAX_CHANGE).all() and (factors <= MAX_CHANGE).all()
