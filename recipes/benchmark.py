@@ -81,6 +81,7 @@ class BenchmarkArguments:
     on_device_settings: list[str] = field(
         default_factory=lambda: ["small"], metadata={"help": "Models that the devices train; hours with the LLM."}
     )
+    texts_per_device: int = field(default=2, metadata={"help": "Of a client, for one step of the devices' training."})
     settings: list[str] = field(default_factory=lambda: list(SETTINGS), metadata={"help": "Models to finetune."})
     epsilons: list[float] = field(default_factory=lambda: [1.29, 7.58], metadata={"help": "Budgets of a client."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; each is a run of all."})
@@ -308,6 +309,7 @@ class Benchmark:
         texts: list[str] = []
         if method in ON_DEVICE:
             inputs |= {"method": method, "epsilon": epsilon, "delta": arguments.delta, "seed": seed}
+            inputs |= {"texts_per_device": arguments.texts_per_device}
         elif method != "none":
             texts = self.texts(method, epsilon, seed)["value"]
             rate = getattr(arguments, f"{setting}_rate")
@@ -316,7 +318,8 @@ class Benchmark:
         def work() -> dict[str, float]:
             model, tokenizer = self.models.to_finetune(setting, seed, rank=1 if method in ON_DEVICE else None)
             if method in ON_DEVICE:
-                model = train_on_devices(model, tokenizer, self.clients, method, epsilon, arguments.delta, seed)
+                clients = [texts[: arguments.texts_per_device] for texts in self.clients]
+                model = train_on_devices(model, tokenizer, clients, method, epsilon, arguments.delta, seed)
             elif texts:
                 model = finetune(model, tokenizer, texts, rate, arguments.epochs)
             totals = score_next_tokens(model, tokenizer, self.held_out, max_length=128).totals()
