@@ -97,6 +97,9 @@ class BenchmarkArguments:
     paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
     paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings; its code has 4."})
     paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time; the paper fills one."})
+    changes: str = field(
+        default="{}", metadata={"help": "For experiments: fields of the default's configuration, as JSON."}
+    )
     masked_lm: str | None = field(
         default=None, metadata={"help": "Masked model of the paper's settings; None: one is trained on public text."}
     )
@@ -236,7 +239,8 @@ class Benchmark:
                 "masks_per_pass": arguments.paper_masks_per_pass,
             }
             return PrivateEvolutionConfig.paper(epsilon=epsilon, **{**shared, **scaled})
-        return PrivateEvolutionConfig(epsilon=epsilon, **shared)
+        changes = json.loads(arguments.changes) if method == "default" else {}
+        return PrivateEvolutionConfig(epsilon=epsilon, **{**shared, **changes})
 
     def seeds(self, method: str, epsilon: float, seed: int) -> dict[str, Any]:
         """Find the texts that are shown to the expansion model: `text` and `votes`; and what every round did."""

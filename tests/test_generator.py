@@ -362,3 +362,22 @@ def test_public_texts_that_the_votes_speak_for_come_first():
     assert not set(reserve.draw(100, np.random.default_rng(0))) & set(drawn)
     assert len(reserve.draw(1000, np.random.default_rng(0))) == 92
     assert Reserve([]).draw(5, np.random.default_rng(0)) == []
+
+
+def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_votes_prefer(make_generator, config, public):
+    """Seeds with a preference choose among what is written; seeds without one, and foreign texts, do not."""
+    seeds = Dataset.from_dict({"text": public, "preference": [10.0] * 10 + [0.1] * (len(public) - 10)})
+
+    def judged(texts, generator):
+        judge = generator._judge(seeds)
+        return float(judge(list(texts)).mean())
+
+    best, all_of_them = (make_generator(config=replace(config, best_of=number)) for number in (6, 1))
+    assert all_of_them._judge(seeds) is None and best._judge(public) is None
+    assert best._judge(seeds.remove_columns("preference")) is None
+    kept = best.expand(seeds, num_samples=24)["text"]
+    assert len(set(kept)) == 24
+    assert judged(kept, best) > judged(all_of_them.expand(seeds, num_samples=24)["text"], best)
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`seeds` holds a `preference` that is not"):
+            best.expand(Dataset.from_dict({"text": public, "preference": [bad] * len(public)}), num_samples=2)
