@@ -34,6 +34,7 @@ CONFIG = PrivateEvolutionConfig(
     domain="speeches by characters in the plays of Shakespeare",
     weight_seeds=True,
     texts_per_prompt=3,
+    best_of=1,  # Half the time; the texts are a little less like the roles'.
     max_new_tokens=48,
     min_words=5,
 )
