@@ -287,8 +287,9 @@ class Benchmark:
             return {"value": [real[index] for index in rng.permutation(len(real))[:number]], "seconds": 0.0}
         seeds = self.seeds(method, epsilon, seed)["value"]
         config = dataclasses.replace(self.config(method, epsilon, seed), top_p=self.arguments.top_p)
+        # The floor's texts are the same for all private sets.
         inputs = {
-            "data": self.name,
+            "data": None if method == FLOOR else self.name,
             "method": method,
             "number": number,
             "config": fingerprint(config),
