@@ -1,4 +1,4 @@
-"""What faster ways cost in quality: several masks a pass in votes, several texts a prompt in diversity.
+"""What faster ways are worth and cost: several masks a pass, several texts a prompt, fewer bits a weight.
 
 `python tests/benchmarks/effects.py OUT.json [MODEL]`, some 10 minutes on two cores, not a part of `make bench`.
 It looks at clean private votes and held-out text: evaluation only, not differentially private.
@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from timing import BUILD, SMOLLM2
+import torch
+from timing import BUILD, SMOLLM2, by_turns
 from variation import MASKS_PER_PASS, masked_lm
 
 from hf_pretext import PrivateEvolutionConfig
@@ -82,10 +83,33 @@ def effect_of_texts_per_prompt(embed):
     return figures
 
 
+def effect_of_precision():
+    """Time the reading of 32 prompts, and 32 tokens after each, in float32, bfloat16 and dynamically quantised int8."""
+    texts = load_plays()[0]["text"][:96]
+    prompts = [list_prompt(texts[start : start + 3], 1) for start in range(0, 96, 3)]
+    name, device, _ = SMOLLM2
+    figures = {}
+    for precision in ("float32", "bfloat16", "int8"):
+        dtype = torch.float32 if precision == "int8" else getattr(torch, precision)
+        model, tokenizer = load_causal_lm(name, device, dtype)
+        if precision == "int8":
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        generate = TextGenerator(model, tokenizer, CONFIG)
+        generate(prompts[:2], 2, seed=0)
+        seconds = by_turns({number: partial(generate, prompts, number, seed=0) for number in (1, 33)})
+        figures[precision] = {"seconds_to_read": seconds[1], "seconds_for_32_tokens": seconds[33] - seconds[1]}
+        print(precision, figures[precision], flush=True)
+    return figures
+
+
 def main(out, source=None):
     embed = TextEmbedder(load_sentence_transformer("packaged/all-MiniLM-L6-v2", *SMOLLM2[1:]))
     BUILD.mkdir(parents=True, exist_ok=True)
-    results = {"texts_per_prompt": effect_of_texts_per_prompt(embed), "votes": effect_of_masks(embed, source)}
+    results = {
+        "precision": effect_of_precision(),
+        "texts_per_prompt": effect_of_texts_per_prompt(embed),
+        "votes": effect_of_masks(embed, source),
+    }
     print(results["votes"])
     Path(out).write_text(json.dumps(results, indent=2))
 
