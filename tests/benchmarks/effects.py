@@ -67,10 +67,8 @@ def effect_of_texts_per_prompt(embed):
         return list(Expansion(TextGenerator(*model, config), config)(seeds, NUM_TEXTS))
 
     figures = {}
-    for name, work in {
-        "research": research_way,
-        **{name: partial(our_way, *way) for name, way in WAYS.items()},
-    }.items():
+    ways = {name: partial(our_way, *way) for name, way in WAYS.items()}
+    for name, work in {"research": research_way, **ways}.items():
         started = time.perf_counter()
         written = work()
         figures[name] = {
@@ -84,7 +82,7 @@ def effect_of_texts_per_prompt(embed):
 
 
 def effect_of_precision():
-    """Time the reading of 32 prompts, and 32 tokens after each, in float32, bfloat16 and dynamically quantised int8."""
+    """Time the reading of 32 prompts, and 32 tokens after each, in float32, bfloat16 and dynamic int8."""
     texts = load_plays()[0]["text"][:96]
     prompts = [list_prompt(texts[start : start + 3], 1) for start in range(0, 96, 3)]
     name, device, _ = SMOLLM2
