@@ -287,6 +287,7 @@ class Benchmark:
             return {"value": [real[index] for index in rng.permutation(len(real))[:number]], "seconds": 0.0}
         seeds = self.seeds(method, epsilon, seed)["value"]
         config = dataclasses.replace(self.config(method, epsilon, seed), top_p=self.arguments.top_p)
+        shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
         # The floor's texts are the same for all private sets.
         inputs = {
             "data": None if method == FLOOR else self.name,
@@ -295,10 +296,12 @@ class Benchmark:
             "config": fingerprint(config),
             "seeds": fingerprint(seeds["text"]),
         }
+        if "preference" in shown:
+            inputs["preferences"] = fingerprint(shown["preference"])
 
         def expand() -> list[str]:
             generator = PrivateEvolutionGenerator(None, self.models.embedder, self.models.llm, config=config)
-            return list(generator.expand(Dataset.from_dict({k: seeds[k] for k in ("text", "votes")}), number)["text"])
+            return list(generator.expand(Dataset.from_dict(shown), number)["text"])
 
         return self.stages("texts", inputs, expand)
 

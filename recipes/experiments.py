@@ -14,10 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from benchmark import Benchmark, BenchmarkArguments, Models
+from benchmark import Benchmark, BenchmarkArguments, Models, weigh
 
+from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.measures import frechet_distance
 from hf_pretext.population import Reserve
+from hf_pretext.privacy import VoteMechanism
+from hf_pretext.selection import SmoothedVotes
 
 NUM_DRAWS = 1024
 PAPER = {"vote_clipping": "count", "accountant": "rdp", "smooth_votes": False, "new_public_share": 0.0}
@@ -38,10 +41,32 @@ class Selection:
         self.held_out = benchmark.models.embed(benchmark.held_out)
         self.public = benchmark.models.embed(benchmark.models.public)
 
-    def round(self, points: np.ndarray, config: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+    def round(
+        self,
+        points: np.ndarray,
+        config: PrivateEvolutionConfig,
+        rng: np.random.Generator,
+        neighbors: int = 1,
+        noise_scale: float = 1.0,
+    ) -> tuple[np.ndarray, SmoothedVotes | None]:
         """Draw parents among candidates; return them, and what smoothing knows of the others."""
-        weights, smoothed = self.benchmark.simulate_round(points, config, rng.standard_normal(len(points)))
+        mechanism = VoteMechanism.from_config(config)
+        noise_std = noise_scale * mechanism.noise_std
+        true = (
+            self.benchmark.true_votes(points, mechanism.clip_norm) if neighbors == 1 else self.votes(points, neighbors)
+        )
+        weights, smoothed = weigh(true + noise_std * rng.standard_normal(len(points)), noise_std, points, config)
         return rng.choice(len(weights), NUM_DRAWS, p=weights / weights.sum()), smoothed
+
+    def votes(self, points: np.ndarray, neighbors: int) -> np.ndarray:
+        """Let each sample vote for its nearest few candidates, half as much for each next one; clients have norm 1."""
+        clients, samples = self.benchmark.voters
+        near = samples.astype(np.float32) @ points.T.astype(np.float32)
+        nearest = np.argsort(-near, axis=1)[:, :neighbors]
+        of_client = np.zeros((clients[-1] + 1, len(points)))
+        for rank in range(neighbors):
+            np.add.at(of_client, (clients, nearest[:, rank]), 0.5**rank)
+        return (of_client / np.linalg.norm(of_client, axis=1, keepdims=True)).sum(axis=0)
 
     def one_round(self, epsilon: float, num_rounds: int, seeds: list[int]) -> Iterator[str]:
         """Compare strategies on the first of several rounds, with 1,024 candidates."""
@@ -58,26 +83,55 @@ class Selection:
             lift, number, distance = np.mean(figures, axis=0)
             yield f"| {name} | {lift:.1f} | {number:.0f} | {distance:.4f} |"
 
+    def more_votes(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
+        """Compare numbers of candidates that a sample votes for, in the first of 11 rounds."""
+        for neighbors in (1, 2, 4, 8):
+            for smooth in (False, True):
+                changes = {"smooth_votes": smooth, "new_public_share": 0.0}
+                config = replace(self.config, epsilon=epsilon, num_rounds=11, **changes)
+                figures = []
+                for seed in seeds:
+                    rng = np.random.default_rng(seed)
+                    points = self.public[rng.permutation(len(self.public))[:1024]]
+                    parents, _ = self.round(points, config, rng, neighbors)
+                    figures.append(frechet_distance(self.held_out, points[parents]))
+                yield f"| {neighbors} | {'yes' if smooth else 'no'} | {np.mean(figures):.4f} |"
+
+    def budgets(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
+        """Compare splits of the budget over three rounds: shares of the sum of 1 / variance of the noise."""
+        for shares in ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 1 / 4, 1 / 4), (1 / 4, 1 / 4, 1 / 2), (1 / 6, 1 / 3, 1 / 2)):
+            scales = [(1 / 3 / share) ** 0.5 for share in shares]
+            number, distance = self.run(replace(self.config, epsilon=epsilon), 1024, seeds, scales)
+            yield f"| {', '.join(f'{share:.2f}' for share in shares)} | {number:.0f} | {distance:.4f} |"
+
     def rounds(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
         """Compare numbers of rounds, whose later candidates are public texts that the votes speak for."""
         for num_rounds, size in ((1, 1024), (1, 4096), (2, 1024), (3, 1024), (4, 1024), (6, 512)):
             config = replace(self.config, epsilon=epsilon, num_rounds=num_rounds)
-            figures = []
-            for seed in seeds:
-                rng = np.random.default_rng(seed)
-                order = rng.permutation(len(self.public))
-                now, others = order[:size], order[size : 16 * size]
-                reserve, drawn = Reserve(list(map(str, others))), []
-                for _ in range(num_rounds):
-                    parents, smoothed = self.round(self.public[now], config, rng)
-                    drawn.append(now[parents])
-                    reserve.learn(smoothed.predict(self.public[others]))
-                    now = np.array(list(map(int, reserve.draw(size, rng))))
-                    reserve.leave_out(list(map(str, now)))
-                union = rng.permutation(np.concatenate(drawn))[:NUM_DRAWS]
-                figures.append((len(np.unique(union)), frechet_distance(self.held_out, self.public[union])))
-            number, distance = np.mean(figures, axis=0)
+            number, distance = self.run(config, size, seeds, [1.0] * num_rounds)
             yield f"| {num_rounds} rounds of {size} | {number:.0f} | {distance:.4f} |"
+
+    def run(
+        self, config: PrivateEvolutionConfig, size: int, seeds: list[int], noise_scales: list[float]
+    ) -> tuple[float, float]:
+        """Run all rounds; return how many texts were drawn, and their distance to the held-out ones, as means."""
+        figures = []
+        for seed in seeds:
+            rng = np.random.default_rng(seed)
+            order = rng.permutation(len(self.public))
+            now, others = order[:size], order[size : 16 * size]
+            reserve, drawn = Reserve(list(map(str, others))), []
+            for scale in noise_scales:
+                parents, smoothed = self.round(self.public[now], config, rng, noise_scale=scale)
+                drawn.append(now[parents])
+                if smoothed is not None:
+                    reserve.learn(smoothed.predict(self.public[others]))
+                now = np.array(list(map(int, reserve.draw(size, rng))))
+                reserve.leave_out(list(map(str, now)))
+            union = rng.permutation(np.concatenate(drawn))[:NUM_DRAWS]
+            figures.append((len(np.unique(union)), frechet_distance(self.held_out, self.public[union])))
+        number, distance = np.mean(figures, axis=0)
+        return float(number), float(distance)
 
 
 def main() -> None:
@@ -93,6 +147,10 @@ def main() -> None:
         print("|---|---|---|---|", *selection.one_round(epsilon, 11, options.seeds), sep="\n", flush=True)
         print(f"\n{options.data}, all rounds, epsilon {epsilon}\n\n| rounds | seeds | Fréchet |\n|---|---|---|")
         print(*selection.rounds(epsilon, options.seeds), sep="\n", flush=True)
+        print("\nvotes for the nearest few, first of 11 rounds\n\n| candidates | smoothed | Fréchet |\n|---|---|---|")
+        print(*selection.more_votes(epsilon, options.seeds), sep="\n", flush=True)
+        print("\nshares of the budget in three rounds\n\n| shares | seeds | Fréchet |\n|---|---|---|")
+        print(*selection.budgets(epsilon, options.seeds), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
