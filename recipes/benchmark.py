@@ -29,7 +29,7 @@ import numpy as np
 from benchmark_data import load_private, public_texts
 from benchmark_plots import NOT_DP, SETTINGS, plot_maps, plot_rounds, plot_scores
 from masked_lm import train_masked_lm
-from on_device import train_on_devices
+from on_device import CLIP_NORMS, NUM_ROUNDS, train_on_devices
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
@@ -140,7 +140,9 @@ class Stages:
         if not path.is_file():
             tqdm.write(f"{stage}: {inputs}")
             started = time.perf_counter()
-            made = {"inputs": inputs, "value": make(), "seconds": round(time.perf_counter() - started, 1)}
+            value = make()
+            seconds = round(time.perf_counter() - started, 1)
+            made = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
             write_durably(path, json.dumps(made))
         result = json.loads(path.read_text(encoding="utf-8"))
         if path not in self._used:
@@ -177,7 +179,9 @@ class Benchmark:
     @cached_property
     def data(self) -> tuple[Dataset, Dataset]:
         """The private set and the held-out clients."""
-        return load_private(self.name, Path(self.arguments.output_dir) / "packages")
+        private, held_out = load_private(self.name, Path(self.arguments.output_dir) / "packages")
+        self.models.remember(f"embeddings-of-{self.name}", list(private["text"]))
+        return private, held_out
 
     @cached_property
     def held_out(self) -> list[str]:
@@ -317,7 +321,8 @@ class Benchmark:
         texts: list[str] = []
         if method in ON_DEVICE:
             inputs |= {"method": method, "epsilon": epsilon, "delta": arguments.delta, "seed": seed}
-            inputs |= {"texts_per_device": arguments.texts_per_device}
+            inputs |= {"texts_per_device": arguments.texts_per_device, "rounds": NUM_ROUNDS[method]}
+            inputs |= {"clip_norm": CLIP_NORMS[method]}
         elif method != "none":
             texts = self.texts(method, epsilon, seed)["value"]
             rate = getattr(arguments, f"{setting}_rate")
@@ -422,11 +427,16 @@ class Models:
     def embedder(self) -> RememberingEmbedder:
         """all-MiniLM-L6-v2, as in the paper, which knows the public texts already."""
         embedder = RememberingEmbedder(str(locate(EMBEDDER)))
-        place = self.stages.place("public-embeddings", {"public": fingerprint(self.public)}).with_suffix(".npy")
-        if not place.is_file():
-            np.save(place, TextEmbedder(embedder)(self.public, "Embedding public texts"))
-        embedder.embedded.update(zip(self.public, np.load(place), strict=True))
+        self.remember("public-embeddings", self.public, embedder)
         return embedder
+
+    def remember(self, stage: str, texts: list[str], embedder: RememberingEmbedder | None = None) -> None:
+        """Let the embedding model know texts, from the cache where they were embedded before."""
+        embedder = embedder or self.embedder
+        place = self.stages.place(stage, {"texts": fingerprint(texts)}).with_suffix(".npy")
+        if not place.is_file():
+            np.save(place, TextEmbedder(embedder)(texts, f"{stage.replace('-', ' ')}"))
+        embedder.embedded.update(zip(texts, np.load(place), strict=True))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts as unit rows of shape `(len(texts), d)`."""
@@ -615,7 +625,7 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Write the table of README: a column a private set and model, accuracy above and cross-entropy below."""
+    """Write the table of README: a column a private set and model, accuracy and cross-entropy."""
 
     def show(value: dict[str, float | None], digits: int) -> str:
         reach = "" if value["high"] is None else f" ± {value['high'] - value['mean']:.{digits}f}"
@@ -624,7 +634,9 @@ def headline(results: dict[str, Any]) -> str:
     rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
     panels = list(dict.fromkeys(key[:2] for key in rows))
     lines = [
-        "| accuracy; cross-entropy | " + " | ".join(f"{data}: {SETTINGS[setting]}" for data, setting in panels) + " |",
+        f"| accuracy; cross-entropy ({NOT_DP}) | "
+        + " | ".join(f"{data}: {SETTINGS[setting]}" for data, setting in panels)
+        + " |",
         "|---" * (len(panels) + 1) + "|",
     ]
     methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))

@@ -1,8 +1,8 @@
 """Training on the devices with a guarantee for each client: DP-FedAvg and DP-FTRL, by Apple's `pfl`, simulated.
 
 Each client trains on its own texts and sends the change of the weights, cut to an L2 norm; the server adds up the
-changes of a round, and Gaussian noise. What is released is every round's noisy sum. Its unit is one client, all of its
-texts, added or removed; its sensitivity is `clip_norm`.
+changes of a round, and Gaussian noise. What is released is every round's noisy sum. Its unit is one client, whose change
+is there or is zero (the number of clients is public); its sensitivity is `clip_norm`.
 
 - DP-FedAvg (McMahan et al. 2018, arXiv 1710.06963): all clients take part in every round.
 - DP-FTRL (Kairouz et al. 2021, arXiv 2103.00039; with banded matrices, Choquette-Choo et al. 2023, arXiv 2306.08153):
@@ -41,6 +41,22 @@ class TextLoss(torch.nn.Module):
         from pfl.metrics import Weighted
 
         return {"texts": Weighted.from_unweighted(len(input_ids))}
+
+
+def correct_sensitivity(mechanism: Any, num_rounds: int) -> None:
+    """Give `pfl`'s DP-FTRL the factor `C` with `C^T C = X`, whose columns have norm 1: a client's one change is one.
+
+    pfl 0.6 takes the Cholesky factor with `C C^T = X` instead, whose rows have. Its first column is then longer than 1
+    (1.18 for four rounds), so the clients of the first round would spend more than epsilon.
+    """
+    from pfl.privacy.ftrl_mechanism import ForwardSubstitution
+
+    gram = mechanism.query_matrix @ mechanism.query_matrix.T
+    factor = np.linalg.cholesky(gram[::-1, ::-1]).T[::-1, ::-1].copy()
+    if not np.allclose(factor.T @ factor, gram) or np.linalg.norm(factor, axis=0).max() > 1 + 1e-6:
+        raise RuntimeError("This version of pfl factorises the workload otherwise; its noise may be too small.")
+    mechanism._C = factor
+    mechanism._C_inv_noise = ForwardSubstitution(factor, num_rounds - 1)
 
 
 def train_on_devices(
@@ -103,6 +119,7 @@ def train_on_devices(
         else:
             cohort = len(clients) // num_rounds
             mechanism = BandedMatrixFactorizationMechanism(clip_norm, num_rounds, num_rounds, accountant)
+            correct_sensitivity(mechanism, num_rounds)
         order = itertools.cycle(np.random.default_rng(seed).permutation(len(clients)).tolist())
 
         def texts_of(client: int) -> Any:

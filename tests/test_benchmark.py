@@ -92,6 +92,7 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     readme.write_text(f"above\n{benchmark.TABLE_BEGINS}\nold\n{benchmark.TABLE_ENDS}\nbelow\n")
     benchmark.write_into_readme(results, tmp_path / "benchmark.png", readme)
     lines = readme.read_text().splitlines()
+    assert benchmark.NOT_DP in lines[2]
     assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
     assert "| default, epsilon 1.29 | 0.1200 ± 0.0025; 5.700 ± 0.000 |" in lines
     # The floor of the same seed is taken off, and its accuracy moves with the seed as that of the default does.

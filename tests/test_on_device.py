@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from conftest import make_llama, random_texts
 from hf_pretext.privacy import calibrate_noise_multiplier
 
 sys.path.append(str(Path(__file__).parent.parent / "recipes"))
-from on_device import train_on_devices
+from on_device import correct_sensitivity, train_on_devices
 
 NUM_CLIENTS, CLIP_NORM = 12, 0.5
 
@@ -46,6 +47,22 @@ def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_takes_some_
 
     assert float(change_of_weights("dp-ftrl", 2).std()) == pytest.approx(independent(2), rel=0.04)
     assert float(change_of_weights("dp-ftrl", 4).std()) < 0.95 * independent(4)
+
+
+@pytest.mark.parametrize("num_rounds", [2, 4, 6])
+def test_a_client_of_dp_ftrl_has_the_sensitivity_that_is_accounted_for(num_rounds, tmp_path, monkeypatch):
+    """A client that takes part in one round changes one row of the sums X, so C X moves by the norm of one column."""
+    mechanisms = pytest.importorskip("pfl.privacy.ftrl_mechanism")
+    import pfl.model.pytorch  # noqa: F401 - chooses the framework
+    from pfl.privacy.privacy_accountant import PLDPrivacyAccountant
+
+    monkeypatch.chdir(tmp_path)
+    mechanism = mechanisms.BandedMatrixFactorizationMechanism(
+        CLIP_NORM, num_rounds, num_rounds, lambda number: PLDPrivacyAccountant(number, 1.0, "gaussian", 1.29, 3e-6)
+    )
+    correct_sensitivity(mechanism, num_rounds)
+    assert np.linalg.norm(mechanism.query_matrix, axis=0).max() <= 1 + 1e-6
+    assert np.allclose(mechanism.query_matrix, np.tril(mechanism.query_matrix))
 
 
 def test_a_client_moves_the_weights_by_its_share_of_the_clip_norm_at_most():
