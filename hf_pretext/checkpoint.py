@@ -5,7 +5,8 @@ It holds the ledger (`ledger.json`, written by `privacy.PrivacyLedger`), the pub
 texts. Every file appears in whole or not at all, and stays. Nothing in the folder is private: it is computed from
 releases and public data, and of the clients it knows their number, which is public. Files are read as JSON and
 checked; a folder from a stranger can be refused or lie about what was generated, but not run anything or reach out of
-its place.
+its place. The files' times, though, tell how long the clients' side took, which depends on what they hold: do not
+publish those.
 """
 
 import json
@@ -183,7 +184,9 @@ class RunFolder:
             num_releases = len(json.loads(self.ledger_path.read_text(encoding="utf-8"))["releases"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return True
-        return num_releases > 0 or any(self.path.glob("run-*-record-*.json"))
+        # What is made after a release; the place of the first, and the first candidates, are written before it.
+        later = ("run-*-record-*.json", "run-*-weights-*.json", "run-*-release-[!1]*.json")
+        return num_releases > 0 or any(any(self.path.glob(pattern)) for pattern in later)
 
     def _empty(self) -> None:
         """Begin anew, with other settings, where a run failed before it spent anything."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cache, partial
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,11 +346,14 @@ class PrivateEvolutionGenerator:
         if self._expansion is None:
             raise ValueError(_NO_EXPANSION_MODEL.format(purpose="`expand`"))
         weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
-        weights = list(seeds["votes"]) if weighted else None  # type: ignore[call-overload]
+        weights = _numbers(seeds, "votes").tolist() if weighted else None
         judge = self._judge(seeds)
-        # The report of this generator is about its own seeds, so only what comes from them gets its card.
-        own = self._seeds is not None and set(texts) <= set(self._seeds["text"])
+        # The report of this generator is about its own seeds, so only what comes from them gets its card: votes and
+        # preferences from elsewhere could choose the texts by anything.
+        own = self._are_own(seeds)
         with self._working():
+            # A run that broke off, after that of these seeds, is not theirs.
+            self._run = self._runs
             is_kept = self._is_latest(seeds)
             keep = self._keep_texts if is_kept else lambda part, write: write()
             written = self._expansion(texts, num_samples, weights, keep, judge)
@@ -586,6 +590,15 @@ class PrivateEvolutionGenerator:
                 self._folder.write(f"{name}.json", kept)
         return kept
 
+    def _are_own(self, seeds: Any) -> bool:
+        """Tell whether all of these are seeds of the latest run, with the votes and preferences that it gave them."""
+        if self._seeds is None:
+            return False
+        names = set(self._seeds.column_names) & set(getattr(seeds, "column_names", ["text"]))
+        known = {tuple(row[name] for name in sorted(names)) for row in self._seeds}
+        rows = seeds if hasattr(seeds, "column_names") else ({"text": text} for text in seeds)
+        return all(tuple(row[name] for name in sorted(names)) in known for row in rows)
+
     def _is_latest(self, seeds: Any) -> bool:
         """Tell whether these are the seeds of the latest run, with all that was found out about them."""
         return self._seeds is not None and hasattr(seeds, "to_dict") and seeds.to_dict() == self._seeds.to_dict()
@@ -599,7 +612,8 @@ class PrivateEvolutionGenerator:
         if public is not None:
             given, others = sample_population(public, self._variation, self.config)
             self.initial_population = self._step("candidates-1", is_texts, lambda: given)
-            if self.initial_population != given:
+            digest = [blake2b("\n".join(others).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()]
+            if self.initial_population != given or self._step("reserve", is_texts, lambda: digest) != digest:
                 raise ValueError(
                     "`initial_population` is not the one that the run in `run_dir` began with. A run goes on with the "
                     "texts that it began with: give those, or choose another folder, whose epsilon adds to this one's."
@@ -612,9 +626,15 @@ class PrivateEvolutionGenerator:
                 )
         return self.initial_population, Reserve(others)
 
+    @property
+    def _noise_std(self) -> float:
+        """Standard deviation of the noise that is in a bin, in votes."""
+        mechanism = self.ledger.mechanism
+        return mechanism.noise_std if self._num_clients is None else mechanism.noise_std_of_sum(self._num_clients)
+
     def _smooth(self, votes: np.ndarray, embed: Callable[[], np.ndarray]) -> SmoothedVotes:
         with self._timed("smoothing"):
-            return smooth_votes(votes, self.ledger.mechanism.noise_std, embed())
+            return smooth_votes(votes, self._noise_std, embed())
 
     def _weigh(
         self, votes: np.ndarray, smooth: Callable[[], SmoothedVotes], reserve: Reserve, number: int, label: str
@@ -622,7 +642,7 @@ class PrivateEvolutionGenerator:
         """Compute the weights of the candidates, and what the votes tell about the public texts in reserve."""
         config = self.config
         if not config.smooth_votes:
-            return threshold_votes(votes, config.threshold * self.ledger.mechanism.noise_std)
+            return threshold_votes(votes, config.threshold * self._noise_std)
 
         def is_valid(made: Any) -> bool:
             return is_weights(made, len(votes) + len(reserve.texts))
@@ -656,13 +676,14 @@ class PrivateEvolutionGenerator:
         """Return what tells how much the votes speak for new texts, or None where all are to be kept."""
         if self.config.best_of == 1 or "preference" not in getattr(seeds, "column_names", ()):
             return None
-        of_seeds = np.array(seeds["preference"], dtype=np.float64)
-        if not (np.isfinite(of_seeds) & (of_seeds > 0)).all():
-            raise ValueError("`seeds` holds a `preference` that is not a finite number above zero.")
+        of_seeds = _numbers(seeds, "preference")
+        if (of_seeds == 0).any():
+            raise ValueError("`seeds` holds a `preference` of zero; it must be above.")
         embed_seeds = cache(partial(self._embed, list(seeds["text"]), "Embedding the seeds"))
 
         def judge(texts: list[str]) -> np.ndarray:
-            return judge_texts(self._embed(texts, "Judging what was written"), embed_seeds(), of_seeds)
+            # Processes on machines that are not alike would differ by rounding, and so in what they keep.
+            return broadcast(judge_texts(self._embed(texts, "Judging what was written"), embed_seeds(), of_seeds))
 
         return judge
 
@@ -807,7 +828,8 @@ class PrivateEvolutionGenerator:
 
     def _check_ledger_is_the_latest(self, number: int, label: str) -> None:
         """Refuse to draw a round anew of which the folder holds what came after its release."""
-        later = f"run-{self._run}-record-{number}", f"run-{self._run}-release-{number + 1}"
+        made = f"weights-{number}", f"candidates-{number + 1}", f"record-{number}", f"release-{number + 1}"
+        later = [f"run-{self._run}-{step}" for step in made]
         if self._folder is not None and any(map(self._folder.holds, later)):
             raise ValueError(
                 f"`run_dir`={str(self._folder.path)!r} holds what came of {label.lower()}, but its ledger does not "
@@ -871,6 +893,14 @@ def check_num_samples(num_samples: int) -> None:
     """Raise a `ValueError` where `num_samples` is not a positive integer."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
+
+
+def _numbers(seeds: Any, column: str) -> np.ndarray:
+    """Read a column of seeds that holds a number for each."""
+    values = seeds[column][:]
+    if not all(isinstance(each, (int, float)) and 0 <= each < 1e100 for each in values):
+        raise ValueError(f"`seeds` has a column {column!r} that does not hold a finite number, zero or above, a row.")
+    return np.array(values, dtype=np.float64)
 
 
 def _read_seeds(folder: Path) -> "Dataset | None":

@@ -225,6 +225,16 @@ class VoteMechanism:
         # Nobody's share of a half is to round to a half; and a tenth of ten is one, not one and a bit.
         return max(math.ceil((1 - self.max_dropout) * num_clients - 1e-9), num_clients // 2 + 1)
 
+    def noise_std_of_sum(self, num_clients: int) -> float:
+        """Compute the standard deviation of the noise in one bin, in votes, if all clients answer.
+
+        A federation's is larger than `noise_std`, which is left if so many fail that a round only just counts. How
+        many did is not asked for here: fewer answers mean less noise than this.
+        """
+        if self.max_dropout is None:
+            return self.noise_std
+        return self.noise_std * math.sqrt(num_clients / (self.num_answers_needed(num_clients) - 1))
+
     def share_scale(self, num_answers: int) -> float:
         """Compute the parameter of one client's share of the noise, in units, if so many answers are needed.
 

@@ -131,8 +131,11 @@ def judge_texts(embeddings: np.ndarray, seeds: np.ndarray, preferences_of_seeds:
     Returns:
         `np.ndarray` of shape `(n,)`: Mean logarithm of the seeds' preferences, weighted by nearness (Nadaraya 1964).
     """
-    nearness = _kernel(embeddings, seeds, NEIGHBORHOOD)
-    return nearness @ np.log(preferences_of_seeds) / nearness.sum(axis=1)
+    judged = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), 256):  # However many seeds there are, the kernel stays small.
+        nearness = _kernel(embeddings[start : start + 256], seeds, NEIGHBORHOOD)
+        judged[start : start + 256] = nearness @ np.log(preferences_of_seeds) / nearness.sum(axis=1)
+    return judged
 
 
 def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Training on the devices with a guarantee for each client: DP-FedAvg and DP-FTRL, by Apple's `pfl`, simulated.
 
 Each client trains on its own texts and sends the change of the weights, cut to an L2 norm; the server adds up the
-changes of a round, and Gaussian noise. What is released is every round's noisy sum. Its unit is one client, whose change
-is there or is zero (the number of clients is public); its sensitivity is `clip_norm`.
+changes of a round, and Gaussian noise. What is released is every round's noisy sum. Its unit is one client, whose
+change is there or is zero (the number of clients is public); its sensitivity is `clip_norm`.
 
 - DP-FedAvg (McMahan et al. 2018, arXiv 1710.06963): all clients take part in every round.
 - DP-FTRL (Kairouz et al. 2021, arXiv 2103.00039; with banded matrices, Choquette-Choo et al. 2023, arXiv 2306.08153):

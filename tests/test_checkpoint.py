@@ -115,10 +115,10 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private,
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
-    # Settings, ledger, clients, the first candidates; for each round its lookahead, place, count, votes, weights and
-    # record; candidates between rounds; preferences; texts, in as many parts as it took, and the dataset of them.
+    # Settings, ledger, clients, the first candidates, the reserve; for each round its lookahead, place, count, votes,
+    # weights and record; candidates between rounds; preferences; texts, in parts, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    assert dies_at - 1 == 5 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
+    assert dies_at - 1 == 6 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
     assert lost == NUM_ROUNDS
 
@@ -211,6 +211,20 @@ def test_an_older_ledger_is_refused_instead_of_drawing_again(make, private, publ
         (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": ledger["releases"][:kept]}))
         with pytest.raises(ValueError, match=f"holds what came of round {kept + 1}/3, but its ledger .* older copy"):
             make(tmp_path).evolve(private, initial_population=public)
+
+
+def test_a_round_s_weights_are_enough_to_know_an_older_ledger_by(make, private, public, tmp_path):
+    """They are written before the round's record, so a run may have died with nothing else to show for its release."""
+    make(tmp_path).evolve(private, initial_population=public)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": []}))
+    for path in tmp_path.glob("run-1-*.json"):
+        if path.name not in ("run-1-candidates-1.json", "run-1-clients.json", "run-1-weights-1.json"):
+            path.unlink()
+    with pytest.raises(ValueError, match="holds what came of round 1/3, but its ledger .* older copy"):
+        make(tmp_path).evolve(private, initial_population=public)
+    with pytest.raises(ValueError, match="other settings"):
+        make(tmp_path, seed=5)
 
 
 def test_a_ledger_that_others_went_on_with_is_not_written_over(make, private, public, tmp_path):
@@ -382,7 +396,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
         "ledger.json",
         "settings.json",
         "run-1-texts.arrow",
-        *(f"run-1-{step}.json" for step in [*steps, "clients", "preferences", "texts-1"]),
+        *(f"run-1-{step}.json" for step in [*steps, "clients", "preferences", "reserve", "texts-1"]),
     ]
     assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)

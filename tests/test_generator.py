@@ -1,6 +1,7 @@
 import json
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
 from hf_pretext.checkpoint import RunFolder
 from hf_pretext.population import Reserve
-from hf_pretext.privacy import PrivacyLedger
+from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 
 
 @pytest.fixture
@@ -233,6 +234,12 @@ def test_texts_from_elsewhere_get_no_card(make_generator, private, public, tmp_p
         other.expand(texts, num_samples=3)
         other.save_pretrained(tmp_path / "other")
         assert not (tmp_path / "other" / "README.md").exists()
+    # Own texts whose votes or preferences are not the run's might be chosen by looking at private text.
+    for column in ("votes", "preference"):
+        changed = [row | {column: 2 * row[column]} for row in seeds]
+        generator.expand(Dataset.from_list(changed), num_samples=3)
+        with pytest.raises(ValueError, match="nothing to push"):
+            generator.push_to_hub("me/foreign")
     generator.expand(seeds, num_samples=3)
     generator.save_pretrained(tmp_path / "own")
     assert (tmp_path / "own" / "README.md").exists()
@@ -378,6 +385,28 @@ def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_votes_prefer(make_
     kept = best.expand(seeds, num_samples=24)["text"]
     assert len(set(kept)) == 24
     assert judged(kept, best) > judged(all_of_them.expand(seeds, num_samples=24)["text"], best)
-    for bad in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="`seeds` holds a `preference` that is not"):
-            best.expand(Dataset.from_dict({"text": public, "preference": [bad] * len(public)}), num_samples=2)
+    for column, bad in product(("votes", "preference"), (-1.0, float("nan"), float("inf"), None, "three", [1.0])):
+        with pytest.raises(ValueError, match=f"`seeds` has a column '{column}' that does not hold a finite number"):
+            best.expand(Dataset.from_dict({"text": public, column: [bad] * len(public)}), num_samples=2)
+    with pytest.raises(ValueError, match="`preference` of zero"):
+        best.expand(Dataset.from_dict({"text": public, "preference": [0.0] * len(public)}), num_samples=2)
+
+
+def test_a_second_run_that_fails_leaves_the_texts_of_the_first_alone(make_generator, private, public, tmp_path):
+    """Texts of the first run's seeds are never kept as the second run's, which gets others."""
+    generator = make_generator(run_dir=tmp_path / "run")
+    seeds = generator.evolve(private, initial_population=public)
+    with pytest.raises(ValueError), pytest.warns(UserWarning, match="run 2"):
+        generator.evolve(private.remove_columns("client_id"), initial_population=public)
+    generator.expand(seeds, num_samples=4)
+    assert not list((tmp_path / "run").glob("run-2-texts*")) and list((tmp_path / "run").glob("run-1-texts*"))
+
+
+def test_smoothing_knows_the_noise_of_a_federation(make_generator, config):
+    """Shares for three of five answers are in the sum of all five: sqrt(5 / (3 - 1)) times the accounted noise."""
+    mechanism = VoteMechanism.from_config(replace(config, max_dropout=0.4))
+    assert mechanism.num_answers_needed(5) == 3
+    assert mechanism.noise_std_of_sum(5) == pytest.approx(mechanism.noise_std * (5 / 2) ** 0.5)
+    share = mechanism.share_scale(3) / mechanism.vote_units
+    assert mechanism.noise_std_of_sum(5) == pytest.approx(share * 5**0.5)
+    assert VoteMechanism.from_config(config).noise_std_of_sum(5) == VoteMechanism.from_config(config).noise_std
