@@ -337,7 +337,8 @@ class PrivateEvolutionGenerator:
 
         Returns:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
-            own seeds, `info.description` carries the privacy report (`find_privacy_report` reads it).
+            own seeds, with the votes and preferences that it gave them, `info.description` carries the privacy report
+            (`find_privacy_report` reads it). Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
         texts = list_texts(seeds, "text", "seeds")

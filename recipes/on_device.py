@@ -15,10 +15,13 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+
+from hf_pretext.privacy import calibrate_noise_multiplier
 
 NUM_ROUNDS = {"dp-fedavg": 2, "dp-ftrl": 4}
 CLIP_NORMS = {"dp-fedavg": 1.0, "dp-ftrl": 2.0}
@@ -98,7 +101,6 @@ def train_on_devices(
     from pfl.model.pytorch import PyTorchModel
     from pfl.privacy.ftrl_mechanism import BandedMatrixFactorizationMechanism
     from pfl.privacy.gaussian_mechanism import GaussianMechanism
-    from pfl.privacy.privacy_accountant import PLDPrivacyAccountant
     from pfl.privacy.privacy_mechanism import CentrallyAppliedPrivacyMechanism
 
     if method not in NUM_ROUNDS:
@@ -106,8 +108,9 @@ def train_on_devices(
     num_rounds = num_rounds or NUM_ROUNDS[method]
     clip_norm = clip_norm or CLIP_NORMS[method]
 
-    def accountant(num_compositions: int) -> Any:
-        return PLDPrivacyAccountant(num_compositions, 1.0, "gaussian", epsilon=epsilon, delta=delta)
+    def accountant(num_participations: int) -> Any:
+        """Account as all methods do; pfl asks for nothing but the noise over the clip norm."""
+        return SimpleNamespace(cohort_noise_parameter=calibrate_noise_multiplier(epsilon, delta, num_participations))
 
     np.random.seed(seed)  # noqa: NPY002 - pfl's own source of randomness
     torch.manual_seed(seed)
@@ -115,7 +118,7 @@ def train_on_devices(
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         if method == "dp-fedavg":
             cohort = len(clients)
-            mechanism = GaussianMechanism.from_privacy_accountant(accountant(num_rounds), clip_norm)
+            mechanism = GaussianMechanism(clip_norm, accountant(num_rounds).cohort_noise_parameter)
         else:
             cohort = len(clients) // num_rounds
             mechanism = BandedMatrixFactorizationMechanism(clip_norm, num_rounds, num_rounds, accountant)
