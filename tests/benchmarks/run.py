@@ -48,7 +48,7 @@ def plot(results, path):
     speed.bar_label(bars, fmt="%.2f", padding=3)
     speed.plot([CLAIMS[name][1] for name in names], labels, "|", color="#E69F00", ms=22, mew=2, label="asked for")
     speed.invert_yaxis()
-    speed.margins(x=0.15)
+    speed.margins(x=0.25)
     speed.set(title="Times as fast", xscale="log")
     speed.legend(fontsize="small")
     sizes, seconds = results["votes"]["sizes"], results["votes"]["seconds_of_sizes"]
