@@ -66,6 +66,8 @@ from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
 FLOOR, CEILING = "expand-only", "expand-private"
 PRIVATE_METHODS = ("paper", "default")
+NO_BUDGET = 1.0
+"""What stands for epsilon in the settings of a method that has none."""
 WITHOUT_SEEDS = ("public-only", "finetune-private")
 ON_DEVICE = ("dp-fedavg", "dp-ftrl")
 METHODS = ("none", "public-only", FLOOR, *ON_DEVICE, *PRIVATE_METHODS, CEILING, "finetune-private")
@@ -366,7 +368,7 @@ class Benchmark:
 
     def result(self, setting: str, method: str, epsilon: float | None, seed: int) -> dict[str, Any]:
         """Do all that a row of the table needs, and add up its seconds."""
-        budget = 1.0 if epsilon is None else epsilon
+        budget = NO_BUDGET if epsilon is None else epsilon
         scores = self.score(setting, method, budget, seed)
         seconds, frechet = scores["seconds"], None
         if method not in ("none", *ON_DEVICE):
@@ -709,7 +711,9 @@ def main(arguments: BenchmarkArguments) -> None:
     plot_rounds(rounds, output / "rounds.png")
     shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
     maps = {
-        (each.name, method): each.map(method, min(arguments.epsilons), arguments.seeds[0])
+        (each.name, method): each.map(
+            method, min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET, arguments.seeds[0]
+        )
         for each in benchmarks
         for method in shown
     }

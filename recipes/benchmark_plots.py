@@ -57,7 +57,8 @@ def _draw_method(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, col
         axes.axhline(means[0], color=color, lw=1.5, label=rows[0]["method"])
         axes.axhspan(means[0] - reach[0], means[0] + reach[0], color=color, alpha=0.15, lw=0)
     else:
-        budgets = [row["epsilon"] for row in rows]
+        # Beside each other, so that no interval hides another.
+        budgets = [row["epsilon"] * 1.07 ** (list(COLORS).index(row["method"]) - 4.5) for row in rows]
         axes.errorbar(budgets, means, reach, color=color, fmt="o-", lw=1.5, capsize=4, label=rows[0]["method"])
 
 
