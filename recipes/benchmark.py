@@ -661,14 +661,15 @@ def headline(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_into_readme(results: dict[str, Any], picture: Path, readme: Path) -> None:
-    """Put the table and the picture of a run where README shows them."""
+def write_into_readme(results: dict[str, Any], output: Path, readme: Path) -> None:
+    """Put the table and the pictures of a run where README shows them."""
     before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGINS)
     _, _, after = rest.partition(TABLE_ENDS)
     if not rest or not after:
         raise ValueError(f"`readme`={str(readme)!r} lacks the lines {TABLE_BEGINS!r} and {TABLE_ENDS!r}.")
     readme.write_text(f"{before}{TABLE_BEGINS}\n{headline(results)}{TABLE_ENDS}{after}", encoding="utf-8")
-    shutil.copyfile(picture, readme.parent / "recipes" / picture.name)
+    for name, shown in (("benchmark.png", "benchmark.png"), ("maps.png", "benchmark-maps.png")):
+        shutil.copyfile(output / name, readme.parent / "recipes" / shown)
 
 
 def main(arguments: BenchmarkArguments) -> None:
@@ -719,7 +720,7 @@ def main(arguments: BenchmarkArguments) -> None:
     }
     plot_maps(maps, output / "maps.png")
     if arguments.readme is not None:
-        write_into_readme(results, output / "benchmark.png", Path(arguments.readme))
+        write_into_readme(results, output, Path(arguments.readme))
     print(as_markdown(results))
 
 

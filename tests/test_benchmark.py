@@ -89,8 +89,9 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     readme = tmp_path / "README.md"
     (tmp_path / "recipes").mkdir()
+    (tmp_path / "maps.png").write_bytes(b"a picture")
     readme.write_text(f"above\n{benchmark.TABLE_BEGINS}\nold\n{benchmark.TABLE_ENDS}\nbelow\n")
-    benchmark.write_into_readme(results, tmp_path / "benchmark.png", readme)
+    benchmark.write_into_readme(results, tmp_path, readme)
     lines = readme.read_text().splitlines()
     assert benchmark.NOT_DP in lines[2]
     assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
@@ -98,9 +99,10 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     # The floor of the same seed is taken off, and its accuracy moves with the seed as that of the default does.
     assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00; 0.60 ± 0.00 |" in lines
     assert (tmp_path / "recipes" / "benchmark.png").is_file()
+    assert (tmp_path / "recipes" / "benchmark-maps.png").read_bytes() == b"a picture"
     readme.write_text("no place for a table")
     with pytest.raises(ValueError, match="lacks the lines"):
-        benchmark.write_into_readme(results, tmp_path / "benchmark.png", readme)
+        benchmark.write_into_readme(results, tmp_path, readme)
 
 
 def test_every_method_has_a_color_and_pictures_are_drawn(benchmark, tmp_path):
