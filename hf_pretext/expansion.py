@@ -121,7 +121,7 @@ class Expansion:
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
         texts = list(dict.fromkeys(self._propose(examples, shares, best_of * missing, rng, progress)))
-        if judge is None or best_of == 1 or not texts:
+        if judge is None or not texts:
             return texts
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]

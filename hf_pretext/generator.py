@@ -595,10 +595,11 @@ class PrivateEvolutionGenerator:
         """Tell whether all of these are seeds of the latest run, with the votes and preferences that it gave them."""
         if self._seeds is None:
             return False
-        names = set(self._seeds.column_names) & set(getattr(seeds, "column_names", ["text"]))
-        known = {tuple(row[name] for name in sorted(names)) for row in self._seeds}
-        rows = seeds if hasattr(seeds, "column_names") else ({"text": text} for text in seeds)
-        return all(tuple(row[name] for name in sorted(names)) in known for row in rows)
+        if not hasattr(seeds, "column_names"):
+            return set(seeds) <= set(self._seeds["text"])
+        names = [name for name in self._seeds.column_names if name in seeds.column_names]
+        given, known = (set(zip(*(rows[name] for name in names), strict=True)) for rows in (seeds, self._seeds))
+        return given <= known
 
     def _is_latest(self, seeds: Any) -> bool:
         """Tell whether these are the seeds of the latest run, with all that was found out about them."""

@@ -215,18 +215,6 @@ class Benchmark:
         """Sum the votes for candidates without noise; a norm of 8 clips nobody (evaluation only, not DP)."""
         return cast_votes(*self.voters, quantize_embeddings(points), clip_norm) / VOTE_UNITS
 
-    def simulate_round(
-        self, points: np.ndarray, config: PrivateEvolutionConfig, noise: np.ndarray
-    ) -> tuple[np.ndarray, SmoothedVotes | None]:
-        """Weigh candidates as a round does; return the weights, and what smoothing knows of others.
-
-        The noise is given, in standard deviations, so that settings can be compared on the same draw. It is no genuine
-        noise: evaluation only, not DP.
-        """
-        mechanism = VoteMechanism.from_config(config)
-        votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
-        return weigh(votes, mechanism.noise_std, points, config)
-
     def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:
         """Make the settings of a method that spends budget; what all methods share comes on top."""
         arguments = self.arguments
@@ -254,10 +242,9 @@ class Benchmark:
         if method == FLOOR:
             chosen = rng.permutation(len(self.models.public))[:1024]
             texts = [self.models.public[index] for index in chosen]
-            return {"value": {"text": texts, "votes": [1.0] * len(texts)}, "seconds": 0.0}
-        if method in (CEILING, *WITHOUT_SEEDS):
-            texts = self.private_texts if method == CEILING else []
-            return {"value": {"text": texts, "votes": [1.0] * len(texts)}, "seconds": 0.0}
+            return {"value": {"text": texts, "votes": [1.0] * len(texts)}}
+        if method == CEILING:
+            return {"value": {"text": self.private_texts, "votes": [1.0] * len(self.private_texts)}}
         config = self.config(method, epsilon, seed)
         inputs: dict[str, Any] = {"data": self.name, "method": method, "config": fingerprint(config)}
         if method == "paper":
@@ -358,7 +345,9 @@ class Benchmark:
             result = {}
             for method in PRIVATE_METHODS:
                 config = dataclasses.replace(self.config(method, 1.29, seed), num_rounds=11)
-                weights, _ = self.simulate_round(points, config, noise)
+                mechanism = VoteMechanism.from_config(config)
+                votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
+                weights, _ = weigh(votes, mechanism.noise_std, points, config)
                 result[method] = lift_of(weights, true)
             return result
 
@@ -373,7 +362,9 @@ class Benchmark:
         seconds, frechet = scores["seconds"], None
         if method not in ("none", *ON_DEVICE):
             frechet = self.distances(method, budget, seed)
-            seconds += self.texts(method, budget, seed)["seconds"] + self.seeds(method, budget, seed)["seconds"]
+            seconds += self.texts(method, budget, seed)["seconds"]
+        if method in PRIVATE_METHODS:
+            seconds += self.seeds(method, budget, seed)["seconds"]
         return {**scores["value"], "frechet": frechet, "seconds": seconds}
 
     def map(self, method: str, epsilon: float, seed: int) -> dict[str, np.ndarray]:
