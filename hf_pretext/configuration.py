@@ -116,10 +116,11 @@ class PrivateEvolutionConfig:
             What the texts are, in a few words that anybody may know, such as `"questions to a bank's support chat"`.
             The language model writes the initial population from it where none is given, and expands seeds with it in
             the prompt. It must not be taken from the private data.
-        seeds_per_prompt (`int`, *optional*, defaults to `3`):
-            Number of surviving seeds shown in one expansion prompt.
+        seeds_per_prompt (`int`, *optional*, defaults to `8`):
+            Number of surviving seeds shown in one expansion prompt. The paper shows 3.
         weight_seeds (`bool`, *optional*, defaults to `True`):
-            Show seeds in proportion to their votes in all rounds. The paper shows all alike.
+            Show seeds in proportion to their votes in all rounds and, with `smooth_votes`, to how much the votes
+            prefer text like them to other public text. The paper shows all alike.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
             cost of reading the prompt worth while.
@@ -194,7 +195,7 @@ class PrivateEvolutionConfig:
     max_length: int = field(default=64, metadata={"help": "Longest candidate, in tokens."})
 
     domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
-    seeds_per_prompt: int = field(default=3, metadata={"help": "Seeds shown in one expansion prompt."})
+    seeds_per_prompt: int = field(default=8, metadata={"help": "Seeds shown in one expansion prompt."})
     weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})

@@ -330,9 +330,9 @@ class PrivateEvolutionGenerator:
 
         Args:
             seeds (`datasets.Dataset` or `Sequence[str]`):
-                What `evolve` returned: columns `text` (`str`), with `config.weight_seeds` `votes` (`float`), and with
-                `config.best_of` above 1 `preference` (`float`). A dataset without votes or a list of texts is shown
-                evenly; without preferences, all usable texts are kept.
+                What `evolve` returned: columns `text` (`str`), `votes` and `preference` (`float`), which
+                `config.weight_seeds` and `config.best_of` make use of. A dataset without votes or a list of texts is
+                shown evenly; without preferences, all usable texts are kept.
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
@@ -346,8 +346,7 @@ class PrivateEvolutionGenerator:
             raise ValueError("`seeds` holds no text to expand.")
         if self._expansion is None:
             raise ValueError(_NO_EXPANSION_MODEL.format(purpose="`expand`"))
-        weighted = self.config.weight_seeds and "votes" in getattr(seeds, "column_names", ())
-        weights = _numbers(seeds, "votes").tolist() if weighted else None
+        weights = self._weights(seeds)
         judge = self._judge(seeds)
         # The report of this generator is about its own seeds, so only what comes from them gets its card: votes and
         # preferences from elsewhere could choose the texts by anything.
@@ -673,6 +672,20 @@ class PrivateEvolutionGenerator:
             return broadcast(preferences([smooth() for smooth in rounds], embeddings).tolist())
 
         return self._step("preferences", lambda made: is_weights(made, len(seeds)), work)
+
+    def _weights(self, seeds: Any) -> list[float] | None:
+        """Return how often to show each seed, or None where all are shown alike.
+
+        Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
+        of its own kind; the preferences lean against that.
+        """
+        columns = getattr(seeds, "column_names", ())
+        if not self.config.weight_seeds or "votes" not in columns:
+            return None
+        weights = _numbers(seeds, "votes")
+        if "preference" in columns:
+            weights = weights * _numbers(seeds, "preference")
+        return weights.tolist()
 
     def _judge(self, seeds: Any) -> Callable[[list[str]], np.ndarray] | None:
         """Return what tells how much the votes speak for new texts, or None where all are to be kept."""

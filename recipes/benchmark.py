@@ -92,10 +92,10 @@ class BenchmarkArguments:
         default="float32", metadata={"help": "Of the LLM; bfloat16 takes half the time on a processor that has it."}
     )
     num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
-    num_held_out: int = field(default=500, metadata={"help": "Texts to score."})
+    num_held_out: int = field(default=1200, metadata={"help": "Texts to score the small model on."})
+    num_held_out_llm: int = field(default=300, metadata={"help": "The same for the LLM, which is slower."})
     max_length: int = field(default=48, metadata={"help": "Longest candidate, in tokens."})
-    texts_per_prompt: int = field(default=3, metadata={"help": "Texts read from one continuation, for all methods."})
-    top_p: float = field(default=0.95, metadata={"help": "Of the expansion, for all methods."})
+    continuations_per_prompt: int = field(default=3, metadata={"help": "Of the expansion, for all methods."})
     paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
     paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings; its code has 4."})
     paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time; the paper fills one."})
@@ -107,10 +107,14 @@ class BenchmarkArguments:
     )
     masked_lm_minutes: float = field(default=10.0, metadata={"help": "Training of the masked model on public text."})
     small_lm_epochs: float = field(default=0.5, metadata={"help": "Pretraining of the small model on public text."})
-    epochs: int = field(default=2, metadata={"help": "Epochs of finetuning."})
-    small_rate: float = field(default=2e-4, metadata={"help": "Learning rate of the small model."})
+    small_epochs: int = field(default=2, metadata={"help": "Epochs of finetuning the small model."})
+    small_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the small model."})
+    llm_epochs: int = field(default=1, metadata={"help": "Epochs of finetuning the LLM."})
     llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
     output_dir: str = field(default="build/benchmark", metadata={"help": "Results, pictures and cache."})
+    only_cached: bool = field(
+        default=False, metadata={"help": "Make nothing: the table and the pictures of what is in the cache."}
+    )
     readme: str | None = field(default=None, metadata={"help": "README.md, to put the results into."})
 
     def __post_init__(self) -> None:
@@ -119,15 +123,24 @@ class BenchmarkArguments:
                 raise ValueError(f"`{name}` holds {sorted(wrong)}; choose among {list(known)}.")
 
 
+class NotInCacheError(Exception):
+    """A stage would have to be made, and `only_cached` forbids it."""
+
+
 class Stages:
     """Results of stages, kept in files that are named after the stage and its inputs.
+
+    Args:
+        folder (`Path`): Where the files are.
+        only_cached (`bool`, *optional*, defaults to `False`): Make no result that is not there.
 
     Attributes:
         seconds (`float`): What the stages that were asked for took, in this call or in earlier ones.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only_cached: bool = False) -> None:
         self.folder = folder
+        self.only_cached = only_cached
         self.seconds = 0.0
         self._used: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +153,8 @@ class Stages:
         """Read the result of a stage, or make it: `value`, `seconds`, and its `inputs`."""
         path = self.place(stage, inputs).with_suffix(".json")
         if not path.is_file():
+            if self.only_cached:
+                raise NotInCacheError(path.name)
             tqdm.write(f"{stage}: {inputs}")
             started = time.perf_counter()
             value = make()
@@ -189,9 +204,8 @@ class Benchmark:
     def held_out(self) -> list[str]:
         """Held-out clients' texts to score (evaluation only, not DP)."""
         texts = list(self.data[1]["text"])
-        return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))][
-            : self.arguments.num_held_out
-        ]
+        order = np.random.default_rng(0).permutation(len(texts))
+        return [texts[index] for index in order[: self.arguments.num_held_out]]
 
     @cached_property
     def clients(self) -> list[list[str]]:
@@ -222,7 +236,6 @@ class Benchmark:
             "seed": seed,
             "delta": arguments.delta,
             "max_length": arguments.max_length,
-            "texts_per_prompt": arguments.texts_per_prompt,
             "max_new_tokens": 64,
             "min_words": 5,
         }
@@ -279,7 +292,10 @@ class Benchmark:
             real = self.models.public if method == "public-only" else self.private_texts
             return {"value": [real[index] for index in rng.permutation(len(real))[:number]], "seconds": 0.0}
         seeds = self.seeds(method, epsilon, seed)["value"]
-        config = dataclasses.replace(self.config(method, epsilon, seed), top_p=self.arguments.top_p)
+        # What all methods share of the expansion is no matter of the seeds.
+        config = dataclasses.replace(
+            self.config(method, epsilon, seed), continuations_per_prompt=self.arguments.continuations_per_prompt
+        )
         shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
         # The floor's texts are the same for all private sets.
         inputs = {
@@ -301,10 +317,11 @@ class Benchmark:
     def score(self, setting: str, method: str, epsilon: float, seed: int) -> dict[str, Any]:
         """Train a model and score it on held-out text (evaluation only, not DP)."""
         arguments = self.arguments
+        held_out = self.held_out if setting == "small" else self.held_out[: arguments.num_held_out_llm]
         inputs: dict[str, Any] = {
             "data": self.name,
             "setting": setting,
-            "held_out": fingerprint(self.held_out),
+            "held_out": fingerprint(held_out),
             "model": arguments.small_lm_epochs if setting == "small" else arguments.llm_dtype,
         }
         texts: list[str] = []
@@ -314,8 +331,8 @@ class Benchmark:
             inputs |= {"clip_norm": CLIP_NORMS[method]}
         elif method != "none":
             texts = self.texts(method, epsilon, seed)["value"]
-            rate = getattr(arguments, f"{setting}_rate")
-            inputs |= {"texts": fingerprint(texts), "epochs": arguments.epochs, "rate": rate, "seed": seed}
+            rate, epochs = getattr(arguments, f"{setting}_rate"), getattr(arguments, f"{setting}_epochs")
+            inputs |= {"texts": fingerprint(texts), "epochs": epochs, "rate": rate, "seed": seed}
 
         def work() -> dict[str, float]:
             model, tokenizer = self.models.to_finetune(setting, seed, rank=1 if method in ON_DEVICE else None)
@@ -323,8 +340,8 @@ class Benchmark:
                 clients = [texts[: arguments.texts_per_device] for texts in self.clients]
                 model = train_on_devices(model, tokenizer, clients, method, epsilon, arguments.delta, seed)
             elif texts:
-                model = finetune(model, tokenizer, texts, rate, arguments.epochs)
-            totals = score_next_tokens(model, tokenizer, self.held_out, max_length=128).totals()
+                model = finetune(model, tokenizer, texts, rate, epochs)
+            totals = score_next_tokens(model, tokenizer, held_out, max_length=128).totals()
             return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
 
         return self.stages("score", inputs, work)
@@ -409,7 +426,7 @@ class Models:
 
     def __init__(self, arguments: BenchmarkArguments) -> None:
         self.arguments = arguments
-        self.stages = Stages(Path(arguments.output_dir) / "cache")
+        self.stages = Stages(Path(arguments.output_dir) / "cache", arguments.only_cached)
 
     @cached_property
     def public(self) -> list[str]:
@@ -663,6 +680,14 @@ def write_into_readme(results: dict[str, Any], output: Path, readme: Path) -> No
         shutil.copyfile(output / name, readme.parent / "recipes" / shown)
 
 
+def made(make: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was made; nothing, where that is not in the cache and must be."""
+    try:
+        return [make()]
+    except NotInCacheError:
+        return []
+
+
 def main(arguments: BenchmarkArguments) -> None:
     """Run everything that is not in the cache, and write the results so far after every score."""
     logging.getLogger("hf_pretext").setLevel(logging.ERROR)
@@ -680,10 +705,16 @@ def main(arguments: BenchmarkArguments) -> None:
     ]
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
-    lifts = [{"data": each.name, **each.lift(seed)} for each in benchmarks for seed in arguments.seeds]
+    lifts = [
+        {"data": each.name, **lift}
+        for each in benchmarks
+        for seed in arguments.seeds
+        for lift in made(partial(each.lift, seed))
+    ]
+    results = summarize(rows, lifts)
     for seed, benchmark, setting, method, epsilon in tqdm(jobs, "Benchmark", unit="score"):
         row = {"data": benchmark.name, "setting": setting, "epsilon": epsilon, "method": method, "seed": seed}
-        rows.append({**row, **benchmark.result(setting, method, epsilon, seed)})
+        rows += [{**row, **found} for found in made(partial(benchmark.result, setting, method, epsilon, seed))]
         results = summarize(rows, lifts)
         results["arguments"] = dataclasses.asdict(arguments)
         results["seconds_of_all_stages"] = round(models.stages.seconds, 1)
@@ -698,16 +729,17 @@ def main(arguments: BenchmarkArguments) -> None:
         if method in PRIVATE_METHODS
         for epsilon in arguments.epsilons
         for seed in arguments.seeds
-        for number, record in enumerate(each.seeds(method, epsilon, seed)["value"]["rounds"], start=1)
+        for found in made(partial(each.seeds, method, epsilon, seed))
+        for number, record in enumerate(found["value"]["rounds"], start=1)
     ]
     plot_rounds(rounds, output / "rounds.png")
     shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
     maps = {
-        (each.name, method): each.map(
-            method, min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET, arguments.seeds[0]
-        )
+        (each.name, method): found
         for each in benchmarks
         for method in shown
+        for epsilon in [min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET]
+        for found in made(partial(each.map, method, epsilon, arguments.seeds[0]))
     }
     plot_maps(maps, output / "maps.png")
     if arguments.readme is not None:

@@ -48,7 +48,7 @@ def test_the_paper_s_method_is_the_paper_s_preset_but_for_what_is_scaled_down(be
     paper = asdict(PrivateEvolutionConfig.paper(epsilon=1.29))
     changed = {name for name, value in asdict(config).items() if value != paper[name]}
     scaled = {"population_size", "lookahead", "masks_per_pass", "max_length", "max_new_tokens", "min_words"}
-    assert changed <= scaled | {"texts_per_prompt"}
+    assert changed <= scaled
 
 
 def test_a_stage_is_made_once_for_the_same_inputs(benchmark, tmp_path):
@@ -58,6 +58,10 @@ def test_a_stage_is_made_once_for_the_same_inputs(benchmark, tmp_path):
         stages("stage", inputs, lambda: made.append(1) or len(made))
     assert len(made) == 2
     assert benchmark.Stages(tmp_path)("stage", {"a": 1}, None)["value"] == 1
+    # A table of what is in the cache makes nothing.
+    cached = benchmark.Stages(tmp_path, only_cached=True)
+    assert benchmark.made(lambda: cached("stage", {"a": 1}, None))[0]["value"] == 1
+    assert benchmark.made(lambda: cached("stage", {"a": 3}, lambda: made.append(1))) == [] and len(made) == 2
     with pytest.raises(RuntimeError):
         stages("stage", {"a": 3}, lambda: (_ for _ in ()).throw(RuntimeError))
     assert not stages.place("stage", {"a": 3}).with_suffix(".json").exists()

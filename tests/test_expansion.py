@@ -99,7 +99,7 @@ def test_what_is_around_a_text_is_taken_off(written, text):
 @pytest.mark.parametrize("texts_per_prompt", [1, 3])
 def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
     config = PrivateEvolutionConfig(
-        epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1, texts_per_prompt=texts_per_prompt
+        epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1, texts_per_prompt=texts_per_prompt
     )
     seeds = random_texts(10)
     expand = Expansion(TextGenerator(*llama, config, batch_size=16), config)
@@ -136,13 +136,13 @@ def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama
 
 
 def test_long_seeds_are_shortened_in_the_prompt(llama):
-    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1)
     expand = Expansion(TextGenerator(*llama, config), config)
     assert len(list(expand([" ".join(random_texts(500, seed=seed)) for seed in range(3)], 2))) == 2
 
 
 def test_fewer_seeds_than_a_prompt_shows(llama):
-    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1)
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1)
     assert len(list(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3))) == 3
 
 
@@ -151,7 +151,9 @@ def test_the_best_of_several_times_as_many_texts_are_kept(llama):
     seeds = random_texts(20)
 
     def lengths(best_of, judge):
-        config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_new_tokens=24, min_words=1, best_of=best_of)
+        config = PrivateEvolutionConfig(
+            epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1, best_of=best_of
+        )
         written = Expansion(TextGenerator(*llama, config), config)(seeds, 12, judge=judge)
         return [len(text) for text in written]
 

@@ -392,6 +392,23 @@ def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_votes_prefer(make_
         best.expand(Dataset.from_dict({"text": public, "preference": [0.0] * len(public)}), num_samples=2)
 
 
+def test_seeds_are_shown_by_their_votes_and_preferences(make_generator, config, public):
+    """The expansion draws seeds by what `_weights` says: votes times preference, votes alone, or all alike."""
+    seeds = Dataset.from_dict({"text": public[:3], "votes": [1.0, 2.0, 0.0], "preference": [6.0, 0.5, 9.0]})
+    generator = make_generator(config=config)
+    assert generator._weights(seeds) == [6.0, 1.0, 0.0]
+    assert generator._weights(seeds.remove_columns("preference")) == [1.0, 2.0, 0.0]
+    assert generator._weights(seeds.remove_columns("votes")) is None and generator._weights(public) is None
+    assert make_generator(config=replace(config, weight_seeds=False))._weights(seeds) is None
+    shown = []
+    expansion = generator._expansion
+    generator._expansion = lambda texts, number, weights, *rest: (
+        shown.append(weights) or expansion(texts, number, weights, *rest)
+    )
+    generator.expand(seeds, num_samples=2)
+    assert shown == [[6.0, 1.0, 0.0]]
+
+
 def test_a_second_run_that_fails_leaves_the_texts_of_the_first_alone(make_generator, private, public, tmp_path):
     """Texts of the first run's seeds are never kept as the second run's, which gets others."""
     generator = make_generator(run_dir=tmp_path / "run")
