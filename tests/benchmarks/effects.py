@@ -30,7 +30,9 @@ from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 NUM_PARENTS, NUM_TEXTS = 512, 96
 RESEARCH_TOKENS = 85
 WAYS = {"one text": (1, 1), "three texts": (3, 1), "three continuations": (1, 3)}
-CONFIG = PrivateEvolutionConfig(epsilon=1, delta=1e-5, max_length=48, max_new_tokens=64, min_words=5, top_p=0.95)
+CONFIG = PrivateEvolutionConfig(
+    epsilon=1, delta=1e-5, max_length=48, seeds_per_prompt=3, max_new_tokens=64, min_words=5, top_p=0.95
+)
 
 
 def effect_of_masks(embed, source):
