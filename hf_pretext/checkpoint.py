@@ -72,10 +72,8 @@ class RunFolder:
             )
         self._settings = json.loads(json.dumps(found if settings is None else settings))
         if found is not None and found != self._settings:
-            if self._has_spent():
+            if self._has_spent() or not self._empty():
                 self._check_settings(found)
-            else:
-                self._empty()
 
     def ledger(self, mechanism: VoteMechanism) -> PrivacyLedger:
         """Open the folder's ledger, or begin it, and then write the settings down.
@@ -188,11 +186,17 @@ class RunFolder:
         later = ("run-*-record-*.json", "run-*-weights-*.json", "run-*-release-[!1]*.json")
         return num_releases > 0 or any(any(self.path.glob(pattern)) for pattern in later)
 
-    def _empty(self) -> None:
-        """Begin anew, with other settings, where a run failed before it spent anything."""
+    def _empty(self) -> bool:
+        """Begin anew, with other settings, where a run failed before it spent anything; tell whether it still had not.
+
+        Another process may have released something, and ended, since that was last looked at.
+        """
         with self.locked():
+            if self._has_spent():
+                return False
             for name in (*(each.name for each in self.path.glob("run-*.json")), LEDGER_NAME, SETTINGS_NAME):
                 (self.path / name).unlink(missing_ok=True)
+            return True
 
     def _damaged(self, name: str) -> ValueError:
         return ValueError(

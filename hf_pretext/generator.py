@@ -337,8 +337,9 @@ class PrivateEvolutionGenerator:
 
         Returns:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
-            own seeds, with the votes and preferences that it gave them, `info.description` carries the privacy report
-            (`find_privacy_report` reads it). Which of them are given must not be decided by looking at private text.
+            own seeds, each once, with the votes and preferences that it gave them, `info.description` carries the
+            privacy report (`find_privacy_report` reads it). Which of them are given must not be decided by looking at
+            private text.
         """
         check_num_samples(num_samples)
         texts = list_texts(seeds, "text", "seeds")
@@ -350,7 +351,7 @@ class PrivateEvolutionGenerator:
         judge = self._judge(seeds)
         # The report of this generator is about its own seeds, so only what comes from them gets its card: votes and
         # preferences from elsewhere could choose the texts by anything.
-        own = self._are_own(seeds)
+        own = self._are_own(seeds, texts)
         with self._working():
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = self._runs
@@ -590,13 +591,18 @@ class PrivateEvolutionGenerator:
                 self._folder.write(f"{name}.json", kept)
         return kept
 
-    def _are_own(self, seeds: Any) -> bool:
-        """Tell whether all of these are seeds of the latest run, with the votes and preferences that it gave them."""
-        if self._seeds is None:
+    def _are_own(self, seeds: Any, texts: list[str]) -> bool:
+        """Tell whether all of these are seeds of the latest run, each once, with what it found out about them.
+
+        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
+        """
+        if self._seeds is None or len(set(texts)) < len(texts):
             return False
         if not hasattr(seeds, "column_names"):
-            return set(seeds) <= set(self._seeds["text"])
-        names = [name for name in self._seeds.column_names if name in seeds.column_names]
+            return set(texts) <= set(self._seeds["text"])
+        names = [name for name in ("text", "votes", "preference") if name in seeds.column_names]
+        if not set(names) <= set(self._seeds.column_names):
+            return False
         given, known = (set(zip(*(rows[name] for name in names), strict=True)) for rows in (seeds, self._seeds))
         return given <= known
 

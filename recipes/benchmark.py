@@ -130,6 +130,8 @@ class NotInCacheError(Exception):
 class Stages:
     """Results of stages, kept in files that are named after the stage and its inputs.
 
+    The code is none of the inputs: who changes what a stage does removes its files.
+
     Args:
         folder (`Path`): Where the files are.
         only_cached (`bool`, *optional*, defaults to `False`): Make no result that is not there.
@@ -303,10 +305,9 @@ class Benchmark:
             "method": method,
             "number": number,
             "config": fingerprint(config),
-            "seeds": fingerprint(seeds["text"]),
+            "seeds": fingerprint(shown),
+            "llm_dtype": self.arguments.llm_dtype,
         }
-        if "preference" in shown:
-            inputs["preferences"] = fingerprint(shown["preference"])
 
         def expand() -> list[str]:
             generator = PrivateEvolutionGenerator(None, self.models.embedder, self.models.llm, config=config)

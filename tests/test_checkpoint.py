@@ -227,6 +227,16 @@ def test_a_round_s_weights_are_enough_to_know_an_older_ledger_by(make, private, 
         make(tmp_path, seed=5)
 
 
+def test_a_folder_where_another_process_spent_meanwhile_is_not_emptied(make, private, public, tmp_path, monkeypatch):
+    """It looked unspent, and then another process released something and ended."""
+    make(tmp_path).evolve(private, initial_population=public)
+    found, answers = RunFolder._has_spent, iter([False])
+    monkeypatch.setattr(RunFolder, "_has_spent", lambda folder: next(answers, None) is not False and found(folder))
+    with pytest.raises(ValueError, match="other settings"):
+        make(tmp_path, seed=5)
+    assert len(json.loads((tmp_path / "ledger.json").read_text())["releases"]) == NUM_ROUNDS
+
+
 def test_a_ledger_that_others_went_on_with_is_not_written_over(make, private, public, tmp_path):
     """Neither by a pool that is used past the generator, nor by a generator that begins at the same time."""
     stale = make(tmp_path)

@@ -235,14 +235,33 @@ def test_texts_from_elsewhere_get_no_card(make_generator, private, public, tmp_p
         other.save_pretrained(tmp_path / "other")
         assert not (tmp_path / "other" / "README.md").exists()
     # Own texts whose votes or preferences are not the run's might be chosen by looking at private text.
-    for column in ("votes", "preference"):
-        changed = [row | {column: 2 * row[column]} for row in seeds]
-        generator.expand(Dataset.from_list(changed), num_samples=3)
+    foreign = [
+        *([row | {column: 2 * row[column]} for row in seeds] for column in ("votes", "preference")),
+        [*seeds, seeds[0]],
+    ]
+    for rows in foreign:
+        generator.expand(Dataset.from_list(rows), num_samples=3)
         with pytest.raises(ValueError, match="nothing to push"):
             generator.push_to_hub("me/foreign")
+    # An iterator is empty once it was read, and the empty set is part of any.
+    generator.expand(iter(private["text"][:5]), num_samples=3)
+    with pytest.raises(ValueError, match="nothing to push"):
+        generator.push_to_hub("me/foreign")
     generator.expand(seeds, num_samples=3)
     generator.save_pretrained(tmp_path / "own")
     assert (tmp_path / "own" / "README.md").exists()
+
+
+def test_preferences_that_a_run_did_not_give_get_no_card(make_generator, config, private, public, tmp_path):
+    """A run without smoothing has no preferences; some from elsewhere might have been made from private text."""
+    generator = make_generator(config=replace(config, smooth_votes=False, new_public_share=0.0))
+    seeds = generator.evolve(private, initial_population=public)
+    generator.expand(seeds.add_column("preference", [1e6] + [1e-6] * (len(seeds) - 1)), num_samples=3)
+    with pytest.raises(ValueError, match="nothing to push"):
+        generator.push_to_hub("me/foreign")
+    generator.expand(seeds, num_samples=3)
+    generator.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").exists()
 
 
 def test_a_report_is_not_written_over_by_one_that_spent_less(make_generator, private, public, tmp_path):
