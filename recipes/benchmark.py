@@ -643,6 +643,7 @@ def headline(results: dict[str, Any]) -> str:
         return f"{value['mean']:.{digits}f}{reach}"
 
     rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
+    most = max((len(row["seeds"]) for row in rows.values()), default=0)
     panels = list(dict.fromkeys(key[:2] for key in rows))
     lines = [
         f"| accuracy; cross-entropy ({NOT_DP}) | "
@@ -650,21 +651,32 @@ def headline(results: dict[str, Any]) -> str:
         + " |",
         "|---" * (len(panels) + 1) + "|",
     ]
+
+    def gap(panel: tuple[str, str], row: dict[str, Any] | None, measure: str) -> str:
+        name = f"gap_closed_{measure}"
+        if row is None or name not in row:
+            return ""
+        least = rows[(*panel, CEILING, None)][name]["low"]
+        return "not told apart" if least is not None and least <= 0 else show(row[name], 2)
+
     methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))
     for method, epsilon in methods:
         found = [rows.get((*panel, method, epsilon)) for panel in panels]
         cells = [
-            "" if row is None else f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}" for row in found
+            ""
+            if row is None
+            else f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}"
+            + (f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most else "")
+            for row in found
         ]
         lines.append(f"| {method}{'' if epsilon is None else f', epsilon {epsilon:g}'} | " + " | ".join(cells) + " |")
     for method, epsilon in methods:
         if method in PRIVATE_METHODS:
-            found = [rows.get((*panel, method, epsilon)) for panel in panels]
             cells = [
-                "; ".join(show(row[f"gap_closed_{measure}"], 2) for measure in ("accuracy", "cross_entropy"))
-                if row is not None and "gap_closed_accuracy" in row
-                else ""
-                for row in found
+                "; ".join(
+                    gap(panel, rows.get((*panel, method, epsilon)), name) for name in ("accuracy", "cross_entropy")
+                )
+                for panel in panels
             ]
             lines.append(f"| *gap closed: {method}, epsilon {epsilon:g}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -104,6 +104,12 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00; 0.60 ± 0.00 |" in lines
     assert (tmp_path / "recipes" / "benchmark.png").is_file()
     assert (tmp_path / "recipes" / "benchmark-maps.png").read_bytes() == b"a picture"
+    # Where the ceiling is within the noise of the floor, no share of the way is shown, and seeds that lack are.
+    for row in rows:
+        row["accuracy"] += 0.1 * row["seed"] * (row["method"] == benchmark.CEILING)
+    written = benchmark.headline(benchmark.summarize(rows[:-1], lifts))
+    assert "| *gap closed: default, epsilon 1.29* | not told apart; 0.60 ± 0.00 |" in written
+    assert "| expand-private | 0.0895 ± 0.6417; 5.500 ± 0.000 (seeds: 2) |" in written
     readme.write_text("no place for a table")
     with pytest.raises(ValueError, match="lacks the lines"):
         benchmark.write_into_readme(results, tmp_path, readme)
