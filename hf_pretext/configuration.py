@@ -71,7 +71,7 @@ class PrivateEvolutionConfig:
             Number of candidates `N_syn` in a round, and of bins in a histogram.
         smooth_votes (`bool`, *optional*, defaults to `True`):
             Take noise out of a histogram before it is used: candidates that are alike get votes that are alike
-            (`selection.smooth_votes`). It costs no privacy. The paper does not.
+            (`selection.smooth_votes`). It costs no privacy. The paper does not smooth.
         threshold (`float`, *optional*, defaults to `1.0`):
             Threshold `H` subtracted from the histogram, in standard deviations of the noise that is in it: the noise
             actually added, or what smoothing leaves of it.
@@ -122,8 +122,7 @@ class PrivateEvolutionConfig:
             Show seeds in proportion to their votes in all rounds and, with `smooth_votes`, to how much the votes
             prefer text like them to other public text. The paper shows all alike.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
-            Number of new texts read from the continuation of one prompt. The paper reads one; more of them make the
-            cost of reading the prompt worth while.
+            Number of new texts read from the continuation of one prompt. The paper reads one.
         continuations_per_prompt (`int`, *optional*, defaults to `1`):
             Number of continuations of one prompt, which is read once for all of them. The paper has one.
         best_of (`int`, *optional*, defaults to `2`):
@@ -196,7 +195,7 @@ class PrivateEvolutionConfig:
 
     domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
     seeds_per_prompt: int = field(default=8, metadata={"help": "Seeds shown in one expansion prompt."})
-    weight_seeds: bool = field(default=True, metadata={"help": "Show seeds in proportion to their noisy votes."})
+    weight_seeds: bool = field(default=True, metadata={"help": "Show more often the seeds that the votes speak for."})
     texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
     continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})
     best_of: int = field(default=2, metadata={"help": "Texts written for each that is kept, by the votes."})

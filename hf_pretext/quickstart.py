@@ -34,7 +34,7 @@ CONFIG = PrivateEvolutionConfig(
     domain="speeches by characters in the plays of Shakespeare",
     seeds_per_prompt=3,
     texts_per_prompt=3,
-    best_of=1,  # Half the time; the texts are a little less like the roles'.
+    best_of=1,  # Half the time of the expansion.
     max_new_tokens=48,
     min_words=5,
 )
