@@ -660,12 +660,14 @@ def headline(results: dict[str, Any]) -> str:
         "|---" * (len(panels) + 1) + "|",
     ]
 
-    def gap(panel: tuple[str, str], row: dict[str, Any] | None, measure: str) -> str:
-        name = f"gap_closed_{measure}"
-        if row is None or name not in row:
-            return ""
-        least = rows[(*panel, CEILING, None)][name]["low"]
-        return "not told apart" if least is not None and least <= 0 else show(row[name], 2)
+    def shares(panel: tuple[str, str], row: dict[str, Any] | None) -> str:
+        cells = []
+        for name in ("gap_closed_accuracy", "gap_closed_cross_entropy"):
+            if row is None or name not in row:
+                return ""
+            least = rows[(*panel, CEILING, None)][name]["low"]
+            cells.append("not told apart" if least is not None and least <= 0 else show(row[name], 2))
+        return "; ".join(cells)
 
     methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))
     for method, epsilon in methods:
@@ -680,12 +682,7 @@ def headline(results: dict[str, Any]) -> str:
         lines.append(f"| {method}{'' if epsilon is None else f', epsilon {epsilon:g}'} | " + " | ".join(cells) + " |")
     for method, epsilon in methods:
         if method in PRIVATE_METHODS:
-            cells = [
-                "; ".join(
-                    gap(panel, rows.get((*panel, method, epsilon)), name) for name in ("accuracy", "cross_entropy")
-                )
-                for panel in panels
-            ]
+            cells = [shares(panel, rows.get((*panel, method, epsilon))) for panel in panels]
             lines.append(f"| *gap closed: {method}, epsilon {epsilon:g}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
