@@ -102,7 +102,9 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     # The tiny tokenizer has no digits, of which canaries are made.
     monkeypatch.setattr("hf_pretext.audit.make_canaries", lambda number, seed: unlike_texts(number))
 
-    settings = replace(config, epsilon=1.0, num_rounds=1, lookahead=0, population_size=160, max_length=64)
+    settings = replace(
+        config, epsilon=1.0, num_rounds=1, lookahead=0, population_size=160, max_length=64, seeds_per_prompt=3
+    )
     audited, targets = enlist(private, settings, num_canaries=120, client_share=0.0)
     generator = PrivateEvolutionGenerator(
         bert,

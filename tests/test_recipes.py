@@ -92,7 +92,7 @@ def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, pri
     names = ("variation_model", "embedding_model", "expansion_model")
     run = {name: str(models_folder / name) for name in names} | {"private": str(tmp_path / "private.jsonl")}
     run |= {"num_samples": 5, "output_dir": "unused", "epsilon": 2, "delta": 0.001, "num_rounds": 1, "lookahead": 0}
-    run |= {"population_size": 24, "max_length": 64, "min_words": 1, "max_new_tokens": 8}
+    run |= {"population_size": 24, "max_length": 64, "seeds_per_prompt": 3, "min_words": 1, "max_new_tokens": 8}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     model = tmp_path / "finetuned"
     shutil.copytree(models_folder / "expansion_model", model)
