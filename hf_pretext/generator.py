@@ -598,13 +598,12 @@ class PrivateEvolutionGenerator:
         """
         if self._seeds is None or len(set(texts)) < len(texts):
             return False
-        if not hasattr(seeds, "column_names"):
-            return set(texts) <= set(self._seeds["text"])
-        names = [name for name in ("text", "votes", "preference") if name in seeds.column_names]
+        names = [name for name in ("votes", "preference") if name in getattr(seeds, "column_names", ())]
         if not set(names) <= set(self._seeds.column_names):
             return False
-        given, known = (set(zip(*(rows[name] for name in names), strict=True)) for rows in (seeds, self._seeds))
-        return given <= known
+        given = zip(texts, *(seeds[name] for name in names), strict=True)
+        known = zip(self._seeds["text"], *(self._seeds[name] for name in names), strict=True)
+        return set(given) <= set(known)
 
     def _is_latest(self, seeds: Any) -> bool:
         """Tell whether these are the seeds of the latest run, with all that was found out about them."""
