@@ -357,21 +357,22 @@ class Benchmark:
         """
         configs = {m: dataclasses.replace(self.config(m, 1.29, seed), num_rounds=11) for m in PRIVATE_METHODS}
 
-        def draw(rng: np.random.Generator) -> list[float]:
+        def draw(rng: np.random.Generator, mechanisms: dict[str, VoteMechanism]) -> list[float]:
             chosen = rng.permutation(len(self.models.public))[:1024]
             points = self.models.embed([self.models.public[index] for index in chosen])
             true, noise = self.true_votes(points), rng.standard_normal(len(points))
             lifts = []
-            for config in configs.values():
-                mechanism = VoteMechanism.from_config(config)
+            for method, mechanism in mechanisms.items():
                 votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
-                weights, _ = weigh(votes, mechanism.noise_std, points, config)
+                weights, _ = weigh(votes, mechanism.noise_std, points, configs[method])
                 lifts.append(lift_of(weights, true))
             return lifts
 
         def work() -> dict[str, float]:
             rng = np.random.default_rng([seed, 2])
-            lifts = np.mean([draw(rng) for _ in tqdm(range(LIFT_DRAWS), "Lift of the first round")], axis=0)
+            mechanisms = {method: VoteMechanism.from_config(config) for method, config in configs.items()}
+            draws = tqdm(range(LIFT_DRAWS), "Lift of the first round")
+            lifts = np.mean([draw(rng, mechanisms) for _ in draws], axis=0)
             return dict(zip(configs, lifts.tolist(), strict=True))
 
         fields = ("smooth_votes", "threshold", "vote_clipping", "accountant")
@@ -660,6 +661,12 @@ def headline(results: dict[str, Any]) -> str:
         "|---" * (len(panels) + 1) + "|",
     ]
 
+    def scores(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return ""
+        lacking = f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most else ""
+        return f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}{lacking}"
+
     def shares(panel: tuple[str, str], row: dict[str, Any] | None) -> str:
         cells = []
         for name in ("gap_closed_accuracy", "gap_closed_cross_entropy"):
@@ -671,14 +678,7 @@ def headline(results: dict[str, Any]) -> str:
 
     methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))
     for method, epsilon in methods:
-        found = [rows.get((*panel, method, epsilon)) for panel in panels]
-        cells = [
-            ""
-            if row is None
-            else f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}"
-            + (f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most else "")
-            for row in found
-        ]
+        cells = [scores(rows.get((*panel, method, epsilon))) for panel in panels]
         lines.append(f"| {method}{'' if epsilon is None else f', epsilon {epsilon:g}'} | " + " | ".join(cells) + " |")
     for method, epsilon in methods:
         if method in PRIVATE_METHODS:
