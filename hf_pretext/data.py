@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cleaning import valid_unicode
-from .configuration import shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,9 +55,10 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}; is it one record a line or row?") from None
     for role, column in zip(("text_column", "client_column"), columns, strict=False):
         if any(column not in row for row in rows):
+            # The names are not told: where a file has no header, the first text stands in their place.
             raise ValueError(
-                f"{str(path)!r} has rows without the column {column!r}, but with {shortened(sorted(rows[0]))}. Set "
-                f"`{role}` to the name of the column that all rows have."
+                f"{str(path)!r} has rows without the column {column!r}. Set `{role}` to the name of the column that "
+                "all rows have; the first line of a .csv must hold the names."
             )
     if not all(isinstance(row[text_column], str) for row in rows):
         raise TypeError(
