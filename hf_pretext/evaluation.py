@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from . import measures
+from .measures import gap_closed as gap_closed
 from .processes import map_over_processes, progress_bar
 
 TOP_K = (1, 3, 5, 10)
@@ -140,25 +141,6 @@ def _score_tokens(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, .
     loss = (logits.logsumexp(-1) - chosen.squeeze(-1)).double().sum().item()
     rank = (logits > chosen).sum(-1)
     return (float(len(targets)), loss, *((rank < k).sum().item() for k in TOP_K))
-
-
-def gap_closed(score: float, floor: float, ceiling: float) -> float:
-    """Compute the share of the gap between a floor and a ceiling that a score closes, as the paper reports it.
-
-    Args:
-        score (`float`): Score of the method, such as its accuracy.
-        floor (`float`): Score without private text, such as of finetuning on public text only.
-        ceiling (`float`): Score without privacy.
-
-    Returns:
-        `float`: `(score - floor) / (ceiling - floor)`: 0 at the floor, 1 at the ceiling.
-
-    Raises:
-        ValueError: Floor and ceiling are equal, so there is no gap.
-    """
-    if ceiling == floor:
-        raise ValueError(f"`floor`={floor} and `ceiling`={ceiling} are equal: there is no gap to close.")
-    return (score - floor) / (ceiling - floor)
 
 
 def paired_bootstrap(

@@ -156,3 +156,22 @@ def length_histogram(num_bins: int = 10, **sides: Sequence[str]) -> dict[str, An
     edges = np.linspace(0, longest + 1, num_bins + 1)
     shares = {name: (np.histogram(side, edges)[0] / len(side)).tolist() for name, side in lengths.items()}
     return {"edges": edges.tolist(), **shares}
+
+
+def gap_closed(score: float, floor: float, ceiling: float) -> float:
+    """Compute the share of the gap between a floor and a ceiling that a score closes, as the paper reports it.
+
+    Args:
+        score (`float`): Score of the method, such as its accuracy.
+        floor (`float`): Score without private text, such as of finetuning on public text only.
+        ceiling (`float`): Score without privacy.
+
+    Returns:
+        `float`: `(score - floor) / (ceiling - floor)`: 0 at the floor, 1 at the ceiling.
+
+    Raises:
+        ValueError: Floor and ceiling are equal, so there is no gap.
+    """
+    if ceiling == floor:
+        raise ValueError(f"`floor`={floor} and `ceiling`={ceiling} are equal: there is no gap to close.")
+    return (score - floor) / (ceiling - floor)

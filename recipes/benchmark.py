@@ -9,26 +9,32 @@ stopped goes on, and another method, seed or epsilon repeats nothing. Scores are
 use clean private votes: **evaluation only, not differentially private**.
 """
 
-import copy
 import dataclasses
 import json
 import logging
-import math
-import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_data import load_private, public_texts
-from benchmark_plots import NOT_DP, SETTINGS, plot_maps, plot_rounds, plot_scores
-from masked_lm import train_masked_lm
+from benchmark_data import load_private
+from benchmark_models import Models, finetune
+from benchmark_plots import SETTINGS, plot_maps, plot_rounds, plot_scores
+from benchmark_results import (
+    CEILING,
+    FLOOR,
+    METHODS,
+    ON_DEVICE,
+    PRIVATE_METHODS,
+    as_markdown,
+    summarize,
+    write_into_readme,
+)
+from benchmark_stages import fingerprint, made
 from on_device import CLIP_NORMS, NUM_ROUNDS, train_on_devices
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
@@ -36,44 +42,22 @@ sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__fi
 
 from datasets import Dataset
 from huggingface_hub.utils import tqdm
-from scipy.stats import t as student_t
-from sentence_transformers import SentenceTransformer
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.checkpoint import RunFolder
 from hf_pretext.clients import group_by_client
-from hf_pretext.embedding import TextEmbedder
-from hf_pretext.evaluation import gap_closed, score_next_tokens
-from hf_pretext.files import write_durably, written_whole
+from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.measures import frechet_distance
-from hf_pretext.packaged_models import locate
 from hf_pretext.privacy import VoteMechanism
 from hf_pretext.selection import SmoothedVotes, smooth_votes, threshold_votes
 from hf_pretext.voting import VOTE_UNITS, cast_votes, quantize_embeddings
 
-EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
-FLOOR, CEILING = "expand-only", "expand-private"
-PRIVATE_METHODS = ("paper", "default")
 NO_BUDGET = 1.0
 """What stands for epsilon in the settings of a method that has none."""
 LIFT_DRAWS = 10
 """Candidates and noise that a seed's lift of the first round is averaged over."""
 WITHOUT_SEEDS = ("public-only", "finetune-private")
-ON_DEVICE = ("dp-fedavg", "dp-ftrl")
-METHODS = ("none", "public-only", FLOOR, *ON_DEVICE, *PRIVATE_METHODS, CEILING, "finetune-private")
-TABLE_BEGINS, TABLE_ENDS = "<!-- benchmark.py writes from here -->", "<!-- to here -->"
 
 
 @dataclass
@@ -125,75 +109,10 @@ class BenchmarkArguments:
                 raise ValueError(f"`{name}` holds {sorted(wrong)}; choose among {list(known)}.")
 
 
-class NotInCacheError(Exception):
-    """A stage would have to be made, and `only_cached` forbids it."""
-
-
-class Stages:
-    """Results of stages, kept in files that are named after the stage and its inputs.
-
-    The code is none of the inputs: who changes what a stage does removes its files.
-
-    Args:
-        folder (`Path`): Where the files are.
-        only_cached (`bool`, *optional*, defaults to `False`): Make no result that is not there.
-
-    Attributes:
-        seconds (`float`): What the stages that were asked for took, in this call or in earlier ones.
-    """
-
-    def __init__(self, folder: Path, only_cached: bool = False) -> None:
-        self.folder = folder
-        self.only_cached = only_cached
-        self.seconds = 0.0
-        self._used: set[Path] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def place(self, stage: str, inputs: dict[str, Any]) -> Path:
-        """Return the place of a stage's result."""
-        return self.folder / f"{stage}-{fingerprint(inputs)}"
-
-    def __call__(self, stage: str, inputs: dict[str, Any], make: Callable[[], Any]) -> dict[str, Any]:
-        """Read the result of a stage, or make it: `value`, `seconds`, and its `inputs`."""
-        path = self.place(stage, inputs).with_suffix(".json")
-        if not path.is_file():
-            if self.only_cached:
-                raise NotInCacheError(path.name)
-            tqdm.write(f"{stage}: {inputs}")
-            started = time.perf_counter()
-            value = make()
-            seconds = round(time.perf_counter() - started, 1)
-            made = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
-            write_durably(path, json.dumps(made))
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if path not in self._used:
-            self._used.add(path)
-            self.seconds += result["seconds"]
-        return result
-
-
-class RememberingEmbedder(SentenceTransformer):
-    """The embedding model, which embeds a text once: the runs of a benchmark share their texts.
-
-    For the benchmark alone: a client's embedding here depends on the batch that it was first embedded in.
-    """
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder, device="cpu")
-        self.embedded: dict[str, np.ndarray] = {}
-
-    def encode(self, texts: list[str], **options: Any) -> np.ndarray:
-        """Embed texts, or remember how they were embedded."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.embedded]
-        if new:
-            self.embedded.update(zip(new, super().encode(new, **options), strict=True))
-        return np.stack([self.embedded[text] for text in texts])
-
-
 class Benchmark:
     """All stages of one private set."""
 
-    def __init__(self, name: str, arguments: BenchmarkArguments, models: "Models") -> None:
+    def __init__(self, name: str, arguments: BenchmarkArguments, models: Models) -> None:
         self.name, self.arguments, self.models = name, arguments, models
         self.stages = models.stages
 
@@ -427,283 +346,6 @@ def weigh(
 def lift_of(weights: np.ndarray, true_votes: np.ndarray) -> float:
     """Compute the mean of the true votes of candidates that are drawn by weight, over that of all candidates."""
     return float(weights @ true_votes / weights.sum() / true_votes.mean())
-
-
-class Models:
-    """The models, loaded when they are first needed; the small and the masked one are trained on public text."""
-
-    def __init__(self, arguments: BenchmarkArguments) -> None:
-        self.arguments = arguments
-        self.stages = Stages(Path(arguments.output_dir) / "cache", arguments.only_cached)
-
-    @cached_property
-    def public(self) -> list[str]:
-        """The public texts, which the small and the masked model are trained on."""
-        return public_texts(Path(self.arguments.output_dir) / "packages")
-
-    @cached_property
-    def embedder(self) -> RememberingEmbedder:
-        """all-MiniLM-L6-v2, as in the paper, which knows the public texts already."""
-        embedder = RememberingEmbedder(str(locate(EMBEDDER)))
-        self.remember("public-embeddings", self.public, embedder)
-        return embedder
-
-    def remember(self, stage: str, texts: list[str], embedder: RememberingEmbedder | None = None) -> None:
-        """Let the embedding model know texts, from the cache where they were embedded before."""
-        embedder = embedder or self.embedder
-        place = self.stages.place(stage, {"texts": fingerprint(texts)}).with_suffix(".npy")
-        if not place.is_file():
-            np.save(place, TextEmbedder(embedder)(texts, f"{stage.replace('-', ' ')}"))
-        embedder.embedded.update(zip(texts, np.load(place), strict=True))
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts as unit rows of shape `(len(texts), d)`."""
-        return TextEmbedder(self.embedder)(texts, "Embedding")
-
-    @cached_property
-    def llm(self) -> Any:
-        """SmolLM2-135M-Instruct and its tokenizer: it expands, and is finetuned."""
-        return (
-            AutoModelForCausalLM.from_pretrained(locate(LLM), dtype=self.arguments.llm_dtype),
-            AutoTokenizer.from_pretrained(locate(LLM)),
-        )
-
-    @property
-    def masked_lm(self) -> str | Path:
-        """all-MiniLM-L6-v2 trained as a masked language model on the public texts (`masked_lm`)."""
-        if self.arguments.masked_lm is not None:
-            return self.arguments.masked_lm
-        minutes = self.arguments.masked_lm_minutes
-        return self._trained("masked-lm", {"minutes": minutes}, partial(train_masked_lm, self.public, 60 * minutes))
-
-    @property
-    def small_lm(self) -> Path:
-        """The model of five million weights that is pretrained on the public texts."""
-        epochs = self.arguments.small_lm_epochs
-        return self._trained("small-lm", {"epochs": epochs}, partial(train_small_lm, self.public, epochs))
-
-    def _trained(self, stage: str, inputs: dict[str, Any], train: Callable[[Path], None]) -> Path:
-        folder = self.stages.place(stage, {**inputs, "public": fingerprint(self.public)})
-        if not (folder / "config.json").is_file():
-            if self.stages.only_cached:
-                raise NotInCacheError(folder.name)
-            train(folder)
-        return folder
-
-    def to_finetune(self, setting: str, seed: int, rank: int | None = None) -> tuple[Any, Any]:
-        """Load a fresh model: the small one, or SmolLM2 with LoRA adapters; with a `rank`, either has adapters."""
-        set_seed(seed)
-        if setting == "small":
-            model = AutoModelForCausalLM.from_pretrained(self.small_lm, dtype="float32")
-            tokenizer = AutoTokenizer.from_pretrained(self.small_lm)
-        else:
-            model, tokenizer = copy.deepcopy(self.llm[0]), self.llm[1]
-            rank = rank or 4
-        if rank is not None:
-            from peft import LoraConfig, get_peft_model
-
-            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-            model = get_peft_model(model, lora)
-        return model, tokenizer
-
-
-def fingerprint(value: Any) -> str:
-    """Digest a configuration, or texts."""
-    content = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-    return blake2b(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def finetune(
-    model: Any, tokenizer: Any, texts: Sequence[str], rate: float, epochs: float, batch_size: int = 16
-) -> Any:
-    """Train a causal language model on texts with transformers' `Trainer`."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rows = [{"input_ids": tokenizer(text, truncation=True, max_length=96)["input_ids"]} for text in texts]
-    training = TrainingArguments(
-        output_dir="unused",
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        learning_rate=rate,
-        lr_scheduler_type="linear",
-        train_sampling_strategy="group_by_length",
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        use_cpu=True,
-    )
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    Trainer(model, training, train_dataset=Dataset.from_list(rows), data_collator=collator).train()
-    return model.eval()
-
-
-def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
-    """Pretrain a small causal model, five million weights and a vocabulary of its own, on public text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    special = ["<pad>", "<bos>", "<eos>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=8192, special_tokens=special, initial_alphabet=alphabet)
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
-    set_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=8192,
-            hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    model = finetune(model, fast, texts, 2e-3, epochs, batch_size=32)
-    with written_whole(folder) as scratch:
-        model.save_pretrained(scratch)
-        fast.save_pretrained(scratch)
-
-
-def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Compute a mean and its 95 % interval over seeds by Student's t; there is none for one seed."""
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-def summarize(rows: list[dict[str, Any]], lifts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Average rows over seeds, and place them between the floor and the ceiling."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["data"], row["setting"], row["epsilon"], row["method"]), []).append(row)
-    table = []
-    for (data, setting, epsilon, method), members in groups.items():
-        entry: dict[str, Any] = {"data": data, "setting": setting, "epsilon": epsilon, "method": method}
-        for measure in ("accuracy", "cross_entropy"):
-            ends = [groups.get((data, setting, None, name)) for name in (FLOOR, CEILING)]
-            entry[measure] = interval([member[measure] for member in members])
-            if all(ends):
-                floor, ceiling = ({each["seed"]: each[measure] for each in end} for end in ends)
-                middle, gap = np.mean(list(floor.values())), np.mean(list(ceiling.values()))
-                # A seed's runs share the order of the texts, so the floor of the same seed is taken off each.
-                entry[f"gap_closed_{measure}"] = interval(
-                    [
-                        gap_closed(each[measure] - floor.get(each["seed"], middle) + middle, middle, gap)
-                        for each in members
-                    ]
-                )
-        entry["frechet"] = interval([m["frechet"] for m in members]) if members[0]["frechet"] is not None else None
-        entry["seeds"] = [member["seed"] for member in members]
-        entry["seconds"] = round(sum(member["seconds"] for member in members), 1)
-        table.append(entry)
-    lift = {
-        data: {name: interval([each[name] for each in lifts if each["data"] == data]) for name in PRIVATE_METHODS}
-        for data in dict.fromkeys(each["data"] for each in lifts)
-    }
-    return {"note": NOT_DP, "table": table, "lift_round_1": lift}
-
-
-def as_markdown(results: dict[str, Any]) -> str:
-    """Write the table, a line a method."""
-
-    def show(value: dict[str, float | None] | None, digits: int) -> str:
-        if value is None:
-            return ""
-        if value["low"] is None:
-            return f"{value['mean']:.{digits}f}"
-        return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-    lines = [
-        f"All figures: {NOT_DP}. Mean over seeds and 95 % interval; gap: between {FLOOR} (0) and {CEILING} (1).",
-        "",
-        "| data | model | epsilon | method | accuracy | cross-entropy | gap (accuracy) | (cross-entropy) | Fréchet |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results["table"]:
-        cells = [row["data"], row["setting"], "" if row["epsilon"] is None else row["epsilon"], row["method"]]
-        cells += [show(row["accuracy"], 4), show(row["cross_entropy"], 3)]
-        cells += [show(row.get(f"gap_closed_{measure}"), 2) for measure in ("accuracy", "cross_entropy")]
-        cells.append(show(row["frechet"], 4))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "| lift of the first round | paper's settings | default | ratio |", "|---|---|---|---|"]
-    for data, lift in results["lift_round_1"].items():
-        ratio = lift["default"]["mean"] / lift["paper"]["mean"]
-        lines.append(f"| {data} | {show(lift['paper'], 2)} | {show(lift['default'], 2)} | {ratio:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def headline(results: dict[str, Any]) -> str:
-    """Write the table of README: a column a private set and model, accuracy and cross-entropy."""
-
-    def show(value: dict[str, float | None], digits: int) -> str:
-        reach = "" if value["high"] is None else f" ± {value['high'] - value['mean']:.{digits}f}"
-        return f"{value['mean']:.{digits}f}{reach}"
-
-    rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
-    most = max((len(row["seeds"]) for row in rows.values()), default=0)
-    panels = list(dict.fromkeys(key[:2] for key in rows))
-    lines = [
-        f"| accuracy; cross-entropy ({NOT_DP}) | "
-        + " | ".join(f"{data}: {SETTINGS[setting]}" for data, setting in panels)
-        + " |",
-        "|---" * (len(panels) + 1) + "|",
-    ]
-
-    def scores(row: dict[str, Any] | None) -> str:
-        if row is None:
-            return ""
-        lacking = f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most else ""
-        return f"{show(row['accuracy'], 4)}; {show(row['cross_entropy'], 3)}{lacking}"
-
-    def shares(panel: tuple[str, str], row: dict[str, Any] | None) -> str:
-        cells = []
-        for name in ("gap_closed_accuracy", "gap_closed_cross_entropy"):
-            if row is None or name not in row:
-                return ""
-            least = rows[(*panel, CEILING, None)][name]["low"]
-            cells.append("not told apart" if least is not None and least <= 0 else show(row[name], 2))
-        return "; ".join(cells)
-
-    methods = sorted({key[2:] for key in rows}, key=lambda key: (METHODS.index(key[0]), key[1] or 0))
-    for method, epsilon in methods:
-        cells = [scores(rows.get((*panel, method, epsilon))) for panel in panels]
-        lines.append(f"| {method}{'' if epsilon is None else f', epsilon {epsilon:g}'} | " + " | ".join(cells) + " |")
-    for method, epsilon in methods:
-        if method in PRIVATE_METHODS:
-            cells = [shares(panel, rows.get((*panel, method, epsilon))) for panel in panels]
-            lines.append(f"| *gap closed: {method}, epsilon {epsilon:g}* | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def write_into_readme(results: dict[str, Any], output: Path, readme: Path) -> None:
-    """Put the table and the pictures of a run where README shows them."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGINS)
-    _, _, after = rest.partition(TABLE_ENDS)
-    if not rest or not after:
-        raise ValueError(f"`readme`={str(readme)!r} lacks the lines {TABLE_BEGINS!r} and {TABLE_ENDS!r}.")
-    readme.write_text(f"{before}{TABLE_BEGINS}\n{headline(results)}{TABLE_ENDS}{after}", encoding="utf-8")
-    for name, shown in (("benchmark.png", "benchmark.png"), ("maps.png", "benchmark-maps.png")):
-        shutil.copyfile(output / name, readme.parent / "recipes" / shown)
-
-
-def made(make: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was made; nothing, where that is not in the cache and must be."""
-    try:
-        return [make()]
-    except NotInCacheError:
-        return []
 
 
 def main(arguments: BenchmarkArguments) -> None:

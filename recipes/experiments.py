@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from benchmark import Benchmark, BenchmarkArguments, Models, weigh
+from benchmark import Benchmark, BenchmarkArguments, weigh
+from benchmark_models import Models
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.measures import frechet_distance

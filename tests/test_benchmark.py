@@ -52,22 +52,27 @@ def test_the_paper_s_method_is_the_paper_s_preset_but_for_what_is_scaled_down(be
 
 
 def test_a_stage_is_made_once_for_the_same_inputs(benchmark, tmp_path):
+    import benchmark_stages
+
     made = []
-    stages = benchmark.Stages(tmp_path)
+    stages = benchmark_stages.Stages(tmp_path)
     for inputs in ({"a": 1}, {"a": 1}, {"a": 2}):
         stages("stage", inputs, lambda: made.append(1) or len(made))
     assert len(made) == 2
-    assert benchmark.Stages(tmp_path)("stage", {"a": 1}, None)["value"] == 1
+    assert benchmark_stages.Stages(tmp_path)("stage", {"a": 1}, None)["value"] == 1
     # A table of what is in the cache makes nothing.
-    cached = benchmark.Stages(tmp_path, only_cached=True)
-    assert benchmark.made(lambda: cached("stage", {"a": 1}, None))[0]["value"] == 1
-    assert benchmark.made(lambda: cached("stage", {"a": 3}, lambda: made.append(1))) == [] and len(made) == 2
+    cached = benchmark_stages.Stages(tmp_path, only_cached=True)
+    assert benchmark_stages.made(lambda: cached("stage", {"a": 1}, None))[0]["value"] == 1
+    assert benchmark_stages.made(lambda: cached("stage", {"a": 3}, lambda: made.append(1))) == [] and len(made) == 2
     with pytest.raises(RuntimeError):
         stages("stage", {"a": 3}, lambda: (_ for _ in ()).throw(RuntimeError))
     assert not stages.place("stage", {"a": 3}).with_suffix(".json").exists()
 
 
 def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path):
+    import benchmark_plots
+    import benchmark_results
+
     figures = {benchmark.FLOOR: (0.10, 6.0), "default": (0.12, 5.7), benchmark.CEILING: (0.14, 5.5)}
     rows = [
         {
@@ -79,25 +84,25 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
         for seed in (-1, 0, 1)
     ]
     lifts = [{"data": "plays", "paper": 2.0, "default": 9.0}]
-    results = benchmark.summarize(rows, lifts)
+    results = benchmark_results.summarize(rows, lifts)
     default = next(row for row in results["table"] if row["method"] == "default")
     assert default["gap_closed_accuracy"]["mean"] == pytest.approx(0.5)
     assert default["gap_closed_cross_entropy"]["mean"] == pytest.approx(0.6)
     # Student's t for three seeds: 4.303 times the standard deviation over the square root of three.
     assert default["accuracy"]["high"] == pytest.approx(0.12 + 4.303 * 0.001 / np.sqrt(3), rel=1e-5)
-    table = benchmark.as_markdown(results)
+    table = benchmark_results.as_markdown(results)
     assert "| plays | llm | 1.29 | default | 0.1200 [0.1175, 0.1225] | 5.700" in table and "| 4.5 |" in table
-    assert benchmark.NOT_DP in table
+    assert benchmark_plots.NOT_DP in table
     assert default["seconds"] == 3.0
-    benchmark.plot_scores(results, tmp_path / "benchmark.png")
+    benchmark_plots.plot_scores(results, tmp_path / "benchmark.png")
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     readme = tmp_path / "README.md"
     (tmp_path / "recipes").mkdir()
     (tmp_path / "maps.png").write_bytes(b"a picture")
-    readme.write_text(f"above\n{benchmark.TABLE_BEGINS}\nold\n{benchmark.TABLE_ENDS}\nbelow\n")
-    benchmark.write_into_readme(results, tmp_path, readme)
+    readme.write_text(f"above\n{benchmark_results.TABLE_BEGINS}\nold\n{benchmark_results.TABLE_ENDS}\nbelow\n")
+    benchmark_results.write_into_readme(results, tmp_path, readme)
     lines = readme.read_text().splitlines()
-    assert benchmark.NOT_DP in lines[2]
+    assert benchmark_plots.NOT_DP in lines[2]
     assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
     assert "| default, epsilon 1.29 | 0.1200 ± 0.0025; 5.700 ± 0.000 |" in lines
     # The floor of the same seed is taken off, and its accuracy moves with the seed as that of the default does.
@@ -107,25 +112,24 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
     # Where the ceiling is within the noise of the floor, no share of the way is shown, and seeds that lack are.
     for row in rows:
         row["accuracy"] += 0.1 * row["seed"] * (row["method"] == benchmark.CEILING)
-    written = benchmark.headline(benchmark.summarize(rows[:-1], lifts))
+    written = benchmark_results.headline(benchmark_results.summarize(rows[:-1], lifts))
     assert "| *gap closed: default, epsilon 1.29* | not told apart; 0.60 ± 0.00 |" in written
     assert "| expand-private | 0.0895 ± 0.6417; 5.500 ± 0.000 (seeds: 2) |" in written
     readme.write_text("no place for a table")
     with pytest.raises(ValueError, match="lacks the lines"):
-        benchmark.write_into_readme(results, tmp_path, readme)
+        benchmark_results.write_into_readme(results, tmp_path, readme)
 
 
-def test_every_method_has_a_color_and_pictures_are_drawn(benchmark, tmp_path):
-    from benchmark_plots import COLORS
+def test_pictures_of_rounds_and_maps_are_drawn(benchmark, tmp_path):
+    import benchmark_plots
 
-    assert tuple(COLORS) == benchmark.METHODS
     rounds = [
         {"data": "mail", "method": "paper", "epsilon": epsilon, "round": number, "lift": 1.5, "survivors": 30}
         for epsilon in (1.29, 7.58)
         for number in (1, 2)
     ]
-    benchmark.plot_rounds(rounds, tmp_path / "rounds.png")
+    benchmark_plots.plot_rounds(rounds, tmp_path / "rounds.png")
     points = np.random.default_rng(0).standard_normal((3, 20, 8))
     groups = dict(zip(("held-out private", "seeds", "synthetic"), points, strict=True))
-    benchmark.plot_maps({("mail", "paper"): groups, ("mail", "default"): groups}, tmp_path / "maps.png")
+    benchmark_plots.plot_maps({("mail", "paper"): groups, ("mail", "default"): groups}, tmp_path / "maps.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("rounds.png", "maps.png"))
