@@ -22,7 +22,7 @@ import numpy as np
 
 from .checkpoint import RunFolder
 from .configuration import PrivateEvolutionConfig
-from .voting import nearest_candidates, quantize_embeddings
+from .voting import count_votes, nearest_candidates, quantize_embeddings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,8 +112,10 @@ def enlist(
     ), targets
 
 
-def vote_scores(run_dir: str | Path, targets: Targets, embed: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """Score targets by the releases themselves: the noisy votes for the candidates that are theirs, of all rounds.
+def vote_scores(
+    run_dir: str | Path, targets: Targets, embed: Callable[[list[str]], np.ndarray], votes_per_sample: int = 1
+) -> np.ndarray:
+    """Score targets by the releases themselves: by how much their own votes seem to be in the histogram of each round.
 
     The strongest attack here: it sees everything that the server sees. Canaries should be among the initial
     population, so that each has a candidate of its own; a target that never has one scores zero.
@@ -122,6 +124,7 @@ def vote_scores(run_dir: str | Path, targets: Targets, embed: Callable[[list[str
         run_dir (`str` or `Path`): The run folder.
         targets (`Targets`): Whom to score.
         embed (`Callable`): The embedding model of the run, such as `PrivateEvolutionGenerator.embed`.
+        votes_per_sample (`int`, *optional*, defaults to `1`): As in the report of the run.
 
     Returns:
         `np.ndarray`: A score for each target; members should have higher ones.
@@ -130,12 +133,46 @@ def vote_scores(run_dir: str | Path, targets: Targets, embed: Callable[[list[str
     points, owners = _embed_targets(targets, embed)
     for candidates, votes in RunFolder(run_dir).rounds():
         places = quantize_embeddings(embed(candidates))
-        nearest = nearest_candidates(points, places)
-        near = np.einsum("nd,nd->n", points, places[nearest]) / np.einsum("nd,nd->n", points, points) > OWN_CANDIDATE
-        # A client's texts that have one nearest candidate have one bin in common.
-        for owner, bin_number in {*zip(owners[near].tolist(), nearest[near].tolist(), strict=True)}:
-            scores[owner] += votes[bin_number]
+        nearest = nearest_candidates(points, places, votes_per_sample)
+        similarities = np.einsum("nd,nd->n", points, places[nearest[:, 0]]) / np.einsum("nd,nd->n", points, points)
+        near = similarities > OWN_CANDIDATE
+        voters, bins, counts = count_votes(owners[near], nearest[near], len(candidates))
+        norms = np.sqrt(np.bincount(voters, counts**2, len(scores)))
+        added = np.zeros((len(candidates), len(scores)))
+        added[bins, voters] = counts / norms[voters]
+        scores += _memberships(added, votes)
     return scores
+
+
+def _memberships(added: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Estimate which targets' votes are in a histogram, by Bayesian linear regression (Bishop 2006, section 3.3).
+
+    The histogram is what the members add, plus the same for every bin, plus noise, whose variance is not taken on
+    trust: it has the largest marginal likelihood. Targets that vote for the same bins are so told apart as well as can
+    be.
+
+    Args:
+        added (`np.ndarray` of shape `(m, n)`): What each of the targets adds to each bin if it is a member.
+        votes (`np.ndarray` of shape `(m,)`): The histogram.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: Expected memberships minus their prior mean of a half.
+    """
+    rest = votes - added.sum(axis=1) / 2
+    rest = rest - rest.mean()
+    basis, values, directions = np.linalg.svd(added, full_matrices=False)
+    coordinates = basis.T @ rest
+    outside = max(float(rest @ rest - coordinates @ coordinates), 0.0)
+    prior = values**2 / 4  # the variance of a fair coin
+    noises = max(float(rest.var()), 1e-12) * np.geomspace(1e-4, 1, 40)
+    likelihoods = [
+        -(coordinates**2 / (prior + noise) + np.log(prior + noise)).sum()
+        - outside / noise
+        - (len(votes) - len(values)) * np.log(noise)
+        for noise in noises
+    ]
+    noise = noises[int(np.argmax(likelihoods))]
+    return (coordinates * values / 4 / (prior + noise)) @ directions
 
 
 def similarity_scores(
@@ -144,7 +181,7 @@ def similarity_scores(
     """Score targets by how near their texts are to the nearest text of what was generated (mean cosine similarity)."""
     points, owners = _embed_targets(targets, embed)
     places = quantize_embeddings(embed(list(outputs)))
-    nearest = places[nearest_candidates(points, places)]
+    nearest = places[nearest_candidates(points, places)[:, 0]]
     lengths = np.linalg.norm(points, axis=1) * np.linalg.norm(nearest, axis=1)
     return _mean_per_target(np.einsum("nd,nd->n", points, nearest) / lengths, owners, len(targets.texts))
 

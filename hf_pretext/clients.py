@@ -150,7 +150,12 @@ class InMemoryClientPool:
         noise = self._noise(mechanism.noise_scale, len(candidates))
         present = sample_clients(self._num_clients, mechanism.client_sampling_rate)[self._clients]
         clean = cast_votes(
-            self._clients[present], self._samples[present], points, mechanism.clip_norm, mechanism.vote_units
+            self._clients[present],
+            self._samples[present],
+            points,
+            mechanism.clip_norm,
+            mechanism.vote_units,
+            mechanism.spread(self._num_clients, len(points)),
         )
         noisy = (clean + noise) / mechanism.vote_units
         self.ledger.keep(noisy)

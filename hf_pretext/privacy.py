@@ -115,6 +115,13 @@ def calibrate_noise_multiplier(
     return root
 
 
+SPREAD = 300
+"""Candidates that a sample votes for at a noise of one vote in a bin for each client (`VoteMechanism.spread`)."""
+
+MAX_SPREAD = 16
+"""Most of them; more gained nothing (`recipes/EXPERIMENTS.md`, 11)."""
+
+
 @dataclass(frozen=True)
 class VoteMechanism:
     r"""The mechanism that releases one round's histogram of votes.
@@ -161,6 +168,7 @@ class VoteMechanism:
         client_sampling_rate (`float`): Probability with which a client takes part in a round.
         neighboring_relation (`str`): How neighbouring data sets differ: `"add_or_remove_one"` or `"replace_one"`.
         max_dropout (`float`, *optional*): Share of a federation's clients that may fail to answer.
+        votes_per_sample (`int`, *optional*): Candidates that a sample votes for; None: as many as `spread` says.
         unit (`str`): What the guarantee protects.
     """
 
@@ -171,6 +179,7 @@ class VoteMechanism:
     client_sampling_rate: float = 1.0
     neighboring_relation: str = "add_or_remove_one"
     max_dropout: float | None = None
+    votes_per_sample: int | None = 1
     unit: str = field(default="client", init=False)
 
     @classmethod
@@ -185,6 +194,7 @@ class VoteMechanism:
             rate,
             config.neighboring_relation,
             config.max_dropout,
+            1 if config.vote_clipping == "count" else config.votes_per_sample,
         )
         if config.noise_multiplier is not None:
             return cls(float(config.noise_multiplier), *rest)
@@ -207,6 +217,25 @@ class VoteMechanism:
     def noise_std(self) -> float:
         """Standard deviation of the noise in one bin, in votes."""
         return self.noise_multiplier * self.sensitivity
+
+    def spread(self, num_clients: int, num_candidates: int) -> int:
+        """Choose how many candidates a sample votes for, by public numbers only.
+
+        The clipping bounds a client's votes however many there are, so this is no matter of the sensitivity. The
+        number of clients is public, and one without text counts, so it is the same for neighbouring data sets.
+
+        Args:
+            num_clients (`int`): Number of clients of the run.
+            num_candidates (`int`): Number of candidates in the round.
+
+        Returns:
+            `int`: `votes_per_sample` if it is set; else `SPREAD` times the noise in a bin for each client that takes
+            part, at least 1 and at most `MAX_SPREAD` or an eighth of the candidates (`recipes/EXPERIMENTS.md`, 11).
+        """
+        if self.votes_per_sample is not None:
+            return self.votes_per_sample
+        wanted = int(SPREAD * self.noise_std / (self.client_sampling_rate * num_clients))
+        return max(1, min(wanted, MAX_SPREAD, num_candidates // 8))
 
     @property
     def noise_scale(self) -> float:
@@ -488,6 +517,7 @@ class PrivacyReport:
         client_sampling_rate (`float`): Probability with which a client took part in a round.
         num_lost (`int`): Releases that are counted, but whose histogram was lost when a process ended.
         max_dropout (`float`, *optional*): Share of a federation's clients that may have failed to answer in a round.
+        votes_per_sample (`int`, *optional*): Candidates that a sample voted for; None where it was not kept.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -509,6 +539,7 @@ class PrivacyReport:
     client_sampling_rate: float = 1.0
     num_lost: int = 0
     max_dropout: float | None = None
+    votes_per_sample: int | None = None
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -536,6 +567,7 @@ class PrivacyReport:
             client_sampling_rate=mechanism.client_sampling_rate,
             num_lost=ledger.num_lost,
             max_dropout=mechanism.max_dropout,
+            votes_per_sample=mechanism.spread(num_clients, config.population_size) if num_clients else None,
         )
 
     @classmethod
@@ -602,6 +634,8 @@ class PrivacyReport:
             if self.vote_clipping == "l2"
             else f"each sample counts one vote, which makes an L2 norm of at most {self.max_samples_per_client}"
         )
+        many = self.votes_per_sample is not None and self.votes_per_sample > 1
+        spread = f", each for its {self.votes_per_sample} nearest candidates" if many else ""
         sampled = self.client_sampling_rate < 1
         who = f"takes part with probability {self.client_sampling_rate:g} and votes" if sampled else "votes"
         lost = (
@@ -617,10 +651,11 @@ class PrivacyReport:
         )
         return (
             f"{self.num_rounds} histograms of nearest-neighbour votes were released{lost}. In each, a client {who} "
-            f"with at most {self.max_samples_per_client} of its samples, {clipping}, and every bin gets discrete "
-            f"Gaussian noise with a standard deviation of {self.noise_std:.6g} votes ({self.noise_multiplier:.6g} "
-            f"times the sensitivity), drawn from the operating system's randomness.{shares} The epsilon of all "
-            f"releases together was computed with the {self.accountant.upper()} accountant."
+            f"with at most {self.max_samples_per_client} of its samples{spread}, {clipping}, and every bin gets "
+            f"discrete Gaussian noise with a standard deviation of {self.noise_std:.6g} votes "
+            f"({self.noise_multiplier:.6g} times the sensitivity), drawn from the operating system's randomness."
+            f"{shares} The epsilon of all releases together was computed with the {self.accountant.upper()} "
+            "accountant."
         )
 
     @property

@@ -53,8 +53,10 @@ def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
     return np.rint(embeddings * np.float32(EMBEDDING_UNITS)).astype(np.float32)
 
 
-def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: int = 1024) -> np.ndarray:
-    """Find each sample's nearest candidate by L2 distance (Algorithm 2).
+def nearest_candidates(
+    samples: np.ndarray, candidates: np.ndarray, number: int = 1, block_size: int = 1024
+) -> np.ndarray:
+    """Find each sample's nearest candidates by L2 distance (Algorithm 2, which takes one).
 
     The nearest candidate `c` of a sample `p` has the largest `2 <p, c> - |c|^2`. On quantised embeddings this is exact
     integer arithmetic; among equally near candidates the first wins. At most `block_size` times the number of
@@ -63,11 +65,12 @@ def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: 
     Args:
         samples (`np.ndarray` of shape `(n, d)`): Quantised embeddings of samples.
         candidates (`np.ndarray` of shape `(m, d)`): Quantised embeddings of candidates.
+        number (`int`, *optional*, defaults to `1`): Candidates of a sample; all, if there are fewer.
         block_size (`int`, *optional*, defaults to `1024`):
             Samples per matrix product. Their scores then stay in the cache while the largest is found.
 
     Returns:
-        `np.ndarray` of shape `(n,)`: Index of the nearest candidate of each sample, int64.
+        `np.ndarray` of shape `(n, number)`: Indices of each sample's candidates, the nearest first, int64.
     """
     squared_norms = np.einsum("md,md->m", candidates, candidates)
     # A column of ones on the left takes the norms into the product, which saves a pass over the scores.
@@ -75,13 +78,15 @@ def nearest_candidates(samples: np.ndarray, candidates: np.ndarray, block_size: 
     block_size = max(1, min(block_size, len(samples)))
     left = np.ones((block_size, len(right)), dtype=np.float32)
     scores = np.empty((block_size, len(candidates)), dtype=np.float32)
-    nearest = np.empty(len(samples), dtype=np.int64)
+    nearest = np.empty((len(samples), min(number, len(candidates))), dtype=np.int64)
     for start in range(0, len(samples), block_size):
         block = samples[start : start + block_size]
-        number = len(block)
-        left[:number, :-1] = block
-        np.matmul(left[:number], right, out=scores[:number])
-        scores[:number].argmax(axis=1, out=nearest[start : start + number])
+        filled = scores[: len(block)]
+        left[: len(block), :-1] = block
+        np.matmul(left[: len(block)], right, out=filled)
+        for place in nearest[start : start + len(block)].T:
+            place[:] = filled.argmax(axis=1)
+            filled[np.arange(len(block)), place] = -np.inf
     return nearest
 
 
@@ -90,13 +95,13 @@ def count_votes(clients: np.ndarray, nearest: np.ndarray, num_candidates: int) -
 
     Args:
         clients (`np.ndarray` of shape `(n,)`): Index of the client of each sample.
-        nearest (`np.ndarray` of shape `(n,)`): Index of the candidate that each sample votes for.
+        nearest (`np.ndarray` of shape `(n, k)`): Indices of the candidates that each sample votes for.
         num_candidates (`int`): Number of candidates.
 
     Returns:
         `tuple` of three int64 `np.ndarray` of one length: client, candidate, and that client's number of votes for it.
     """
-    pairs, counts = np.unique(clients.astype(np.int64) * num_candidates + nearest, return_counts=True)
+    pairs, counts = np.unique(clients.astype(np.int64)[:, None] * num_candidates + nearest, return_counts=True)
     return pairs // num_candidates, pairs % num_candidates, counts.astype(np.int64)
 
 
@@ -146,12 +151,19 @@ def sum_votes(candidates: np.ndarray, quantized: np.ndarray, num_candidates: int
 
 
 def cast_votes(
-    clients: np.ndarray, samples: np.ndarray, candidates: np.ndarray, clip_norm: float, vote_units: int = VOTE_UNITS
+    clients: np.ndarray,
+    samples: np.ndarray,
+    candidates: np.ndarray,
+    clip_norm: float,
+    vote_units: int = VOTE_UNITS,
+    votes_per_sample: int = 1,
 ) -> np.ndarray:
     """Sum the votes of some clients, or of one: what the private side computes before any noise (Algorithm 2).
 
     Released to nobody. Unit: the client; each one's part of the sum has an L2 norm of at most
-    `clip_norm * vote_units`, and depends on its own samples only.
+    `clip_norm * vote_units`, for however many candidates it votes, and depends on its own samples only. A vector of a
+    given norm that is spread over `k` candidates has `sqrt(k)` times the votes in all, which is why more than one vote
+    of a sample says more under the same noise.
 
     Args:
         clients (`np.ndarray` of shape `(n,)`): Index of the client of each sample.
@@ -159,9 +171,11 @@ def cast_votes(
         candidates (`np.ndarray` of shape `(m, d)`): Quantised embeddings of the candidates.
         clip_norm (`float`): Largest L2 norm of a client's votes, in votes.
         vote_units (`int`, *optional*, defaults to `VOTE_UNITS`): Integer units that make one vote.
+        votes_per_sample (`int`, *optional*, defaults to `1`): Candidates that a sample votes for, the nearest to it.
 
     Returns:
         `np.ndarray` of shape `(m,)`: The clean histogram, in units of `1 / vote_units` votes, int64.
     """
-    voters, choices, counts = count_votes(clients, nearest_candidates(samples, candidates), len(candidates))
+    nearest = nearest_candidates(samples, candidates, votes_per_sample)
+    voters, choices, counts = count_votes(clients, nearest, len(candidates))
     return sum_votes(choices, quantize_votes(voters, counts, clip_norm, vote_units), len(candidates))

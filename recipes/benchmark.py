@@ -148,9 +148,14 @@ class Benchmark:
         embeddings = quantize_embeddings(self.models.embed(self.private_texts))
         return np.repeat(np.arange(len(self.clients)), list(map(len, self.clients))), embeddings
 
-    def true_votes(self, points: np.ndarray, clip_norm: float = 8.0) -> np.ndarray:
-        """Sum the votes for candidates without noise; a norm of 8 clips nobody (evaluation only, not DP)."""
-        return cast_votes(*self.voters, quantize_embeddings(points), clip_norm) / VOTE_UNITS
+    def true_votes(self, points: np.ndarray) -> np.ndarray:
+        """Count the samples that are nearest to each candidate, without noise (evaluation only, not DP)."""
+        return cast_votes(*self.voters, quantize_embeddings(points), clip_norm=8.0) / VOTE_UNITS
+
+    def clean_histogram(self, points: np.ndarray, mechanism: VoteMechanism) -> np.ndarray:
+        """Sum the votes that a mechanism adds noise to (evaluation only, not DP)."""
+        rest = mechanism.clip_norm, mechanism.vote_units, mechanism.spread(len(self.clients), len(points))
+        return cast_votes(*self.voters, quantize_embeddings(points), *rest) / mechanism.vote_units
 
     def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:
         """Make the settings of a method that spends budget; what all methods share comes on top."""
@@ -201,7 +206,7 @@ class Benchmark:
             for record, (candidates, votes) in zip(generator.history, RunFolder(folder).rounds(), strict=True):
                 points = self.models.embed(candidates)
                 weights, _ = weigh(votes, generator.ledger.mechanism.noise_std, points, config)
-                lift = lift_of(weights, self.true_votes(points, generator.ledger.mechanism.clip_norm))
+                lift = lift_of(weights, self.true_votes(points))
                 rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
             return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon}
 
@@ -282,7 +287,7 @@ class Benchmark:
             true, noise = self.true_votes(points), rng.standard_normal(len(points))
             lifts = []
             for method, mechanism in mechanisms.items():
-                votes = self.true_votes(points, mechanism.clip_norm) + mechanism.noise_std * noise
+                votes = self.clean_histogram(points, mechanism) + mechanism.noise_std * noise
                 weights, _ = weigh(votes, mechanism.noise_std, points, configs[method])
                 lifts.append(lift_of(weights, true))
             return lifts
@@ -294,7 +299,7 @@ class Benchmark:
             lifts = np.mean([draw(rng, mechanisms) for _ in draws], axis=0)
             return dict(zip(configs, lifts.tolist(), strict=True))
 
-        fields = ("smooth_votes", "threshold", "vote_clipping", "accountant")
+        fields = ("smooth_votes", "threshold", "vote_clipping", "accountant", "votes_per_sample")
         settings = {method: [getattr(config, each) for each in fields] for method, config in configs.items()}
         inputs = {"data": self.name, "seed": seed, "settings": settings, "draws": LIFT_DRAWS}
         return self.stages("lift", inputs, work)["value"]

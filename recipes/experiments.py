@@ -25,11 +25,12 @@ from hf_pretext.selection import SmoothedVotes
 
 NUM_DRAWS = 1024
 PAPER = {"vote_clipping": "count", "accountant": "rdp", "smooth_votes": False, "new_public_share": 0.0}
-COUNTED_L2 = {"smooth_votes": False, "new_public_share": 0.0}
+ONE_VOTE = {"new_public_share": 0.0, "votes_per_sample": 1}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper: counts, threshold 0": {**PAPER, "threshold": 0.0},
-    **{f"norm 1, threshold {c}": {**COUNTED_L2, "threshold": float(c)} for c in (0, 1, 2, 3)},
-    **{f"norm 1, smoothed, threshold {c:g}": {"threshold": c, "new_public_share": 0.0} for c in (0.0, 0.5, 1.0, 2.0)},
+    **{f"norm 1, threshold {c}": {**ONE_VOTE, "smooth_votes": False, "threshold": float(c)} for c in (0, 1, 2, 3)},
+    **{f"norm 1, smoothed, threshold {c:g}": {**ONE_VOTE, "threshold": c} for c in (0.0, 0.5, 1.0, 2.0)},
+    "norm 1, smoothed, threshold 1, sixteen votes a sample": {"new_public_share": 0.0, "votes_per_sample": 16},
 }
 
 
@@ -43,31 +44,14 @@ class Selection:
         self.public = benchmark.models.embed(benchmark.models.public)
 
     def round(
-        self,
-        points: np.ndarray,
-        config: PrivateEvolutionConfig,
-        rng: np.random.Generator,
-        neighbors: int = 1,
-        noise_scale: float = 1.0,
+        self, points: np.ndarray, config: PrivateEvolutionConfig, rng: np.random.Generator, noise_scale: float = 1.0
     ) -> tuple[np.ndarray, SmoothedVotes | None]:
         """Draw parents among candidates; return them, and what smoothing knows of the others."""
         mechanism = VoteMechanism.from_config(config)
         noise_std = noise_scale * mechanism.noise_std
-        true = (
-            self.benchmark.true_votes(points, mechanism.clip_norm) if neighbors == 1 else self.votes(points, neighbors)
-        )
-        weights, smoothed = weigh(true + noise_std * rng.standard_normal(len(points)), noise_std, points, config)
+        votes = self.benchmark.clean_histogram(points, mechanism) + noise_std * rng.standard_normal(len(points))
+        weights, smoothed = weigh(votes, noise_std, points, config)
         return rng.choice(len(weights), NUM_DRAWS, p=weights / weights.sum()), smoothed
-
-    def votes(self, points: np.ndarray, neighbors: int) -> np.ndarray:
-        """Let each sample vote for its nearest few candidates, half as much for each next one; clients have norm 1."""
-        clients, samples = self.benchmark.voters
-        near = samples.astype(np.float32) @ points.T.astype(np.float32)
-        nearest = np.argsort(-near, axis=1)[:, :neighbors]
-        of_client = np.zeros((clients[-1] + 1, len(points)))
-        for rank in range(neighbors):
-            np.add.at(of_client, (clients, nearest[:, rank]), 0.5**rank)
-        return (of_client / np.linalg.norm(of_client, axis=1, keepdims=True)).sum(axis=0)
 
     def one_round(self, epsilon: float, num_rounds: int, seeds: list[int]) -> Iterator[str]:
         """Compare strategies on the first of several rounds, with 1,024 candidates."""
@@ -86,17 +70,17 @@ class Selection:
 
     def more_votes(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
         """Compare numbers of candidates that a sample votes for, in the first of 11 rounds."""
-        for neighbors in (1, 2, 4, 8):
+        for number in (1, 2, 4, 8, 16, 32):
             for smooth in (False, True):
-                changes = {"smooth_votes": smooth, "new_public_share": 0.0}
+                changes = {"smooth_votes": smooth, "new_public_share": 0.0, "votes_per_sample": number}
                 config = replace(self.config, epsilon=epsilon, num_rounds=11, **changes)
                 figures = []
                 for seed in seeds:
                     rng = np.random.default_rng(seed)
                     points = self.public[rng.permutation(len(self.public))[:1024]]
-                    parents, _ = self.round(points, config, rng, neighbors)
+                    parents, _ = self.round(points, config, rng)
                     figures.append(frechet_distance(self.held_out, points[parents]))
-                yield f"| {neighbors} | {'yes' if smooth else 'no'} | {np.mean(figures):.4f} |"
+                yield f"| {number} | {'yes' if smooth else 'no'} | {np.mean(figures):.4f} |"
 
     def budgets(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
         """Compare splits of the budget over three rounds: shares of the sum of 1 / variance of the noise."""
@@ -112,6 +96,20 @@ class Selection:
             number, distance = self.run(config, size, seeds, [1.0] * num_rounds)
             yield f"| {num_rounds} rounds of {size} | {number:.0f} | {distance:.4f} |"
 
+    def few_clients(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
+        """Compare numbers of votes of a sample where there are few clients, in three rounds."""
+        clients, samples = everybody = self.benchmark.voters
+        for num_clients in (100, 300, len(self.benchmark.clients)):
+            taking_part = clients < num_clients
+            self.benchmark.voters = clients[taking_part], samples[taking_part]
+            for size in (128, 256, 1024):
+                distances = []
+                for number in (1, 4, 8, 16):
+                    config = replace(self.config, epsilon=epsilon, votes_per_sample=number)
+                    distances.append(self.run(config, size, seeds, [1.0] * config.num_rounds)[1])
+                yield f"| {num_clients} | {size} | " + " | ".join(f"{each:.4f}" for each in distances) + " |"
+        self.benchmark.voters = everybody
+
     def run(
         self, config: PrivateEvolutionConfig, size: int, seeds: list[int], noise_scales: list[float]
     ) -> tuple[float, float]:
@@ -123,7 +121,7 @@ class Selection:
             now, others = order[:size], order[size : 16 * size]
             reserve, drawn = Reserve(list(map(str, others))), []
             for scale in noise_scales:
-                parents, smoothed = self.round(self.public[now], config, rng, noise_scale=scale)
+                parents, smoothed = self.round(self.public[now], config, rng, scale)
                 drawn.append(now[parents])
                 if smoothed is not None:
                     reserve.learn(smoothed.predict(self.public[others]))
@@ -152,6 +150,8 @@ def main() -> None:
         print(*selection.more_votes(epsilon, options.seeds), sep="\n", flush=True)
         print("\nshares of the budget in three rounds\n\n| shares | seeds | Fréchet |\n|---|---|---|")
         print(*selection.budgets(epsilon, options.seeds), sep="\n", flush=True)
+        print("\nfew clients, by votes of a sample\n\n| clients | candidates | 1 | 4 | 8 | 16 |\n" + "|---" * 6 + "|")
+        print(*selection.few_clients(epsilon, options.seeds), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class BinEncoder:
 
 def make_pool(samples, noise=None, **settings):
     """Make the pool of clients that hold these samples, with a noise multiplier of 1."""
-    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, population_size=NUM_BINS, **settings)
+    settings = {"population_size": NUM_BINS, "votes_per_sample": 1, **settings}
+    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, **settings)
     rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     return InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, ledger, noise)
@@ -77,6 +78,12 @@ EVERY_BIN = [f"bin {number}" for number in range(NUM_BINS)]
 def check_one_bin(num_runs):
     """The worst case: all samples of a client in one bin. It reaches the claim, and does not exceed it."""
     return check_effect(ALL_IN_ONE_BIN, None, ONE_BIN, 1.0, num_runs)
+
+
+def check_spread(num_runs):
+    """A client whose samples vote for four bins each, half a vote a bin: it reaches the claim, and not more."""
+    nearest = np.isin(np.arange(NUM_BINS), [0, 1, 2, 3])  # all others are equally far, and the first ones win
+    return check_effect(ALL_IN_ONE_BIN, None, nearest, 1.0, num_runs, votes_per_sample=4)
 
 
 def check_every_bin(num_runs):
@@ -208,7 +215,7 @@ MUTATIONS = {
 }
 """What may go wrong: how to make it so, and the check that has to fail then."""
 
-CHECKS = (check_one_bin, check_every_bin, check_exchange, check_sampling, check_noise)
+CHECKS = (check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise)
 
 
 def is_caught(name, num_runs):

@@ -380,7 +380,7 @@ def effect_of_eight_bits():
     )
     candidates = embed(public)
     nearest = [
-        nearest_candidates(samples, protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)))
+        nearest_candidates(samples, protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)))[:, 0]
         for bits in (16, 8)
     ]
     return float(np.mean(nearest[0] != nearest[1]))

@@ -103,7 +103,7 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     monkeypatch.setattr("hf_pretext.audit.make_canaries", lambda number, seed: unlike_texts(number))
 
     settings = replace(
-        config, epsilon=1.0, num_rounds=1, lookahead=0, population_size=160, max_length=64, seeds_per_prompt=3
+        config, epsilon=0.5, num_rounds=1, lookahead=0, population_size=160, max_length=64, seeds_per_prompt=3
     )
     audited, targets = enlist(private, settings, num_canaries=120, client_share=0.0)
     generator = PrivateEvolutionGenerator(
@@ -116,11 +116,13 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     )
     population = [own[0] for own in targets.texts] + random_texts(40, seed=2)
     generator.evolve(audited, initial_population=population)
-    scores = vote_scores(tmp_path, targets, generator.embed)
+    votes_per_sample = generator.privacy_report.votes_per_sample
+    assert votes_per_sample == 16, "there are few clients, so their votes are spread, and canaries share bins"
+    scores = vote_scores(tmp_path, targets, generator.embed, votes_per_sample)
     reading = read_scores("votes", scores, targets.is_member, settings.delta)
-    # The claim of epsilon = 1 is refuted for the one run and not for the other.
+    # The claim of epsilon = 0.5 is refuted for the one run and not for the other.
     assert (reading.epsilon_lower_bound > settings.epsilon) is not noise
-    assert (reading.auc > 0.9) is not noise
+    assert (reading.auc > 0.8) is not noise
 
 
 def test_scores_by_text_are_higher_for_those_whose_texts_came_out(embedder):

@@ -51,6 +51,16 @@ def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
     assert max(changes) > (0.999 if vote_clipping == "l2" else 0.4) * sensitivity
 
 
+def test_votes_are_spread_where_there_are_few_clients_and_nobody_s_norm_grows(embedder, candidates):
+    private = dataset({"one": ["a lost card"], "two": ["a lost card", "my account is locked"]})
+    spread = make_pool(private, embedder).release_histogram(candidates)
+    sharp = make_pool(private, embedder, votes_per_sample=1).release_histogram(candidates)
+    assert (sharp > 0).sum() == 2 and 5 <= (spread > 0).sum() <= 10, "an eighth of 40 candidates a sample"
+    assert (sharp > spread).any() and (spread[sharp > 0] > 0).all() and spread.sum() > 1.9 * sharp.sum()
+    two = dataset({"two": ["a lost card", "my account is locked"]})
+    assert 0.999 < np.linalg.norm(make_pool(two, embedder).release_histogram(candidates)) <= 1
+
+
 def test_nobody_s_votes_depend_on_who_else_is_there(embedder, private, candidates):
     """Bit for bit: the histogram of two groups of clients is the sum of their histograms."""
     first = private.filter(lambda row: int(row["client_id"].split("-")[1]) <= 6)
@@ -160,7 +170,7 @@ def test_every_release_is_counted_and_a_refused_one_is_not(embedder, private, ca
 def test_a_client_with_blank_texts_counts_but_has_no_vote(embedder, candidates):
     private = dataset({"silent": ["", "  \n"], "one": ["a lost card"]})
     with pytest.warns(UserWarning, match="blank"):
-        pool = make_pool(private, embedder)
+        pool = make_pool(private, embedder, votes_per_sample=1)
     assert pool.num_clients == 2 and pool.release_histogram(candidates).sum() == 1
 
 

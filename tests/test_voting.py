@@ -70,9 +70,9 @@ def test_votes_do_not_depend_on_who_else_votes(seed, block_size, offset):
     rng = np.random.default_rng(seed)
     candidates = quantize_embeddings(0.9 * unit_rows(rng, 20))
     samples = quantize_embeddings(unit_rows(rng, 31))
-    alone = nearest_candidates(samples[offset : offset + 1], candidates)
-    together = nearest_candidates(samples, candidates, block_size)
-    assert alone[0] == together[offset]
+    alone = nearest_candidates(samples[offset : offset + 1], candidates, 3)
+    together = nearest_candidates(samples, candidates, 3, block_size)
+    np.testing.assert_array_equal(alone[0], together[offset])
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -81,8 +81,11 @@ def test_nearest_is_nearest_in_exact_arithmetic(seed):
     rng = np.random.default_rng(seed)
     candidates, samples = quantize_embeddings(0.7 * unit_rows(rng, 12)), quantize_embeddings(unit_rows(rng, 9))
     differences = samples[:, None].astype(np.int64) - candidates[None].astype(np.int64)
-    expected = (differences**2).sum(-1).argmin(1)
-    np.testing.assert_array_equal(nearest_candidates(samples, candidates), expected)
+    # A stable order: among equally near candidates the first wins.
+    expected = (differences**2).sum(-1).argsort(1, kind="stable")
+    for number in (1, 5, 12):
+        np.testing.assert_array_equal(nearest_candidates(samples, candidates, number), expected[:, :number])
+    np.testing.assert_array_equal(nearest_candidates(samples, candidates, 20), expected)
 
 
 @pytest.mark.parametrize("dimension", [2, 384, 4096])
@@ -116,7 +119,7 @@ def test_bad_embeddings_are_refused(embeddings, message):
 
 
 def test_histogram_sums_what_clients_count():
-    clients, nearest = np.array([0, 0, 0, 1, 2]), np.array([3, 3, 1, 3, 0])
+    clients, nearest = np.array([0, 0, 0, 1, 2]), np.array([[3], [3], [1], [3], [0]])
     voters, choices, counts = count_votes(clients, nearest, num_candidates=5)
     assert dict(zip(zip(voters.tolist(), choices.tolist(), strict=True), counts.tolist(), strict=True)) == {
         (0, 1): 1,

@@ -62,7 +62,7 @@ def make_client_app(noise: NoiseSource | None = None) -> ClientApp:
     draw = noise or DiscreteGaussian()
 
     def vote(message: Message, context: Context) -> Message:
-        _settings, config, mechanism = _run_of(context)
+        settings, config, mechanism = _run_of(context)
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
         (encoded,) = parameters_to_ndarrays(instructions.parameters)
         candidates = decode_candidates(encoded, float(instructions.config["step"]))
@@ -74,7 +74,12 @@ def make_client_app(noise: NoiseSource | None = None) -> ClientApp:
         share = mechanism.share_scale(mechanism.num_answers_needed(_num_asked(message, context)))
         _count_round(context, config)
         clean = cast_votes(
-            np.zeros(len(samples), dtype=np.int64), samples, candidates, mechanism.clip_norm, mechanism.vote_units
+            np.zeros(len(samples), dtype=np.int64),
+            samples,
+            candidates,
+            mechanism.clip_norm,
+            mechanism.vote_units,
+            mechanism.spread(settings.num_clients, len(candidates)),
         )
         noisy = clean + draw(share, len(candidates))
         # Whole numbers below 2^53, which the doubles that Flower computes with hold exactly.
