@@ -49,7 +49,7 @@ def load_private(name: str, cache: Path, held_out_share: float = 0.15) -> tuple[
     """Load one of the private sets, `"plays"` or `"mail"`, split by client.
 
     Args:
-        name (`str`): The private set.
+        name (`str`): The private set; `"plays:100"` has only 100 of its clients, and all that are held out.
         cache (`Path`): Folder for what is downloaded.
         held_out_share (`float`, *optional*, defaults to `0.15`): Share of the clients set aside for evaluation.
 
@@ -60,12 +60,19 @@ def load_private(name: str, cache: Path, held_out_share: float = 0.15) -> tuple[
     Raises:
         ValueError: There is no such set, or a downloaded file is not what it was.
     """
+    name, _, number = name.partition(":")
     if name == "plays":
         private, held_out = (_short(texts) for texts in load_plays(held_out_share))
-        return private, held_out
-    if name == "mail":
-        return split_by_client(list(dict.fromkeys(_mails(_package("spam-assassin", cache)))), held_out_share)
-    raise ValueError(f"`data`={name!r} must be one of ['plays', 'mail'].")
+    elif name == "mail":
+        private, held_out = split_by_client(
+            list(dict.fromkeys(_mails(_package("spam-assassin", cache)))), held_out_share
+        )
+    else:
+        raise ValueError(f"`data`={name!r} must be one of ['plays', 'mail'].")
+    if number:
+        clients = np.random.default_rng(0).permutation(sorted(set(private["client_id"])))[: int(number)]
+        private = private.select(np.flatnonzero(np.isin(private["client_id"], clients)))
+    return private, held_out
 
 
 def public_texts(cache: Path) -> list[str]:
