@@ -124,7 +124,7 @@ def vote_scores(
         run_dir (`str` or `Path`): The run folder.
         targets (`Targets`): Whom to score.
         embed (`Callable`): The embedding model of the run, such as `PrivateEvolutionGenerator.embed`.
-        votes_per_sample (`int`, *optional*, defaults to `1`): As in the report of the run.
+        votes_per_sample (`int`, *optional*, defaults to `1`): As in the configuration of the run.
 
     Returns:
         `np.ndarray`: A score for each target; members should have higher ones.
@@ -145,21 +145,21 @@ def vote_scores(
 
 
 def _memberships(added: np.ndarray, votes: np.ndarray) -> np.ndarray:
-    """Estimate which targets' votes are in a histogram, by Bayesian linear regression (Bishop 2006, section 3.3).
+    """Tell which targets' votes are in a histogram, by Bayesian linear regression (Bishop 2006, section 3.3).
 
-    The histogram is what the members add, plus the same for every bin, plus noise, whose variance is not taken on
-    trust: it has the largest marginal likelihood. Targets that vote for the same bins are so told apart as well as can
-    be.
+    The histogram is what the members add, each a member by the fall of a coin, plus the same for every bin, plus
+    noise, whose variance is not taken on trust: it has the largest marginal likelihood. So targets that share bins are
+    told apart.
 
     Args:
-        added (`np.ndarray` of shape `(m, n)`): What each of the targets adds to each bin if it is a member.
+        added (`np.ndarray` of shape `(m, n)`): What a target adds to a bin if it is a member, up to a common factor.
         votes (`np.ndarray` of shape `(m,)`): The histogram.
 
     Returns:
-        `np.ndarray` of shape `(n,)`: Expected memberships minus their prior mean of a half.
+        `np.ndarray` of shape `(n,)`: Zero for targets that add nothing; the higher, the likelier a member.
     """
-    rest = votes - added.sum(axis=1) / 2
-    rest = rest - rest.mean()
+    added = added - added.mean(axis=0)
+    rest = votes - votes.mean() - added.sum(axis=1) / 2
     basis, values, directions = np.linalg.svd(added, full_matrices=False)
     coordinates = basis.T @ rest
     outside = max(float(rest @ rest - coordinates @ coordinates), 0.0)

@@ -104,6 +104,7 @@ class InMemoryClientPool:
         self._num_clients = len(samples)
         _check_capacity(self._num_clients, ledger.mechanism)
         warn_of_delta(config.delta, self._num_clients)
+        warn_of_few_clients(config, ledger.mechanism, self._num_clients)
         embedded = embed_clients(samples, embedder, ledger.mechanism.max_samples_per_client, config.seed)
         self._clients = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
         self._samples = np.concatenate(embedded)
@@ -155,7 +156,7 @@ class InMemoryClientPool:
             points,
             mechanism.clip_norm,
             mechanism.vote_units,
-            mechanism.spread(self._num_clients, len(points)),
+            mechanism.votes_per_sample,
         )
         noisy = (clean + noise) / mechanism.vote_units
         self.ledger.keep(noisy)
@@ -228,6 +229,25 @@ def warn_of_delta(delta: float, num_clients: int) -> None:
             "publishes one random client's text would satisfy such a guarantee. Choose a `delta` well below "
             f"{1 / num_clients:.1e}.",
             stacklevel=4,
+        )
+
+
+def warn_of_few_clients(config: PrivateEvolutionConfig, mechanism: VoteMechanism, num_clients: int) -> None:
+    """Warn where the noise is large for so many clients, and more votes of a sample would stand out better from it.
+
+    Which number is best was measured (`recipes/EXPERIMENTS.md`, 11). It is for the owner of the data to set: chosen
+    here, it would change everybody's votes when a client is added, by more than the sensitivity.
+    """
+    wanted = int(300 * mechanism.noise_std / (mechanism.client_sampling_rate * num_clients))
+    better = min(wanted, 16, config.population_size // 8)
+    if config.vote_clipping == "l2" and better >= 2 * mechanism.votes_per_sample:
+        logger.warning(
+            "There are %d clients, and the noise in a bin has a standard deviation of %.3g votes: with "
+            "`votes_per_sample`=%d instead of %d, the same guarantee tells more of what they hold.",
+            num_clients,
+            mechanism.noise_std,
+            better,
+            mechanism.votes_per_sample,
         )
 
 

@@ -69,11 +69,12 @@ class PrivateEvolutionConfig:
     Args:
         population_size (`int`, *optional*, defaults to `1024`):
             Number of candidates `N_syn` in a round, and of bins in a histogram.
-        votes_per_sample (`int`, *optional*):
+        votes_per_sample (`int`, *optional*, defaults to `1`):
             Number of candidates that a sample votes for, the nearest to it. A client's votes have L2 norm 1 however
-            many they are, so spread ones stand out more from the same noise; with many clients, sharp ones say more.
-            Without it, the number of clients and the noise decide (`VoteMechanism.spread`): 1 for a thousand clients
-            at epsilon 1.29, 16 for a hundred. The paper, and so `vote_clipping="count"`, has one.
+            many they are, so spread ones stand out more from the same noise, and sharp ones say more where there is
+            little: 1 is right for a thousand clients at epsilon 1.29, 16 for a hundred. A run warns where another
+            number would do better; it does not choose by itself, because a client more or less must not change how
+            others vote. The paper, and so `vote_clipping="count"`, has one.
         smooth_votes (`bool`, *optional*, defaults to `True`):
             Take noise out of a histogram before it is used: candidates that are alike get votes that are alike
             (`selection.smooth_votes`). It costs no privacy. The paper does not smooth.
@@ -181,9 +182,7 @@ class PrivateEvolutionConfig:
     )
 
     population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
-    votes_per_sample: int | None = field(
-        default=None, metadata={"help": "Candidates a sample votes for; by default, by noise and clients."}
-    )
+    votes_per_sample: int = field(default=1, metadata={"help": "Candidates that a sample votes for."})
     smooth_votes: bool = field(default=True, metadata={"help": "Take noise out of a histogram before it is used."})
     threshold: float = field(default=1.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
     new_public_share: float = field(default=1.0, metadata={"help": "Share of new public texts among candidates."})
@@ -238,8 +237,12 @@ class PrivateEvolutionConfig:
         ):
             self._check_integer(name, at_least=1)
         self._check_integer("population_size", at_least=2)
-        if self.votes_per_sample is not None:
-            self._check_integer("votes_per_sample", at_least=1)
+        self._check_integer("votes_per_sample", at_least=1)
+        if self.votes_per_sample > self.population_size:
+            raise ValueError(
+                f"`votes_per_sample`={self.votes_per_sample} is more than there are candidates: `population_size`="
+                f"{self.population_size}."
+            )
         self._check_integer("max_length", at_least=4)
         self._check_integer("lookahead", at_least=0)
         self._check_integer("seed", at_least=0)
@@ -269,10 +272,10 @@ class PrivateEvolutionConfig:
                 f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
                 f"`vote_clipping`='count', which is exact up to 1024. Lower it, or use `vote_clipping`='l2'."
             )
-        if self.vote_clipping == "count" and self.votes_per_sample not in (None, 1):
+        if self.vote_clipping == "count" and self.votes_per_sample > 1:
             raise ValueError(
                 f"`votes_per_sample`={self.votes_per_sample}: `vote_clipping`='count' is the paper's counting, one "
-                "vote a sample. Use `vote_clipping`='l2', or leave `votes_per_sample` out."
+                "vote a sample. Use `vote_clipping`='l2', or `votes_per_sample`=1."
             )
         if self.reuse_lookahead is True and self.lookahead == 0:
             raise ValueError("`reuse_lookahead`=True has nothing to reuse with `lookahead`=0; set that to 1 or more.")

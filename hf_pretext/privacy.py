@@ -115,13 +115,6 @@ def calibrate_noise_multiplier(
     return root
 
 
-SPREAD = 300
-"""Candidates that a sample votes for at a noise of one vote in a bin for each client (`VoteMechanism.spread`)."""
-
-MAX_SPREAD = 16
-"""Most of them; more gained nothing (`recipes/EXPERIMENTS.md`, 11)."""
-
-
 @dataclass(frozen=True)
 class VoteMechanism:
     r"""The mechanism that releases one round's histogram of votes.
@@ -168,7 +161,7 @@ class VoteMechanism:
         client_sampling_rate (`float`): Probability with which a client takes part in a round.
         neighboring_relation (`str`): How neighbouring data sets differ: `"add_or_remove_one"` or `"replace_one"`.
         max_dropout (`float`, *optional*): Share of a federation's clients that may fail to answer.
-        votes_per_sample (`int`, *optional*): Candidates that a sample votes for; None: as many as `spread` says.
+        votes_per_sample (`int`): Candidates that a sample votes for; the norm of a client's votes is the same.
         unit (`str`): What the guarantee protects.
     """
 
@@ -179,7 +172,7 @@ class VoteMechanism:
     client_sampling_rate: float = 1.0
     neighboring_relation: str = "add_or_remove_one"
     max_dropout: float | None = None
-    votes_per_sample: int | None = 1
+    votes_per_sample: int = 1
     unit: str = field(default="client", init=False)
 
     @classmethod
@@ -194,7 +187,7 @@ class VoteMechanism:
             rate,
             config.neighboring_relation,
             config.max_dropout,
-            1 if config.vote_clipping == "count" else config.votes_per_sample,
+            config.votes_per_sample,
         )
         if config.noise_multiplier is not None:
             return cls(float(config.noise_multiplier), *rest)
@@ -217,25 +210,6 @@ class VoteMechanism:
     def noise_std(self) -> float:
         """Standard deviation of the noise in one bin, in votes."""
         return self.noise_multiplier * self.sensitivity
-
-    def spread(self, num_clients: int, num_candidates: int) -> int:
-        """Choose how many candidates a sample votes for, by public numbers only.
-
-        The clipping bounds a client's votes however many there are, so this is no matter of the sensitivity. The
-        number of clients is public, and one without text counts, so it is the same for neighbouring data sets.
-
-        Args:
-            num_clients (`int`): Number of clients of the run.
-            num_candidates (`int`): Number of candidates in the round.
-
-        Returns:
-            `int`: `votes_per_sample` if it is set; else `SPREAD` times the noise in a bin for each client that takes
-            part, at least 1 and at most `MAX_SPREAD` or an eighth of the candidates (`recipes/EXPERIMENTS.md`, 11).
-        """
-        if self.votes_per_sample is not None:
-            return self.votes_per_sample
-        wanted = int(SPREAD * self.noise_std / (self.client_sampling_rate * num_clients))
-        return max(1, min(wanted, MAX_SPREAD, num_candidates // 8))
 
     @property
     def noise_scale(self) -> float:
@@ -517,7 +491,7 @@ class PrivacyReport:
         client_sampling_rate (`float`): Probability with which a client took part in a round.
         num_lost (`int`): Releases that are counted, but whose histogram was lost when a process ended.
         max_dropout (`float`, *optional*): Share of a federation's clients that may have failed to answer in a round.
-        votes_per_sample (`int`, *optional*): Candidates that a sample voted for; None where it was not kept.
+        votes_per_sample (`int`): Candidates that a sample voted for, or all, where there were fewer.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -539,7 +513,7 @@ class PrivacyReport:
     client_sampling_rate: float = 1.0
     num_lost: int = 0
     max_dropout: float | None = None
-    votes_per_sample: int | None = None
+    votes_per_sample: int = 1
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -567,7 +541,7 @@ class PrivacyReport:
             client_sampling_rate=mechanism.client_sampling_rate,
             num_lost=ledger.num_lost,
             max_dropout=mechanism.max_dropout,
-            votes_per_sample=mechanism.spread(num_clients, config.population_size) if num_clients else None,
+            votes_per_sample=mechanism.votes_per_sample,
         )
 
     @classmethod
@@ -634,8 +608,7 @@ class PrivacyReport:
             if self.vote_clipping == "l2"
             else f"each sample counts one vote, which makes an L2 norm of at most {self.max_samples_per_client}"
         )
-        many = self.votes_per_sample is not None and self.votes_per_sample > 1
-        spread = f", each for its {self.votes_per_sample} nearest candidates" if many else ""
+        spread = f", each for its {self.votes_per_sample} nearest candidates" if self.votes_per_sample > 1 else ""
         sampled = self.client_sampling_rate < 1
         who = f"takes part with probability {self.client_sampling_rate:g} and votes" if sampled else "votes"
         lost = (
@@ -741,6 +714,7 @@ _SHARED_WITH_THE_REPORT = (
     "client_sampling_rate",
     "neighboring_relation",
     "max_dropout",
+    "votes_per_sample",
 )
 
 

@@ -103,8 +103,7 @@ def main(arguments: AuditArguments) -> None:
     (output / "README.md").write_text(NO_CARD, encoding="utf-8")
     outputs = [*synthetic["text"], *generator.seeds["text"]]
     kinds = {"canaries": targets.is_canary, "clients": ~targets.is_canary}
-    votes_per_sample = generator.privacy_report.votes_per_sample or 1
-    attacks = {"votes": vote_scores(output / RUN_FOLDER, targets, generator.embed, votes_per_sample)}
+    attacks = {"votes": vote_scores(output / RUN_FOLDER, targets, generator.embed, config.votes_per_sample)}
     attacks["similarity"] = similarity_scores(outputs, targets, generator.embed)
     attacks["n-grams"] = ngram_scores(outputs, population, targets)
     if arguments.model is not None:

@@ -154,7 +154,7 @@ class Benchmark:
 
     def clean_histogram(self, points: np.ndarray, mechanism: VoteMechanism) -> np.ndarray:
         """Sum the votes that a mechanism adds noise to (evaluation only, not DP)."""
-        rest = mechanism.clip_norm, mechanism.vote_units, mechanism.spread(len(self.clients), len(points))
+        rest = mechanism.clip_norm, mechanism.vote_units, mechanism.votes_per_sample
         return cast_votes(*self.voters, quantize_embeddings(points), *rest) / mechanism.vote_units
 
     def config(self, method: str, epsilon: float, seed: int) -> PrivateEvolutionConfig:

@@ -25,11 +25,11 @@ from hf_pretext.selection import SmoothedVotes
 
 NUM_DRAWS = 1024
 PAPER = {"vote_clipping": "count", "accountant": "rdp", "smooth_votes": False, "new_public_share": 0.0}
-ONE_VOTE = {"new_public_share": 0.0, "votes_per_sample": 1}
+NOTHING_NEW = {"new_public_share": 0.0}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "paper: counts, threshold 0": {**PAPER, "threshold": 0.0},
-    **{f"norm 1, threshold {c}": {**ONE_VOTE, "smooth_votes": False, "threshold": float(c)} for c in (0, 1, 2, 3)},
-    **{f"norm 1, smoothed, threshold {c:g}": {**ONE_VOTE, "threshold": c} for c in (0.0, 0.5, 1.0, 2.0)},
+    **{f"norm 1, threshold {c}": {**NOTHING_NEW, "smooth_votes": False, "threshold": float(c)} for c in (0, 1, 2, 3)},
+    **{f"norm 1, smoothed, threshold {c:g}": {**NOTHING_NEW, "threshold": c} for c in (0.0, 0.5, 1.0, 2.0)},
     "norm 1, smoothed, threshold 1, sixteen votes a sample": {"new_public_share": 0.0, "votes_per_sample": 16},
 }
 

@@ -38,8 +38,7 @@ class BinEncoder:
 
 def make_pool(samples, noise=None, **settings):
     """Make the pool of clients that hold these samples, with a noise multiplier of 1."""
-    settings = {"population_size": NUM_BINS, "votes_per_sample": 1, **settings}
-    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, **settings)
+    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, population_size=NUM_BINS, **settings)
     rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
     ledger = PrivacyLedger(VoteMechanism.from_config(config))
     return InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, ledger, noise)
@@ -195,6 +194,10 @@ MUTATIONS = {
     "votes are not clipped": (
         lambda: _patched("hf_pretext.voting.quantize_votes", _votes_as_they_are),
         check_one_bin,
+    ),
+    "votes that are spread are not clipped": (
+        lambda: _patched("hf_pretext.voting.quantize_votes", _votes_as_they_are),
+        check_spread,
     ),
     "replacing a client gets the noise of removing one": (
         lambda: _patched("hf_pretext.privacy.VoteMechanism.sensitivity", property(lambda self: self.clip_norm)),

@@ -95,15 +95,24 @@ def unlike_texts(number):
     return random_texts(number, seed=77, low=10, high=14)
 
 
+@pytest.mark.parametrize("votes_per_sample", [1, 16])
 @pytest.mark.parametrize("noise", [True, False])
 def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
-    bert, sentence_transformer, llama, config, private, tmp_path, monkeypatch, noise
+    bert, sentence_transformer, llama, config, private, tmp_path, monkeypatch, noise, votes_per_sample
 ):
     # The tiny tokenizer has no digits, of which canaries are made.
     monkeypatch.setattr("hf_pretext.audit.make_canaries", lambda number, seed: unlike_texts(number))
 
     settings = replace(
-        config, epsilon=0.5, num_rounds=1, lookahead=0, population_size=160, max_length=64, seeds_per_prompt=3
+        config,
+        # Where canaries share bins, fewer of them are guessed right.
+        epsilon=1.0 if votes_per_sample == 1 else 0.5,
+        votes_per_sample=votes_per_sample,
+        num_rounds=1,
+        lookahead=0,
+        population_size=160,
+        max_length=64,
+        seeds_per_prompt=3,
     )
     audited, targets = enlist(private, settings, num_canaries=120, client_share=0.0)
     generator = PrivateEvolutionGenerator(
@@ -116,13 +125,11 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     )
     population = [own[0] for own in targets.texts] + random_texts(40, seed=2)
     generator.evolve(audited, initial_population=population)
-    votes_per_sample = generator.privacy_report.votes_per_sample
-    assert votes_per_sample == 16, "there are few clients, so their votes are spread, and canaries share bins"
     scores = vote_scores(tmp_path, targets, generator.embed, votes_per_sample)
     reading = read_scores("votes", scores, targets.is_member, settings.delta)
-    # The claim of epsilon = 0.5 is refuted for the one run and not for the other.
+    # The claim is refuted for the one run and not for the other.
     assert (reading.epsilon_lower_bound > settings.epsilon) is not noise
-    assert (reading.auc > 0.8) is not noise
+    assert (reading.auc > (0.9 if votes_per_sample == 1 else 0.8)) is not noise
 
 
 def test_scores_by_text_are_higher_for_those_whose_texts_came_out(embedder):

@@ -138,8 +138,7 @@ def test_an_ended_run_needs_no_clients_and_a_second_one_adds_up(make, private, p
     first, second = (generator.evolve(private, initial_population=public).to_list() for _ in range(2))
     assert first != second and generator.privacy_report.num_rounds == 2 * NUM_ROUNDS
     again = make(tmp_path)
-    unknown = {"num_clients": None, "votes_per_sample": None}
-    assert again.privacy_report == replace(generator.privacy_report, **unknown), "known before anything is run"
+    assert again.privacy_report == replace(generator.privacy_report, num_clients=None), "known before anything is run"
     assert [again.evolve(None, initial_population=public).to_list() for _ in range(2)] == [first, second]
     assert again.privacy_report == generator.privacy_report
     assert [replace(record, seconds=0) for record in again.history] == [

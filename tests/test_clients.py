@@ -6,6 +6,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.clients import warn_of_few_clients
 from hf_pretext.embedding import TextEmbedder
 from hf_pretext.privacy import PrivacyLedger, VoteMechanism
 from hf_pretext.voting import VOTE_UNITS
@@ -31,12 +32,12 @@ def dataset(texts_by_client):
     return Dataset.from_dict({"client_id": [client for client, _ in rows], "text": [text for _, text in rows]})
 
 
-@pytest.mark.parametrize("vote_clipping", ["l2", "count"])
+@pytest.mark.parametrize(("vote_clipping", "votes"), [("l2", 1), ("l2", 7), ("count", 1)])
 def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
-    embedder, private, candidates, vote_clipping
+    embedder, private, candidates, vote_clipping, votes
 ):
     """The neighbouring relation itself: all of one client's samples, in or out, for every client."""
-    settings = {"vote_clipping": vote_clipping, "max_samples_per_client": 5}
+    settings = {"vote_clipping": vote_clipping, "max_samples_per_client": 5, "votes_per_sample": votes}
     whole = make_pool(private, embedder, **settings)
     sensitivity = whole.ledger.mechanism.clip_norm
     with_everybody = whole.release_histogram(candidates)
@@ -51,14 +52,30 @@ def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
     assert max(changes) > (0.999 if vote_clipping == "l2" else 0.4) * sensitivity
 
 
-def test_votes_are_spread_where_there_are_few_clients_and_nobody_s_norm_grows(embedder, candidates):
-    private = dataset({"one": ["a lost card"], "two": ["a lost card", "my account is locked"]})
-    spread = make_pool(private, embedder).release_histogram(candidates)
-    sharp = make_pool(private, embedder, votes_per_sample=1).release_histogram(candidates)
-    assert (sharp > 0).sum() == 2 and 5 <= (spread > 0).sum() <= 10, "an eighth of 40 candidates a sample"
-    assert (sharp > spread).any() and (spread[sharp > 0] > 0).all() and spread.sum() > 1.9 * sharp.sum()
-    two = dataset({"two": ["a lost card", "my account is locked"]})
-    assert 0.999 < np.linalg.norm(make_pool(two, embedder).release_histogram(candidates)) <= 1
+def test_votes_are_spread_and_nobody_s_norm_grows(embedder, candidates):
+    """However many candidates a sample votes for, and whoever else is there."""
+    both = {"one": ["a lost card"], "two": ["a lost card", "my account is locked"]}
+    sharp = make_pool(dataset(both), embedder).release_histogram(candidates)
+    parts = [
+        make_pool(dataset({client: both[client]}), embedder, votes_per_sample=5).release_histogram(candidates)
+        for client in both
+    ]
+    spread = make_pool(dataset(both), embedder, votes_per_sample=5).release_histogram(candidates)
+    np.testing.assert_array_equal(spread, sum(parts))
+    assert (parts[0] > 0).sum() == 5 and (sharp > 0).sum() == 2 and (spread[sharp > 0] > 0).all()
+    assert spread.sum() > 1.9 * sharp.sum(), "sqrt(5) times as many votes, if no two fall on one candidate"
+    assert all(0.999 < np.linalg.norm(part) <= 1 for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "num_clients", "votes", "better"),
+    [(1.29, 100, 1, 16), (1.29, 300, 1, 5), (1.29, 300, 4, None), (1.29, 1000, 1, None), (7.58, 100, 1, 3)],
+)
+def test_few_clients_are_told_how_many_votes_tell_more(caplog, epsilon, num_clients, votes, better):
+    config = PrivateEvolutionConfig(epsilon=epsilon, delta=3e-6, votes_per_sample=votes)
+    warn_of_few_clients(config, VoteMechanism.from_config(config), num_clients)
+    assert len(caplog.messages) == (better is not None)
+    assert better is None or f"`votes_per_sample`={better} instead of {votes}" in caplog.text
 
 
 def test_nobody_s_votes_depend_on_who_else_is_there(embedder, private, candidates):
@@ -170,7 +187,7 @@ def test_every_release_is_counted_and_a_refused_one_is_not(embedder, private, ca
 def test_a_client_with_blank_texts_counts_but_has_no_vote(embedder, candidates):
     private = dataset({"silent": ["", "  \n"], "one": ["a lost card"]})
     with pytest.warns(UserWarning, match="blank"):
-        pool = make_pool(private, embedder, votes_per_sample=1)
+        pool = make_pool(private, embedder)
     assert pool.num_clients == 2 and pool.release_histogram(candidates).sum() == 1
 
 

@@ -158,7 +158,7 @@ def test_the_texts_that_clients_hold_survive(make_generator, config):
     held, others = random_texts(16, seed=11), random_texts(16, seed=12)
     private = Dataset.from_dict({"text": held * 20, "client_id": [f"c{number}" for number in range(320)]})
     no_noise = {"noise": lambda scale, size: np.zeros(size, dtype=np.int64)}
-    generator = make_generator(config=replace(config, lookahead=0, num_rounds=1, votes_per_sample=1), **no_noise)
+    generator = make_generator(config=replace(config, lookahead=0, num_rounds=1), **no_noise)
     seeds = generator.evolve(private, initial_population=held + others)
     assert set(seeds["text"]) <= set(held) and len(seeds) > 8
 

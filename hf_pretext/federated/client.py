@@ -62,7 +62,7 @@ def make_client_app(noise: NoiseSource | None = None) -> ClientApp:
     draw = noise or DiscreteGaussian()
 
     def vote(message: Message, context: Context) -> Message:
-        settings, config, mechanism = _run_of(context)
+        _settings, config, mechanism = _run_of(context)
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
         (encoded,) = parameters_to_ndarrays(instructions.parameters)
         candidates = decode_candidates(encoded, float(instructions.config["step"]))
@@ -79,7 +79,7 @@ def make_client_app(noise: NoiseSource | None = None) -> ClientApp:
             candidates,
             mechanism.clip_norm,
             mechanism.vote_units,
-            mechanism.spread(settings.num_clients, len(candidates)),
+            mechanism.votes_per_sample,
         )
         noisy = clean + draw(share, len(candidates))
         # Whole numbers below 2^53, which the doubles that Flower computes with hold exactly.

@@ -19,7 +19,7 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.serverapp import Grid, ServerApp
 
-from ..clients import ReleaseLostError, warn_of_delta
+from ..clients import ReleaseLostError, warn_of_delta, warn_of_few_clients
 from ..data import read_dataset
 from ..files import make_durably, write_durably
 from ..generator import RUN_FOLDER, PrivateEvolutionGenerator
@@ -335,6 +335,7 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
             config=config,
             run_dir=output_dir / RUN_FOLDER,
         )
+        warn_of_few_clients(config, generator.ledger.mechanism, settings.num_clients)
         pool = FederatedClientPool(
             grid,
             context,
