@@ -84,9 +84,9 @@ def nearest_candidates(
         filled = scores[: len(block)]
         left[: len(block), :-1] = block
         np.matmul(left[: len(block)], right, out=filled)
-        for place in nearest[start : start + len(block)].T:
-            place[:] = filled.argmax(axis=1)
-            filled[np.arange(len(block)), place] = -np.inf
+        for column in nearest[start : start + len(block)].T:
+            column[:] = filled.argmax(axis=1)
+            filled[np.arange(len(block)), column] = -np.inf  # the next column is the next nearest
     return nearest
 
 
