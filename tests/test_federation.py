@@ -60,13 +60,17 @@ def files(tmp_path_factory):
     return paths
 
 
-@pytest.mark.parametrize("bits", [16, 8])
-def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(files, embedding_model, embedder, candidates, bits):
-    made = make_federation(files, embedding_model, noise=no_noise, **{"candidate-bits": bits})
+@pytest.mark.parametrize(("bits", "votes_per_sample"), [(16, 1), (8, 1), (16, 3)])
+def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(
+    files, embedding_model, embedder, candidates, bits, votes_per_sample
+):
+    settings = {"candidate-bits": bits, "votes-per-sample": votes_per_sample}
+    made = make_federation(files, embedding_model, noise=no_noise, **settings)
     points = protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)) / 2**11
     expected = in_memory_votes(files, embedder, made.config, points)
     votes = made.pool.release_histogram(candidates)
     assert votes.any() and np.array_equal(votes, expected)
+    assert made.config.votes_per_sample == votes_per_sample
     assert not PrivacyReport.from_ledger(made.ledger, made.config).is_finite, "injected noise is no guarantee"
 
 
