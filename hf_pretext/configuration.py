@@ -71,10 +71,12 @@ class PrivateEvolutionConfig:
             Number of candidates `N_syn` in a round, and of bins in a histogram.
         votes_per_sample (`int`, *optional*, defaults to `1`):
             Number of candidates that a sample votes for, the nearest to it. A client's votes have L2 norm 1 however
-            many they are, so spread ones stand out more from the same noise, and sharp ones say more where there is
-            little: 1 is right for a thousand clients at epsilon 1.29, 16 for a hundred. A run warns where another
-            number would do better; it does not choose by itself, because a client more or less must not change how
-            others vote. The paper, and so `vote_clipping="count"`, has one.
+            many they are, so spread ones stand out more from the same noise; where there is little of it, one vote
+            says more precisely what the sample is. A rule of thumb is 300 times the noise in a bin over the number of
+            clients that take part, at most 16 and at most an eighth of `population_size`: at epsilon 1.29, 1 for a
+            thousand clients and 16 for a hundred. A run warns where that is at least twice what is set. It does not
+            choose by itself, because a client more or less must not change how others vote. The paper, and so
+            `vote_clipping="count"`, has one.
         smooth_votes (`bool`, *optional*, defaults to `True`):
             Take noise out of a histogram before it is used: candidates that are alike get votes that are alike
             (`selection.smooth_votes`). It costs no privacy. The paper does not smooth.

@@ -99,7 +99,7 @@ class BenchmarkArguments:
     llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
     output_dir: str = field(default="build/benchmark", metadata={"help": "Results, pictures and cache."})
     only_cached: bool = field(
-        default=False, metadata={"help": "Make nothing: the table and the pictures of what is in the cache."}
+        default=False, metadata={"help": "Train and write nothing: the table and pictures of what is in the cache."}
     )
     readme: str | None = field(default=None, metadata={"help": "README.md, to put the results into."})
 
@@ -386,7 +386,8 @@ def main(arguments: BenchmarkArguments) -> None:
         results["seconds_of_this_call"] = round(time.perf_counter() - started, 1)
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (output / "results.md").write_text(as_markdown(results), encoding="utf-8")
-    plot_scores(results, output / "benchmark.png")
+    if rows:
+        plot_scores(results, output / "benchmark.png")
     rounds = [
         {"data": each.name, "method": method, "epsilon": epsilon, "round": number, **record}
         for each in benchmarks
@@ -397,7 +398,8 @@ def main(arguments: BenchmarkArguments) -> None:
         for found in made(partial(each.seeds, method, epsilon, seed))
         for number, record in enumerate(found["value"]["rounds"], start=1)
     ]
-    plot_rounds(rounds, output / "rounds.png")
+    if rounds:
+        plot_rounds(rounds, output / "rounds.png")
     shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
     maps = {
         (each.name, method): found
@@ -406,8 +408,11 @@ def main(arguments: BenchmarkArguments) -> None:
         for epsilon in [min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET]
         for found in made(partial(each.map, method, epsilon, arguments.seeds[0]))
     }
-    plot_maps(maps, output / "maps.png")
+    if maps:
+        plot_maps(maps, output / "maps.png")
     if arguments.readme is not None:
+        if lacking := set(arguments.methods) - {row["method"] for row in results["table"]}:
+            raise ValueError(f"`readme`={arguments.readme!r} is for a whole run; {sorted(lacking)} were not run.")
         write_into_readme(results, output, Path(arguments.readme))
     print(as_markdown(results))
 

@@ -99,8 +99,9 @@ class Selection:
     def few_clients(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
         """Compare numbers of votes of a sample where there are few clients, in three rounds."""
         clients, samples = everybody = self.benchmark.voters
-        for num_clients in (100, 300, len(self.benchmark.clients)):
-            taking_part = clients < num_clients
+        order = np.random.default_rng(0).permutation(len(self.benchmark.clients))
+        for num_clients in (100, 300, len(order)):
+            taking_part = np.isin(clients, order[:num_clients])
             self.benchmark.voters = clients[taking_part], samples[taking_part]
             for size in (128, 256, 1024):
                 distances = []
