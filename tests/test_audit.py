@@ -9,6 +9,7 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.audit import (
     Targets,
+    _memberships,
     enlist,
     epsilon_lower_bound,
     make_canaries,
@@ -130,6 +131,16 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
     # The claim is refuted for the one run and not for the other.
     assert (reading.epsilon_lower_bound > settings.epsilon) is not noise
     assert (reading.auc > (0.9 if votes_per_sample == 1 else 0.8)) is not noise
+
+
+def test_targets_that_share_bins_are_told_apart():
+    """Three targets in four bins, of which two have one bin in common, and a fourth that votes for nothing."""
+    added = np.array([[1, 0, 0, 0], [0, 0.8, 0.6, 0], [0, 0.6, 0, 0], [0, 0, 0.8, 0]] + [[0, 0, 0, 0]] * 8)
+    for members in ([0, 1], [2], [0, 2], [1, 2]):
+        scores = _memberships(added, added[:, members].sum(axis=1) + 0.3)
+        expected = np.isin(np.arange(3), members) - 0.5
+        np.testing.assert_allclose(scores[:3], expected, atol=0.1)
+        assert abs(scores[3]) < 1e-9
 
 
 def test_scores_by_text_are_higher_for_those_whose_texts_came_out(embedder):
