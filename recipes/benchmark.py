@@ -353,6 +353,36 @@ def lift_of(weights: np.ndarray, true_votes: np.ndarray) -> float:
     return float(weights @ true_votes / weights.sum() / true_votes.mean())
 
 
+def draw_pictures(
+    benchmarks: list[Benchmark], arguments: BenchmarkArguments, results: dict[str, Any], output: Path
+) -> None:
+    """Draw the scores, the rounds, and where the texts are, of what is known."""
+    if results["table"]:
+        plot_scores(results, output / "benchmark.png")
+    rounds = [
+        {"data": each.name, "method": method, "epsilon": epsilon, "round": number, **record}
+        for each in benchmarks
+        for method in arguments.methods
+        if method in PRIVATE_METHODS
+        for epsilon in arguments.epsilons
+        for seed in arguments.seeds
+        for found in made(partial(each.seeds, method, epsilon, seed))
+        for number, record in enumerate(found["value"]["rounds"], start=1)
+    ]
+    if rounds:
+        plot_rounds(rounds, output / "rounds.png")
+    shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
+    maps = {
+        (each.name, method): found
+        for each in benchmarks
+        for method in shown
+        for epsilon in [min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET]
+        for found in made(partial(each.map, method, epsilon, arguments.seeds[0]))
+    }
+    if maps:
+        plot_maps(maps, output / "maps.png")
+
+
 def main(arguments: BenchmarkArguments) -> None:
     """Run everything that is not in the cache, and write the results so far after every score."""
     logging.getLogger("hf_pretext").setLevel(logging.ERROR)
@@ -386,30 +416,7 @@ def main(arguments: BenchmarkArguments) -> None:
         results["seconds_of_this_call"] = round(time.perf_counter() - started, 1)
         (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         (output / "results.md").write_text(as_markdown(results), encoding="utf-8")
-    if rows:
-        plot_scores(results, output / "benchmark.png")
-    rounds = [
-        {"data": each.name, "method": method, "epsilon": epsilon, "round": number, **record}
-        for each in benchmarks
-        for method in arguments.methods
-        if method in PRIVATE_METHODS
-        for epsilon in arguments.epsilons
-        for seed in arguments.seeds
-        for found in made(partial(each.seeds, method, epsilon, seed))
-        for number, record in enumerate(found["value"]["rounds"], start=1)
-    ]
-    if rounds:
-        plot_rounds(rounds, output / "rounds.png")
-    shown = [method for method in (FLOOR, *PRIVATE_METHODS, CEILING) if method in arguments.methods]
-    maps = {
-        (each.name, method): found
-        for each in benchmarks
-        for method in shown
-        for epsilon in [min(arguments.epsilons) if method in PRIVATE_METHODS else NO_BUDGET]
-        for found in made(partial(each.map, method, epsilon, arguments.seeds[0]))
-    }
-    if maps:
-        plot_maps(maps, output / "maps.png")
+    draw_pictures(benchmarks, arguments, results, output)
     if arguments.readme is not None:
         if lacking := set(arguments.methods) - {row["method"] for row in results["table"]}:
             raise ValueError(f"`readme`={arguments.readme!r} is for a whole run; {sorted(lacking)} were not run.")

@@ -52,8 +52,8 @@ class Stages:
             started = time.perf_counter()
             value = make()
             seconds = round(time.perf_counter() - started, 1)
-            made = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
-            write_durably(path, json.dumps(made))
+            record = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
+            write_durably(path, json.dumps(record))
         result = json.loads(path.read_text(encoding="utf-8"))
         if path not in self._used:
             self._used.add(path)

@@ -30,7 +30,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "paper: counts, threshold 0": {**PAPER, "threshold": 0.0},
     **{f"norm 1, threshold {c}": {**NOTHING_NEW, "smooth_votes": False, "threshold": float(c)} for c in (0, 1, 2, 3)},
     **{f"norm 1, smoothed, threshold {c:g}": {**NOTHING_NEW, "threshold": c} for c in (0.0, 0.5, 1.0, 2.0)},
-    "norm 1, smoothed, threshold 1, sixteen votes a sample": {"new_public_share": 0.0, "votes_per_sample": 16},
+    "norm 1, smoothed, threshold 1, sixteen votes a sample": {**NOTHING_NEW, "votes_per_sample": 16},
 }
 
 
@@ -67,20 +67,6 @@ class Selection:
                 figures.append((lift, len(np.unique(parents)), frechet_distance(self.held_out, points[parents])))
             lift, number, distance = np.mean(figures, axis=0)
             yield f"| {name} | {lift:.1f} | {number:.0f} | {distance:.4f} |"
-
-    def more_votes(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
-        """Compare numbers of candidates that a sample votes for, in the first of 11 rounds."""
-        for number in (1, 2, 4, 8, 16, 32):
-            for smooth in (False, True):
-                changes = {"smooth_votes": smooth, "new_public_share": 0.0, "votes_per_sample": number}
-                config = replace(self.config, epsilon=epsilon, num_rounds=11, **changes)
-                figures = []
-                for seed in seeds:
-                    rng = np.random.default_rng(seed)
-                    points = self.public[rng.permutation(len(self.public))[:1024]]
-                    parents, _ = self.round(points, config, rng)
-                    figures.append(frechet_distance(self.held_out, points[parents]))
-                yield f"| {number} | {'yes' if smooth else 'no'} | {np.mean(figures):.4f} |"
 
     def budgets(self, epsilon: float, seeds: list[int]) -> Iterator[str]:
         """Compare splits of the budget over three rounds: shares of the sum of 1 / variance of the noise."""
@@ -147,8 +133,6 @@ def main() -> None:
         print("|---|---|---|---|", *selection.one_round(epsilon, 11, options.seeds), sep="\n", flush=True)
         print(f"\n{options.data}, all rounds, epsilon {epsilon}\n\n| rounds | seeds | Fréchet |\n|---|---|---|")
         print(*selection.rounds(epsilon, options.seeds), sep="\n", flush=True)
-        print("\nvotes for the nearest few, first of 11 rounds\n\n| candidates | smoothed | Fréchet |\n|---|---|---|")
-        print(*selection.more_votes(epsilon, options.seeds), sep="\n", flush=True)
         print("\nshares of the budget in three rounds\n\n| shares | seeds | Fréchet |\n|---|---|---|")
         print(*selection.budgets(epsilon, options.seeds), sep="\n", flush=True)
         print("\nfew clients, by votes of a sample\n\n| clients | candidates | 1 | 4 | 8 | 16 |\n" + "|---" * 6 + "|")
