@@ -104,15 +104,16 @@ def make_run_config(embedding_model, **changes):
     }
 
 
-def make_federation(files, embedding_model, noise=None, meddle=None, **changes):
+def make_federation(files, embedding_model, noise=None, meddle=None, generator=None, without=(), **changes):
     """Make the pool of a federation whose clients hold these files, and its grid."""
     run_config = make_run_config(embedding_model, **{"num-clients": len(files), **changes})
+    run_config = {name: value for name, value in run_config.items() if name not in without}
     settings, config = FederationSettings.split(run_config)
     contexts = {
         1000 + number: make_context(run_config, 1000 + number, private=str(file)) for number, file in enumerate(files)
     }
     grid = HandingGrid(contexts, make_client_app(noise), meddle)
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    ledger = PrivacyLedger(VoteMechanism.from_config(config)) if generator is None else generator.ledger
     pool = FederatedClientPool(grid, make_context(run_config), settings, ledger, noise_is_genuine=noise is None)
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger)
 
