@@ -4,26 +4,19 @@ The names below load on first use, so that `import hf_pretext` stays fast and ne
 """
 
 import logging
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from . import moved
+from .lazy import lazy_names
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .clients import ClientPool, InMemoryClientPool
+    from .clients.in_memory import InMemoryClientPool
+    from .clients.pool import ClientPool
     from .configuration import PrivateEvolutionConfig
     from .generator import PrivateEvolutionGenerator
-    from .privacy import PrivacyReport, calibrate_noise_multiplier, compute_epsilon
-
-_HOME_OF = {
-    "ClientPool": "clients",
-    "InMemoryClientPool": "clients",
-    "PrivacyReport": "privacy",
-    "PrivateEvolutionConfig": "configuration",
-    "PrivateEvolutionGenerator": "generator",
-    "calibrate_noise_multiplier": "privacy",
-    "compute_epsilon": "privacy",
-}
+    from .privacy.accounting import calibrate_noise_multiplier, compute_epsilon
+    from .privacy.report import PrivacyReport
 
 __all__ = [
     "ClientPool",
@@ -38,11 +31,20 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
+moved.install()
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+__getattr__, _ = lazy_names(
+    __name__,
+    {
+        "ClientPool": "clients.pool",
+        "InMemoryClientPool": "clients.in_memory",
+        "PrivacyReport": "privacy.report",
+        "PrivateEvolutionConfig": "configuration",
+        "PrivateEvolutionGenerator": "generator",
+        "calibrate_noise_multiplier": "privacy.accounting",
+        "compute_epsilon": "privacy.accounting",
+    },
+)
 
 
 def __dir__() -> list[str]:

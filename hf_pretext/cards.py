@@ -4,13 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .artifacts import DATA_FILE, EVALUATION_PICTURE_NAME, PICTURE_NAME, SEEDS_FILE
 from .cleaning import one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
-from .privacy import PrivacyReport
-
-PICTURE_NAME = "run.png"
-DATA_FILE = "data/train-00000-of-00001.parquet"
-SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
+from .privacy.report import PrivacyReport
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -50,10 +47,10 @@ def dataset_card(
         models (`Mapping[str, str | None]`): What to call each model, by the argument that took it.
         texts (`Sequence[str]`): The synthetic texts.
         num_seeds (`int`): Number of seeds that they were expanded from.
-        repo_id (`str`, *optional*): Repository of the Hub; None for a local folder.
-        license (`str`, *optional*): Licence of the texts.
+        repo_id (`str`, *optional*): Repository of the Hub. None for a local folder.
+        license (`str`, *optional*): License of the texts.
         language (`str`, *optional*): Their language.
-        federation (`Mapping[str, Any]`, *optional*): What the rounds cost the clients of a federation.
+        federation (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
@@ -95,10 +92,10 @@ def model_card(
     """Render the card of a model that was finetuned on synthetic texts: a LoRA adapter or a whole model.
 
     Args:
-        training (`Mapping[str, Any]`): How it was made; `finetuning.training_facts` lists the keys.
+        training (`Mapping[str, Any]`): How it was made. `finetuning.training_facts` lists the keys.
         report (`PrivacyReport`, *optional*): The guarantee of the texts, which the model inherits.
         evaluation (`Mapping[str, Any]`, *optional*): What `recipes/evaluate.py` measured.
-        repo_id (`str`, *optional*): Repository of the Hub; None for a local folder.
+        repo_id (`str`, *optional*): Repository of the Hub. None for a local folder.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
@@ -150,11 +147,15 @@ def _render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     templates.filters.update(as_words=_as_words, as_string=_as_string)
-    return valid_unicode(templates.get_template(template).render(picture=PICTURE_NAME, paper=PAPER, **values))
+    return valid_unicode(
+        templates.get_template(template).render(
+            picture=PICTURE_NAME, evaluation_picture=EVALUATION_PICTURE_NAME, paper=PAPER, **values
+        )
+    )
 
 
 def _as_words(value: object, markup: str = MARKUP) -> str:
-    """Show what somebody else may have written as words in a line, or in a cell of a table, that are no markup."""
+    """Show what someone else may have written as plain words in a line or in a cell of a table, without markup."""
     return "".join(f"\\{character}" if character in markup else character for character in one_line(str(value)))
 
 

@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart`, `generate` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `plan` and `plays`."""
 
 import argparse
 import re
@@ -32,7 +32,21 @@ _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 where the input is at fault, or 130 after an interruption."""
+    """Run a command. Returns the exit status: 0, 2 if the input is not valid, or 130 after an interruption."""
+    options = make_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"hf-pretext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hf-pretext: interrupted. The same command resumes.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser, whose `run` is what a command does."""
     parser = argparse.ArgumentParser(
         prog="hf-pretext", description="Differentially private synthetic text from federated clients."
     )
@@ -45,45 +59,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output-dir", default="quickstart-output", help="Folder for the dataset, card, report and picture."
     )
     quickstart.add_argument("--seed", type=int, default=0, help="Seed of everything but the noise.")
+    quickstart.set_defaults(run=_quickstart)
     plays = commands.add_parser("plays", help="Write the quickstart's clients into files, for the recipes.")
     plays.add_argument("--output-dir", default="plays", help="Folder for private.jsonl and held_out.jsonl.")
-    generate = commands.add_parser("generate", help="Generate a synthetic dataset as a YAML file says.")
-    generate.add_argument(
-        "--config",
-        required=True,
-        help=f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig. It must hold "
-        f"{', '.join(REQUIRED_KEYS)}, and one of epsilon and noise_multiplier.",
+    plays.set_defaults(run=_plays)
+    config_help = (
+        f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig. It must hold "
+        f"{', '.join(REQUIRED_KEYS)}, and one of epsilon and noise_multiplier."
     )
+    generate = commands.add_parser("generate", help="Generate a synthetic dataset as a YAML file says.")
+    generate.add_argument("--config", required=True, help=config_help)
     generate.add_argument(
         "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
     )
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "quickstart":
-            from .quickstart import run_quickstart
-
-            run_quickstart(options.output_dir, options.seed)
-        elif options.command == "plays":
-            from .plays import write_plays
-
-            write_plays(options.output_dir)
-        else:
-            _generate(Path(options.config), options.push_to_hub)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        print(f"hf-pretext: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("hf-pretext: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    generate.set_defaults(run=_generate)
+    plan = commands.add_parser(
+        "plan", help="Print what a run will release and what it costs. It reads no private text and spends nothing."
+    )
+    plan.add_argument("--config", required=True, help="The YAML file of `hf-pretext generate`.")
+    plan.add_argument(
+        "--num-clients", "--num_clients", type=int, help="Number of clients, for what stands out of the noise."
+    )
+    plan.set_defaults(run=_plan)
+    return parser
 
 
-def _generate(path: Path, repo_id: str | None) -> None:
-    run, settings = read_run(path)
+def _quickstart(options: argparse.Namespace) -> None:
+    from .quickstart import run_quickstart
+
+    run_quickstart(options.output_dir, options.seed)
+
+
+def _plays(options: argparse.Namespace) -> None:
+    from .plays import write_plays
+
+    write_plays(options.output_dir)
+
+
+def _plan(options: argparse.Namespace) -> None:
     from .configuration import PrivateEvolutionConfig
-    from .generator import RUN_FOLDER, PrivateEvolutionGenerator, check_num_samples
+    from .privacy.bill import bill
+    from .privacy.plan import Plan
+
+    if options.num_clients is not None and options.num_clients < 1:
+        raise ValueError(f"`--num_clients`={options.num_clients} must be at least 1.")
+    _, settings = read_run(Path(options.config), needs=("delta",))
+    config = PrivateEvolutionConfig(**settings)
+    print(bill(config, Plan.from_config(config), options.num_clients))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    repo_id = options.push_to_hub
+    run, settings = read_run(Path(options.config))
+    from .artifacts import REPORT_NAME, RUN_FOLDER
+    from .configuration import PrivateEvolutionConfig
+    from .generator import PrivateEvolutionGenerator, check_num_samples
     from .hub import check_token
-    from .privacy import REPORT_NAME
     from .processes import is_main_process
 
     if repo_id is not None:
@@ -96,24 +127,28 @@ def _generate(path: Path, repo_id: str | None) -> None:
     run_dir = output_dir / RUN_FOLDER
     if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
         raise ValueError(
-            f"`output_dir`={str(output_dir)!r} holds the report of a run already, but not its folder "
-            f"{RUN_FOLDER!r}, from which it could go on. A second run on the same clients adds to its epsilon; keep "
-            "that report, and choose another folder."
+            f"`output_dir`={str(output_dir)!r} holds the report of a run already, but not its folder {RUN_FOLDER!r}, "
+            "from which it could resume. A second run on the same clients adds to its epsilon. Keep that report, and "
+            "choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    place = run.pop("private")
-    # The other processes have no business with private text.
-    private = read_input("private", place, config.text_column, config.client_column) if is_main_process() else None
+    path = run.pop("private")
+    # The other processes do not see private text.
+    private = read_input("private", path, config.text_column, config.client_column) if is_main_process() else None
     source = run.pop("initial_population", None)
     public = None if source is None else read_input("initial_population", source, config.text_column)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
-        counted, lost = generator.ledger.num_releases, generator.ledger.num_lost
+        counted, lost, planned = (
+            generator.ledger.num_releases,
+            generator.ledger.num_lost,
+            generator.ledger.plan.num_releases,
+        )
         print(
-            f"Going on with {run_dir}/, which holds {counted} of {config.num_rounds} releases"
+            f"Resuming {run_dir}/, which holds {counted} of {planned} releases"
             + (f", {lost} of them lost in a crash and spent all the same" if lost else "")
             + ": none is drawn again."
-            + (" The private file is not asked any more." if counted >= config.num_rounds else "")
+            + (" The private file is not asked any more." if counted >= planned else "")
         )
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
@@ -129,12 +164,12 @@ def _generate(path: Path, repo_id: str | None) -> None:
             print(f"Pushed to {address}.")
 
 
-def is_same_place(place: Any, other: Any) -> bool:
-    """Tell whether two paths lead to the same file or folder, however they are spelt."""
+def is_same_place(path: Any, other: Any) -> bool:
+    """Return whether two paths lead to the same file or folder, however they are spelled."""
     try:
-        return Path(str(place)).samefile(str(other))
+        return Path(str(path)).samefile(str(other))
     except (OSError, ValueError):
-        return str(place) == str(other)
+        return str(path) == str(other)
 
 
 def read_input(key: str, path: Any, *columns: str) -> "Dataset":
@@ -147,13 +182,23 @@ def read_input(key: str, path: Any, *columns: str) -> "Dataset":
         raise type(error)(f"`{key}`: {error}") from None
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a YAML file into the keys of the run and the fields of the configuration."""
+def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a YAML file into the keys of the run and the fields of the configuration.
+
+    Args:
+        path (`Path`): The file.
+        needs (`Sequence[str]`, *optional*): Keys that it must hold.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not such a file.
+    """
     import dataclasses
 
     import yaml
 
-    from .configuration import PrivateEvolutionConfig, shortened
+    from .configuration import PrivateEvolutionConfig
+    from .settings import shortened
 
     if not path.is_file():
         raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
@@ -170,10 +215,10 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         near = sorted({match for key in unknown[:20] for match in get_close_matches(key[:100], known, n=1)})
         hint = f" Did you mean {near}?" if near else ""
         raise ValueError(f"{path} holds unknown keys: {shortened(unknown)}.{hint} Known are {known}.")
-    if missing := [key for key in REQUIRED_KEYS if key not in values]:
+    if missing := [key for key in needs if key not in values]:
         hint = " Choose `delta` well below one over the number of clients." if "delta" in missing else ""
         raise ValueError(f"{path} lacks the keys {missing}.{hint}")
-    # YAML 1.1 reads `1e-5` as a string; only `1.0e-5` is a number to it.
+    # YAML 1.1 reads `1e-5` as a string. Only `1.0e-5` is a number to it.
     values = {
         key: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
         for key, value in values.items()

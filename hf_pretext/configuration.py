@@ -1,34 +1,28 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
 import json
-import reprlib
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .artifacts import CONFIG_NAME
+from .settings import check_settings, setting
 from .version import __version__
 
-CONFIG_NAME = "private_evolution_config.json"
-
-ACCOUNTANTS = ("pld", "rdp")
+ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
 
-def shortened(value: object) -> str:
-    """Show a value in an error by its beginning and end: a stranger's file may hold a list of millions there."""
-    limits = reprlib.Repr()
-    limits.maxstring = limits.maxother = 200
-    limits.maxlist = 20
-    return limits.repr(value)
+_NEEDS_NOISE = "There is no guarantee without noise."
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateEvolutionConfig:
     r"""Settings of Private Evolution on text ([PrE-Text](https://huggingface.co/papers/2406.02958), Algorithm 1).
 
-    A configuration is checked when it is made and cannot be changed afterwards; `dataclasses.replace` makes a changed
+    A configuration is checked when it is made and cannot be changed afterwards. `dataclasses.replace` makes a changed
     copy.
 
     > Parameters that control the privacy guarantee
@@ -43,26 +37,32 @@ class PrivateEvolutionConfig:
             Standard deviation of the noise in one bin of one round's histogram, divided by the sensitivity. Give
             either this or `epsilon`.
         num_rounds (`int`, *optional*, defaults to `3`):
-            Number of rounds `T`; each releases one noisy histogram. The paper has 11.
+            Number of rounds `T`. Each releases one noisy histogram. The paper has 11.
+        mean_fraction (`float`, *optional*, defaults to `0.0`):
+            Fraction of the budget for one noisy mean of the clients' embeddings, released before the first round. The
+            first candidates are then the public texts that it prefers. The rounds divide the rest of the budget
+            equally. The paper has no such release.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
-            A client with more samples than this votes with a random subset of them.
+            A client with more samples than this answers with a random subset of them.
         vote_clipping (`str`, *optional*, defaults to `"l2"`):
             `"l2"` scales each client's vote vector to L2 norm 1, so the sensitivity is 1. `"count"` is the paper's
             counting: one vote per sample, sensitivity `max_samples_per_client`.
-        accountant (`str`, *optional*, defaults to `"pld"`):
-            `"pld"` is exact for the Gaussian mechanism; `"rdp"` is the paper's looser bound.
+        accountant (`str`, *optional*, defaults to `"exact"`):
+            `"exact"` (also called `"pld"`) is the closed form of the Gaussian mechanism. `"rdp"` is the paper's looser
+            bound.
         client_sampling_rate (`float`, *optional*, defaults to `1.0`):
-            Probability with which a client takes part in a round, drawn anew for every client and round (Poisson
-            sampling). Who took part stays secret, so less noise gives the same epsilon. It does so against everybody
-            who does not see which clients answer.
+            Probability with which a client participates in a release, independent for every client and release
+            (Poisson sampling). Who participates is secret, so less noise gives the same epsilon. It protects against
+            everyone who does not see which clients answer.
         neighboring_relation (`str`, *optional*, defaults to `"add_or_remove_one"`):
-            How two data sets differ that are to be hard to tell apart: by all samples of one client more or less, or,
-            under `"replace_one"`, by exchanging all samples of one client for any others, which takes `sqrt(2)` times
-            the noise.
+            How two data sets differ that are to be hard to tell apart: by adding or removing all samples of one
+            client, or, under `"replace_one"`, by exchanging all samples of one client for any others. The second needs
+            `sqrt(2)` times the noise for votes, and twice the noise for a mean.
         max_dropout (`float`, *optional*):
-            For a federation, whose clients add the noise themselves: the share of the asked clients, below 0.5, that
-            may fail to answer in a round. Each client adds so much that the others' noise is enough without theirs; a
-            round that loses more is discarded. Without it, the process that holds all private text draws the noise.
+            For a federation, whose clients add the noise themselves: the fraction of the asked clients, below 0.5,
+            that may fail to answer a question. Each client adds as much noise as makes the others' enough without its
+            own. A release that loses more answers is discarded. Without it, the process that holds all private text
+            draws the noise.
 
     > Parameters that control the evolution
 
@@ -71,74 +71,72 @@ class PrivateEvolutionConfig:
             Number of candidates `N_syn` in a round, and of bins in a histogram.
         votes_per_sample (`int`, *optional*, defaults to `1`):
             Number of candidates that a sample votes for, the nearest to it. A client's votes have L2 norm 1 however
-            many they are, so spread ones stand out more from the same noise; where there is little of it, one vote
-            says more precisely what the sample is. A rule of thumb is 300 times the noise in a bin over the number of
-            clients that take part, at most 16 and at most an eighth of `population_size`: at epsilon 1.29, 1 for a
-            thousand clients and 16 for a hundred. A run warns where that is at least twice what is set. It does not
-            choose by itself, because a client more or less must not change how others vote. The paper, and so
+            many they are, so spread votes stand out more from the same noise. With little noise, one vote says more
+            precisely what the sample is. A rule of thumb is 300 times the noise in a bin over the number of clients
+            that participate, at most 16 and at most an eighth of `population_size`. At epsilon 1.29 this is 1 for a
+            thousand clients and 16 for a hundred. A run warns if the rule says at least twice what is set. The library
+            does not choose, because adding a client must not change how others vote. The paper, and so
             `vote_clipping="count"`, has one.
         smooth_votes (`bool`, *optional*, defaults to `True`):
-            Take noise out of a histogram before it is used: candidates that are alike get votes that are alike
-            (`selection.smooth_votes`). It costs no privacy. The paper does not smooth.
+            Remove noise from a histogram before it is used: similar candidates get similar votes
+            (`evolution.smoothing`). It costs no privacy. The paper does not smooth.
         threshold (`float`, *optional*, defaults to `1.0`):
             Threshold `H` subtracted from the histogram, in standard deviations of the noise that is in it: the noise
             actually added, or what smoothing leaves of it.
         new_public_share (`float`, *optional*, defaults to `1.0`):
-            Share of the next candidates that are public texts which were no candidates yet, drawn by the votes that
-            smoothing expects for them; variations make up the rest, and what the public texts do not suffice for. 0,
-            as in the paper, makes variations only. Needs `smooth_votes`.
+            Fraction of the next candidates that are public texts which were no candidates yet, drawn by the evidence
+            of all releases. Variations make up the rest, and replace public texts that are missing. 0, as in the
+            paper, makes variations only. Needs `smooth_votes`.
         keep_survivors (`bool`, *optional*, defaults to `False`):
-            Keep survivors among the next candidates, beside variations of them. The paper varies all of them.
+            Keep survivors among the next candidates, along with variations of them. The paper varies all of them.
         lookahead (`int`, *optional*, defaults to `0`):
-            A candidate is represented by the mean embedding of this many variations of it (`K`); `0` represents it by
+            A candidate is represented by the mean embedding of this many variations of it (`K`). `0` represents it by
             its own embedding. The paper's code has 4.
         reuse_lookahead (`bool`, *optional*, defaults to `False`):
-            Let the variations that represented a candidate be its children in the next round, as far as there are
-            enough of them, instead of making others. The paper throws them away.
+            Let the variations that represented a candidate be its children in the next round, if there are enough of
+            them, instead of making others. The paper discards them.
 
     > Parameters that control the variation of texts
 
     Args:
         mask_probability (`float`, *optional*, defaults to `0.3`):
-            Share of a text's tokens that one pass of mask filling replaces. Not used when variation is by prompting.
+            Fraction of a text's tokens that one pass of mask filling replaces. Not used if variation is by prompting.
         variation_steps (`int`, *optional*, defaults to `2`):
-            Number of passes of mask filling (`W_steps`), or of rewritings when variation is by prompting.
+            Number of passes of mask filling (`W_steps`), or of rewritings if variation is by prompting.
         masks_per_pass (`int`, *optional*, defaults to `1`):
             Number of a text's masks that one forward pass of mask filling fills. One, as in the paper, draws each
-            token given all others; with more the variations come sooner, and each token is drawn without regard to
-            the others of its pass.
+            token given all others. More are faster, and each token is drawn independent of the others of its pass.
         variation_prompt (`str`, *optional*):
             Instruction with a `{text}` in it, such as `"Rephrase this text: {text}"`, for variation by prompting.
             Without it the language model writes another ending to the beginning of a text.
         temperature (`float`, *optional*, defaults to `1.0`):
             Sampling temperature of every model.
         top_p (`float`, *optional*, defaults to `1.0`):
-            Share of the probability mass that is sampled from, in every model.
+            Fraction of the probability mass that is sampled from, in every model.
         max_length (`int`, *optional*, defaults to `64`):
-            Longest candidate, in tokens of the model that varies it; longer public texts are cut.
+            Longest candidate, in tokens of the model that varies it. Longer public texts are cut.
 
     > Parameters that control the initial population and the expansion
 
     Args:
         domain (`str`, *optional*):
-            What the texts are, in a few words that anybody may know, such as `"questions to a bank's support chat"`.
-            The language model writes the initial population from it where none is given, and expands seeds with it in
-            the prompt. It must not be taken from the private data.
+            What the texts are, in a few public words, such as `"questions to a bank's support chat"`. The language
+            model writes the initial population from it if none is given, and expands seeds with it in the prompt. It
+            must not be taken from the private data.
         seeds_per_prompt (`int`, *optional*, defaults to `8`):
             Number of surviving seeds shown in one expansion prompt. The paper shows 3.
         weight_seeds (`bool`, *optional*, defaults to `True`):
-            Show seeds in proportion to their votes in all rounds and, with `smooth_votes`, to how much the votes
-            prefer text like them to other public text. The paper shows all alike.
+            Show seeds in proportion to their votes in all rounds and to how much the evidence prefers text like them
+            to other public text. The paper shows all equally often.
         texts_per_prompt (`int`, *optional*, defaults to `1`):
             Number of new texts read from the continuation of one prompt. The paper reads one.
         continuations_per_prompt (`int`, *optional*, defaults to `1`):
             Number of continuations of one prompt, which is read once for all of them. The paper has one.
         best_of (`int`, *optional*, defaults to `2`):
-            Texts written for each that is kept: the ones that are most like what the votes speak for. It costs time
-            and no privacy. 1, as in the paper, keeps all; so does a run without `smooth_votes`, and an expansion of
-            seeds without preferences.
+            Texts written for each that is kept. Those are kept that the evidence prefers. It costs time and no
+            privacy. 1, as in the paper, keeps all. So does an expansion of seeds without preferences.
         max_new_tokens (`int`, *optional*, defaults to `85`):
-            Longest new text, in tokens of the expansion model; a longer one is cut after a sentence.
+            Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
             Generated texts with fewer words are dropped.
 
@@ -157,63 +155,100 @@ class PrivateEvolutionConfig:
         TypeError: A field has the wrong type.
     """
 
-    delta: float = field(metadata={"help": "Probability with which the guarantee may fail."})
-    epsilon: float | None = field(
-        default=None, metadata={"help": "Total privacy loss of the run, for one client. Or give noise_multiplier."}
+    delta: float = setting(
+        help="Probability with which the guarantee may fail.",
+        above=0,
+        below=1,
+        hint="Choose it well below one over the number of clients.",
     )
-    noise_multiplier: float | None = field(
-        default=None, metadata={"help": "Noise standard deviation over sensitivity, per round. Or give epsilon."}
+    epsilon: float | None = setting(
+        None,
+        help="Total privacy loss of the run, for one client. Or give noise_multiplier.",
+        above=0,
+        hint=_NEEDS_NOISE,
     )
-    num_rounds: int = field(default=3, metadata={"help": "Number of rounds T, one noisy histogram each."})
-    max_samples_per_client: int = field(
-        default=8, metadata={"help": "A client with more samples votes with a random subset of this many."}
+    noise_multiplier: float | None = setting(
+        None, help="Noise standard deviation over sensitivity, per round. Or give epsilon.", above=0, hint=_NEEDS_NOISE
     )
-    vote_clipping: str = field(
-        default="l2", metadata={"help": "'l2': a client's votes have L2 norm 1; 'count': the paper's counting."}
+    num_rounds: int = setting(3, help="Number of rounds T, one noisy histogram each.", at_least=1)
+    mean_fraction: float = setting(
+        0.0,
+        help="Fraction of the budget for one mean embedding before the first round.",
+        at_least=0,
+        below=1,
+        hint="It is a fraction of the budget.",
     )
-    accountant: str = field(default="pld", metadata={"help": "'pld': exact; 'rdp': the paper's looser bound."})
-    client_sampling_rate: float = field(
-        default=1.0, metadata={"help": "Probability with which a client takes part in a round."}
+    max_samples_per_client: int = setting(
+        8, help="A client with more samples answers with a random subset of this many.", at_least=1
     )
-    neighboring_relation: str = field(
-        default="add_or_remove_one", metadata={"help": "'add_or_remove_one' or 'replace_one' client."}
+    vote_clipping: str = setting(
+        "l2", help="'l2': a client's votes have L2 norm 1. 'count': the paper's counting.", choices=VOTE_CLIPPINGS
     )
-    max_dropout: float | None = field(
-        default=None,
-        metadata={"help": "Share of a federation's clients that may fail to answer."},
+    accountant: str = setting("exact", help="'exact', or 'rdp': the paper's looser bound.", choices=ACCOUNTANTS)
+    client_sampling_rate: float = setting(
+        1.0,
+        help="Probability with which a client participates in a release.",
+        above=0,
+        at_most=1,
+        hint="It is a probability.",
+    )
+    neighboring_relation: str = setting(
+        "add_or_remove_one", help="'add_or_remove_one' or 'replace_one' client.", choices=NEIGHBORING_RELATIONS
+    )
+    max_dropout: float | None = setting(
+        None,
+        help="Fraction of a federation's clients that may fail to answer.",
+        at_least=0,
+        below=0.5,
+        hint="It is a fraction of the clients.",
     )
 
-    population_size: int = field(default=1024, metadata={"help": "Number of candidates N_syn in a round."})
-    votes_per_sample: int = field(default=1, metadata={"help": "Candidates that a sample votes for."})
-    smooth_votes: bool = field(default=True, metadata={"help": "Take noise out of a histogram before it is used."})
-    threshold: float = field(default=1.0, metadata={"help": "Histogram threshold H, in noise standard deviations."})
-    new_public_share: float = field(default=1.0, metadata={"help": "Share of new public texts among candidates."})
-    keep_survivors: bool = field(default=False, metadata={"help": "Keep survivors among the next candidates."})
-    lookahead: int = field(
-        default=0, metadata={"help": "Variations K averaged into a candidate's embedding; 0: none."}
+    population_size: int = setting(1024, help="Number of candidates N_syn in a round.", at_least=2)
+    votes_per_sample: int = setting(1, help="Candidates that a sample votes for.", at_least=1)
+    smooth_votes: bool = setting(True, help="Remove noise from a histogram before it is used.")
+    threshold: float = setting(
+        1.0,
+        help="Histogram threshold H, in noise standard deviations.",
+        at_least=0,
+        hint="It is counted in standard deviations of the noise.",
     )
-    reuse_lookahead: bool = field(default=False, metadata={"help": "Let lookahead variations be children."})
+    new_public_share: float = setting(
+        1.0,
+        help="Fraction of new public texts among candidates.",
+        at_least=0,
+        at_most=1,
+        hint="It is a fraction of the candidates.",
+    )
+    keep_survivors: bool = setting(False, help="Keep survivors among the next candidates.")
+    lookahead: int = setting(0, help="Variations K averaged into a candidate's embedding. 0: none.", at_least=0)
+    reuse_lookahead: bool = setting(False, help="Let lookahead variations be children.")
 
-    mask_probability: float = field(default=0.3, metadata={"help": "Share of tokens one mask filling pass replaces."})
-    variation_steps: int = field(default=2, metadata={"help": "Passes of variation W_steps."})
-    masks_per_pass: int = field(default=1, metadata={"help": "Masks that one forward pass fills; 1 is the paper's."})
-    variation_prompt: str | None = field(default=None, metadata={"help": "Instruction with {text}, for prompting."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of every model."})
-    top_p: float = field(default=1.0, metadata={"help": "Share of the probability mass that is sampled from."})
-    max_length: int = field(default=64, metadata={"help": "Longest candidate, in tokens."})
+    mask_probability: float = setting(
+        0.3,
+        help="Fraction of tokens one mask filling pass replaces.",
+        above=0,
+        at_most=1,
+        hint="It is a fraction of the tokens.",
+    )
+    variation_steps: int = setting(2, help="Passes of variation W_steps.", at_least=1)
+    masks_per_pass: int = setting(1, help="Masks that one forward pass fills. 1 is the paper's.", at_least=1)
+    variation_prompt: str | None = setting(None, help="Instruction with {text}, for prompting.")
+    temperature: float = setting(1.0, help="Sampling temperature of every model.", above=0)
+    top_p: float = setting(1.0, help="Fraction of the probability mass that is sampled from.", above=0, at_most=1)
+    max_length: int = setting(64, help="Longest candidate, in tokens.", at_least=4)
 
-    domain: str | None = field(default=None, metadata={"help": "What the texts are, in a few public words."})
-    seeds_per_prompt: int = field(default=8, metadata={"help": "Seeds shown in one expansion prompt."})
-    weight_seeds: bool = field(default=True, metadata={"help": "Show more often the seeds that the votes speak for."})
-    texts_per_prompt: int = field(default=1, metadata={"help": "New texts read from one continuation."})
-    continuations_per_prompt: int = field(default=1, metadata={"help": "Continuations of one prompt."})
-    best_of: int = field(default=2, metadata={"help": "Texts written for each that is kept, by the votes."})
-    max_new_tokens: int = field(default=85, metadata={"help": "Longest new text, in tokens."})
-    min_words: int = field(default=3, metadata={"help": "Generated texts with fewer words are dropped."})
+    domain: str | None = setting(None, help="What the texts are, in a few public words.")
+    seeds_per_prompt: int = setting(8, help="Seeds shown in one expansion prompt.", at_least=1)
+    weight_seeds: bool = setting(True, help="Show seeds in proportion to votes and preference.")
+    texts_per_prompt: int = setting(1, help="New texts read from one continuation.", at_least=1)
+    continuations_per_prompt: int = setting(1, help="Continuations of one prompt.", at_least=1)
+    best_of: int = setting(2, help="Texts written for each that is kept, by the evidence.", at_least=1)
+    max_new_tokens: int = setting(85, help="Longest new text, in tokens.", at_least=1)
+    min_words: int = setting(3, help="Generated texts with fewer words are dropped.", at_least=1)
 
-    text_column: str = field(default="text", metadata={"help": "Column that holds the texts."})
-    client_column: str = field(default="client_id", metadata={"help": "Column that says whose text it is."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything but the noise."})
+    text_column: str = setting("text", help="Column that holds the texts.")
+    client_column: str = setting("client_id", help="Column that says whose text it is.")
+    seed: int = setting(0, help="Seed of everything but the noise.", at_least=0)
 
     def __post_init__(self) -> None:
         if (self.epsilon is None) == (self.noise_multiplier is None):
@@ -221,54 +256,24 @@ class PrivateEvolutionConfig:
                 f"Give exactly one of `epsilon` and `noise_multiplier`: got epsilon={self.epsilon} and "
                 f"noise_multiplier={self.noise_multiplier}. The other one follows from it."
             )
-        self._check_number("delta", above=0, below=1, hint="Choose it well below one over the number of clients.")
-        for name in ("epsilon", "noise_multiplier"):
-            if getattr(self, name) is not None:
-                self._check_number(name, above=0, hint="There is no guarantee without noise.")
-        for name in (
-            "num_rounds",
-            "max_samples_per_client",
-            "variation_steps",
-            "masks_per_pass",
-            "seeds_per_prompt",
-            "texts_per_prompt",
-            "continuations_per_prompt",
-            "best_of",
-            "max_new_tokens",
-            "min_words",
-        ):
-            self._check_integer(name, at_least=1)
-        self._check_integer("population_size", at_least=2)
-        self._check_integer("votes_per_sample", at_least=1)
-        if self.votes_per_sample > self.population_size:
+        check_settings(self)
+        if self.accountant == "pld":  # The name in the first edition.
+            object.__setattr__(self, "accountant", "exact")
+        self._check_guarantee()
+        self._check_method()
+
+    def _check_guarantee(self) -> None:
+        """Refuse combinations that are not accounted for."""
+        if self.max_dropout is not None and self.client_sampling_rate < 1:
             raise ValueError(
-                f"`votes_per_sample`={self.votes_per_sample} is more than there are candidates: `population_size`="
-                f"{self.population_size}."
+                f"`client_sampling_rate`={self.client_sampling_rate} saves noise if no one sees who participates, but "
+                "the server of a federation does. With `max_dropout`, let all clients participate: 1."
             )
-        self._check_integer("max_length", at_least=4)
-        self._check_integer("lookahead", at_least=0)
-        self._check_integer("seed", at_least=0)
-        self._check_number("threshold", at_least=0, hint="It is counted in standard deviations of the noise.")
-        self._check_number("new_public_share", at_least=0, at_most=1, hint="It is a share of the candidates.")
-        self._check_number("mask_probability", above=0, at_most=1, hint="It is a share of the tokens.")
-        self._check_number("temperature", above=0)
-        self._check_number("top_p", above=0, at_most=1)
-        self._check_number("client_sampling_rate", above=0, at_most=1, hint="It is a probability.")
-        self._check_choice("neighboring_relation", NEIGHBORING_RELATIONS)
-        if self.max_dropout is not None:
-            self._check_number("max_dropout", at_least=0, below=0.5, hint="It is a share of the clients.")
-            if self.client_sampling_rate < 1:
-                raise ValueError(
-                    f"`client_sampling_rate`={self.client_sampling_rate} saves noise where nobody sees who takes "
-                    "part, but the server of a federation does. With `max_dropout`, let all clients take part: 1."
-                )
         if self.client_sampling_rate < 1 and self.neighboring_relation == "replace_one":
             raise ValueError(
                 f"`client_sampling_rate`={self.client_sampling_rate} is accounted for under `neighboring_relation`="
-                "'add_or_remove_one' only. Choose that, or let all clients take part: `client_sampling_rate`=1."
+                "'add_or_remove_one' only. Choose that, or let all clients participate: `client_sampling_rate`=1."
             )
-        self._check_choice("vote_clipping", VOTE_CLIPPINGS)
-        self._check_choice("accountant", ACCOUNTANTS)
         if self.vote_clipping == "count" and self.max_samples_per_client > 1024:
             raise ValueError(
                 f"`max_samples_per_client`={self.max_samples_per_client} is also the sensitivity of "
@@ -277,33 +282,33 @@ class PrivateEvolutionConfig:
         if self.vote_clipping == "count" and self.votes_per_sample > 1:
             raise ValueError(
                 f"`votes_per_sample`={self.votes_per_sample}: `vote_clipping`='count' is the paper's counting, one "
-                "vote a sample. Use `vote_clipping`='l2', or `votes_per_sample`=1."
+                "vote per sample. Use `vote_clipping`='l2', or `votes_per_sample`=1."
             )
-        if self.reuse_lookahead is True and self.lookahead == 0:
-            raise ValueError("`reuse_lookahead`=True has nothing to reuse with `lookahead`=0; set that to 1 or more.")
-        for name in ("smooth_votes", "keep_survivors", "reuse_lookahead", "weight_seeds"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"`{name}`={shortened(getattr(self, name))} must be true or false.")
+
+    def _check_method(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.votes_per_sample > self.population_size:
+            raise ValueError(
+                f"`votes_per_sample`={self.votes_per_sample} is more than there are candidates: `population_size`="
+                f"{self.population_size}."
+            )
+        if self.reuse_lookahead and self.lookahead == 0:
+            raise ValueError("`reuse_lookahead`=True has nothing to reuse with `lookahead`=0. Set that to 1 or more.")
         if self.new_public_share > 0 and not self.smooth_votes:
             raise ValueError(
                 f"`new_public_share`={self.new_public_share} draws public texts by smoothed votes, but `smooth_votes`="
                 "False. Set `new_public_share`=0 as well."
             )
-        for name in ("text_column", "client_column"):
-            self._check_text(name)
-        for name in ("domain", "variation_prompt"):
-            if getattr(self, name) is not None:
-                self._check_text(name)
         if self.variation_prompt is not None and "{text}" not in self.variation_prompt:
             raise ValueError(f"`variation_prompt`={self.variation_prompt!r} must say where the text goes: '{{text}}'.")
         if self.text_column == self.client_column:
-            raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}; they must differ.")
+            raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
 
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":
         """Make the settings of the paper's experiments (ICML 2024, section 4 and appendix).
 
-        The paper prints no value of the threshold `H` for these experiments; it is 0 here, which keeps every bin whose
+        The paper prints no value of the threshold `H` for these experiments. It is 0 here, which keeps every bin whose
         noisy count is positive.
 
         Args:
@@ -319,6 +324,7 @@ class PrivateEvolutionConfig:
             "epsilon": epsilon,
             "delta": 3e-6,
             "num_rounds": 11,
+            "mean_fraction": 0.0,
             "max_samples_per_client": 8,
             "vote_clipping": "count",
             "accountant": "rdp",
@@ -349,7 +355,7 @@ class PrivateEvolutionConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PrivateEvolutionConfig":
-        """Make a configuration from a dictionary; keys that this version does not know are named in a warning."""
+        """Make a configuration from a dictionary. Keys that this version does not know are named in a warning."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known - {"hf_pretext_version"})
         if unknown:
@@ -378,7 +384,7 @@ class PrivateEvolutionConfig:
         path = Path(folder)
         path = path / CONFIG_NAME if path.is_dir() else path
         if not path.is_file():
-            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}; `save_pretrained` writes one.")
+            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}. `save_pretrained` writes one.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
@@ -388,48 +394,7 @@ class PrivateEvolutionConfig:
         return cls.from_dict(values)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the configuration to `folder`, which is made where it does not exist."""
+        """Write the configuration to `folder`, which is created if it does not exist."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-    def _check_integer(self, name: str, at_least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"`{name}`={shortened(value)} must be an integer, not {type(value).__name__}.")
-        if value < at_least:
-            raise ValueError(f"`{name}`={value} must be at least {at_least}.")
-
-    def _check_number(
-        self,
-        name: str,
-        above: float | None = None,
-        at_least: float | None = None,
-        at_most: float | None = None,
-        below: float | None = None,
-        hint: str = "",
-    ) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}`={shortened(value)} must be a number, not {type(value).__name__}.")
-        bounds = [
-            (above is None or value > above, f"above {above}"),
-            (at_least is None or value >= at_least, f"at least {at_least}"),
-            (at_most is None or value <= at_most, f"at most {at_most}"),
-            (below is None or value < below, f"below {below}"),
-            (abs(value) != float("inf"), "finite"),
-        ]
-        # A comparison with NaN is false, so NaN fails every bound.
-        broken = [words for holds, words in bounds if not holds]
-        if broken:
-            raise ValueError(f"`{name}`={value} must be {' and '.join(broken)}. {hint}".strip())
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"`{name}`={shortened(value)} must be one of {list(choices)}.")
-
-    def _check_text(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"`{name}`={shortened(value)} must be a non-empty string.")

@@ -20,17 +20,18 @@ SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 def read_dataset(path: str | Path, text_column: str, client_column: str | None = None) -> "Dataset":
     """Read texts, and whose they are, from a local file or folder.
 
-    `datasets.load_dataset` copies what it reads into the cache of the Hugging Face libraries; private text must not
-    come to lie there. And each value is read by itself: a reader that infers a column's type from all rows would let
-    one client's row change how the ids of the others are read.
+    `datasets.load_dataset` copies what it reads into the cache of the Hugging Face libraries, where private text must
+    not be. And each value is read independently: a reader that infers a column's type from all rows would let one
+    client's row change how the ids of the others are read.
 
     Args:
         path (`str` or `Path`): A `.csv`, `.json`, `.jsonl` or `.parquet` file, or a folder of `Dataset.save_to_disk`.
-        text_column (`str`): Column of texts; a lone surrogate in them becomes a question mark.
-        client_column (`str`, *optional*): Column of client ids, for private texts; they are read as strings.
+        text_column (`str`): Column of texts. A lone surrogate in them becomes a question mark.
+        client_column (`str`, *optional*): Column of client ids, for private texts. They are read as strings.
 
     Returns:
-        `datasets.Dataset`: These columns (`str`); from a file in memory, from a folder mapped to where they lie.
+        `datasets.Dataset`: These columns (`str`). In memory if they are from a file, mapped to the disk if they are
+        from a folder.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
@@ -40,7 +41,7 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
     from datasets import Dataset
 
     path = Path(path)
-    # Unlike `Path.exists`, this takes every name: one that no file system allows is the name of nothing.
+    # Unlike `Path.exists`, this accepts every name. A name that no file system allows is the name of nothing.
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     columns = [text_column] if client_column is None else [text_column, client_column]
@@ -52,17 +53,17 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         rows = _read_rows(path)
     except Exception:
         # What a parser says of a line may quote it.
-        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}; is it one record a line or row?") from None
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}. Is it one record per line or row?") from None
     for role, column in zip(("text_column", "client_column"), columns, strict=False):
         if any(column not in row for row in rows):
-            # The names are not told: where a file has no header, the first text stands in their place.
+            # The names are not told: if a file has no header, the first text is in their place.
             raise ValueError(
                 f"{str(path)!r} has rows without the column {column!r}. Set `{role}` to the name of the column that "
-                "all rows have; the first line of a .csv must hold the names."
+                "all rows have. The first line of a .csv must hold the names."
             )
     if not all(isinstance(row[text_column], str) for row in rows):
         raise TypeError(
-            f"{str(path)!r} has rows in column {text_column!r} that are not strings; drop or convert them."
+            f"{str(path)!r} has rows in column {text_column!r} that are not strings. Drop or convert them."
         )
     texts = {text_column: [valid_unicode(row[text_column]) for row in rows]}
     if client_column is None:
@@ -136,7 +137,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
         # `read_table` would take a folder's name such as `client_id=5` for a column.
         return pyarrow.parquet.ParquetFile(path).read().to_pylist()
-    # Some programs mark UTF-8 by a byte order mark, which is no part of the first column's name.
+    # Some programs mark UTF-8 by a byte order mark, which is not part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
@@ -151,7 +152,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) -> list[str]:
-    """List public texts; a lone surrogate in them becomes a question mark.
+    """List public texts. A lone surrogate in them becomes a question mark.
 
     Args:
         source (`datasets.Dataset` or `Sequence[str]`): The texts, or a dataset with a column of them.
@@ -162,11 +163,13 @@ def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) ->
         ValueError: The dataset has no such column.
         TypeError: Some texts are not strings, or `source` is one string.
     """
-    columns = getattr(source, "column_names", None)
+    from datasets import Dataset
+
+    columns = source.column_names if isinstance(source, Dataset) else None
     if columns is not None and column not in columns:
         raise ValueError(f"`{argument}` has no column {column!r} of texts, but {list(columns)}.")
     if isinstance(source, str):
-        raise TypeError(f"`{argument}` is one string; give a list of texts or a dataset.")
+        raise TypeError(f"`{argument}` is one string. Give a list of texts or a dataset.")
     rows: Any = source
     texts = list(rows if columns is None else rows[column])
     wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
@@ -178,11 +181,11 @@ def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) ->
 def split_by_client(
     samples: Sequence[tuple[str, str]], held_out_share: float, seed: int = 0
 ) -> tuple["Dataset", "Dataset"]:
-    """Set a random share of the clients aside, with all of their texts.
+    """Set a random fraction of the clients aside, with all of their texts.
 
     Args:
         samples (`Sequence[tuple[str, str]]`): Client and text of each sample.
-        held_out_share (`float`): Share of the clients that are set aside.
+        held_out_share (`float`): Fraction of the clients that are set aside.
         seed (`int`, *optional*, defaults to `0`): Seed of the split.
 
     Returns:

@@ -3,29 +3,36 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cleaning import HEADING, clean_text, is_usable, one_line, valid_unicode, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .generation import GeneratesText, collect_texts
+from .data import list_texts
+from .evolution.evidence import Evidence, SeedsReading
+from .models.engine import ChecksContext, TextEngine, collect_texts
+from .processes import broadcast, progress_label
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+(?:[ \t]*:)?[ \t]*$", re.MULTILINE)
 
 
 def list_prompt(seeds: Sequence[str], num_new: int, domain: str | None = None) -> str:
-    """Write the paper's prompt: a list of samples that a language model will go on with.
+    """Write the paper's prompt: a list of samples that a language model will continue.
 
     Args:
         seeds (`Sequence[str]`):
-            Texts to show, one line each; the words of the heading are in lower case there, so that no text is one.
+            Texts to show, one line each. The words of the heading are in lower case there, so that no text is one.
         num_new (`int`): Number of texts that are to follow.
-        domain (`str`, *optional*): What the texts are, in a few public words; the paper's prompt does not say it.
+        domain (`str`, *optional*): What the texts are, in a few public words. The paper's prompt does not say it.
 
     Returns:
         `str`: The prompt, up to the heading of the first text that is to be written.
     """
-    # With the paper's three seeds the list has six samples; a longer continuation needs a longer list.
+    # With the paper's three seeds the list has six samples. A longer continuation needs a longer list.
     size = max(2 * len(seeds), len(seeds) + num_new)
     lines = [one_line(seed).replace(HEADING, HEADING.lower()) for seed in seeds]
     samples = [f"{HEADING} {number}\n{line}\n" for number, line in enumerate(lines, start=1)]
@@ -37,7 +44,7 @@ def parse_list(continuation: str, num_new: int) -> list[str]:
     """Read the texts that a model wrote after a list prompt.
 
     Only a line that is a heading of the list and nothing else ends a text, so a text may hold any of its words. A text
-    that no heading ends, because the token limit came first, is cut back to its last whole sentence; the first text
+    that no heading ends, because the token limit came first, is cut back to its last whole sentence. The first text
     counts even without one, as in the paper.
 
     Args:
@@ -45,52 +52,108 @@ def parse_list(continuation: str, num_new: int) -> list[str]:
         num_new (`int`): Number of texts to read at most.
 
     Returns:
-        `list` of `str`: The texts, one line each; some may be empty.
+        `list` of `str`: The texts, one line each. Some may be empty.
     """
     *ended, last = (clean_text(text) for text in _HEADING_LINE.split(continuation))
     last = whole_sentences(last) or ("" if ended else last)
     return [*ended, last][:num_new]
 
 
-class Expansion:
+class SeedTexts:
+    """Seeds as the expansion reads them.
+
+    Args:
+        seeds (`datasets.Dataset` or `Sequence[str]`):
+            Column `text` (`str`), and `votes` and `preference` (`float`) if they are known. Or a list of texts.
+
+    Raises:
+        ValueError: There is no text, or a column does not hold a number per seed.
+    """
+
+    def __init__(self, seeds: "Dataset | Sequence[str]") -> None:
+        from datasets import Dataset
+
+        self._seeds = seeds
+        self.texts = list_texts(seeds, "text", "seeds")
+        if not self.texts:
+            raise ValueError("`seeds` holds no text to expand.")
+        columns = seeds.column_names if isinstance(seeds, Dataset) else []
+        self.votes, self.preference = (
+            _numbers(seeds, name) if name in columns else None for name in ("votes", "preference")
+        )
+        if self.preference is not None and (self.preference == 0).any():
+            raise ValueError("`seeds` holds a `preference` of zero. It must be above.")
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """How often to show each seed. None if all are shown equally often.
+
+        Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
+        of its own kind, and the preferences counteract that.
+        """
+        if self.votes is None:
+            return None
+        return self.votes if self.preference is None else self.votes * self.preference
+
+    def are_among(self, known: "Dataset | None") -> bool:
+        """Return whether all of these are rows of a dataset, each once, with the same votes and preferences.
+
+        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
+        """
+        if known is None or len(set(self.texts)) < len(self.texts):
+            return False
+        columns = {"votes": self.votes, "preference": self.preference}
+        names = [name for name, column in columns.items() if column is not None]
+        if not set(names) <= set(known.column_names):
+            return False
+        own = zip(self.texts, *(columns[name].tolist() for name in names), strict=True)  # type: ignore[union-attr]
+        return set(own) <= set(zip(known["text"], *(known[name] for name in names), strict=True))
+
+    def are_all_of(self, known: "Dataset | None") -> bool:
+        """Return whether these are the rows of a dataset, all of them, in their order."""
+        from datasets import Dataset
+
+        is_dataset = known is not None and isinstance(self._seeds, Dataset)
+        return is_dataset and self._seeds.to_dict() == known.to_dict()  # type: ignore[union-attr]
+
+
+class Expander:
     """Writes new texts from seeds with the paper's prompt (Algorithm 1, `Expand`).
 
     Args:
-        generator (`GeneratesText`): The causal language model.
+        engine (`TextEngine`): The causal language model.
         config (`PrivateEvolutionConfig`): Seeds per prompt, texts per prompt, longest text, fewest words, seed.
+        embed (`Callable`): Embeds texts as unit rows, to judge what was written.
 
     Raises:
         ValueError: The longest prompt and its continuation do not fit into the model's context.
     """
 
-    def __init__(self, generator: GeneratesText, config: PrivateEvolutionConfig) -> None:
-        self._generate = generator
-        self._config = config
+    def __init__(
+        self, engine: TextEngine, config: PrivateEvolutionConfig, embed: Callable[[Sequence[str]], np.ndarray]
+    ) -> None:
+        self._engine, self._config, self._embed = engine, config, embed
         # Two models may count a text's tokens differently, and headings take some.
         self._longest_seed = 2 * config.max_length
         prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
         # A token has at least one byte.
         prompt_length += len(valid_unicode(config.domain or "").encode())
-        generator.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
+        if isinstance(engine, ChecksContext):
+            engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
-    def __call__(
+    def expand(
         self,
-        seeds: Sequence[str],
+        seeds: SeedTexts,
         num_samples: int,
-        weights: Sequence[float] | None = None,
         keep: Callable[[int, Callable[[], list[str]]], list[str]] = lambda part, write: write(),
-        judge: Callable[[list[str]], np.ndarray] | None = None,
     ) -> Iterator[str]:
         """Write texts.
 
         Args:
-            seeds (`Sequence[str]`): Texts to imitate; each prompt shows a random few of them.
-            weights (`Sequence[float]`, *optional*): How often to show each seed; all alike without it.
+            seeds (`SeedTexts`): Texts to imitate. Each prompt shows a random few of them.
             num_samples (`int`): Number of texts wanted.
             keep (`Callable`, *optional*):
                 `keep(part, write)` returns what `write()` does, or what it returned for this part before.
-            judge (`Callable`, *optional*):
-                Tells how good texts are, as an array. With it, the best of `config.best_of` times as many are kept.
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -99,53 +162,103 @@ class Expansion:
         Raises:
             RuntimeError: The model does not write enough usable texts.
         """
-        shares = np.asarray(weights if weights is not None and any(weights) else [1.0] * len(seeds))
-        shares = shares / shares.sum()
+        weights = seeds.weights if self._config.weight_seeds else None
+        chances = np.ones(len(seeds.texts)) if weights is None or not weights.any() else weights
         # Once and not in each prompt that shows it: a seed may be very long.
-        examples = [self._generate.truncate(seed, self._longest_seed) for seed in seeds]
+        examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
+        judge = self.judge(seeds)
 
-        def propose(missing: int, attempt: int, progress: str) -> list[str]:
-            rng = np.random.default_rng([self._config.seed, attempt, len(seeds)])
-            return keep(attempt + 1, lambda: self._write_best(examples, shares, missing, rng, progress, judge))
+        def propose(missing: int, attempt: int) -> list[str]:
+            rng = np.random.default_rng([self._config.seed, attempt, len(seeds.texts)])
+            return keep(attempt + 1, lambda: self._write_best(examples, chances / chances.sum(), missing, rng, judge))
 
-        return collect_texts(num_samples, propose, "Expanding", known=seeds)
+        return collect_texts(num_samples, propose, "Expanding", known=seeds.texts)
+
+    def write_population(self, truncate: Callable[[str], str]) -> list[str]:
+        """Write the initial population from `config.domain`, without any private access.
+
+        Args:
+            truncate (`Callable`): Cuts a text to the longest that is varied.
+
+        Returns:
+            `list` of `str`: `config.population_size` different texts.
+
+        Raises:
+            RuntimeError: The model does not write enough usable texts.
+        """
+        config = self._config
+        prompt = list_prompt([], 6, config.domain)
+
+        def propose(missing: int, attempt: int) -> Iterator[str]:
+            seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
+            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop="\n"):
+                text = truncate(parse_list(written, 1)[0])
+                if is_usable(text, config):
+                    yield text
+
+        return list(collect_texts(config.population_size, propose, "Writing the initial population"))
+
+    def judge(self, seeds: SeedTexts) -> Callable[[list[str]], np.ndarray] | None:
+        """Return what computes the evidence for new texts from that of the seeds, or None if all texts are kept."""
+        preference = seeds.preference
+        if self._config.best_of == 1 or preference is None:
+            return None
+        evidence = Evidence()
+
+        def judge(texts: list[str]) -> np.ndarray:
+            if not evidence:
+                with progress_label("Embedding the seeds"):
+                    evidence.add(SeedsReading(self._embed(seeds.texts), preference))
+            with progress_label("Judging what was written"):
+                # Processes on different machines would differ by rounding, and so in what they keep.
+                return broadcast(evidence.ratios(self._embed(texts)))
+
+        return judge
 
     def _write_best(
         self,
         examples: Sequence[str],
-        shares: np.ndarray,
+        chances: np.ndarray,
         missing: int,
         rng: np.random.Generator,
-        progress: str,
         judge: Callable[[list[str]], np.ndarray] | None,
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
-        texts = list(dict.fromkeys(self._propose(examples, shares, best_of * missing, rng, progress)))
+        texts = list(dict.fromkeys(self._propose(examples, chances, best_of * missing, rng)))
         if judge is None or not texts:
             return texts
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]
 
     def _propose(
-        self, examples: Sequence[str], shares: np.ndarray, missing: int, rng: np.random.Generator, progress: str
+        self, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
     ) -> Iterator[str]:
         config = self._config
-        shown = min(config.seeds_per_prompt, int(np.count_nonzero(shares)))
+        shown = min(config.seeds_per_prompt, int(np.count_nonzero(chances)))
         prompts = []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
-            chosen = rng.choice(len(examples), shown, replace=False, p=shares)
+            chosen = rng.choice(len(examples), shown, replace=False, p=chances)
             prompt = list_prompt([examples[index] for index in chosen], config.texts_per_prompt, config.domain)
             prompts += [prompt] * config.continuations_per_prompt
-        continuations = self._generate(
+        continuations = self._engine.complete(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
             seed=int(rng.integers(2**32)),
             stop=f"{HEADING} {shown + config.texts_per_prompt + 1}",
-            progress=progress,
         )
         for continuation in continuations:
             for text in parse_list(continuation, config.texts_per_prompt):
-                short = self._generate.truncate(text, config.max_new_tokens)
+                short = self._engine.truncate(text, config.max_new_tokens)
                 short = text if short == text else whole_sentences(short) or short
                 if is_usable(short, config):
                     yield short
+
+
+def _numbers(seeds: Any, column: str) -> np.ndarray:
+    """Read a column of seeds that holds a number for each."""
+    values = seeds[column][:]
+    if not all(isinstance(each, (int, float)) and 0 <= each < 1e100 for each in values):
+        raise ValueError(
+            f"`seeds` has a column {column!r} that does not hold a finite number, zero or above, per row."
+        )
+    return np.array(values, dtype=np.float64)

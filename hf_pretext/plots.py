@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .audit import AuditReading
+from .audit.bounds import AuditReading
 from .configuration import PrivateEvolutionConfig
-from .privacy import PrivacyReport
-from .selection import RoundRecord
+from .privacy.report import PrivacyReport
+from .runs.history import RoundRecord
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colors, which color-blind readers can tell apart.
 COLORS = ("#999999", "#E69F00", "#0072B2", "#009E73")
 
 
@@ -55,11 +55,12 @@ def _plot_votes(
     for record in history:
         shade = 0.25 + 0.75 * record.round / history[-1].round
         axes.plot(np.arange(1, len(record.votes) + 1), record.votes, color=COLORS[2], alpha=shade, label=record.round)
-    axes.axhspan(-report.noise_std, report.noise_std, color=COLORS[0], alpha=0.25, lw=0)
+    noise_std = report.noise_std or 0.0
+    axes.axhspan(-noise_std, noise_std, color=COLORS[0], alpha=0.25, lw=0)
     note = "band: one noise standard deviation"
     if not config.smooth_votes:  # Smoothed votes have less noise, and another threshold.
-        axes.axhline(config.threshold * report.noise_std, color=COLORS[1], ls="--")
-        note += "; dashes: threshold"
+        axes.axhline(config.threshold * noise_std, color=COLORS[1], ls="--")
+        note += ", dashes: threshold"
     axes.set(title="Noisy votes per round", xlabel="candidate, by rank", ylabel="votes", xscale="log")
     axes.legend(title="round", fontsize="small", ncols=2)
     axes.text(0.02, 0.02, note, transform=axes.transAxes, fontsize="small")
@@ -101,7 +102,7 @@ def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:
     for side, color, shift in (("before", COLORS[0], -0.2), ("after", COLORS[2], 0.2)):
         bars = scores.bar(places + shift, [figures[side][name] for name in names], 0.4, color=color, label=side)
         scores.bar_label(bars, fmt="%.3f", fontsize="small")
-    scores.set(title="Next-token accuracy on held-out text", ylabel="share of tokens")
+    scores.set(title="Next-token accuracy on held-out text", ylabel="fraction of tokens")
     scores.set_xticks(places, ["top 1", "top 3", "top 5", "top 10"])
     scores.legend(fontsize="small")
     changes = [figures["difference"][name] for name in names]
@@ -109,7 +110,7 @@ def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:
     reach = [middle - [change["low"] for change in changes], [change["high"] for change in changes] - middle]
     differences.errorbar(places, middle, yerr=np.maximum(reach, 0), fmt="o", color=COLORS[2], capsize=4)
     differences.axhline(0, color=COLORS[0], lw=1)
-    differences.set(title="After - before, 95 % interval over clients", ylabel="share of tokens")
+    differences.set(title="After - before, 95 % interval over clients", ylabel="fraction of tokens")
     differences.set_xticks(places, ["top 1", "top 3", "top 5", "top 10"])
     figure.suptitle("Evaluation only: not covered by the guarantee")
     figure.savefig(path)
@@ -124,7 +125,7 @@ def plot_audit(
         readings (`Sequence[AuditReading]`): The attacks.
         scores (`Mapping[str, tuple[np.ndarray, np.ndarray]]`):
             Scores of members and of other targets, by the name of the attack.
-        claim (`float`): The epsilon that is claimed; infinite where there is none.
+        claim (`float`): The epsilon that is claimed. Infinite if there is none.
         path (`Path`): The file to write.
     """
     from matplotlib.figure import Figure
@@ -148,7 +149,7 @@ def plot_audit(
         members, others = scores[reading.attack]
         edges = np.histogram_bin_edges(np.concatenate([members, others]), bins=24)
         axes.hist(others, edges, color=COLORS[0], alpha=0.7, label="left out")
-        axes.hist(members, edges, color=COLORS[2], alpha=0.5, label="took part")
+        axes.hist(members, edges, color=COLORS[2], alpha=0.5, label="participated")
         axes.set(title=f"{reading.attack}: AUC {reading.auc:.2f}", xlabel="score", ylabel="targets")
         axes.legend(fontsize="small")
     figure.suptitle("Audit (about private data, not covered by the guarantee)")

@@ -1,12 +1,14 @@
-"""Sharing work on public data among the processes of `torchrun` or `accelerate launch`.
+"""Sharing of work on public data among the processes of `torchrun` or `accelerate launch`, and progress bars.
 
-Every process calls the same functions in the same order and ends with the same results. Private data is none of this
-module's business: the main process alone holds it.
+Every process calls the same functions in the same order and ends with the same results. Private data never passes
+through this module: only the main process holds it.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,7 +18,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LONGEST_WAIT = timedelta(days=2)
-"""How long processes wait for one another: the main one may embed many clients while the others have nothing to do."""
+"""How long processes wait for one another. The main process may embed many clients while the others are idle."""
+
+_label: ContextVar[str | None] = ContextVar("label", default=None)
 
 
 def num_processes() -> int:
@@ -29,27 +33,27 @@ def num_processes() -> int:
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the process that holds the private data, draws the noise, prints and writes files."""
+    """Return whether this process holds the private data, draws the noise, prints and writes files."""
     return num_processes() == 1 or _state().process_index == 0
 
 
 def own_device() -> Any:
-    """Return the device of this process among several, or None where it is alone and may take any."""
+    """Return the device of this process among several, or None if it is alone and may use any device."""
     return _state().device if num_processes() > 1 else None
 
 
 def map_over_processes(
     work: Callable[..., Iterable[Result]], items: Sequence[Item], seed: int | None = None
 ) -> list[Result]:
-    """Share out items among the processes, and gather the results in the order of the items.
+    """Divide items among the processes, and gather the results in the order of the items.
 
     Args:
-        work (`Callable`): `work(items)`, or `work(items, seed)` where a seed is given, returns a result for each item.
+        work (`Callable`): `work(items)`, or `work(items, seed)` if a seed is given, returns one result per item.
         items (`Sequence`): The items, the same in every process.
-        seed (`int`, *optional*): Gives each process a seed of its own; a single process gets it as it is.
+        seed (`int`, *optional*): Gives each process its own seed. A single process gets it unchanged.
 
     Returns:
-        `list`: A result for each item, the same in every process.
+        `list`: One result per item, the same in every process.
     """
     count = num_processes()
     if count == 1:
@@ -57,16 +61,16 @@ def map_over_processes(
     from accelerate.utils import gather_object
 
     rank = _state().process_index
-    share = items[rank::count]
-    own = work(share) if seed is None else work(share, seed * count + rank)
+    part = items[rank::count]
+    own = work(part) if seed is None else work(part, seed * count + rank)
     results: list[Any] = [None] * len(items)
-    for other, shared in enumerate(gather_object([list(own)])):
-        results[other::count] = shared
+    for other, gathered in enumerate(gather_object([list(own)])):
+        results[other::count] = gathered
     return results
 
 
 def broadcast(value: Any) -> Any:
-    """Give every process the main process's value; those of the others are ignored."""
+    """Give every process the main process's value. The values of the others are ignored."""
     values = [value]
     if num_processes() > 1:
         from accelerate.utils import broadcast_object_list
@@ -76,18 +80,35 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
-def progress_bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
-    """Make a progress bar, which only the main process shows."""
-    hidden = not (shown and is_main_process())
-    return tqdm(total=total, desc=description, unit=unit, disable=hidden, name="hf_pretext")
+@contextmanager
+def progress_label(label: str) -> Iterator[None]:
+    """Name the progress bars that are shown inside, so that no function has to pass the name on."""
+    token = _label.set(label)
+    try:
+        yield
+    finally:
+        _label.reset(token)
+
+
+def progress_bar(total: int, unit: str, label: str | None = None) -> tqdm:
+    """Make a progress bar that only the main process shows.
+
+    Args:
+        total (`int`): Number of steps.
+        unit (`str`): What is counted.
+        label (`str`, *optional*): Name of the bar, by default that of `progress_label`. Without a name it is hidden.
+    """
+    label = label or _label.get()
+    hidden = label is None or not is_main_process()
+    return tqdm(total=total, desc=label, unit=unit, disable=hidden, name="hf_pretext")
 
 
 def _state() -> Any:
     import torch
     from accelerate import PartialState
 
-    # Joins the group of processes that a trainer has made, or makes it; the patience counts in the second case only.
-    # Without being told, accelerate does not look for other processes on a machine that has no accelerator.
+    # Joins the group of processes that a trainer has made, or makes it. The timeout counts in the second case only.
+    # Unless it is told, accelerate does not look for other processes on a machine without an accelerator.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     if state.num_processes != num_processes():
         raise RuntimeError(

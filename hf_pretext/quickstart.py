@@ -1,7 +1,6 @@
 """The quickstart: a whole run on real text with real models, in minutes on two cores, without any hub."""
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .artifacts import METRICS_NAME, REPORT_NAME, RUN_FOLDER
 from .configuration import PrivateEvolutionConfig
-from .generator import RUN_FOLDER, PrivateEvolutionGenerator
-from .measures import frechet_distance
+from .evaluation.measures import frechet_distance
+from .files import write_json
+from .generator import PrivateEvolutionGenerator
 from .plays import load_plays
-from .privacy import REPORT_NAME
 
-METRICS_NAME = "metrics.json"
 NUM_SAMPLES = 224
 HELD_OUT_SPEECHES = 600
 
@@ -43,7 +42,7 @@ CONFIG = PrivateEvolutionConfig(
 def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     """Generate synthetic speeches from Shakespeare's roles as clients, and measure them against held-out roles.
 
-    A run that was killed is gone on with; after one that ended, another begins.
+    A run that was killed is resumed. After one that ended, another begins.
 
     Args:
         output_dir (`str` or `Path`):
@@ -81,7 +80,7 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     generator.save_pretrained(output)
     metrics = _measure(generator, synthetic["text"][:], held_out["text"][:])
     metrics["seconds"] = round(time.perf_counter() - started, 1)
-    (output / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(output / METRICS_NAME, metrics)
     _print_results(generator, synthetic["text"][:], metrics, output)
     return metrics
 
@@ -89,7 +88,7 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
 def _measure(
     generator: PrivateEvolutionGenerator, synthetic: Sequence[str], held_out: Sequence[str]
 ) -> dict[str, float]:
-    """Compare with the held-out roles: an evaluation on stand-ins for private text, not covered by the guarantee."""
+    """Compare with the held-out roles: an evaluation that the guarantee does not cover."""
     initial = generator.initial_population
     size = min(len(initial), len(synthetic), len(held_out))
     chosen = np.random.default_rng(0).permutation(len(held_out))[:HELD_OUT_SPEECHES]

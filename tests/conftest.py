@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.embedding import TextEmbedder
+from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.models.embedder import TextEmbedder
 
 # The models are so small that a second thread only costs time.
 torch.set_num_threads(1)
@@ -40,8 +41,8 @@ def random_texts(num_texts, seed=0, low=4, high=12):
 
 
 def release(ledger, num_bins):
-    """Count and keep a release, as a pool of clients does."""
-    ledger.record(num_bins)
+    """Count and keep a release of votes, as a pool of clients does."""
+    ledger.record(NearestCandidates.of(np.zeros((num_bins, 2))))
     ledger.keep(np.zeros(num_bins))
 
 

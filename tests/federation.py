@@ -12,10 +12,11 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger
 
 # What a process of Flower's own knows of itself, and stamps on its messages.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
@@ -65,7 +66,8 @@ class HandingGrid:
                 reply.content = _copy(reply.content)
             except Exception as error:
                 reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=sent)
-            stages = message.content.config_records.get("secaggplus_configs", {"stage": "plain"})
+            action = message.metadata.message_type.partition(".")[2]
+            stages = message.content.config_records.get("secaggplus_configs", {"stage": action})
             failed = reply.has_error()
             self.seen.append(
                 SimpleNamespace(
@@ -104,7 +106,9 @@ def make_run_config(embedding_model, **changes):
     }
 
 
-def make_federation(files, embedding_model, noise=None, meddle=None, generator=None, without=(), **changes):
+def make_federation(
+    files, embedding_model, noise=None, meddle=None, generator=None, without=(), questions=(), **changes
+):
     """Make the pool of a federation whose clients hold these files, and its grid."""
     run_config = make_run_config(embedding_model, **{"num-clients": len(files), **changes})
     run_config = {name: value for name, value in run_config.items() if name not in without}
@@ -112,19 +116,28 @@ def make_federation(files, embedding_model, noise=None, meddle=None, generator=N
     contexts = {
         1000 + number: make_context(run_config, 1000 + number, private=str(file)) for number, file in enumerate(files)
     }
-    grid = HandingGrid(contexts, make_client_app(noise), meddle)
-    ledger = PrivacyLedger(VoteMechanism.from_config(config)) if generator is None else generator.ledger
-    pool = FederatedClientPool(grid, make_context(run_config), settings, ledger, noise_is_genuine=noise is None)
-    return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger)
+    grid = HandingGrid(contexts, make_client_app(noise, questions), meddle)
+    ledger = PrivacyLedger(Plan.from_config(config, questions)) if generator is None else generator.ledger
+    pool = FederatedClientPool(grid, make_context(run_config), settings, ledger.plan, noise_is_genuine=noise is None)
+
+    def release(candidates):
+        return pool.release(NearestCandidates.of(candidates, config.votes_per_sample), ledger)
+
+    return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger, release=release)
+
+
+def in_memory_answer(files, embedder, config, question, questions=()):
+    """The clean sum of the in-memory pool, of the clients whose texts these files hold."""
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    ledger = PrivacyLedger(Plan.from_config(config, questions))
+    return InMemoryClientPool(Dataset.from_list(rows), embedder, config, ledger.plan, no_noise).release(
+        question, ledger
+    )
 
 
 def in_memory_votes(files, embedder, config, candidates):
-    """The clean histogram of the in-memory pool, of the clients whose texts these files hold."""
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    return InMemoryClientPool(Dataset.from_list(rows), embedder, config, ledger, no_noise).release_histogram(
-        candidates
-    )
+    """The clean histogram of the in-memory pool."""
+    return in_memory_answer(files, embedder, config, NearestCandidates.of(candidates, config.votes_per_sample))
 
 
 def config_of(**settings) -> PrivateEvolutionConfig:

@@ -1,6 +1,6 @@
 """Private Evolution among real clients, on [Flower](https://flower.ai): secure aggregation, noise from the clients.
 
 `client.app` runs beside each client's text, `server.app` runs the generator, and `FederatedClientPool` is the
-`ClientPool` in between. Votes, clipping and quantisation are those of `hf_pretext.voting`, on both sides of the wall.
-Needs the extra `federation`.
+`ClientPool` in between. Questions, clipping and quantizing are those of `hf_pretext.clients`, on both sides of the
+wall. Needs the extra `federation`.
 """

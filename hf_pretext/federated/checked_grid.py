@@ -1,4 +1,4 @@
-"""A grid that hears only what the protocol expects: replies that are malformed count as not given."""
+"""A grid that accepts only what the protocol expects. Malformed replies count as not given."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_public_key
 logger = logging.getLogger(f"flwr.{__name__}")
 
 LONGEST_KEY = 1_000
-"""Bytes that a public key, an encrypted share, or a share may have at most; they have a few hundred."""
+"""Most bytes of a public key, an encrypted share, or a share. They have a few hundred."""
 
 POLL_SECONDS = 0.2
 
@@ -27,22 +27,22 @@ POLL_SECONDS = 0.2
 class CheckedGrid:
     """Sends to clients and receives from them, in a round of SecAgg+.
 
-    One client must not be able to end the run. So replies are read one by one, checked for what the stage of the
-    protocol allows, made anew from the parts that were checked, and dropped, with a warning that names the node, if
-    they hold anything else.
+    One client must not be able to end the run. So replies are read one by one, and checked for what the stage of the
+    protocol allows. They are made again from the parts that were checked, or dropped, with a warning that names the
+    node, if they hold anything else.
 
     Args:
         grid (`flwr.serverapp.Grid`): Flower's grid.
-        num_candidates (`int`): Length of a vector of votes.
+        num_bins (`int`): Length of an answer.
 
     Attributes:
-        num_answered (`int`): Number of nodes whose masked votes arrived in the latest round.
+        num_answered (`int`): Number of nodes whose masked answers arrived in the latest round.
         bytes_down, bytes_up (`Counter`): Bytes of the content of messages to and from each node, before transport.
     """
 
-    def __init__(self, grid: Any, num_candidates: int) -> None:
+    def __init__(self, grid: Any, num_bins: int) -> None:
         self._grid = grid
-        self._num_candidates = num_candidates
+        self._num_bins = num_bins
         self._keys: set[bytes] = set()
         self.num_answered = 0
         self.bytes_down: Counter[int] = Counter()
@@ -77,7 +77,7 @@ class CheckedGrid:
         except (ConnectionError, TimeoutError):
             raise
         except Exception as error:
-            logger.warning("A reply cannot be read, with a %s; it counts as not given.", type(error).__name__)
+            logger.warning("A reply cannot be read, with a %s. It counts as not given.", type(error).__name__)
             return True, None
         return bool(replies), replies[0] if replies else None
 
@@ -91,14 +91,14 @@ class CheckedGrid:
             _demand(reply.metadata.src_node_id == node, "it is from another node")
             content = self._read(request, reply.content)
         except Exception as error:
-            logger.warning("Node %d sent a malformed reply (%.200s); it counts as not given.", node, error)
+            logger.warning("Node %d sent a malformed reply (%.200s). It counts as not given.", node, error)
             return None
         self.bytes_up[node] += size
         reply.content = content
         return reply
 
     def _read(self, request: Message, content: RecordDict) -> RecordDict:
-        """Read what a stage allows, and make a content of that alone."""
+        """Read what a stage allows, and make a content of only that."""
         asked = request.content.config_records[RECORD_KEY_CONFIGS]
         given = content.config_records[RECORD_KEY_CONFIGS]
         answer = recorddict_compat.fitres_to_recorddict(
@@ -107,7 +107,7 @@ class CheckedGrid:
         read = {
             Stage.SETUP: self._read_public_keys,
             Stage.SHARE_KEYS: self._read_encrypted_shares,
-            Stage.COLLECT_MASKED_VECTORS: self._read_masked_votes,
+            Stage.COLLECT_MASKED_VECTORS: self._read_masked_answer,
             Stage.UNMASK: self._read_shares,
         }[asked[Key.STAGE]]
         answer.config_records[RECORD_KEY_CONFIGS] = type(given)(read(request, asked, given))
@@ -128,11 +128,11 @@ class CheckedGrid:
         _demand(set(receivers) == neighbours and len(receivers) == len(shares) == len(neighbours), "other receivers")
         return {Key.DESTINATION_LIST: receivers, Key.CIPHERTEXT_LIST: list(map(_short, shares))}
 
-    def _read_masked_votes(self, request: Message, asked: Any, given: Any) -> dict[str, Any]:
-        factor, votes = given[Key.MASKED_PARAMETERS]
+    def _read_masked_answer(self, request: Message, asked: Any, given: Any) -> dict[str, Any]:
+        factor, answer = given[Key.MASKED_PARAMETERS]
         _demand(isinstance(factor, bytes) and len(factor) == 4, "no factor")
-        _demand(isinstance(votes, bytes) and len(votes) == 4 * self._num_candidates, "not one vote per candidate")
-        masked = [np.frombuffer(part, dtype="<u4").astype(np.int64) for part in (factor, votes)]
+        _demand(isinstance(answer, bytes) and len(answer) == 4 * self._num_bins, "not one number per bin")
+        masked = [np.frombuffer(part, dtype="<u4").astype(np.int64) for part in (factor, answer)]
         self.num_answered += 1
         return {Key.MASKED_PARAMETERS: list(map(ndarray_to_bytes, masked))}
 
@@ -147,7 +147,7 @@ class CheckedGrid:
 
 
 def _short(value: Any) -> bytes:
-    _demand(isinstance(value, bytes) and len(value) <= LONGEST_KEY, "a key or share is no bytes, or too long")
+    _demand(isinstance(value, bytes) and len(value) <= LONGEST_KEY, "a key or share is not bytes, or too long")
     return value
 
 

@@ -1,21 +1,21 @@
 """The ClientApp, which runs beside the private text of one client.
 
-What it releases, to the server, per round: its vote vector, of L2 norm at most `mechanism.clip_norm`, plus its share
-of the noise (discrete Gaussian of parameter `mechanism.share_scale(m)`, where `m` answers are needed), in integers and
-under a mask that comes off in the sum of at least `m` clients only. The unit is the client, and the sensitivity of the
-sum is `mechanism.sensitivity`. Besides that, public keys, encrypted shares of keys, and whether it answers, which does
-not depend on its text: texts that cannot be read or embedded vote for nothing. Nothing else leaves: no counts, no
-metrics, no text, no errors but those written here.
+What it releases, to the server, per question: its integer vector, of L2 norm at most `mechanism.clip_norm`, plus its
+part of the noise (discrete Gaussian of parameter `mechanism.share_scale(m)`, where `m` answers are needed). Both are
+integers under a mask that comes off only in the sum of at least `m` clients. The unit is the client, and the
+sensitivity of the sum is `mechanism.sensitivity`. Besides that it sends public keys, encrypted shares of keys, and
+whether it answers, which does not depend on its text: texts that cannot be read or embedded contribute zero. Nothing
+else leaves: no counts, no metrics, no text, no errors but those written here.
 
-It does not take the server's word where it can look itself: the parameters of secure aggregation have to be those that
-the run's settings imply, the run may cost no more than its own node's `max-epsilon` and `max-delta`, the number of
-answers that its noise relies on is the number below which it does not give away its part of the keys, and it votes
-once a round and not oftener than the run has rounds.
+It does not trust the server with what it can check itself. The parameters of secure aggregation have to be those that
+the run's settings imply. The run may cost no more than its own node's `max-epsilon` and `max-delta`. The number of
+answers that its noise relies on is the number below which it does not reveal its part of the keys. And it answers each
+kind of question no more often than the run's plan says.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from flwr.common import Code, FitRes, Status, bytes_to_ndarray, ndarrays_to_para
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, RECORD_KEY_STATE, Key, Stage
 from flwr.compat.common import recorddict_compat
 
-from ..clients import embed_clients, group_by_client
+from ..clients.questions import QUESTIONS, Question, sum_answers
+from ..clients.samples import Samples, embed_clients, group_by_client, quantize_embeddings
 from ..configuration import PrivateEvolutionConfig
 from ..data import read_dataset
-from ..noise import DiscreteGaussian, NoiseSource
-from ..privacy import VoteMechanism
-from ..voting import cast_votes
-from .protocol import MODULUS, check_capacity, decode_candidates, quantization_range, use_strong_masks
+from ..privacy.mechanism import Mechanism
+from ..privacy.noise import DiscreteGaussian, NoiseSource
+from ..privacy.plan import Plan
+from ..settings import shortened
+from .protocol import MODULUS, Encoded, check_capacity, decode, quantization_range, use_strong_masks
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
@@ -44,8 +46,11 @@ logger = logging.getLogger(f"flwr.{__name__}")
 PLAIN = "plain"
 """Action of the messages of a simulation without secure aggregation."""
 
+KNOWS = "knows"
+"""Action of the message that asks, before anything is spent, whether a client knows a question."""
+
 SAMPLES = "hf_pretext.samples"
-ROUNDS = "hf_pretext.rounds"
+ANSWERED = "hf_pretext.answered"
 """Records of a node's state, which stays in the memory of that node."""
 
 
@@ -53,99 +58,143 @@ class RefusalError(ValueError):
     """A client's refusal. The server gets its words, so they hold public facts only."""
 
 
-def make_client_app(noise: NoiseSource | None = None) -> ClientApp:
+def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[Question, float]] = ()) -> ClientApp:
     """Make the ClientApp.
 
     Args:
-        noise (`NoiseSource`, *optional*): Where the noise comes from; other than the default in tests only.
+        noise (`NoiseSource`, *optional*): Source of the noise. Other than the default in tests only.
+        questions (`Sequence` of `(Question, float)`, *optional*):
+            Questions of your own that this client answers besides those of the library, and the fraction of the budget
+            of each: what the generator is given as `questions`.
     """
     draw = noise or DiscreteGaussian()
+    known: tuple[type[Question], ...] = (*QUESTIONS, *(type(question) for question, _ in questions))
 
-    def vote(message: Message, context: Context) -> Message:
-        _settings, config, mechanism = _run_of(context)
+    def answer(message: Message, context: Context) -> Message:
+        plan = _read_run(context, questions)[2]
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
-        (encoded,) = parameters_to_ndarrays(instructions.parameters)
-        candidates = decode_candidates(encoded, float(instructions.config["step"]))
-        samples = context.state.array_records[SAMPLES].to_numpy_ndarrays()[0].astype(np.float32)
-        if candidates.shape[1] != samples.shape[1]:
-            raise RefusalError(f"Candidates of {candidates.shape[1]} dimensions are of another embedding model.")
-        if len(candidates) > config.population_size:
-            raise RefusalError(f"{len(candidates)} candidates are more than `population_size`.")
+        question = _read_question(Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config), known)
+        mechanism = _check_planned(question.name, question.num_bins, question.is_signed, plan)
+        (embeddings,) = context.state.array_records[SAMPLES].to_numpy_ndarrays()
+        samples = Samples(np.zeros(len(embeddings), dtype=np.int64), embeddings)
+        _check_dimensions(question, samples)
         share = mechanism.share_scale(mechanism.num_answers_needed(_num_asked(message, context)))
-        _count_round(context, config)
-        clean = cast_votes(
-            np.zeros(len(samples), dtype=np.int64),
-            samples,
-            candidates,
-            mechanism.clip_norm,
-            mechanism.vote_units,
-            mechanism.votes_per_sample,
-        )
-        noisy = clean + draw(share, len(candidates))
+        _count(question.name, context, plan)
+        noisy = sum_answers(question, samples, mechanism) + draw(share, question.num_bins)
         # Whole numbers below 2^53, which the doubles that Flower computes with hold exactly.
-        answer = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([noisy.astype(np.float64)]), 1, {})
-        return Message(recorddict_compat.fitres_to_recorddict(answer, keep_input=False), reply_to=message)
+        reply = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([noisy.astype(np.float64)]), 1, {})
+        return Message(recorddict_compat.fitres_to_recorddict(reply, keep_input=False), reply_to=message)
 
-    app = ClientApp(mods=[_guard, secaggplus_mod])
-    app.train()(vote)
-    app.train(PLAIN)(vote)
+    def knows(message: Message, context: Context) -> Message:
+        asked = message.content.config_records[KNOWS]
+        if asked["question"] not in {each.name for each in known}:
+            names = sorted(each.name for each in known)
+            raise RefusalError(f"The question {shortened(asked['question'])} is not known here. Known are {names}.")
+        plan = _read_run(context, questions)[2]
+        _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
+        return Message(RecordDict(), reply_to=message)
+
+    def guard(message: Message, context: Context, call_next: Any) -> Message:
+        return _guard(message, context, call_next, questions)
+
+    app = ClientApp(mods=[guard, secaggplus_mod])
+    app.train()(answer)
+    app.train(PLAIN)(answer)
+    app.train(KNOWS)(knows)
     return app
 
 
-def _guard(message: Message, context: Context, call_next: Any) -> Message:
-    """Let through what the settings imply, and nothing out but what the protocol needs."""
+def _guard(message: Message, context: Context, call_next: Any, questions: Sequence[tuple[Question, float]]) -> Message:
+    """Let through what the settings imply, and let nothing out but what the protocol needs."""
     use_strong_masks()
+    kind = message.metadata.message_type
     try:
-        if message.metadata.message_type == f"{MessageType.TRAIN}.{PLAIN}":
-            _check_simulation(_run_of(context)[0], context)
-            _prepare(context)
+        if kind == f"{MessageType.TRAIN}.{KNOWS}":
             return call_next(message, context)
-        if message.metadata.message_type != MessageType.TRAIN:
-            # Of other types, such as "train.default", Flower's SecAgg+ takes no notice: the votes would have no mask.
-            raise RefusalError(f"A message of type {message.metadata.message_type!r} is none of the protocol.")
+        if kind == f"{MessageType.TRAIN}.{PLAIN}":
+            run = _read_run(context, questions)
+            _check_simulation(run[0], context)
+            _prepare(context, *run)
+            return call_next(message, context)
+        if kind != MessageType.TRAIN:
+            # Flower's SecAgg+ ignores other types, such as "train.default": the answer would have no mask.
+            raise RefusalError(f"A message of type {kind!r} is not part of the protocol.")
         request = message.content.config_records[RECORD_KEY_CONFIGS]
         # Flower lets no other stage come first. Those between need no settings, and each may be a process of its own.
         if request[Key.STAGE] == Stage.SETUP:
-            _check_setup(request, _run_of(context)[2])
-            _prepare(context)
+            run = _read_run(context, questions)
+            for entry in run[2].releases:
+                _check_setup(request, entry.mechanism)
+            _prepare(context, *run)
         elif request[Key.STAGE] == Stage.UNMASK:
             _check_unmasking(request, message.metadata.dst_node_id)
-        reply = call_next(message, context)
-        return _with_short_numbers(reply)
+        return _with_short_numbers(call_next(message, context))
     except RefusalError:
         raise
     except Exception:
         logger.exception("The client's own console may know:")
     # Raised out here, so that nothing of the other error, which may quote text, goes to the server.
-    raise RefusalError("The client failed; its own log says more.")
+    raise RefusalError("The client failed. Its own log says more.")
 
 
-def _run_of(context: Context) -> tuple[FederationSettings, PrivateEvolutionConfig, VoteMechanism]:
-    return _read_run(tuple(sorted(context.run_config.items())))
+def _read_run(
+    context: Context, questions: Sequence[tuple[Question, float]]
+) -> tuple[FederationSettings, PrivateEvolutionConfig, Plan]:
+    settings, config = _read_settings(tuple(sorted(context.run_config.items())))
+    try:
+        return settings, config, Plan.from_config(config, questions)
+    except (ValueError, TypeError) as error:
+        raise RefusalError(f"The run's plan is not valid: {error}") from None
 
 
 @lru_cache(maxsize=2)
-def _read_run(items: tuple[tuple[str, Any], ...]) -> tuple[FederationSettings, PrivateEvolutionConfig, VoteMechanism]:
+def _read_settings(items: tuple[tuple[str, Any], ...]) -> tuple[FederationSettings, PrivateEvolutionConfig]:
     try:
-        settings, config = FederationSettings.split(dict(items))
-        return settings, config, VoteMechanism.from_config(config)
+        return FederationSettings.split(dict(items))
     except (ValueError, TypeError) as error:
-        raise RefusalError(f"The run's configuration is at fault: {error}") from None
+        raise RefusalError(f"The run's configuration is not valid: {error}") from None
 
 
-def _check_budget(context: Context, config: PrivateEvolutionConfig, mechanism: VoteMechanism) -> None:
+def _read_question(encoded: Encoded, known: Sequence[type[Question]]) -> Question:
+    try:
+        return decode(encoded, known)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RefusalError(f"The server's question is not valid: {error}") from None
+
+
+def _check_planned(name: str, num_bins: int, is_signed: bool, plan: Plan) -> Mechanism:
+    """Return the mechanism that the run's plan has for a question, whatever the server says."""
+    try:
+        entry = plan.entry(name)
+    except ValueError as error:
+        raise RefusalError(str(error)) from None
+    if not 0 < num_bins <= entry.num_bins or is_signed != entry.mechanism.is_signed:
+        raise RefusalError(
+            f"The question {name!r} with {num_bins} bins and `is_signed`={is_signed} is not the one of the plan, "
+            f"which has at most {entry.num_bins} bins and `is_signed`={entry.mechanism.is_signed}."
+        )
+    return entry.mechanism
+
+
+def _check_dimensions(question: Question, samples: Samples) -> None:
+    try:
+        question.check_dimensions(samples.num_dimensions)
+    except ValueError as error:
+        raise RefusalError(str(error)) from None
+
+
+def _check_budget(context: Context, plan: Plan) -> None:
     """Refuse a run that costs more than the node's own configuration allows, whatever the server asks for."""
-    costs = mechanism.epsilon(config.delta, [config.population_size] * config.num_rounds)
-    for name, value in (("max-epsilon", costs), ("max-delta", config.delta)):
+    for name, value in (("max-epsilon", plan.epsilon(plan.delta)), ("max-delta", plan.delta)):
         allowed = float(context.node_config.get(name, math.inf))
         if value > allowed * (1 + 1e-9):
             raise RefusalError(f"`{name}`={allowed:g} of this node is less than this run's {value:.6g}.")
 
 
-def _check_setup(request: Any, mechanism: VoteMechanism) -> None:
+def _check_setup(request: Any, mechanism: Mechanism) -> None:
     asked = request[Key.SAMPLE_NUMBER]
     if not isinstance(asked, int) or asked < 3:
-        raise RefusalError(f"A sum of {asked} clients hides nobody; at least 3 have to be asked.")
+        raise RefusalError(f"A sum of {asked} clients hides no one. At least 3 have to be asked.")
     check_capacity(mechanism, asked)
     whole = quantization_range(asked)
     wanted = {
@@ -158,7 +207,7 @@ def _check_setup(request: Any, mechanism: VoteMechanism) -> None:
     }
     for key, value in wanted.items():
         if request[key] != value:
-            raise RefusalError(f"Secure aggregation of {asked} clients takes `{key}`={value}, not {request[key]}.")
+            raise RefusalError(f"Secure aggregation of {asked} clients needs `{key}`={value}, not {request[key]}.")
 
 
 def _check_unmasking(request: Any, own: int) -> None:
@@ -174,63 +223,65 @@ def _num_asked(message: Message, context: Context) -> int:
     return int(context.state.config_records[RECORD_KEY_STATE]["sample_num"])
 
 
-def _count_round(context: Context, config: PrivateEvolutionConfig) -> None:
-    """Count a round before its noise is drawn; refuse one more than the run has."""
-    before = context.state.config_records.get(ROUNDS, {"number": 0})["number"]
-    context.state.config_records[ROUNDS] = ConfigRecord({"number": int(before) + 1})
-    if int(before) + 1 > config.num_rounds:
-        raise RefusalError(f"The run has {config.num_rounds} rounds, and this client has voted in all of them.")
+def _count(question: str, context: Context, plan: Plan) -> None:
+    """Count an answer before its noise is drawn. Refuse one more than the run's plan has of its kind."""
+    before = dict(context.state.config_records.get(ANSWERED, {}))
+    number, planned = int(before.get(question, 0)) + 1, plan.entry(question).count
+    context.state.config_records[ANSWERED] = ConfigRecord({**before, question: number})
+    if number > planned:
+        raise RefusalError(
+            f"The plan has {planned} releases of {question!r}, and this client has answered all of them."
+        )
 
 
 def _check_simulation(settings: FederationSettings, context: Context) -> None:
     if settings.secure_aggregation or "private" in context.node_config:
-        raise RefusalError("Votes without a mask are for simulations; this client has private text of its own.")
+        raise RefusalError("Answers without a mask are for simulations. This client has private text of its own.")
 
 
-def _prepare(context: Context) -> None:
-    """Check the budget, and embed the client's texts once a run; they stay in the memory of the client's own node."""
-    settings, config, mechanism = _run_of(context)
-    _check_budget(context, config, mechanism)
+def _prepare(context: Context, settings: FederationSettings, config: PrivateEvolutionConfig, plan: Plan) -> None:
+    """Check the budget, and embed the client's texts once per run. They stay in the memory of the client's node."""
+    _check_budget(context, plan)
     if SAMPLES in context.state.array_records:
         return
     read = _find_samples(context, settings, config)
     embedder = _embedder(settings.embedding_model)
     try:
-        (own,) = embed_clients(read(), embedder, mechanism.max_samples_per_client, config.seed)
+        (own,) = embed_clients(read(), embedder, plan.max_samples_per_client, config.seed)
     except Exception:
-        # Nobody else is to see from whether it answers what its texts are: it votes for nothing, and adds its noise.
-        logger.exception("This client's texts could not be read or embedded, or it has none, so it has no vote:")
-        own = embedder([])
-    context.state.array_records[SAMPLES] = ArrayRecord([own.astype(np.int16)])
+        # No one else may learn from whether it answers what its texts are: it contributes zero, and adds its noise.
+        logger.exception("This client's texts could not be read or embedded, or it has none, so it contributes zero:")
+        own = quantize_embeddings(embedder([]))
+    context.state.array_records[SAMPLES] = ArrayRecord([own])
 
 
 def _find_samples(
     context: Context, settings: FederationSettings, config: PrivateEvolutionConfig
 ) -> Callable[[], dict[object, list[str]]]:
-    """Find the client's texts by what its node says, which is no secret, and return what reads them."""
-    place = context.node_config.get("private")
-    if place is not None:
-        if not Path(str(place)).exists():
-            raise RefusalError("The file that `private` names in the node's configuration is not there.")
+    """Find the client's texts by what its node says, which is not secret, and return what reads them."""
+    path = context.node_config.get("private")
+    if path is not None:
+        if not Path(str(path)).exists():
+            raise RefusalError("The file that `private` names in the node's configuration does not exist.")
 
         def read() -> dict[object, list[str]]:
-            samples = group_by_client(read_dataset(str(place), config.text_column, config.client_column), config)
+            samples = group_by_client(read_dataset(str(path), config.text_column, config.client_column), config)
             if len(samples) > 1:
-                raise ValueError("`private` holds texts of several clients; a node is one client.")
+                raise ValueError("`private` holds texts of several clients. A node is one client.")
             return samples
 
         return read
     if not settings.simulated_private:
-        raise RefusalError("`private` is not in the node's configuration; it names the file of the client's texts.")
+        raise RefusalError("`private` is not in the node's configuration. It names the file of the client's texts.")
     if "partition-id" not in context.node_config:
-        raise RefusalError("`simulated_private` is for simulations, whose nodes have numbers; this one has none.")
+        raise RefusalError("`simulated_private` is for simulations, whose nodes have numbers. This one has none.")
     number = int(context.node_config["partition-id"])
-    everybody = _everybody(settings.simulated_private, config)
-    return lambda: {client: everybody[client] for client in list(everybody)[number : number + 1]}
+    everyone = _everyone(settings.simulated_private, config)
+    return lambda: {client: everyone[client] for client in list(everyone)[number : number + 1]}
 
 
 @lru_cache(maxsize=1)
-def _everybody(path: str, config: PrivateEvolutionConfig) -> dict[object, list[str]]:
+def _everyone(path: str, config: PrivateEvolutionConfig) -> dict[object, list[str]]:
     return group_by_client(read_dataset(path, config.text_column, config.client_column), config)
 
 
@@ -239,19 +290,19 @@ def _embedder(name: str) -> Any:
     # Imported here: most messages need no model, and each may start a process of its own.
     import torch
 
-    from ..embedding import TextEmbedder
-    from ..models import load_sentence_transformer
+    from ..models.embedder import TextEmbedder
+    from ..models.loading import load_sentence_transformer
 
     return TextEmbedder(load_sentence_transformer(name, torch.device("cpu"), torch.float32))
 
 
 def _with_short_numbers(reply: Message) -> Message:
-    """Send masked votes as the 32-bit numbers that they are, and nothing beside them."""
-    answer = reply.content.config_records[RECORD_KEY_CONFIGS]
-    if Key.MASKED_PARAMETERS in answer:
-        masked = [bytes_to_ndarray(array) for array in answer[Key.MASKED_PARAMETERS]]
-        answer[Key.MASKED_PARAMETERS] = [array.astype("<u4").tobytes() for array in masked]
-    reply.content = RecordDict({RECORD_KEY_CONFIGS: answer})
+    """Send masked answers as the 32-bit numbers that they are, and nothing else."""
+    content = reply.content.config_records[RECORD_KEY_CONFIGS]
+    if Key.MASKED_PARAMETERS in content:
+        masked = [bytes_to_ndarray(array) for array in content[Key.MASKED_PARAMETERS]]
+        content[Key.MASKED_PARAMETERS] = [array.astype("<u4").tobytes() for array in masked]
+    reply.content = RecordDict({RECORD_KEY_CONFIGS: content})
     return reply
 
 

@@ -1,19 +1,24 @@
-"""What server and clients agree on: how candidates and masked votes travel, and the size of the ring of sums.
+"""What server and clients agree on: how questions and masked answers travel, and the size of the ring of sums.
 
-Sums of votes live in the integers modulo 2^32, in Flower's SecAgg+ (Bonawitz et al. 2017; Bell et al. 2020). A client
-adds `c` to each of its numbers, so that they lie in `[0, 2 c]`, and `n * 2 c < 2^32`: nothing wraps. A number beyond
-`c` would be cut; it takes noise of more than `REACH` standard deviations, which has a probability below exp(-790).
+Sums of answers live in the integers modulo 2^32, in Flower's SecAgg+ (Bonawitz et al. 2017, Bell et al. 2020). A
+client adds `c` to each of its numbers, so that they lie in `[0, 2 c]`, and `n * 2 c < 2^32`: nothing wraps. A number
+beyond `c` would be cut. That needs noise of more than `REACH` standard deviations, which has a probability below
+exp(-790).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
-from ..privacy import VoteMechanism
-from ..voting import quantize_embeddings
+from ..clients.questions import Question
+from ..clients.samples import EMBEDDING_UNITS, quantize_embeddings
+from ..privacy.mechanism import Mechanism
+from ..settings import shortened
 
 MODULUS = 2**32
 REACH = 40
@@ -26,64 +31,102 @@ USERS_OF_MASKS = (
 
 
 def quantization_range(num_clients: int) -> int:
-    """Compute the largest even `2 c` for which the sums of so many clients do not wrap."""
+    """Compute the largest even `2 c` for which the sums of this many clients do not wrap."""
     return (MODULUS - 1) // num_clients // 2 * 2
 
 
-def check_capacity(mechanism: VoteMechanism, num_clients: int) -> None:
-    """Check that no client's votes and noise are cut, and no sum wraps.
+def check_capacity(mechanism: Mechanism, num_clients: int) -> None:
+    """Check that no client's answer and noise are cut, and no sum wraps.
 
     Raises:
         ValueError: They might: there are too many clients, or there is too much noise.
     """
     share = mechanism.share_scale(mechanism.num_answers_needed(num_clients))
-    largest = mechanism.clip_norm * mechanism.vote_units + REACH * share
+    largest = mechanism.clip_norm * mechanism.units + REACH * share
     if largest > quantization_range(num_clients) // 2:
         raise ValueError(
-            f"{num_clients} clients with votes of norm {mechanism.clip_norm:g} and a noise of "
-            f"{mechanism.noise_std:.3g} votes do not fit into the 32 bits of secure aggregation. "
-            "`vote_clipping`='l2' takes an eighth of 'count'; else ask fewer clients in a round."
+            f"{num_clients} clients with answers of norm {mechanism.clip_norm:g} and a noise of "
+            f"{mechanism.noise_std:.3g} do not fit into the 32 bits of secure aggregation. "
+            "`vote_clipping`='l2' takes an eighth of 'count'. Otherwise ask fewer clients in a round."
         )
 
 
-def encode_candidates(candidates: np.ndarray, bits: int) -> tuple[np.ndarray, float]:
-    """Encode the embeddings of candidates for the way to the clients.
+@dataclass(frozen=True)
+class Encoded:
+    """A question on its way to the clients.
 
     Args:
-        candidates (`np.ndarray` of shape `(m, d)`): Embeddings of length at most one.
-        bits (`int`): 16 for the integers that votes are computed on, exactly; 8 for a coarser grid.
-
-    Returns:
-        `tuple[np.ndarray, float]`: int16 or int8 of the same shape, and the length of one step.
+        arrays (`list` of `np.ndarray`): Its arrays. Quantized embeddings are int16, or int8 on a coarser grid.
+        numbers (`dict` of `str` to `float`, `int`, `str` or `bool`):
+            Its name and numbers, the names of the arrays, and the steps of coarser grids.
     """
-    quantized = quantize_embeddings(candidates)
-    if bits == 16:
-        return quantized.astype(np.int16), 0.0
-    step = max(float(np.abs(candidates).max()) / 127, 1e-9)
-    return np.rint(candidates / step).astype(np.int8), step
+
+    arrays: list[np.ndarray]
+    numbers: dict[str, Any]
 
 
-def decode_candidates(encoded: np.ndarray, step: float) -> np.ndarray:
-    """Decode what `encode_candidates` returned into quantised embeddings, float32 of the same shape.
+def encode(question: Question, bits: int) -> Encoded:
+    """Encode a question for the clients.
+
+    Args:
+        question (`Question`): The question.
+        bits (`int`): 16 for the integers that answers are computed on, exactly. 8 for a coarser grid.
+    """
+    numbers: dict[str, Any] = {"question": question.name}
+    numbers |= {f"number.{name}": value for name, value in question.numbers().items()}
+    arrays = []
+    for index, (name, array) in enumerate(question.arrays().items()):
+        if array.dtype == np.int16 and bits == 8:
+            step = max(float(np.abs(array).max()) / 127, 1e-9)
+            array, numbers[f"step.{index}"] = np.rint(array / step).astype(np.int8), step
+        numbers[f"array.{index}"] = name
+        arrays.append(array)
+    return Encoded(arrays, numbers)
+
+
+def decode(encoded: Encoded, questions: Iterable[type[Question]]) -> Question:
+    """Decode what `encode` returned.
+
+    Args:
+        encoded (`Encoded`): The message.
+        questions (`Iterable` of `type`): The questions that are known here.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The question is not known, or the message is malformed.
     """
-    if encoded.ndim != 2 or encoded.dtype not in (np.int8, np.int16):
-        raise ValueError(f"`candidates` of shape {encoded.shape} and type {encoded.dtype} are none.")
-    if encoded.dtype == np.int16:
-        return encoded.astype(np.float32)
-    coarse = encoded.astype(np.float32) * np.float32(step)
+    known = {each.name: each for each in questions}
+    numbers = encoded.numbers
+    name = numbers.get("question")
+    if name not in known:
+        raise ValueError(f"The question {shortened(name)} is not known here. Known are {sorted(known)}.")
+    arrays = {}
+    for index, array in enumerate(encoded.arrays):
+        if array.dtype == np.int8:
+            array = _on_the_grid(array, float(numbers[f"step.{index}"]))
+        if array.dtype == np.int16 and array.ndim != 2:
+            raise ValueError(f"Embeddings of shape {array.shape} are not two-dimensional.")
+        arrays[str(numbers[f"array.{index}"])] = array
+    prefix = "number."
+    values = {each.removeprefix(prefix): value for each, value in numbers.items() if each.startswith(prefix)}
+    return known[name].from_parts(arrays, values)
+
+
+def _on_the_grid(coarse: np.ndarray, step: float) -> np.ndarray:
+    """Quantize embeddings that were sent on a coarser grid."""
+    if coarse.ndim != 2:
+        raise ValueError(f"Embeddings of shape {coarse.shape} are not two-dimensional.")
+    points = coarse.astype(np.float32) * np.float32(step / EMBEDDING_UNITS)
     # Rounding may have made a vector of length one a little longer.
-    lengths = np.linalg.norm(coarse, axis=1, keepdims=True)
-    return quantize_embeddings(coarse / np.maximum(lengths, 1))
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    return quantize_embeddings(points / np.maximum(lengths, 1))
 
 
 def masks_from_seed(seed: bytes, num_range: int, dimensions: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     """Expand a seed into masks, uniform modulo 2^32, with AES-256 in counter mode.
 
     Flower 1.41 folds the seed to 32 bits and starts a Mersenne Twister with it (its issue 7522), which four billion
-    guesses undo. This has the same signature and takes its place, on both sides, in `use_strong_masks`.
+    guesses undo. This function has the same signature. `use_strong_masks` puts it in the place of Flower's on both
+    sides.
 
     Args:
         seed (`bytes`): A secret that is used for one round only.
@@ -108,7 +151,7 @@ def masks_from_seed(seed: bytes, num_range: int, dimensions: Sequence[tuple[int,
 
 @contextmanager
 def factors_of_sums() -> Iterator[list[int]]:
-    """Collect the sums of the clients' factors, by which Flower divides, and which it does not look at."""
+    """Collect the sums of the clients' factors, by which Flower divides without a check."""
     module = vars(import_module(USERS_OF_MASKS[1]))
     extract, factors = module["factor_extract"], []
 
@@ -127,8 +170,8 @@ def factors_of_sums() -> Iterator[list[int]]:
 def use_strong_masks() -> None:
     """Let Flower's SecAgg+ expand seeds with `masks_from_seed`, in this process."""
     for name in USERS_OF_MASKS:
-        # A package of Flower has a function of the same name as its module, so that `import` finds the function.
+        # A package of Flower has a function with the name of its module, so that `import` finds the function.
         module = import_module(name)
         if not hasattr(module, "pseudo_rand_gen"):
-            raise RuntimeError(f"{name} has no `pseudo_rand_gen` any more; install flwr>=1.41,<1.42.")
+            raise RuntimeError(f"{name} no longer has `pseudo_rand_gen`. Install flwr>=1.41,<1.42.")
         vars(module)["pseudo_rand_gen"] = masks_from_seed

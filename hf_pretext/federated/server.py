@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.compat.common import recorddict_compat
 from flwr.server.compat import LegacyContext
@@ -19,49 +19,45 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.serverapp import Grid, ServerApp
 
-from ..clients import ReleaseLostError, warn_of_delta, warn_of_few_clients
+from ..artifacts import FEDERATION_NAME, RUN_FOLDER
+from ..clients.pool import ClientPool, warn_of_delta, warn_of_few_clients
+from ..clients.questions import Question
 from ..data import read_dataset
-from ..files import make_durably, write_durably
-from ..generator import RUN_FOLDER, PrivateEvolutionGenerator
-from ..privacy import PrivacyLedger
+from ..files import atomic_write, make_durable_folder, read_json
+from ..generator import PrivateEvolutionGenerator
+from ..privacy.ledger import ReleaseLostError
+from ..privacy.mechanism import Mechanism
+from ..privacy.plan import Plan
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
-from .client import PLAIN
-from .protocol import (
-    MODULUS,
-    REACH,
-    check_capacity,
-    encode_candidates,
-    factors_of_sums,
-    quantization_range,
-    use_strong_masks,
-)
+from .client import KNOWS, PLAIN
+from .protocol import MODULUS, REACH, check_capacity, encode, factors_of_sums, quantization_range, use_strong_masks
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
 logger = logging.getLogger(f"flwr.{__name__}")
 
-FEDERATION_NAME = "federation.json"
-
 MAX_LOST_IN_A_ROW = 2
-"""Rounds that may be lost one after the other before a run stops, instead of spending the rest of its budget."""
+"""Releases that may be lost in a row before a run stops, instead of spending the rest of its budget."""
 
 
 @dataclass(frozen=True)
 class FederatedRound:
-    """What a round cost, and how many took part.
+    """What a release cost, and how many clients participated.
 
     Args:
-        num_candidates (`int`): Length of a vector of votes.
+        question (`str`): Kind of the question.
+        num_bins (`int`): Length of an answer.
         num_asked (`int`): Clients that were asked.
-        num_answered (`int`): Clients whose masked votes arrived.
-        num_needed (`int`): Answers below which the round is discarded.
+        num_answered (`int`): Clients whose masked answers arrived.
+        num_needed (`int`): Answers below which the release is discarded.
         is_released (`bool`): Whether the sum was released.
         seconds (`float`): Seconds from the question to the sum, at the server.
         bytes_down (`float`): Bytes to a client, on average, before transport.
         bytes_up (`float`): Bytes from a client that answered, on average, before transport.
     """
 
-    num_candidates: int
+    question: str
+    num_bins: int
     num_asked: int
     num_answered: int
     num_needed: int
@@ -71,27 +67,27 @@ class FederatedRound:
     bytes_up: float
 
 
-class FederatedClientPool:
-    """Asks the clients of a federation for one noisy histogram a round.
+class FederatedClientPool(ClientPool):
+    """Asks the clients of a federation.
 
-    What is released, and to whom: the sum of the clients' noisy votes, to the server; see `client`, where the noise
-    is added. With secure aggregation that sum is all that the server can read of the votes. Every release is counted
-    before anybody is asked; where too few answer it stays counted, and nobody gets it.
+    What is released, and to whom: the sum of the clients' noisy vectors, to the server. The noise is added by the
+    clients (see `client`). With secure aggregation that sum is all that the server can read of the answers. If too few
+    clients answer, the release stays counted, and no one gets it.
 
     Args:
         grid (`flwr.serverapp.Grid`): The way to the clients.
         context (`flwr.app.Context`): The run's context.
         settings (`FederationSettings`): The settings of the federation.
-        ledger (`PrivacyLedger`): Counts the releases, and holds their mechanism: `generator.ledger`.
+        plan (`Plan`): The releases of the run: `generator.ledger.plan`.
         noise_is_genuine (`bool`, *optional*, defaults to `True`):
-            False where the clients' app was made with other noise, in tests.
-        record (`Path`, *optional*): File that keeps `rounds`, for a run that is gone on with.
+            False if the clients' app was made with other noise, in tests.
+        record (`Path`, *optional*): File that keeps `rounds`, for a run that is resumed.
 
     Attributes:
-        rounds (`list` of `FederatedRound`): What every round cost.
+        rounds (`list` of `FederatedRound`): What every release cost.
 
     Raises:
-        ValueError: The ledger's mechanism is not one of a federation, or does not fit into secure aggregation.
+        ValueError: The plan is not one of a federation, or does not fit into secure aggregation.
     """
 
     def __init__(
@@ -99,69 +95,71 @@ class FederatedClientPool:
         grid: Grid,
         context: Context,
         settings: FederationSettings,
-        ledger: PrivacyLedger,
+        plan: Plan,
         *,
         noise_is_genuine: bool = True,
         record: Path | None = None,
     ) -> None:
-        check_capacity(ledger.mechanism, settings.num_clients)
+        for entry in plan.releases:
+            check_capacity(entry.mechanism, settings.num_clients)
         use_strong_masks()
         self._grid = grid
         self._context = context
         self._settings = settings
-        self._ledger = ledger
         self._noise_is_genuine = noise_is_genuine
         self._record = record
+        self._known_questions: set[str] = set()
+        self._nodes: list[int] = []
         self.rounds: list[FederatedRound] = []
         if record is not None and record.is_file():
-            self.rounds = [FederatedRound(**each) for each in json.loads(record.read_text(encoding="utf-8"))]
-        self._num_before = len(self.rounds)  # of earlier processes of the same run
-
-    @property
-    def ledger(self) -> PrivacyLedger:
-        """Where the pool counts its releases."""
-        return self._ledger
+            self.rounds = [FederatedRound(**each) for each in read_json(record)]
+        self._num_before = len(self.rounds)  # Of earlier processes of the same run.
 
     @property
     def num_clients(self) -> int:
-        """Number of clients that the run began with; it counts as public."""
+        """Number of clients that the run began with. It counts as public."""
         return self._settings.num_clients
 
-    def release_histogram(self, candidates: np.ndarray) -> np.ndarray:
-        """Count one release in the ledger, get it from the clients, keep it there, and hand it out (Algorithm 2).
+    @property
+    def noise_is_genuine(self) -> bool:
+        """Whether the clients add the library's own noise."""
+        return self._noise_is_genuine
 
-        Args:
-            candidates (`np.ndarray` of shape `(m, d)`): Embeddings of the candidates, of length at most one.
-
-        Returns:
-            `np.ndarray` of shape `(m,)`: Noisy votes, float64.
+    def prepare(self, question: Question, mechanism: Mechanism) -> None:
+        """Wait for the clients, and make sure that enough of them know the question. Nothing is spent yet.
 
         Raises:
-            TimeoutError: Too few clients are connected. Nothing is spent.
-            RuntimeError: The rounds before this one were lost, one after the other. Nothing is spent.
-            ReleaseLostError: Too few clients answered, or their masks did not come off. The release stays counted.
+            TimeoutError: Too few clients are connected.
+            RuntimeError: The releases before this one were lost, one after the other.
+            ValueError: Too few clients know the question.
         """
-        mechanism = self.ledger.mechanism
         latest = self._own_rounds[-MAX_LOST_IN_A_ROW:]
         if len(latest) == MAX_LOST_IN_A_ROW and not any(each.is_released for each in latest):
             raise RuntimeError(
-                f"{MAX_LOST_IN_A_ROW} rounds in a row were lost, for want of answers or because a client breaks the "
-                "protocol; the warnings above name nodes. Nothing was spent for this round. See to them, and start "
-                "the run again: it goes on from its folder."
+                f"{MAX_LOST_IN_A_ROW} rounds in a row were lost, because too few clients answered or because one "
+                "breaks the protocol. The warnings above name nodes. Nothing was spent for this round. Mend the "
+                "cause, and start the run again: it resumes from its folder."
             )
-        nodes = self._wait_for(max(3, mechanism.num_answers_needed(self.num_clients)))
+        self._nodes = self._wait_for(max(3, mechanism.num_answers_needed(self.num_clients)))
+        check_capacity(mechanism, len(self._nodes))
+        if question.name not in self._known_questions:
+            self._check_is_known(question, mechanism)
+            self._known_questions.add(question.name)
+
+    def answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+        """Get the noisy sum from the clients. See `ClientPool`."""
+        nodes = self._nodes
         needed = mechanism.num_answers_needed(len(nodes))
-        check_capacity(mechanism, len(nodes))
-        encoded, step = encode_candidates(candidates, self._settings.candidate_bits)
-        grid = CheckedGrid(self._grid, len(candidates))
-        # From here on it is spent, whatever happens.
-        self.ledger.record(len(candidates), noise_is_genuine=self._noise_is_genuine)
+        encoded = encode(question, self._settings.candidate_bits)
+        instructions = FitIns(ndarrays_to_parameters(encoded.arrays), {**encoded.numbers, "num_asked": len(nodes)})
+        grid = CheckedGrid(self._grid, question.num_bins)
         started = time.perf_counter()
         ask = self._sum_masked if self._settings.secure_aggregation else self._sum_plain
-        total = ask(grid, nodes, needed, encoded, {"step": step, "num_asked": len(nodes)})
+        total = ask(grid, nodes, needed, instructions, mechanism)
         self.rounds.append(
             FederatedRound(
-                num_candidates=len(candidates),
+                question=question.name,
+                num_bins=question.num_bins,
                 num_asked=len(nodes),
                 num_answered=grid.num_answered,
                 num_needed=needed,
@@ -172,40 +170,53 @@ class FederatedClientPool:
             )
         )
         if self._record is not None:
-            make_durably(self._record.parent)
-            write_durably(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
+            make_durable_folder(self._record.parent)
+            atomic_write(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
         if total is None:
             raise ReleaseLostError(
                 f"{grid.num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
-                "enough, and for their masks to come off. The round is discarded, and counted as spent."
+                "enough, and for their masks to come off. The release is discarded, and counted as spent."
             )
-        votes = total / mechanism.vote_units
-        self.ledger.keep(votes)
-        return votes
+        return total
 
     def costs(self) -> dict[str, Any] | None:
-        """Sum up the rounds for the card: bytes and seconds of one round on average, fewest answers."""
+        """Sum up the releases for the card: bytes and seconds on average, fewest answers."""
         released = [each for each in self.rounds if each.is_released]
         if not released:
             return None
         fewest = min(released, key=lambda each: each.num_answered)
         means = {
-            name: statistics.fmean(getattr(each, name) for each in released)
+            name: statistics.fmean(vars(each)[name] for each in released)
             for name in ("bytes_down", "bytes_up", "seconds")
         }
-        counts = {name: getattr(fewest, name) for name in ("num_asked", "num_answered", "num_needed")}
+        counts = {name: vars(fewest)[name] for name in ("num_asked", "num_answered", "num_needed")}
         is_masked = self._settings.secure_aggregation
         return {**means, **counts, "num_rounds": len(self.rounds), "is_masked": is_masked}
 
+    def _check_is_known(self, question: Question, mechanism: Mechanism) -> None:
+        """Ask the clients whether they know a question. That depends on their software, and not on their text."""
+        asked = {"question": question.name, "num_bins": question.num_bins, "is_signed": question.is_signed}
+        content = RecordDict({KNOWS: ConfigRecord(asked)})
+        messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in self._nodes]
+        replies = list(self._grid.send_and_receive(messages, timeout=self._settings.round_timeout))
+        refusals = [reply.error.reason for reply in replies if reply.has_error()]
+        num_knowing, needed = len(replies) - len(refusals), mechanism.num_answers_needed(len(self._nodes))
+        if num_knowing < needed:
+            first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
+            raise ValueError(
+                f"{num_knowing} of {len(self._nodes)} clients can answer the question {question.name!r}, and {needed} "
+                f"are needed. Nothing was spent.{first}"
+            )
+
     @property
     def _own_rounds(self) -> list[FederatedRound]:
-        """The rounds of this process."""
+        """The releases of this process."""
         return self.rounds[self._num_before :]
 
     def _wait_for(self, num_clients: int) -> list[int]:
         """Wait until all clients of the run, or at least enough of them, are connected."""
         end = time.monotonic() + self._settings.round_timeout
-        # Those who are late get some time, unless the run has begun without them.
+        # Late clients get some time, unless the run has begun without them.
         patience = end if not self._own_rounds else time.monotonic()
         while True:
             nodes = sorted(self._grid.get_node_ids())
@@ -215,18 +226,18 @@ class FederatedClientPool:
             if now >= end:
                 raise TimeoutError(
                     f"{len(nodes)} clients are connected, and {num_clients} are needed of `num_clients`="
-                    f"{self.num_clients}. Nothing was spent for this round; the run goes on from its folder."
+                    f"{self.num_clients}. Nothing was spent for this round. The run resumes from its folder."
                 )
             time.sleep(POLL_SECONDS)
 
     def _sum_masked(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, candidates: np.ndarray, instructions: dict[str, Any]
+        self, grid: CheckedGrid, nodes: list[int], needed: int, instructions: FitIns, mechanism: Mechanism
     ) -> np.ndarray | None:
-        """Sum the votes with Flower's SecAgg+, which gives their mean, as doubles; the sum is a whole number."""
+        """Sum the answers with Flower's SecAgg+, which gives their mean, as doubles. The sum is a whole number."""
         sums: list[np.ndarray] = []
 
         def configure(server_round: int, parameters: Any, clients: Any) -> list[tuple[Any, FitIns]]:
-            return [(SimpleNamespace(node_id=node), FitIns(parameters, dict(instructions))) for node in nodes]
+            return [(SimpleNamespace(node_id=node), FitIns(parameters, instructions.config)) for node in nodes]
 
         def aggregate(server_round: int, results: Any, failures: Any) -> tuple[None, dict[str, Any]]:
             (mean,) = parameters_to_ndarrays(results[0][1].parameters)
@@ -251,7 +262,7 @@ class FederatedClientPool:
         number = len(self._own_rounds) + 1
         context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
         context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
-            ndarrays_to_parameters([candidates]), keep_input=True
+            instructions.parameters, keep_input=True
         )
         with factors_of_sums() as factors:
             try:
@@ -261,24 +272,16 @@ class FederatedClientPool:
             except Exception as error:
                 # A client's share that is sound in form and wrong in substance ends here.
                 logger.warning("Secure aggregation failed, with a %s: %.200s", type(error).__name__, error)
-        # Each client masks a known factor beside its votes. Where one masked another, or a mask did not come off, the
-        # sum of the factors is not what it has to be, but for a chance of 2^-32 in the second case.
-        is_sound = factors == [grid.num_answered * whole] and grid.num_answered >= needed
-        return sums[0] if sums and is_sound and self._is_plausible(sums[0], grid, needed) else None
-
-    def _is_plausible(self, total: np.ndarray, grid: CheckedGrid, needed: int) -> bool:
-        """Tell whether a sum can be one of votes and noise, which a client's wild numbers may have made impossible."""
-        mechanism = self.ledger.mechanism
-        largest = mechanism.clip_norm * mechanism.vote_units + REACH * mechanism.share_scale(needed)
-        return bool(np.abs(total.astype(np.float64)).max() <= grid.num_answered * largest)
+        # Each client masks a known factor with its answer. If one masked another factor, or a mask did not come off,
+        # the sum of the factors is not what it has to be, except for a chance of 2^-32 in the second case.
+        is_sound = bool(sums) and factors == [grid.num_answered * whole] and grid.num_answered >= needed
+        return sums[0] if is_sound and _is_plausible(sums[0], grid.num_answered, needed, mechanism) else None
 
     def _sum_plain(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, candidates: np.ndarray, instructions: dict[str, Any]
+        self, grid: CheckedGrid, nodes: list[int], needed: int, instructions: FitIns, mechanism: Mechanism
     ) -> np.ndarray | None:
-        """Sum votes without masks, as clients send them in a simulation only."""
-        content = recorddict_compat.fitins_to_recorddict(
-            FitIns(ndarrays_to_parameters([candidates]), instructions), keep_input=True
-        )
+        """Sum answers without masks, which clients send in simulations only."""
+        content = recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
         messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
         replies = [
             reply
@@ -290,27 +293,33 @@ class FederatedClientPool:
         grid.bytes_up.update({reply.metadata.src_node_id: size_of(reply.content) for reply in replies})
         if len(replies) < needed:
             return None
-        votes = [
+        answers = [
             parameters_to_ndarrays(recorddict_compat.recorddict_to_fitres(reply.content, True).parameters)[0]
             for reply in replies
         ]
-        return np.sum(votes, axis=0).astype(np.int64)
+        return np.sum(answers, axis=0).astype(np.int64)
+
+
+def _is_plausible(total: np.ndarray, num_answered: int, needed: int, mechanism: Mechanism) -> bool:
+    """Return whether this can be a sum of answers and noise. A client's wild numbers may have made it impossible."""
+    largest = mechanism.clip_norm * mechanism.units + REACH * mechanism.share_scale(needed)
+    return bool(np.abs(total.astype(np.float64)).max() <= num_answered * largest)
 
 
 class _Workflow(SecAggPlusWorkflow):
     """Flower's SecAgg+, for clients that leave at any stage.
 
-    Flower 1.41 asks for the key shares of all clients that were asked and sent no votes. Of those that left before
-    they shared their keys there are none, and nobody's votes are masked with theirs: they are none of its business.
+    Flower 1.41 asks for the key shares of all clients that were asked and sent no answer. Of those that left before
+    they shared their keys there are none, and no answer is masked with theirs. So they are left out.
     """
 
     def share_keys_stage(self, grid: Any, context: Any, state: Any) -> bool:
-        """Share keys, and go on with those who did."""
-        goes_on = super().share_keys_stage(grid, context, state)
+        """Share keys, and continue with the clients that did."""
+        continues = super().share_keys_stage(grid, context, state)
         sharing = set(state.active_node_ids)
         state.sampled_node_ids = sharing
         state.nid_to_neighbours = {node: state.nid_to_neighbours[node] & sharing for node in sharing}
-        return goes_on
+        return continues
 
 
 def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
@@ -318,7 +327,7 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
 
     Args:
         noise_is_genuine (`bool`, *optional*, defaults to `True`):
-            False where the clients' app was made with other noise, in tests.
+            False if the clients' app was made with other noise, in tests.
     """
     app = ServerApp()
 
@@ -329,18 +338,18 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
         output_dir = Path(settings.output_dir)
         public = read_dataset(settings.initial_population, config.text_column) if settings.initial_population else None
         generator = PrivateEvolutionGenerator(
-            settings.variation_model or None,
+            settings.variation_model,
             settings.embedding_model,
             settings.expansion_model,
             config=config,
             run_dir=output_dir / RUN_FOLDER,
         )
-        warn_of_few_clients(config, generator.ledger.mechanism, settings.num_clients)
+        warn_of_few_clients(config, generator.ledger.plan, settings.num_clients)
         pool = FederatedClientPool(
             grid,
             context,
             settings,
-            generator.ledger,
+            generator.ledger.plan,
             noise_is_genuine=noise_is_genuine,
             record=output_dir / FEDERATION_NAME,
         )

@@ -1,74 +1,65 @@
 """The settings of a federation's run, which its server and all of its clients share."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ..configuration import PrivateEvolutionConfig, shortened
+from ..configuration import PrivateEvolutionConfig
+from ..settings import check_settings, setting, shortened
 
 CANDIDATE_BITS = (8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FederationSettings:
-    """What a Flower run is configured with, besides the fields of `PrivateEvolutionConfig`.
+    """The configuration of a Flower run, except for the fields of `PrivateEvolutionConfig`.
 
-    In `pyproject.toml`, and in `flwr run --run-config`, hyphens may take the place of underscores.
+    In `pyproject.toml`, and in `flwr run --run-config`, hyphens may replace underscores.
 
     Args:
-        num_clients (`int`): Number of clients that the run begins with; it counts as public.
+        num_clients (`int`): Number of clients that the run begins with. It counts as public.
         num_samples (`int`): Number of synthetic texts.
-        output_dir (`str`): Folder, at the server, of the results and of the run's own folder.
+        output_dir (`str`): Folder of the results and of the run's own folder, at the server.
         embedding_model (`str`): Model that the clients embed their texts with: the only one that they load.
-        variation_model (`str`, *optional*, defaults to `""`): As in the generator, at the server; empty for None.
+        variation_model (`str`, *optional*): As in the generator, at the server. Empty for None.
         expansion_model (`str`): As in the generator, at the server.
-        initial_population (`str`, *optional*, defaults to `""`): File of public texts, at the server.
+        initial_population (`str`, *optional*): File of public texts, at the server.
         candidate_bits (`int`, *optional*, defaults to `16`):
-            Bits per coordinate of the candidates on their way to the clients. 16 keep the votes exactly as they are
-            in one process; 8 halve the download.
+            Bits per coordinate of embeddings on their way to the clients. 16 keep the answers exactly as they are in
+            one process. 8 halve the download.
         round_timeout (`float`, *optional*, defaults to `600.0`):
             Seconds after which a client counts as one that does not answer.
         secure_aggregation (`bool`, *optional*, defaults to `True`):
-            Sum votes under masks. Without it the server gets single votes with a share of the noise only; clients do
-            that in simulations alone.
-        simulated_private (`str`, *optional*, defaults to `""`):
-            File that the clients of a simulation take their texts from; a real client names its own, in its node.
+            Sum answers under masks. Without it the server gets single answers with only their part of the noise.
+            Clients do that in simulations only.
+        simulated_private (`str`, *optional*):
+            File that the clients of a simulation take their texts from. A real client names its own, in its node.
 
     Raises:
         ValueError: A value is out of its range.
     """
 
-    num_clients: int = field(metadata={"help": "Number of clients that the run begins with."})
-    num_samples: int = field(metadata={"help": "Number of synthetic texts."})
-    output_dir: str = field(metadata={"help": "Folder of the results, at the server."})
-    embedding_model: str = field(metadata={"help": "Model that the clients embed their texts with."})
-    expansion_model: str = field(metadata={"help": "Causal language model, at the server."})
-    variation_model: str = field(default="", metadata={"help": "Masked language model, at the server; or none."})
-    initial_population: str = field(default="", metadata={"help": "File of public texts, at the server."})
-    candidate_bits: int = field(default=16, metadata={"help": "8 or 16 bits per coordinate of a candidate."})
-    round_timeout: float = field(default=600.0, metadata={"help": "Seconds that a client has for an answer."})
-    secure_aggregation: bool = field(default=True, metadata={"help": "Sum votes under masks."})
-    simulated_private: str = field(default="", metadata={"help": "File of a simulation's clients."})
+    num_clients: int = setting(
+        help="Number of clients that the run begins with.", at_least=3, hint="A sum of fewer hides no one."
+    )
+    num_samples: int = setting(help="Number of synthetic texts.", at_least=1)
+    output_dir: str = setting(help="Folder of the results, at the server.")
+    embedding_model: str = setting(help="Model that the clients embed their texts with.")
+    expansion_model: str = setting(help="Causal language model, at the server.")
+    variation_model: str | None = setting(None, help="Masked language model, at the server. Or none.")
+    initial_population: str | None = setting(None, help="File of public texts, at the server.")
+    candidate_bits: int = setting(16, help="8 or 16 bits per coordinate of a candidate.", choices=CANDIDATE_BITS)
+    round_timeout: float = setting(
+        600.0, help="Seconds that a client has for an answer.", above=0, hint="It is a number of seconds."
+    )
+    secure_aggregation: bool = setting(True, help="Sum answers under masks.")
+    simulated_private: str | None = setting(None, help="File of a simulation's clients.")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            kind: Any = each.type
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            if not fits or (isinstance(value, bool) and kind is not bool):
-                raise ValueError(f"`{each.name}`={shortened(value)} must be of type {kind.__name__}.")
-        if self.num_clients < 3:
-            raise ValueError(f"`num_clients`={self.num_clients} must be at least 3: a sum of fewer hides nobody.")
-        if self.num_samples < 1:
-            raise ValueError(f"`num_samples`={self.num_samples} must be at least 1.")
-        if self.candidate_bits not in CANDIDATE_BITS:
-            raise ValueError(f"`candidate_bits`={self.candidate_bits} must be one of {list(CANDIDATE_BITS)}.")
-        if not 0 < self.round_timeout < math.inf:
-            raise ValueError(f"`round_timeout`={self.round_timeout} must be a positive number of seconds.")
-        for name in ("output_dir", "embedding_model", "expansion_model"):
-            if not getattr(self, name):
-                raise ValueError(f"`{name}` is empty; the run needs it.")
+        for name in ("variation_model", "initial_population", "simulated_private"):
+            if not vars(self)[name]:  # Flower's configurations hold no None.
+                object.__setattr__(self, name, None)
+        check_settings(self)
 
     @classmethod
     def split(cls, run_config: Mapping[str, Any]) -> tuple["FederationSettings", PrivateEvolutionConfig]:

@@ -1,0 +1,39 @@
+"""Every file name of a run folder, a saved run, a pushed repository and a finetuned model."""
+
+CONFIG_NAME = "private_evolution_config.json"
+REPORT_NAME = "privacy_report.json"
+MODELS_NAME = "models.json"
+SEEDS_NAME = "seeds.jsonl"
+HISTORY_NAME = "history.json"
+CARD_NAME = "README.md"
+PICTURE_NAME = "run.png"
+DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
+"""What `Dataset.save_to_disk` writes."""
+
+FILES_OF_A_RUN = (CARD_NAME, PICTURE_NAME, SEEDS_NAME, HISTORY_NAME, *DATASET_FILES)
+"""Files of a saved run that must go when another run without them is saved in the same folder."""
+
+RUN_FOLDER = "run"
+"""Subfolder of the results in which the commands keep a run's own folder."""
+
+LEDGER_NAME = "ledger.json"
+SETTINGS_NAME = "settings.json"
+FEDERATION_NAME = "federation.json"
+METRICS_NAME = "metrics.json"
+
+DATA_FILE = "data/train-00000-of-00001.parquet"
+SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
+
+TRAINING_NAME = "training.json"
+EVALUATION_NAME = "evaluation.json"
+EVALUATION_PICTURE_NAME = "evaluation.png"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+FILES_OF_A_MODEL = (
+    *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ADAPTER_CONFIG_NAME),
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+)
+"""Files of a model that must go when another one is saved in the same folder, above all the older guarantee."""
+
+AUDIT_NAME = "audit.json"
+AUDIT_PICTURE_NAME = "audit.png"
+AUDIT_SETTINGS_NAME = "audit_settings.json"

@@ -1,0 +1,87 @@
+"""The clients that an audit is about, and the coins that decide which of them participate."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..configuration import PrivateEvolutionConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Clients that an audit is about.
+
+    Args:
+        texts (`tuple` of `tuple` of `str`): Samples of each, at most as many as a client may answer with.
+        is_canary (`np.ndarray` of `bool`): Which of them are made up.
+        is_member (`np.ndarray` of `bool`): The result of their coins: which of them participate.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    is_canary: np.ndarray
+    is_member: np.ndarray
+
+
+def make_canaries(num_canaries: int, num_words: int = 8, seed: int = 0) -> list[str]:
+    """Make up texts of hexadecimal numbers, all different, so unlike any language that no one else votes for them."""
+    rng = np.random.default_rng([seed, 1])
+    canaries: dict[str, None] = {}
+    while len(canaries) < num_canaries:
+        canaries.setdefault(" ".join(f"{number:04x}" for number in rng.integers(2**16, size=num_words)))
+    return list(canaries)
+
+
+def sample_targets(
+    private: "Dataset", config: PrivateEvolutionConfig, num_canaries: int, client_share: float = 0.1, seed: int = 0
+) -> tuple["Dataset", Targets]:
+    """Choose the targets, flip their coins, and make the private dataset of the audited run.
+
+    Args:
+        private (`datasets.Dataset`): The private texts, as a generator takes them.
+        config (`PrivateEvolutionConfig`): Names of the columns, most samples per client.
+        num_canaries (`int`): Number of canaries. The samples of each are copies of one text.
+        client_share (`float`, *optional*, defaults to `0.1`): Fraction of the real clients that are targets.
+        seed (`int`, *optional*, defaults to `0`): Seed of all choices, so that a later step finds them again.
+
+    Returns:
+        The dataset without the targets that do not participate, and the targets.
+
+    Raises:
+        ValueError: There are no targets, or `client_share` is not a fraction.
+    """
+    if not 0 <= client_share <= 1:
+        raise ValueError(f"`client_share`={client_share} must lie between 0 and 1.")
+    from datasets import Dataset
+
+    rng = np.random.default_rng([seed, 0])
+    samples: dict[Any, list[str]] = {}
+    for text, client in zip(private[config.text_column], private[config.client_column], strict=True):
+        samples.setdefault(client, []).append(text)
+    clients = list(samples)
+    chosen = [clients[index] for index in rng.permutation(len(clients))[: round(client_share * len(clients))]]
+    canaries = make_canaries(num_canaries, seed=seed)
+    texts = tuple((canary,) * config.max_samples_per_client for canary in canaries)
+    texts += tuple(tuple(samples[client][: config.max_samples_per_client]) for client in chosen)
+    if not texts:
+        raise ValueError(f"`num_canaries`={num_canaries} and `client_share`={client_share} leave no one to audit.")
+    targets = Targets(texts, np.arange(len(texts)) < num_canaries, rng.random(len(texts)) < 0.5)
+    left_out = {
+        client for client, is_member in zip(chosen, targets.is_member[num_canaries:], strict=True) if not is_member
+    }
+    rows = [(client, text) for client, own in samples.items() if client not in left_out for text in own]
+    prefix = "canary"
+    while any(str(client).startswith(prefix) for client in samples):
+        prefix += "-"
+    rows += [
+        (f"{prefix}-{number}", text)
+        for number, own in enumerate(texts[:num_canaries])
+        if targets.is_member[number]
+        for text in own
+    ]
+    return Dataset.from_dict(
+        {config.client_column: [str(client) for client, _ in rows], config.text_column: [text for _, text in rows]}
+    ), targets

@@ -1,0 +1,115 @@
+"""The wall: what a server may ask of the private side, and how every answer is counted."""
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import numpy as np
+
+from ..configuration import PrivateEvolutionConfig
+from ..privacy.bill import better_votes_per_sample
+from ..privacy.ledger import PrivacyLedger
+from ..privacy.mechanism import Mechanism
+from ..privacy.plan import Plan
+from .questions import Question
+
+logger = logging.getLogger(__name__)
+
+
+class ClientPool(ABC):
+    """The clients, as far as a server may see them: a public number of them, and one operation.
+
+    `release` takes a question, and returns the noisy sum of the clients' vectors. What it releases, to whoever holds
+    the pool: the sum over the clients of integer vectors whose L2 norm is bounded, plus discrete Gaussian noise. The
+    unit is the client, and the sensitivity is that of the question's `Mechanism`. Nothing else leaves: no text, no
+    embedding, no clean sum, no distance, in no log and no error message.
+
+    `release` is final, so that no pool can forget to count. A subclass writes `answer`, and may write `prepare`.
+    """
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "release" in vars(cls):
+            raise TypeError(f"{cls.__name__} must not replace `release`, which counts every release. Write `answer`.")
+
+    @property
+    @abstractmethod
+    def num_clients(self) -> int:
+        """Number of clients. It counts as public."""
+
+    @property
+    def noise_is_genuine(self) -> bool:
+        """Whether `answer` adds the library's own noise. If not, there is no guarantee about anything released."""
+        return False
+
+    def prepare(self, question: Question, mechanism: Mechanism) -> None:  # noqa: B027 - nothing is a good default
+        """Refuse, before anything is spent, a question that cannot be answered. By default nothing is refused."""
+
+    @abstractmethod
+    def answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+        """Sum the clients' contributions and add the noise. The release is counted already.
+
+        Args:
+            question (`Question`): What is asked.
+            mechanism (`Mechanism`): Norm, units, and noise.
+
+        Returns:
+            `np.ndarray` of shape `(question.num_bins,)`: The noisy sum, in integer units, int64.
+
+        Raises:
+            ReleaseLostError: There is no answer. The release stays counted.
+        """
+
+    @final
+    def release(self, question: Question, ledger: PrivacyLedger) -> np.ndarray:
+        """Prepare, count, answer with noise, keep, and only then return the answer.
+
+        Args:
+            question (`Question`): What is asked. It has to be in the ledger's plan.
+            ledger (`PrivacyLedger`): Counts the release, and keeps its answer.
+
+        Returns:
+            `np.ndarray` of shape `(question.num_bins,)`: The noisy sum, float64.
+
+        Raises:
+            ValueError: The question is not in the plan, or cannot be answered. Nothing is spent.
+            ReleaseLostError: The release is counted, but there is no answer.
+        """
+        if not isinstance(question, Question):
+            raise TypeError(f"A question of type {type(question).__name__} must be a subclass of `Question`.")
+        mechanism = ledger.mechanism(question)
+        self.prepare(question, mechanism)
+        # From here on it is spent, whatever happens: a process that ends now leaves a release that is counted.
+        ledger.record(question, self.noise_is_genuine)
+        noisy = self.answer(question, mechanism) / mechanism.units
+        ledger.keep(noisy)
+        return noisy
+
+    def costs(self) -> dict[str, Any] | None:
+        """Return what the releases so far cost the clients, for the card. None if no network lies between."""
+        return None
+
+
+def warn_of_delta(delta: float, num_clients: int) -> None:
+    """Warn if `delta` is too large to mean anything for this many clients."""
+    if delta >= 1 / num_clients:
+        warnings.warn(
+            f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that "
+            "publishes one random client's text would satisfy such a guarantee. Choose a `delta` well below "
+            f"{1 / num_clients:.1e}.",
+            stacklevel=4,
+        )
+
+
+def warn_of_few_clients(config: PrivateEvolutionConfig, plan: Plan, num_clients: int) -> None:
+    """Log a warning if the noise is large for this many clients, and more votes per sample would stand out better."""
+    better = better_votes_per_sample(config, plan, num_clients)
+    if better is not None:
+        logger.warning(
+            "There are %d clients, which is few for this noise: with `votes_per_sample`=%d instead of %d, the same "
+            "guarantee tells more of what they hold.",
+            num_clients,
+            better,
+            config.votes_per_sample,
+        )

@@ -1,0 +1,219 @@
+"""From private text to what questions read: grouping by client, the cap, and embeddings on an integer grid.
+
+A client's samples depend on that client's texts only, bit for bit. Its texts make batches of their own in the
+embedding model, and its subset is drawn from a generator of its own. Embeddings are rounded to integers that are small
+enough for every product and every partial sum to be exact in float32, in any order (`quantize_embeddings`). A
+floating-point matrix product does not promise this: in a larger batch the sum behind an entry may be ordered
+differently.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..configuration import PrivateEvolutionConfig
+from ..processes import progress_bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+EMBEDDING_UNITS = 2**11
+"""Integer units per length one in the space of embeddings."""
+
+
+class Embedder(Protocol):
+    """Embeds texts as rows of length one (`models.embedder.TextEmbedder`)."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Number of tokens that the model reads."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts."""
+        ...
+
+    def cuts(self, texts: Sequence[str]) -> bool:
+        """Return whether some text is longer than the model reads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of some clients, as questions read them.
+
+    Args:
+        owners (`np.ndarray` of shape `(n,)`): Index of the client of each sample, sorted.
+        embeddings (`np.ndarray` of shape `(n, d)`): Quantized embeddings, int16.
+    """
+
+    owners: np.ndarray
+    embeddings: np.ndarray
+
+    @classmethod
+    def of(cls, embedded: Sequence[np.ndarray]) -> "Samples":
+        """Put together the embeddings of clients, each of shape `(number of its samples, d)`."""
+        return cls(np.repeat(np.arange(len(embedded)), list(map(len, embedded))), np.concatenate(list(embedded)))
+
+    @property
+    def num_dimensions(self) -> int:
+        """Dimensions of the embeddings."""
+        return int(self.embeddings.shape[1])
+
+    def select(self, rows: "np.ndarray | slice") -> "Samples":
+        """Select samples by a mask or a slice."""
+        return Samples(self.owners[rows], self.embeddings[rows])
+
+    def each_client(self) -> Iterator[tuple[int, "Samples"]]:
+        """Yield the index and the samples of each client that has any."""
+        starts = np.flatnonzero(np.diff(self.owners, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(self.owners)], strict=True):
+            yield int(self.owners[start]), self.select(slice(int(start), int(end)))
+
+    def blocks(self, num_samples: int) -> Iterator["Samples"]:
+        """Yield blocks of at least this many samples that keep each client's samples together."""
+        start = 0
+        while start < len(self.owners):
+            last = self.owners[min(start + num_samples, len(self.owners)) - 1]
+            end = int(np.searchsorted(self.owners, last, side="right"))
+            yield self.select(slice(start, end))
+            start = end
+
+
+def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Round unit-length embeddings to whole multiples of `1 / EMBEDDING_UNITS`.
+
+    A row of `d` entries and of length `r` rounds to a vector of norm at most `r * EMBEDDING_UNITS + sqrt(d) / 2`. By
+    Cauchy-Schwarz every partial sum of the dot product of two such rows is an integer of at most its square, and
+    `2 <p, c> - |c|^2` of at most three times that: below 2^24 for every `d` up to 65,536.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(n, d)`): Rows of length at most one, give or take a thousandth.
+
+    Returns:
+        `np.ndarray` of shape `(n, d)`: int16.
+
+    Raises:
+        ValueError: An entry is not finite, a row is longer than one, or `d` is above 65,536.
+    """
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or embeddings.shape[1] > 2**16:
+        raise ValueError(
+            f"`embeddings` of shape {embeddings.shape} must be two-dimensional, with at most 65,536 columns."
+        )
+    if not np.isfinite(embeddings).all():
+        raise ValueError("`embeddings` holds NaN or infinite entries: check the embedding model and its dtype.")
+    if len(embeddings) and np.linalg.norm(embeddings.astype(np.float64), axis=1).max() > 1 + 1e-3:
+        raise ValueError("`embeddings` holds rows longer than 1. Normalize them to unit length first.")
+    return np.rint(embeddings * np.float32(EMBEDDING_UNITS)).astype(np.int16)
+
+
+def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+    from datasets import Dataset
+
+    if not isinstance(private, Dataset):
+        raise TypeError(
+            f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
+            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one."
+        )
+    columns = private.column_names
+    if config.text_column not in columns:
+        raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
+    if config.client_column not in columns:
+        raise ValueError(
+            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The "
+            "guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
+            "does. If each row really is a different person's, say so: "
+            f"`private.add_column({config.client_column!r}, list(range(len(private))))`."
+        )
+    plain = private.with_format(None)
+    texts, ids = list(plain[config.text_column]), list(plain[config.client_column])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            f"`private` has rows in column {config.text_column!r} that are not strings. Drop or convert them."
+        )
+    # NaN, which pandas writes for a missing id, is not equal to itself.
+    if any(client is None or client != client for client in ids):
+        raise ValueError(f"`private` has rows without a client in column {config.client_column!r}. Name or drop them.")
+    if any(isinstance(client, (list, dict)) for client in ids):
+        raise ValueError(f"`private` has lists in column {config.client_column!r}. A client's id is one value.")
+    return texts, ids
+
+
+def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[object, list[str]]:
+    """Group the texts that are not blank. A client with blank texts only is still a client, which contributes zero.
+
+    Raises:
+        ValueError: A column is missing, or rows have no client.
+        TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
+    """
+    texts, ids = _read_columns(private, config)
+    samples: dict[object, list[str]] = {client: [] for client in ids}
+    for text, client in zip(texts, ids, strict=True):
+        if text.strip():
+            samples[client].append(text)
+    if not all(text.strip() for text in texts):
+        warnings.warn("`private` has blank texts. They are left out.", stacklevel=3)
+    return samples
+
+
+def cap_samples(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
+    """Draw a client's subset from a generator of its own, so that it does not depend on who else participates."""
+    if len(samples) <= cap:
+        return samples
+    digest = hashlib.blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    chosen = rng.choice(len(samples), size=cap, replace=False)
+    return [samples[index] for index in chosen]
+
+
+def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int) -> list[np.ndarray]:
+    """Cap and embed every client's samples, in batches of their own.
+
+    A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place.
+
+    Returns:
+        `list` of `np.ndarray`: Each client's quantized embeddings, of shape `(at most cap, d)`.
+
+    Raises:
+        ValueError: No text of any client can be embedded. The message quotes none.
+    """
+    embedded: list[np.ndarray | None] = []
+    failure = None
+    cuts = False
+    with progress_bar(len(samples), "client", "Embedding clients") as bar:
+        for client, texts in samples.items():
+            own = None
+            try:
+                if texts:
+                    kept = cap_samples(client, texts, cap, seed)
+                    cuts = cuts or embedder.cuts(kept)
+                    own = quantize_embeddings(embedder(kept))
+            except Exception as error:
+                failure = type(error).__name__
+            embedded.append(own)
+            bar.update()
+    succeeded = [own for own in embedded if own is not None]
+    if not succeeded:
+        # Raised out here, so that the message and the frames of the other error, which may hold text, stay behind.
+        raise ValueError(
+            f"`embedding_model` failed on all private texts, with a {failure}. What it said may quote them, so it is "
+            "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
+        )
+    if failure:
+        warnings.warn(
+            f"`embedding_model` failed on the texts of some clients, with a {failure}. They contribute nothing.",
+            stacklevel=3,
+        )
+    if cuts:
+        warnings.warn(
+            f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
+            "reads. Only their beginnings count. Split long texts into several rows of the same client.",
+            stacklevel=3,
+        )
+    nothing = succeeded[0][:0]
+    return [nothing if own is None else own for own in embedded]

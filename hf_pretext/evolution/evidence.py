@@ -1,0 +1,205 @@
+"""The evidence: what all releases of a run say together about any text. Post-processing on arrays.
+
+Every release says how many times as many texts like a given one there should be, relative to some texts that it is
+about. A release about later candidates compares texts that the earlier ones chose. So the ratios multiply.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from .smoothing import SmoothedVotes, nearness, smooth_votes
+
+MAX_CHANGE = 10.0
+"""Most that the votes of one round change how likely a text is drawn, since votes are noisy."""
+
+EFFECTIVE_FRACTION = 0.08
+"""Fraction of the public texts that a mean embedding selects, as their effective sample size."""
+
+NEIGHBORHOOD = 0.1
+"""How far `SeedsReading` looks around a text, in units of one minus the cosine of two embeddings."""
+
+
+class Reading(Protocol):
+    """What one release says about any text."""
+
+    def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Compute how many times as many texts like these there should be.
+
+        Args:
+            embeddings (`np.ndarray` of shape `(n, d)`): Unit embeddings of the texts.
+            among (`np.ndarray` of shape `(m, d)`, *optional*):
+                Unit embeddings of the texts whose average ratio is one. By default those that the release was about.
+
+        Returns:
+            `np.ndarray` of shape `(n,)`: Ratios above zero.
+        """
+        ...
+
+
+@runtime_checkable
+class Interprets(Protocol):
+    """A question of the caller whose answer says something about texts."""
+
+    def interpret(self, answer: np.ndarray, noise_std: float, embeddings: np.ndarray) -> np.ndarray:
+        """Compute the logarithm of how many times as many texts like these there should be, up to a constant.
+
+        Args:
+            answer (`np.ndarray` of shape `(num_bins,)`): The noisy sum over the clients.
+            noise_std (`float`): Standard deviation of the noise in a bin.
+            embeddings (`np.ndarray` of shape `(n, d)`): Unit embeddings of the texts.
+        """
+        ...
+
+
+class VotesReading:
+    """What the votes of one round say.
+
+    Args:
+        votes (`np.ndarray` of shape `(m,)`): Noisy histogram, in votes.
+        noise_std (`float`): Standard deviation of the noise in a bin, in votes.
+        embed (`Callable`): Computes the embeddings of the candidates, if they are needed.
+    """
+
+    def __init__(self, votes: np.ndarray, noise_std: float, embed: Callable[[], np.ndarray]) -> None:
+        self.votes, self.noise_std, self._embed = votes, noise_std, embed
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """Embeddings of the candidates, shape `(m, d)`."""
+        return self._embed()
+
+    @cached_property
+    def smoothed(self) -> SmoothedVotes:
+        """The votes with most of their noise removed, and a forecast for other texts."""
+        return smooth_votes(self.votes, self.noise_std, self.embeddings)
+
+    def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Compute expected votes over average votes. See `Reading`."""
+        expected = self.smoothed.predict(embeddings)
+        usual = self.smoothed.votes if among is None else expected if among is embeddings else self._predict(among)
+        average = float(np.maximum(usual, 0).mean())
+        if average == 0:  # No text is expected to get any vote, so this round compares nothing.
+            return np.ones(len(embeddings))
+        return np.clip(expected / average, 1 / MAX_CHANGE, MAX_CHANGE)
+
+    def _predict(self, embeddings: np.ndarray) -> np.ndarray:
+        return self.smoothed.predict(embeddings)
+
+
+class TiltReading:
+    """What a release says whose answer is a score of texts: the logarithm of their ratio, up to a constant.
+
+    Args:
+        score (`Callable`): Maps unit embeddings of shape `(n, d)` to scores of shape `(n,)`.
+        embed (`Callable`): Computes unit embeddings of public texts, shape `(m, d)`, whose average ratio is one.
+        fraction (`float`, *optional*):
+            Effective sample size of the tilted public texts, as a fraction of them. The scores are multiplied by the
+            strength that gives it. A sharper tilt lets a few texts stand for all. By default the strength is one.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[np.ndarray], np.ndarray],
+        embed: Callable[[], np.ndarray],
+        fraction: float | None = None,
+    ) -> None:
+        self._score, self._embed, self._fraction = score, embed, fraction
+
+    def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Compute the exponential of the scores over its average. See `Reading`."""
+        usual = self._usual if among is None else self._strength * self._score(among)
+        highest = usual.max()
+        average = highest + math.log(float(np.exp(usual - highest).mean()))
+        return np.exp(np.minimum(self._strength * self._score(embeddings) - average, 700.0))
+
+    @cached_property
+    def _scores(self) -> np.ndarray:
+        return self._score(self._embed())
+
+    @cached_property
+    def _strength(self) -> float:
+        return 1.0 if self._fraction is None else strength_of(self._scores, self._fraction)
+
+    @cached_property
+    def _usual(self) -> np.ndarray:
+        return self._strength * self._scores
+
+
+class SeedsReading:
+    """What the ratios of seeds say about other texts: their neighbors among the seeds decide.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(m, d)`): Unit embeddings of the seeds.
+        ratios (`np.ndarray` of shape `(m,)`): Their ratios, above zero.
+    """
+
+    def __init__(self, embeddings: np.ndarray, ratios: np.ndarray) -> None:
+        self._embeddings, self._logarithms = embeddings, np.log(ratios)
+
+    def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Average the logarithm of the seeds' ratios, weighted by nearness (Nadaraya 1964). See `Reading`."""
+        averages = np.empty(len(embeddings))
+        for start in range(0, len(embeddings), 256):  # However many seeds there are, the kernel stays small.
+            weights = nearness(embeddings[start : start + 256], self._embeddings, NEIGHBORHOOD)
+            averages[start : start + 256] = weights @ self._logarithms / weights.sum(axis=1)
+        return np.exp(averages)
+
+
+class Evidence:
+    """What all readings say together.
+
+    Selecting candidates, drawing public texts, weighting seeds and judging new texts ask this object.
+
+    Args:
+        readings (`Sequence[Reading]`, *optional*): What is known so far.
+    """
+
+    def __init__(self, readings: Sequence[Reading] = ()) -> None:
+        self._readings = list(readings)
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self._readings)
+
+    def add(self, reading: Reading) -> None:
+        """Take in what another release says."""
+        self._readings.append(reading)
+
+    def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Multiply the ratios of all readings. See `Reading`."""
+        product = np.ones(len(embeddings))
+        for reading in self._readings:
+            product *= reading.ratios(embeddings, among)
+        return product
+
+
+def strength_of(scores: np.ndarray, fraction: float) -> float:
+    """Find the strength of an exponential tilt whose effective sample size is a fraction of the texts.
+
+    Args:
+        scores (`np.ndarray` of shape `(m,)`): Scores of the texts.
+        fraction (`float`): Effective sample size `(sum w)^2 / sum w^2` over the number of texts.
+
+    Returns:
+        `float`: The strength, not negative. Zero if all scores are equal.
+    """
+    shifted = scores - scores.max()
+    if not shifted.any():
+        return 0.0
+
+    def effective(strength: float) -> float:
+        weights = np.exp(strength * shifted)
+        return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
+
+    low, high = 0.0, 1 / float(np.abs(shifted).max())
+    # Ties of the highest score may leave more than the fraction, however sharp the tilt is.
+    while effective(high) > fraction and high < 1e12:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if effective(middle) > fraction else (low, middle)
+    return high

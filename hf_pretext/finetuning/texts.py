@@ -1,0 +1,92 @@
+"""Reading of synthetic texts to finetune on, with what is guaranteed about them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..artifacts import PICTURE_NAME, REPORT_NAME
+from ..data import list_texts, read_texts
+from ..hub import fetch_folder, find_privacy_report
+from ..privacy.report import PrivacyReport
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass
+class FinetuningArguments:
+    """What to finetune on. There is no test set: checkpoints are chosen on a part of the synthetic texts."""
+
+    dataset: str = field(metadata={"help": "Synthetic texts: a dataset repository of the Hub, a folder or a file."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
+    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    validation_share: float = field(
+        default=0.1,
+        metadata={"help": "Fraction of the texts that the checkpoint is chosen by."},
+    )
+    license: str | None = field(default=None, metadata={"help": "License of the finetuned model, for its card."})
+    allow_no_guarantee: bool = field(
+        default=False, metadata={"help": "Push a model even if no finite guarantee of its texts is known."}
+    )
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """Synthetic texts, split for training, and what is guaranteed about them.
+
+    Args:
+        train (`datasets.Dataset`): Column `text`.
+        validation (`datasets.Dataset`): Column `text`, for choosing a checkpoint.
+        report (`PrivacyReport`, *optional*): The guarantee, if one is known.
+        name (`str`): What to call the texts.
+        hub_id (`str`, *optional*): Their repository on the Hub.
+        revision (`str`, *optional*): Its commit.
+        picture (`Path`, *optional*): The picture of the run that made them.
+    """
+
+    train: "Dataset"
+    validation: "Dataset"
+    report: PrivacyReport | None
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    picture: Path | None = None
+
+
+def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:
+    """Read synthetic texts, find their guarantee, and set a fraction of them aside for validation.
+
+    Args:
+        arguments (`FinetuningArguments`): Where they are.
+        seed (`int`, *optional*, defaults to `0`): Seed of the split.
+
+    Raises:
+        FileNotFoundError: There is no such folder, file or repository.
+        ValueError: There are fewer than two texts, a column is missing, or the fraction is not between 0 and 1.
+    """
+    if not 0 < arguments.validation_share < 1:
+        raise ValueError(f"`validation_share`={arguments.validation_share} must lie strictly between 0 and 1.")
+    name, column = arguments.dataset, arguments.text_column
+    dataset = read_texts(name, column, revision=arguments.dataset_revision)
+    texts = [text for text in list_texts(dataset, column, "dataset") if text.strip()]
+    if len(texts) < 2:
+        raise ValueError(f"`dataset`={name!r} holds {len(texts)} texts that are not blank. It needs at least 2.")
+    report = find_privacy_report(dataset)
+    hub_id = revision = picture = None
+    if not Path(name).is_file():
+        folder = fetch_folder(name, [REPORT_NAME, PICTURE_NAME], arguments.dataset_revision)
+        report = report or find_privacy_report(folder)
+        picture = folder / PICTURE_NAME if (folder / PICTURE_NAME).is_file() else None
+        if not Path(name).exists():
+            # The cache names a snapshot's folder after its commit.
+            hub_id, revision = name, folder.name
+    from datasets import Dataset
+
+    # In memory, where a trainer's `map` leaves no files beside the data.
+    split = Dataset.from_dict({"text": texts}).train_test_split(test_size=arguments.validation_share, seed=seed)
+    return TrainingTexts(split["train"], split["test"], report, public_name(name), hub_id, revision, picture)
+
+
+def public_name(name: str) -> str:
+    """Return a name that may be published: of an absolute path, only its last two parts."""
+    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() and Path(name).is_absolute() else name

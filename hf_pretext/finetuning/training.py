@@ -1,0 +1,226 @@
+"""Training on synthetic texts: the guarantee in the logs, the model with its card in a folder, and its push."""
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, PICTURE_NAME, REPORT_NAME, TRAINING_NAME
+from ..files import atomic_folder, read_json, write_json
+from ..hub import check_guarantee, check_token, fetch_folder, find_privacy_report
+from ..models.components import ModelSource
+from ..models.packaged import PACKAGED
+from ..privacy.report import PrivacyReport
+from ..processes import is_main_process
+from .models import push_model, write_model_card
+from .texts import FinetuningArguments, TrainingTexts, public_name
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "datasets", "torch")
+
+
+class GuaranteeCallback(TrainerCallback):
+    """Logs epsilon and delta of the training texts with the other figures, wherever the trainer logs.
+
+    Args:
+        trainer (`transformers.Trainer`): The trainer.
+        report (`PrivacyReport`, *optional*): The guarantee of the texts. A warning is logged if there is none.
+    """
+
+    def __init__(self, trainer: Any, report: PrivacyReport | None) -> None:
+        self._trainer = trainer
+        self._report = report
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Log the guarantee once, at the beginning."""
+        if self._report is None or not self._report.is_finite:
+            logger.warning("No finite privacy guarantee is known for the training texts.")
+            return
+        logger.info("%s", self._report.guarantee)
+        self._trainer.log({"privacy_epsilon": self._report.epsilon, "privacy_delta": self._report.delta})
+
+
+def take_over_push(training: Any, texts: TrainingTexts, arguments: FinetuningArguments) -> dict[str, Any] | None:
+    """Take the push over from a trainer, and check before hours of training whether it will be possible.
+
+    A trainer would push file by file, with checkpoints and pickled arguments, and write a card of its own.
+
+    Args:
+        training (`transformers.TrainingArguments`): Loses `push_to_hub`. Name, token and privacy are read from it.
+        texts (`TrainingTexts`): Their guarantee decides whether the model may be pushed.
+        arguments (`FinetuningArguments`): Say whether it may be pushed without one.
+
+    Returns:
+        `dict`: Arguments of `push_model` except the folder, or None if there is nothing to push.
+
+    Raises:
+        ValueError: The texts have no finite guarantee.
+        PermissionError: There is no token.
+    """
+    if not training.push_to_hub:
+        return None
+    training.push_to_hub = False
+    check_guarantee(texts.report, arguments.allow_no_guarantee)
+    target = check_push(training.hub_model_id, training.hub_token)
+    return {
+        **target,
+        "private": training.hub_private_repo,
+        "allow_no_guarantee": arguments.allow_no_guarantee,
+    }
+
+
+def check_push(repo_id: str | None, token: str | None) -> dict[str, Any]:
+    """Return where to push, as arguments of `push_model`, if there is a name and a token for it.
+
+    Raises:
+        ValueError: There is no name.
+        PermissionError: There is no token.
+    """
+    if repo_id is None:
+        raise ValueError(
+            "`hub_model_id`=None: `push_to_hub` needs the name of a repository, such as 'me/jobs-adapter'."
+        )
+    check_token(token, repo_id)
+    return {"repo_id": repo_id, "token": token}
+
+
+def train_and_save(
+    trainer: Any,
+    texts: TrainingTexts,
+    arguments: FinetuningArguments,
+    base_model: str,
+    push: dict[str, Any] | None = None,
+    first_stage: TrainingTexts | None = None,
+) -> None:
+    """Train, save the model with its card, and push it.
+
+    Args:
+        trainer (`transformers.Trainer`): The trainer, such as TRL's `SFTTrainer`.
+        texts (`TrainingTexts`): What it trains on.
+        arguments (`FinetuningArguments`): License of the model.
+        base_model (`str`): Name of the model that is finetuned.
+        push (`dict`, *optional*): What `take_over_push` returned.
+        first_stage (`TrainingTexts`, *optional*): What the model was trained on just before.
+    """
+    trainer.add_callback(GuaranteeCallback(trainer, texts.report))
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    seconds = time.perf_counter() - started
+    validation_loss = trainer.evaluate()["eval_loss"]
+    output = Path(trainer.args.output_dir)
+    # All processes save, since each may hold a part of the weights. Only the main one writes.
+    own = atomic_folder(output, replaces=FILES_OF_A_MODEL)
+    with own if is_main_process() else tempfile.TemporaryDirectory() as scratch:
+        trainer.save_model(str(scratch))
+        if is_main_process():
+            facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds)
+            facts["earlier_guarantees"] = _earlier_guarantees(texts, base_model, first_stage)
+            _write_beside(Path(scratch), facts, texts, base_model)
+    if is_main_process():
+        print(f"The model and its card are in {output}/.")
+        if push:
+            print(f"Pushed to {push_model(output, **push)}.")
+
+
+def _earlier_guarantees(texts: TrainingTexts, base_model: str, first_stage: TrainingTexts | None) -> list[str]:
+    """Collect the guarantees of texts that the model learned before. Their epsilons may add to that of `texts`."""
+    folder = None
+    if base_model not in PACKAGED:
+        try:
+            folder = fetch_folder(base_model, [REPORT_NAME, TRAINING_NAME], repo_type="model")
+        except FileNotFoundError:
+            logger.info("Whether %s has a privacy report of its own could not be determined.", base_model)
+    reports, guarantees = [first_stage.report] if first_stage else [], []
+    if folder is not None and (folder / TRAINING_NAME).is_file():
+        guarantees += read_json(folder / TRAINING_NAME)["earlier_guarantees"]
+        reports.append(find_privacy_report(folder))
+        if reports[-1] is None:
+            guarantees.append("No guarantee is known for the texts that its base model was finetuned on.")
+    counted = [report for report in reports if report is not None]
+    return guarantees + [
+        report.guarantee for report in counted if texts.report is None or not texts.report.covers(report)
+    ]
+
+
+def training_facts(
+    trainer: Any,
+    texts: TrainingTexts,
+    arguments: FinetuningArguments,
+    base_model: str,
+    validation_loss: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """Collect what the card of a finetuned model says about its training."""
+    args, model = trainer.args, trainer.model
+    adapters: dict[str, Any] = getattr(model, "peft_config", {})
+    is_adapter = bool(adapters)
+    settings: dict[str, Any] = {"steps": trainer.state.global_step, "epochs": args.num_train_epochs}
+    settings |= {"learning rate": args.learning_rate, "schedule": str(args.lr_scheduler_type.value)}
+    settings["sequences per step"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    settings["longest sequence (tokens)"] = vars(args).get("max_length")
+    if is_adapter:
+        adapter = next(iter(adapters.values()))
+        settings |= {"LoRA r": adapter.r, "LoRA alpha": adapter.lora_alpha}
+        settings["LoRA modules"] = ", ".join(sorted(adapter.target_modules))
+    source = ModelSource.of(base_model, model)
+    packaged = PACKAGED.get(base_model)
+    is_on_hub = packaged is None and not Path(base_model).exists()
+    return {
+        "name": Path(args.output_dir).resolve().name,
+        "is_adapter": is_adapter,
+        "license": arguments.license,
+        "base_model": public_name(base_model),
+        "base_model_on_hub": packaged.hub_id if packaged else base_model if is_on_hub else None,
+        "base_revision": source.revision,
+        "dataset": texts.name,
+        "dataset_on_hub": texts.hub_id,
+        "dataset_revision": texts.revision,
+        "has_picture": texts.picture is not None,
+        "num_texts": len(texts.train),
+        "num_validation_texts": len(texts.validation),
+        "settings": settings,
+        "validation_loss": validation_loss,
+        "num_processes": args.world_size,
+        "seconds": round(seconds, 1),
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES if _is_installed(name)),
+        "command": _command(),
+    }
+
+
+def _write_beside(folder: Path, facts: dict[str, Any], texts: TrainingTexts, base_model: str) -> None:
+    """Write what goes with the weights into their folder."""
+    adapter_config = folder / ADAPTER_CONFIG_NAME
+    if base_model in PACKAGED and adapter_config.is_file():
+        # PEFT wrote down where on this machine the packaged model was unpacked.
+        values = read_json(adapter_config)
+        values["base_model_name_or_path"] = base_model
+        write_json(adapter_config, values)
+    # A trainer writes its arguments pickled. No one is to unpickle them.
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    write_json(folder / TRAINING_NAME, facts)
+    if texts.report is not None:
+        texts.report.save_pretrained(folder)
+    if texts.picture is not None:
+        shutil.copyfile(texts.picture, folder / PICTURE_NAME)
+    write_model_card(folder)
+
+
+def _command() -> str:
+    launcher = "torchrun" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "accelerate launch"
+    return f"{launcher} recipes/{Path(sys.argv[0]).name} {shlex.join(map(public_name, sys.argv[1:]))}".strip()
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False

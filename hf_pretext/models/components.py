@@ -1,0 +1,148 @@
+"""From the arguments of a generator to the objects that it works with, and where each of them is from."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration import PrivateEvolutionConfig
+from .embedder import TextEmbedder
+from .engine import TextEngine
+from .loading import (
+    load_causal_lm,
+    load_masked_lm,
+    load_sentence_transformer,
+    name_of,
+    resolve_device,
+    resolve_dtype,
+)
+from .local_engine import LocalEngine
+from .masked_variation import MaskedVariation
+from .packaged import PACKAGED
+from .prompted_variation import PromptedVariation
+from .remote_engine import RemoteEngine, is_remote
+from .variation import Truncates, Variation
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is from.
+
+    Args:
+        name (`str`, *optional*): Hub id, local folder or name of a packaged model by which it can be loaded again.
+        revision (`str`, *optional*): Commit of the Hub, or version of the package.
+        given (`bool`, *optional*, defaults to `True`): Whether there is such a model at all.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    given: bool = True
+
+    @classmethod
+    def of(cls, source: Any, model: Any = None) -> "ModelSource":
+        """Describe a model by what it was loaded from and what it became."""
+        if source is None:
+            return cls(given=False)
+        if isinstance(model, RemoteEngine):
+            # The model behind an address. The address is not published.
+            return cls(model.model)
+        name = name_of(source) or None
+        if name in PACKAGED:
+            return cls(name, PACKAGED[name].version())
+        return cls(name, getattr(getattr(model, "config", None), "_commit_hash", None))
+
+    def published(self) -> "ModelSource":
+        """Leave out the path of a local folder, which is not for publication."""
+        return replace(self, name=None) if self._is_local() else self
+
+    @property
+    def label(self) -> str | None:
+        """The name for people, without the path of a folder on this machine. None if there is no such model."""
+        if self.name is None:
+            return "given as an object or a local folder" if self.given else None
+        name = "/".join(Path(self.name).parts[-2:]) if self._is_local() else self.name
+        return f"{name} ({self.revision})" if self.revision else name
+
+    def to_dict(self) -> dict[str, str | None] | None:
+        """Return name and revision as a dictionary that JSON can hold, or None if there is no model."""
+        return {"name": self.name, "revision": self.revision} if self.given else None
+
+    def _is_local(self) -> bool:
+        return self.name is not None and Path(self.name).is_dir()
+
+
+@dataclass(frozen=True)
+class Components:
+    """The models of a generator, ready for use.
+
+    Args:
+        variation (`Variation`): Varies texts.
+        embedder (`TextEmbedder`): Embeds texts in the space where clients vote.
+        engine (`TextEngine`, *optional*): The causal language model.
+        sources (`dict` of `str` to `ModelSource`): Where each is from, by the argument that took it.
+    """
+
+    variation: Variation
+    embedder: TextEmbedder
+    engine: TextEngine | None
+    sources: dict[str, ModelSource]
+
+    @classmethod
+    def load(
+        cls,
+        variation_model: Any,
+        embedding_model: Any,
+        expansion_model: Any,
+        config: PrivateEvolutionConfig,
+        device: "str | torch.device | None" = None,
+        dtype: "str | torch.dtype" = "auto",
+        device_map: "str | dict[str, Any] | None" = None,
+        batch_size: int = 64,
+    ) -> "Components":
+        """Load what has to be loaded. See `PrivateEvolutionGenerator` for the arguments."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size`={batch_size} must be at least 1.")
+        if variation_model is None and expansion_model is None:
+            raise ValueError(
+                "`variation_model`=None varies texts by prompting the expansion model, so give an `expansion_model`, "
+                "or a masked language model as `variation_model`."
+            )
+        on = resolve_device(device)
+        dtype = resolve_dtype(dtype, on)
+        embedding = load_sentence_transformer(embedding_model, on, dtype)
+        variation, masked = variation_model, None
+        if variation_model is not None and not isinstance(variation_model, Variation):
+            masked, tokenizer = load_masked_lm(variation_model, on, dtype)
+            variation = MaskedVariation(masked, tokenizer, config, batch_size)
+        engine, model = expansion_model, expansion_model
+        if is_remote(expansion_model):
+            engine = model = RemoteEngine(expansion_model, config, batch_size)
+        elif expansion_model is not None and not isinstance(expansion_model, TextEngine):
+            model, tokenizer = load_causal_lm(expansion_model, on, dtype, device_map)
+            engine = LocalEngine(model, tokenizer, config, batch_size)
+        sources = {
+            "variation_model": ModelSource.of(variation_model, masked),
+            "embedding_model": ModelSource.of(embedding_model, getattr(embedding[0], "auto_model", None)),
+            "expansion_model": ModelSource.of(expansion_model, model),
+        }
+        return cls(
+            variation or PromptedVariation(engine, config), TextEmbedder(embedding, batch_size), engine, sources
+        )
+
+    def truncate(self, text: str) -> str:
+        """Cut a text to the longest that is varied. An operator that does not cut leaves it unchanged."""
+        return self.variation.truncate(text) if isinstance(self.variation, Truncates) else text
+
+    def needed_engine(self, purpose: str) -> TextEngine:
+        """Return the causal language model.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.engine is None:
+            raise ValueError(
+                f"{purpose} needs an `expansion_model`, and this generator has none. Give the constructor a causal "
+                "language model: a Hub id, a local folder, a (model, tokenizer) pair, or the address of a server."
+            )
+        return self.engine

@@ -1,0 +1,105 @@
+"""What variation and expansion ask of a language model, and the collection of texts that it writes. Without torch."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import compress, islice
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ..processes import progress_label
+
+TEXTS_AT_ONCE = 2048
+"""Texts that `collect_texts` asks for at a time. What it has got by then can be kept."""
+
+
+@runtime_checkable
+class TextEngine(Protocol):
+    """A causal language model, on this machine or on another. Give an object of your own as `expansion_model`."""
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
+        """Sample one continuation of each prompt.
+
+        Args:
+            prompts (`Sequence[str]`): The prompts. They hold seeds and public texts, nothing private.
+            max_new_tokens (`int`): Longest continuation, in tokens.
+            seed (`int`): Seed of the sampling.
+            stop (`str`, *optional*): A continuation may end when it holds this string.
+        """
+        ...
+
+    def answer(self, instructions: Sequence[str], max_new_tokens: int, seed: int) -> list[str]:
+        """Sample an answer to each instruction."""
+        ...
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """Cut a text after `max_tokens` tokens."""
+        ...
+
+
+@runtime_checkable
+class ChecksContext(Protocol):
+    """An engine that knows how many tokens its model reads."""
+
+    def check_context(self, length: int) -> None:
+        """Raise a `ValueError` if the model cannot read `length` tokens, prompt and continuation together."""
+        ...
+
+
+def collect_texts(
+    num_texts: int,
+    propose: Callable[[int, int], Iterable[str]],
+    description: str,
+    known: Iterable[str] = (),
+    max_attempts: int = 20,
+) -> Iterator[str]:
+    """Ask for texts until there are enough different ones.
+
+    The texts that were returned are remembered by 8 bytes each, so that millions of them fit into memory.
+
+    Args:
+        num_texts (`int`): Number of texts wanted.
+        propose (`Callable`):
+            `propose(number, attempt)` returns about `number` texts, or fewer if some are not usable.
+        description (`str`): What the texts are for, as progress bars and errors name it.
+        known (`Iterable[str]`, *optional*): Texts that do not count as new.
+        max_attempts (`int`, *optional*, defaults to `20`):
+            Times that `propose` is called before giving up. There are more if many texts are wanted.
+
+    Yields:
+        `str`: One of `num_texts` texts, all different.
+
+    Raises:
+        RuntimeError: There are not enough texts after `max_attempts` calls.
+    """
+    seen = np.unique(_digests(known))
+    num_found = num_asked = 0
+    # A tenth of what is asked for is expected to be usable, in the worst case.
+    max_attempts += 10 * (num_texts // TEXTS_AT_ONCE)
+    for attempt in range(max_attempts):
+        # Ask for as many more as were not usable before, so that a second time is enough.
+        usable = max(num_found / num_asked, 0.1) if num_asked else 1.0
+        number = min(math.ceil((num_texts - num_found) / usable), TEXTS_AT_ONCE)
+        num_asked += number
+        with progress_label(f"{description}: {num_found} of {num_texts} texts so far" if attempt else description):
+            proposed = list(dict.fromkeys(propose(number, attempt)))
+        digests = _digests(proposed)
+        is_new = ~np.isin(digests, seen)
+        seen = np.union1d(seen, digests)
+        for text in islice(compress(proposed, is_new), num_texts - num_found):
+            num_found += 1
+            yield text
+        if num_found == num_texts:
+            return
+    raise RuntimeError(
+        f"{description}: the language model gave only {num_found} usable, different texts of {num_texts} in "
+        f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask "
+        "for fewer texts."
+    )
+
+
+def _digests(texts: Iterable[str]) -> np.ndarray:
+    """Hash texts to 64 bits: two of a million differ, and are taken for the same, once in ten million runs."""
+    digests = (blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

@@ -1,0 +1,142 @@
+"""Loading of models: from a Hub id, a local folder, a package, or an object that is loaded already."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..processes import own_device
+from .packaged import locate
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return `device`, or that of this process among several, or the accelerator that torch finds, or the CPU."""
+    device = own_device() if device is None else device
+    if device is not None:
+        return torch.device(device)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    """Return `dtype`. `"auto"` is the checkpoint's on an accelerator, and float32 on a CPU, where half is slow."""
+    if isinstance(dtype, str) and dtype != "auto":
+        resolved = vars(torch).get(dtype)
+        if not isinstance(resolved, torch.dtype):
+            raise ValueError(
+                f"`dtype`={dtype!r} is not a torch dtype. Use 'auto', 'float32', 'bfloat16' or 'float16'."
+            )
+        return resolved
+    return torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
+
+
+def max_positions(model: Any) -> int | None:
+    """Return how many tokens a model reads, or None if its configuration does not say."""
+    return model.config.to_dict().get("max_position_embeddings")
+
+
+def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """Load a masked language model and its tokenizer.
+
+    Args:
+        source (`str`, `Path`, `tuple` or `Pipeline`):
+            A Hub id, a local folder, a `(model, tokenizer)` pair, or a `transformers` pipeline.
+        device (`torch.device`): Device of a model that is loaded here. A loaded one stays where it is.
+        dtype (`str` or `torch.dtype`): Its dtype.
+
+    Raises:
+        ValueError: The tokenizer has no mask token.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    model, tokenizer = _load("variation_model", source, AutoModelForMaskedLM, device, dtype)
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"`variation_model`={name_of(source)!r} has a tokenizer without a mask token, so it cannot fill masks. "
+            "Use a masked language model such as 'FacebookAI/roberta-large', or `variation_model=None` to vary texts "
+            "by prompting the expansion model."
+        )
+    return model, tokenizer
+
+
+def load_causal_lm(
+    source: Any, device: torch.device, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer. `source` is as in `load_masked_lm`.
+
+    With a `device_map`, as in `from_pretrained` of transformers, it is spread over devices, and `device` is not used.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load("expansion_model", source, AutoModelForCausalLM, device, dtype, device_map)
+
+
+def load_sentence_transformer(source: Any, device: torch.device, dtype: str | torch.dtype) -> Any:
+    """Load a sentence-transformers model from a Hub id or a local folder. A loaded one is returned unchanged."""
+    from sentence_transformers import SentenceTransformer
+
+    if isinstance(source, SentenceTransformer):
+        return source
+    _check_source("embedding_model", source)
+    try:
+        folder = str(locate(source))
+        return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unreachable("embedding_model", source) from error
+
+
+def name_of(source: Any) -> str:
+    """Return the name by which a source of a model can be loaded again, or an empty string."""
+    from transformers import Pipeline
+
+    if isinstance(source, (str, Path)):
+        return str(source)
+    holder = source[0] if isinstance(source, tuple) else source.model if isinstance(source, Pipeline) else source
+    return str(getattr(holder, "name_or_path", ""))
+
+
+def _load(
+    argument: str,
+    source: Any,
+    auto_class: Any,
+    device: torch.device,
+    dtype: str | torch.dtype,
+    device_map: str | dict[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer, Pipeline
+
+    if isinstance(source, tuple) and len(source) == 2:
+        return source[0].eval(), source[1]
+    if isinstance(source, Pipeline):
+        return source.model.eval(), source.tokenizer
+    _check_source(argument, source)
+    try:
+        folder = locate(source)
+        # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = auto_class.from_pretrained(
+            folder, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise _unreachable(argument, source) from error
+    # A model that is spread must stay where it is.
+    return (model if device_map is not None else model.to(device)).eval(), tokenizer
+
+
+def _check_source(argument: str, source: Any) -> None:
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            f"`{argument}` of type {type(source).__name__} must be a Hub id, a local folder, or a loaded object"
+            + ("." if argument == "embedding_model" else ": a (model, tokenizer) pair or a transformers pipeline.")
+        )
+    looks_like_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path and not Path(source).is_dir():
+        raise FileNotFoundError(f"`{argument}`={str(source)!r} is not a folder. Give a Hub id or an existing folder.")
+
+
+def _unreachable(argument: str, source: Any) -> OSError:
+    return OSError(
+        f"`{argument}`={str(source)!r} could not be loaded. Is it a Hub id that exists and that you may read (see "
+        "`hf auth login`), or a local folder with a configuration, a tokenizer and safetensors weights?"
+    )

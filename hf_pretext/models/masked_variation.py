@@ -1,0 +1,170 @@
+"""Variation by mask filling with a masked language model, as in the paper."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..cleaning import valid_unicode
+from ..configuration import PrivateEvolutionConfig
+from ..processes import map_over_processes, progress_bar
+from .loading import max_positions
+from .sampling import sample_tokens
+
+
+class MaskedVariation:
+    """Masks a fraction of a text's tokens and fills them with a masked language model.
+
+    Each step chooses `mask_probability` of every text's own tokens (at least one), masks them all, and fills them in
+    random order: a token is drawn at `temperature` and `top_p` given all that are there already. Special tokens are
+    neither masked nor drawn. The language model's head is computed only where it is read, and a text whose masks are
+    filled leaves the batch.
+
+    With `masks_per_pass` above 1 a forward pass fills several of a text's masks, each drawn as if the others of its
+    pass were unknown (mask-predict, Ghazvininejad et al. 2019, arXiv 1904.09324, with a random schedule instead of one
+    by confidence, which would favor frequent words). They are as far apart in the text as possible.
+
+    Args:
+        model (`PreTrainedModel`): A masked language model of transformers.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a mask token.
+        config (`PrivateEvolutionConfig`): Mask probability, passes, temperature, `top_p`, longest text.
+        batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+
+    Raises:
+        ValueError: `config.max_length` is more than the model reads.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, config: PrivateEvolutionConfig, batch_size: int = 64) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._config = config
+        self._batch_size = batch_size
+        longest = min(tokenizer.model_max_length, max_positions(model) or config.max_length)
+        if config.max_length > longest:
+            raise ValueError(
+                f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads."
+            )
+        special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), model.config.vocab_size))
+        self._special = torch.tensor(sorted(special), device=model.device)
+
+    def truncate(self, text: str) -> str:
+        """Cut a text to `max_length` tokens, special tokens included."""
+        # Decoding may change a text (an uncased tokenizer lowers its case). A text that is short enough is left alone.
+        fits = len(self._encode(text, self._config.max_length + 1)) <= self._config.max_length
+        return text if fits else self._decode(self._encode(text, self._config.max_length))
+
+    def vary(self, texts: Sequence[str], seed: int) -> list[str]:
+        """Vary each text. Several processes divide the texts, and all get all variations.
+
+        Args:
+            texts (`Sequence[str]`):
+                The texts. What is beyond `max_length` tokens is cut. What looks like a special token in them is read
+                as the characters that it is written with.
+            seed (`int`): Seed of the masks and fillings.
+
+        Returns:
+            `list` of `str`: One variation of each text, in their order.
+        """
+        return map_over_processes(self._vary, list(map(valid_unicode, texts)), seed)
+
+    @torch.inference_mode()
+    def _vary(self, texts: Sequence[str], seed: int) -> list[str]:
+        rng = torch.Generator(device=self._model.device).manual_seed(seed)
+        tokens = [self._encode(text, self._config.max_length) for text in texts]
+        # Longest first, so that texts of similar length share a forward pass.
+        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+        varied = list(texts)
+        for index, ids in zip(order, self._vary_tokens([tokens[i] for i in order], rng), strict=True):
+            varied[index] = self._decode(ids).strip() or texts[index]
+        return varied
+
+    def _encode(self, text: str, max_length: int) -> list[int]:
+        limit = {"truncation": True, "max_length": max_length}
+        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **limit)["input_ids"]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
+        word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
+
+    def _vary_tokens(self, tokens: list[list[int]], rng: torch.Generator) -> list[list[int]]:
+        """Vary texts as tokens, the longest first."""
+        device = self._model.device
+        lengths = [len(ids) for ids in tokens]
+        padding = self._tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(tokens), max(lengths, default=0)), padding, device=device)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(tokens):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
+        num_masks = self._config.variation_steps * int(self._num_masks(can_mask).sum())
+        with progress_bar(num_masks, "token") as bar:
+            for _ in range(self._config.variation_steps):
+                self._mask_and_fill(input_ids, attention_mask, can_mask, rng, bar)
+        return [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
+
+    def _mask_and_fill(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        can_mask: torch.Tensor,
+        rng: torch.Generator,
+        bar: Any,
+    ) -> None:
+        """Mask and fill all texts once, in place.
+
+        The forward passes of a turn hold only texts that still have masks, so they stay full to the end.
+        """
+        turns = self._schedule(can_mask, rng)
+        input_ids[turns >= 0] = self._tokenizer.mask_token_id
+        for turn in range(int(turns.max()) + 1 if turns.numel() else 0):
+            for rows in torch.nonzero((turns >= turn).any(1)).squeeze(1).split(self._batch_size):
+                width = int(attention_mask[rows[0]].sum())
+                rows_of, columns = torch.nonzero(turns[rows] == turn, as_tuple=True)
+                logits = self._logits_at(input_ids[rows, :width], attention_mask[rows, :width], rows_of, columns)
+                logits[:, self._special] = -torch.inf
+                filled = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
+                input_ids[rows[rows_of], columns] = filled
+                bar.update(len(rows_of))
+
+    def _num_masks(self, can_mask: torch.Tensor) -> torch.Tensor:
+        """Compute the number of masks of each text, as a column."""
+        available = can_mask.sum(1, keepdim=True)
+        return (available * self._config.mask_probability).round().long().clamp(min=1).minimum(available)
+
+    def _schedule(self, can_mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Choose what is masked, and in which forward pass each mask is filled. -1 is not masked."""
+
+        def random_order(is_allowed: torch.Tensor) -> torch.Tensor:
+            """Number what is allowed in each row, in random order, from zero. The rest comes after it."""
+            drawn = torch.rand(is_allowed.shape, generator=rng, device=is_allowed.device)
+            return drawn.masked_fill(~is_allowed, 2).argsort(1).argsort(1)
+
+        num_masks = self._num_masks(can_mask)
+        is_masked = random_order(can_mask) < num_masks
+        num_passes = -(-num_masks // self._config.masks_per_pass)
+        # Neighbors among the masks come into different passes, and the passes into random order.
+        passes = (is_masked.cumsum(1) - 1).clamp(min=0) % num_passes.clamp(min=1)
+        columns = torch.arange(can_mask.shape[1], device=can_mask.device)
+        turns = random_order(columns < num_passes).gather(1, passes)
+        return turns.masked_fill(~is_masked, -1)
+
+    def _logits_at(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the logits at some positions of a batch, shape `(positions, vocabulary)`.
+
+        The hook gives the head these hidden states instead of all of them. It works for every masked language model of
+        transformers whose head reads the `last_hidden_state` of its base model.
+        """
+
+        def keep_positions(module: Any, inputs: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[rows, columns][:, None]
+            return output
+
+        hook = self._model.base_model.register_forward_hook(keep_positions)
+        try:
+            return self._model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
+        finally:
+            hook.remove()

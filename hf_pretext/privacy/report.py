@@ -1,0 +1,350 @@
+"""The privacy report: what is guaranteed, to whom, by which mechanism, and under which assumptions."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import REPORT_NAME
+from ..configuration import PrivateEvolutionConfig
+from ..files import read_json, write_json
+from ..settings import shortened
+from ..version import __version__
+from .accounting import ALIASES, method_of
+from .ledger import PrivacyLedger, read_mechanism
+from .mechanism import Mechanism
+from .plan import VOTES
+
+
+@dataclass(frozen=True)
+class ReportedRelease:
+    """A release, as far as a report tells it.
+
+    Args:
+        id (`str`): Its random name. What two reports do not share adds up.
+        question (`str`): Kind of the question that was answered.
+        num_bins (`int`): Number of bins.
+        mechanism (`Mechanism`): Its noise and sensitivity.
+    """
+
+    id: str
+    question: str
+    num_bins: int
+    mechanism: Mechanism
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """What is guaranteed, to whom, by which mechanism, and under which assumptions.
+
+    Args:
+        epsilon (`float`): Total privacy loss of everything released so far.
+        delta (`float`): Probability with which the guarantee may fail.
+        unit (`str`): What is protected: `"client"`, all samples of one client.
+        neighboring_relation (`str`): `"add_or_remove_one"` or `"replace_one"`.
+        max_samples_per_client (`int`): Cap that the library enforced.
+        accountant (`str`): Name of the accountant.
+        vote_clipping (`str`): `"l2"` or `"count"`.
+        num_clients (`int`, *optional*): Number of clients. It counts as public.
+        target_epsilon (`float`, *optional*): The budget that was asked for, for one run.
+        releases (`tuple` of `ReportedRelease`): Every release, including the lost ones.
+        descriptions (`dict` of `str` to `str`): What a client's vector is, by the name of the question.
+        client_sampling_rate (`float`): Probability with which a client participated in a release.
+        num_lost (`int`): Releases that are counted, but whose answer was lost.
+        max_dropout (`float`, *optional*): Fraction of a federation's clients that may have failed to answer.
+        hf_pretext_version (`str`): Version that made the report.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    neighboring_relation: str
+    max_samples_per_client: int
+    accountant: str
+    vote_clipping: str
+    num_clients: int | None = None
+    target_epsilon: float | None = None
+    releases: tuple[ReportedRelease, ...] = ()
+    descriptions: Mapping[str, str] | None = None
+    client_sampling_rate: float = 1.0
+    num_lost: int = 0
+    max_dropout: float | None = None
+    hf_pretext_version: str = __version__
+
+    @classmethod
+    def from_ledger(
+        cls, ledger: PrivacyLedger, config: PrivateEvolutionConfig, num_clients: int | None = None
+    ) -> "PrivacyReport":
+        """Write the report of all releases that the ledger counts."""
+        plan = ledger.plan
+        return cls(
+            epsilon=ledger.epsilon(config.delta),
+            delta=config.delta,
+            unit=plan.unit,
+            neighboring_relation=config.neighboring_relation,
+            max_samples_per_client=plan.max_samples_per_client,
+            accountant=plan.accountant.name,
+            vote_clipping=config.vote_clipping,
+            num_clients=num_clients,
+            target_epsilon=config.epsilon,
+            releases=tuple(
+                ReportedRelease(each.id, each.question, each.num_bins, each.mechanism) for each in ledger.releases
+            ),
+            descriptions={entry.question: entry.description for entry in plan.releases},
+            client_sampling_rate=plan.client_sampling_rate,
+            num_lost=ledger.num_lost,
+            max_dropout=config.max_dropout,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PrivacyReport":
+        """Read what `to_dict` returned, also of the first edition. The words are made again from the figures.
+
+        Raises:
+            ValueError: A figure is missing, or is not valid.
+        """
+        values = values if "releases" in values else _with_releases(values)
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        known["epsilon"] = math.inf if known.get("epsilon") is None else known["epsilon"]
+        known["releases"] = _read_releases(known["releases"])
+        known["descriptions"] = _read_descriptions(known.get("descriptions"))
+        for each in fields(cls):
+            value, kinds = known.get(each.name, each.default), _TYPES_IN_A_REPORT.get(str(each.type))
+            if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise ValueError(f"A privacy report with `{each.name}`={shortened(value)} is not valid.")
+        return cls(**known)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
+        """Read `privacy_report.json` from a folder."""
+        return cls.from_dict(read_json(Path(folder) / REPORT_NAME))
+
+    def covers(self, other: "PrivacyReport") -> bool:
+        """Return whether every release that another report counts is counted here, so that this one may replace it."""
+        return set(other.release_ids) <= set(self.release_ids)
+
+    @property
+    def num_rounds(self) -> int:
+        """Number of releases, of all kinds."""
+        return len(self.releases)
+
+    @property
+    def release_ids(self) -> tuple[str, ...]:
+        """The random names of all releases."""
+        return tuple(each.id for each in self.releases)
+
+    @property
+    def kinds(self) -> dict[str, list[ReportedRelease]]:
+        """The releases by their kind of question."""
+        kinds: dict[str, list[ReportedRelease]] = {}
+        for each in self.releases:
+            kinds.setdefault(each.question, []).append(each)
+        return kinds
+
+    @property
+    def noise_std(self) -> float | None:
+        """Standard deviation of the noise in a bin of votes, or None if no votes were released."""
+        return next((each.mechanism.noise_std for each in self.releases if each.question == VOTES.name), None)
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """Noise standard deviation over sensitivity, in each release of votes."""
+        return next((each.mechanism.noise_multiplier for each in self.releases if each.question == VOTES.name), None)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a guarantee about something that was released."""
+        return self.num_rounds > 0 and math.isfinite(self.epsilon)
+
+    @property
+    def guarantee(self) -> str:
+        """The guarantee in words."""
+        if self.num_rounds == 0:
+            return "Nothing about the private data has been released yet."
+        if math.isinf(self.epsilon):
+            return "There is no guarantee: the noise did not come from the library, or there is too little of it."
+        over = ""
+        if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
+            over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
+        neighbors = (
+            "adding or removing all samples of one client: with or without any one client's text"
+            if self.neighboring_relation == "add_or_remove_one"
+            else "exchanging all samples of one client for any others: whatever any one client's text is"
+        )
+        return (
+            f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
+            f"{self.delta:g}, under {neighbors}, any outcome of this run is at most "
+            f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
+            f"delta.{over}"
+        )
+
+    @property
+    def mechanism(self) -> str:
+        """The mechanism in words."""
+        sampled = self.client_sampling_rate < 1
+        who = f"participates with probability {self.client_sampling_rate:g} and answers" if sampled else "answers"
+        lost = (
+            f" {self.num_lost} of them were lost in a crash, or because too few clients answered, and are counted all "
+            "the same."
+            if self.num_lost
+            else ""
+        )
+        kinds = " ".join(self._describe(question, releases) for question, releases in self.kinds.items())
+        shares = (
+            f" The clients of a federation added the noise. Each adds as much as suffices if up to "
+            f"{self.max_dropout:.0%} of them fail to answer and one of the others looks at the result. Releases that "
+            "lost more answers were discarded."
+            if self.max_dropout is not None
+            else ""
+        )
+        return (
+            f"{count_of(self.num_rounds, 'noisy sum')} over all clients {'was' if self.num_rounds == 1 else 'were'} "
+            f"released.{lost} In each, a client {who} with at most {self.max_samples_per_client} of its samples. "
+            f"{kinds} Every bin gets discrete Gaussian noise, drawn from the operating system's randomness.{shares} "
+            "The epsilon of all releases together was computed "
+            f"{method_of(self.accountant, self.client_sampling_rate)}."
+        )
+
+    def _describe(self, question: str, releases: list[ReportedRelease]) -> str:
+        mechanism = releases[0].mechanism
+        clipping = (
+            "clipped to an L2 norm of 1"
+            if mechanism.clip_norm == 1
+            else f"counted as they are, with an L2 norm of at most {mechanism.clip_norm:g}"
+        )
+        words = (self.descriptions or {}).get(question, question)
+        return (
+            f"{count_of(len(releases), 'release')} of `{question}`: {words}, {clipping}, with a noise standard "
+            f"deviation of {mechanism.noise_std:.6g} per bin ({mechanism.noise_multiplier:.6g} times the sensitivity)."
+        )
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the guarantee assumes or does not cover, a sentence each."""
+        return (
+            "Every sample of a person carries the same client id. A person with two ids is protected as two clients.",
+            *(_ASSUMPTIONS_OF_ONE_PROCESS if self.max_dropout is None else self._assumptions_of_a_federation),
+            "The number of clients, the configuration and the public models are not secret: what is hidden is which "
+            "samples a client has, or whether it has any.",
+            "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
+            "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
+            "The initial population, the domain description and every setting were chosen without looking at the "
+            "private text.",
+            "The text on which the public models were pretrained is not protected. Neither is any evaluation on "
+            "private text.",
+            *(
+                ["No one but the trusted process sees which clients participate in a release."]
+                if self.client_sampling_rate < 1
+                else []
+            ),
+            "Other releases about the same clients, by other runs or other programs, add to this epsilon.",
+        )
+
+    @property
+    def _assumptions_of_a_federation(self) -> tuple[str, ...]:
+        return (
+            "The server and the clients follow the protocol, though the server may look at everything that it gets. "
+            "Secure aggregation hides single answers from it. (A simulation can leave it out, and its card says so.)",
+            "One client may look at the results, knowing its own noise, or add none. Further clients that conspire or "
+            "add no noise count as if they had not answered: they and those that do not answer are together at most "
+            f"{self.max_dropout:.0%}.",
+            "Whether and when a client answers does not depend on its text: a text that cannot be read or embedded "
+            "counts for nothing, and embedding is done in time.",
+            "Each person is one client of the federation. Who is asked and who answers is not secret.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures and the words as a dictionary that JSON can hold. An infinite epsilon becomes None."""
+        words = {"guarantee": self.guarantee, "mechanism": self.mechanism, "assumptions": list(self.assumptions)}
+        figures = {
+            "num_rounds": self.num_rounds,
+            "noise_multiplier": self.noise_multiplier,
+            "noise_std": self.noise_std,
+        }
+        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
+        releases = [asdict(release) for release in self.releases]
+        return {**asdict(self), **figures, "releases": releases, "epsilon": epsilon, **words}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `privacy_report.json` to `folder`, which is created if it does not exist."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / REPORT_NAME, self.to_dict())
+
+    def __str__(self) -> str:
+        return f"{self.guarantee}\n{self.mechanism}"
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """Show a positive number with this many digits, and never as less than it is, as befits an epsilon."""
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    # A thousandth of a step is what floating point may add to a number that has these digits.
+    return f"{math.ceil(value / step - 1e-3) * step:.{digits}g}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural if it is not one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+_ASSUMPTIONS_OF_ONE_PROCESS = (
+    "The process that held the private text is trusted: this was a simulation in one process, not a federation with "
+    "secure aggregation.",
+)
+
+_TYPES_IN_A_REPORT: dict[str, tuple[type, ...]] = {
+    "<class 'float'>": (int, float),
+    "<class 'int'>": (int,),
+    "<class 'str'>": (str,),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+}
+
+
+def _read_releases(values: Any) -> tuple[ReportedRelease, ...]:
+    try:
+        releases = tuple(
+            ReportedRelease(each["id"], each["question"], each["num_bins"], read_mechanism(each["mechanism"]))
+            for each in values
+        )
+    except (KeyError, TypeError):
+        raise ValueError("A privacy report with `releases` that lack a field is not valid.") from None
+    for each in releases:
+        is_size = isinstance(each.num_bins, int) and not isinstance(each.num_bins, bool) and each.num_bins > 0
+        if not (is_size and isinstance(each.id, str) and isinstance(each.question, str)):
+            raise ValueError(f"A privacy report with the release {shortened(each)} is not valid.")
+    return releases
+
+
+def _read_descriptions(values: Any) -> dict[str, str]:
+    pairs = values.items() if isinstance(values, Mapping) else () if values is None else [(values, values)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
+        raise ValueError(f"A privacy report with `descriptions`={shortened(values)} is not valid.")
+    return dict(pairs)
+
+
+def _with_releases(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the releases of a report of the first edition, which has one mechanism for all of them."""
+    try:
+        relation = values["neighboring_relation"]
+        by_sensitivity = math.sqrt(2) if relation == "replace_one" else 1.0
+        mechanism = {
+            "noise_multiplier": values["noise_multiplier"],
+            "clip_norm": values["sensitivity"] / by_sensitivity,
+            "neighboring_relation": relation,
+            "max_dropout": values.get("max_dropout"),
+        }
+        names, sizes = values.get("release_ids", ()), values.get("bins_per_release", ())
+        releases = [
+            {"id": name, "question": VOTES.name, "num_bins": num_bins, "mechanism": mechanism}
+            for name, num_bins in zip(names, sizes, strict=True)
+        ]
+        if len(releases) != values["num_rounds"]:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("A privacy report whose releases do not add up, or lack a figure, is not valid.") from None
+    accountant = values.get("accountant")
+    return {**values, "releases": releases, "accountant": ALIASES.get(str(accountant), accountant)}

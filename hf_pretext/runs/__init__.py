@@ -1,0 +1,1 @@
+"""How a run survives: its folder on disk, its steps, its history."""

@@ -1,0 +1,248 @@
+"""A run folder, from which a run that was killed at any instant continues without drawing noise again.
+
+It holds the ledger (`ledger.json`, written by `PrivacyLedger`), the public settings of the run (`settings.json`), and
+a file for each step: candidates, the index of a release in the ledger, a round's record, generated texts. Every file
+appears whole or not at all, and stays. Nothing in the folder is private: it is computed from releases and public data,
+and of the clients it knows only their number, which is public. Files are read as JSON and checked. A folder from a
+stranger can be refused or lie about what was generated, but it cannot run anything or reach out of its place. The
+files' times, though, show how long the clients' side took, which depends on what they hold: do not publish those.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..artifacts import LEDGER_NAME, SETTINGS_NAME
+from ..files import atomic_write, make_durable_folder, read_json
+from ..privacy.ledger import PrivacyLedger, Release
+from ..privacy.plan import VOTES, Plan
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = 2
+"""Format of the folder. Folders of the first edition have none."""
+
+ROWS_AT_ONCE = 1024
+"""Texts of a dataset that are in memory at a time while it is written."""
+
+
+class RunFolder:
+    """The folder of a run, for one process at a time.
+
+    Args:
+        path (`str` or `Path`): The folder. It is created if it does not exist.
+        settings (`Mapping[str, Any]`, *optional*):
+            Public settings of the run, as JSON. A folder that was begun with others is refused, unless nothing was
+            released yet. Without them the folder is only read.
+
+    Raises:
+        ValueError: The folder was begun with other settings, is of the first edition, lost its ledger, or holds links
+            or other files.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(
+                f"`run_dir`={str(path)!r} is a file. Name a folder, which is created if it does not exist."
+            )
+        make_durable_folder(self.path)
+        links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
+        if links:
+            raise ValueError(
+                f"`run_dir`={str(path)!r} holds links, such as {links[0]!r}, which lead out of it. A run folder holds "
+                "files only: choose another folder."
+            )
+        found = self._read(SETTINGS_NAME)
+        if found is None:
+            others = sorted(each.name for each in self.path.iterdir() if each.suffix == ".json")
+            if set(others) - {LEDGER_NAME}:
+                raise ValueError(
+                    f"`run_dir`={str(path)!r} holds other files, such as {others[0]!r}, and no {SETTINGS_NAME}: it is "
+                    "not a run folder. Choose a folder for this run alone."
+                )
+        elif not self.ledger_path.is_file():
+            raise ValueError(
+                f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Restore its "
+                "latest copy (an older one counts too little). Or assume that the whole budget of that run is spent, "
+                "and choose another folder."
+            )
+        if isinstance(found, dict) and found.get("format") != FORMAT:
+            raise ValueError(
+                f"`run_dir`={str(path)!r} was written by another version of hf_pretext (format {found.get('format')}, "
+                f"this one writes {FORMAT}). End its run with that version, or choose another folder, whose epsilon "
+                "adds to this one's."
+            )
+        self._settings = found if settings is None else json.loads(json.dumps({"format": FORMAT, **settings}))
+        if found is not None and found != self._settings and (self._has_spent() or not self._empty()):
+            self._check_settings(found)
+
+    def ledger(self, plan: Plan) -> PrivacyLedger:
+        """Open the folder's ledger, or begin it, and then write the settings down.
+
+        Raises:
+            ValueError: The ledger was written with another plan, or is damaged.
+            RuntimeError: Another process is beginning it.
+        """
+        if self.holds("settings"):
+            return PrivacyLedger(plan, self.ledger_path)
+        # Two that begin together must not replace each other's ledger by an empty one.
+        with self.locked():
+            ledger = PrivacyLedger(plan, self.ledger_path)
+            if not self.holds("settings"):
+                self.write(SETTINGS_NAME, self._settings)
+            return ledger
+
+    @property
+    def ledger_path(self) -> Path:
+        """Path of the ledger."""
+        return self.path / LEDGER_NAME
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes off the folder. Two that continued it would each draw noise for the same release.
+
+        Raises:
+            RuntimeError: Another process, or another generator of this one, is at work on it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(
+                f"`run_dir`={str(self.path)!r} is in use by another process. Wait for it, or choose another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def rounds(self, run: int = 1) -> list[tuple[list[str], np.ndarray]]:
+        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones."""
+        ledger = self._read(LEDGER_NAME) or {"releases": []}
+        releases = [Release.from_dict(release) for release in ledger["releases"]]
+        rounds: list[tuple[list[str], np.ndarray]] = []
+        candidates: list[str] = []
+        number = 1
+        while (index := self.read(f"run-{run}-release-{number}", is_count)) is not None and index < len(releases):
+            # After a lost release the candidates stay.
+            candidates = self.read(f"run-{run}-candidates-{number}", _is_list_of_texts) or candidates
+            votes = releases[index].answer
+            if votes is not None and releases[index].question == VOTES.name:
+                rounds.append((candidates, np.array(votes)))
+            number += 1
+        return rounds
+
+    def release_indices(self, run: "int | str" = "*") -> list[int]:
+        """Return the indices in the ledger at which the releases of a run, or of all runs, were or will be."""
+        paths = self.path.glob(f"run-{run}-release-*.json")
+        return [self.read(path.stem, is_count) for path in sorted(paths)]
+
+    def read(self, step: str, is_valid: Callable[[Any], bool]) -> Any:
+        """Return what a step made, or None if it was not made yet.
+
+        Raises:
+            ValueError: The file of that step is not what this library writes.
+        """
+        found = self._read(f"{step}.json")
+        if found is not None and not is_valid(found):
+            raise self._damaged(f"{step}.json")
+        return found
+
+    def holds(self, step: str) -> bool:
+        """Return whether a step was made."""
+        return (self.path / f"{step}.json").is_file()
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file durably. The step `x` has the name `x.json`."""
+        atomic_write(self.path / name, json.dumps(content) + "\n")
+
+    def dataset(self, name: str, texts: Iterable[str]) -> "Dataset":
+        """Write texts to an Arrow file as they come, and return the dataset that is read from it."""
+        import pyarrow as pa
+        from datasets import Dataset
+
+        # Not durable, as it follows from the texts of the steps.
+        path, schema = self.path / f"{name}.arrow", pa.schema({"text": pa.string()})
+        scratch = path.with_suffix(".writing")
+        texts = iter(texts)
+        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            while rows := list(islice(texts, ROWS_AT_ONCE)):
+                writer.write_batch(pa.record_batch([rows], schema=schema))
+        os.replace(scratch, path)
+        return Dataset.from_file(str(path))
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return read_json(path)
+        except ValueError:
+            raise self._damaged(name) from None
+
+    def _has_spent(self) -> bool:
+        """Return whether anything was released. A ledger that cannot be read, or that lost its releases, says yes."""
+        try:
+            num_releases = len(read_json(self.ledger_path)["releases"])
+        except (ValueError, KeyError, TypeError):
+            return True
+        # What is made after a release. The index of the first one, and the first candidates, are written before it.
+        later = ("run-*-record-*.json", "run-*-weights-*.json")
+        is_later = any(any(self.path.glob(pattern)) for pattern in later) or any(self.release_indices())
+        return num_releases > 0 or is_later
+
+    def _empty(self) -> bool:
+        """Begin again, with other settings, if a run failed before it spent anything. Return whether it still had not.
+
+        Another process may have released something, and ended, since that was last looked at.
+        """
+        with self.locked():
+            if self._has_spent():
+                return False
+            for name in (*(each.name for each in self.path.glob("run-*.json")), LEDGER_NAME, SETTINGS_NAME):
+                (self.path / name).unlink(missing_ok=True)
+            return True
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(
+            f"{str(self.path / name)!r} is not what hf_pretext writes: it is damaged, or from somewhere else. Restore "
+            "a copy of it, or choose another folder."
+        )
+
+    def _check_settings(self, found: Any) -> None:
+        flat, meant = _flatten(found), _flatten(self._settings)
+        differing = sorted(name for name in {*flat, *meant} if flat.get(name) != meant.get(name))
+        if differing:
+            changes = ", ".join(f"`{name}`={flat.get(name)!r} there, {meant.get(name)!r} here" for name in differing)
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} holds a run with other settings: {changes}. A run continues with the "
+                "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's."
+            )
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is an integer that counts something."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _flatten(settings: Any) -> dict[str, Any]:
+    """List nested settings by their own names. The parts have no names in common."""
+    if not isinstance(settings, dict):
+        return {"settings": settings}
+    inner = [value for value in settings.values() if isinstance(value, dict)]
+    flat = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    return {**flat, **{name: value for each in inner for name, value in each.items()}}

@@ -1,0 +1,215 @@
+"""A run of the algorithm: what it has decided so far, the same in every process and, with a run folder, on disk."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..privacy.ledger import PrivacyLedger, ReleaseLostError
+from ..privacy.report import rounded_up
+from ..processes import broadcast, is_main_process, progress_label
+from .folder import RunFolder, is_count
+from .history import RoundRecord
+
+if TYPE_CHECKING:
+    from ..clients.pool import ClientPool
+    from ..clients.questions import Question
+
+logger = logging.getLogger(__name__)
+
+
+class Streams(NamedTuple):
+    """The randomness of a round, one stream for each use, so that no use disturbs another."""
+
+    lookahead: np.random.Generator
+    selection: np.random.Generator
+    variation: np.random.Generator
+
+
+class Asks(Protocol):
+    """Something about which clients are asked: the candidates of a round, or a question before the first round."""
+
+    @property
+    def step(self) -> str:
+        """Name of the step of the run."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Name of the question."""
+        ...
+
+    @property
+    def num_bins(self) -> int | None:
+        """Number of bins of the answer, if it is known before the question is made."""
+        ...
+
+    def ask(self) -> "Question":
+        """Make the question. It is not called if the answer is in the ledger already."""
+        ...
+
+
+class Run:
+    """Keeps the results of a run's steps.
+
+    Every result is a function of the releases and of public data, so a step whose result is kept is not repeated. All
+    processes call the same steps in the same order. The main process reads and writes.
+
+    Args:
+        number (`int`): Number of the run in its ledger, from 1.
+        seed (`int`): Seed of everything but the noise.
+        num_rounds (`int`): Rounds of the run.
+        ledger (`PrivacyLedger`): Counts the releases, and holds their plan.
+        folder (`RunFolder`, *optional*): Where results survive the process.
+        seconds (`dict` of `str` to `float`, *optional*): Gets the time of each stage.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        seed: int,
+        num_rounds: int,
+        ledger: PrivacyLedger,
+        folder: RunFolder | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> None:
+        self.number, self.num_rounds, self.ledger = number, num_rounds, ledger
+        self.history: list[RoundRecord] = []
+        self.num_clients: int | None = None
+        self.seconds = {} if seconds is None else seconds
+        self._seed, self._folder = seed, folder
+        self._started = self._seconds_of_clients = 0.0
+
+    def rng(self, number: int) -> Streams:
+        """Return the random streams of a round. The noise uses none of them."""
+        return Streams(*np.random.default_rng([self._seed, self.number, number]).spawn(3))
+
+    def label(self, number: int) -> str:
+        """Name a round for progress bars and errors."""
+        return f"Round {number}/{self.num_rounds}"
+
+    @contextmanager
+    def stage(self, name: str, label: str | None = None) -> Iterator[None]:
+        """Measure the time of public work, and name its progress bars."""
+        started = time.perf_counter()
+        try:
+            with progress_label(label or name.capitalize()):
+                yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def keep(self, step: str, is_valid: Callable[[Any], bool], make: Callable[[], Any]) -> Any:
+        """Return what a step made: read from the folder, or made now and written there."""
+        name = f"run-{self.number}-{step}"
+        kept = broadcast(self._folder.read(name, is_valid) if self._folder is not None else None)
+        if kept is None:
+            kept = make()
+            if self._folder is not None:
+                self._folder.write(f"{name}.json", kept)
+        return kept
+
+    @property
+    def is_released(self) -> bool:
+        """Whether every answer of the run is in the ledger, so that no client has to be asked."""
+        last = f"run-{self.number}-release-{self.num_rounds}"
+        index = self._folder.read(last, is_count) if self._folder is not None else None
+        return broadcast(index is not None and index < self.ledger.num_releases)
+
+    def warn_of_a_second_one(self) -> None:
+        """Warn, in the main process, that this run adds to the epsilon of those before it."""
+        if self.number == 1 or not is_main_process():
+            return
+        plan = self.ledger.plan
+        spent = [(release.mechanism, release.num_bins) for release in self.ledger.releases]
+        after = plan.epsilon(plan.delta, [*spent, *plan.one_run])
+        warnings.warn(
+            f"This is run {self.number} of this generator on private data: it raises epsilon from "
+            f"{rounded_up(self.ledger.epsilon(plan.delta))} to {rounded_up(after)}. `generator.seeds` has the seeds "
+            "of the run before, and `expand` costs nothing.",
+            stacklevel=4,
+        )
+
+    def noise_std(self, question: str) -> float:
+        """Return the standard deviation of the noise in a bin of an answer."""
+        mechanism = self.ledger.plan.entry(question).mechanism
+        return mechanism.noise_std if self.num_clients is None else mechanism.noise_std_of_sum(self.num_clients)
+
+    def release(self, about: Asks, clients: "ClientPool | None") -> np.ndarray | None:
+        """Return a noisy answer: from the ledger, or else from the clients. None if it was lost.
+
+        Raises:
+            ValueError: The run folder holds the answer to another question, or an older ledger.
+        """
+        self._started, self._seconds_of_clients = time.perf_counter(), 0.0
+        label = self._label_of(about)
+        index = self.keep(about.step, is_count, lambda: self.ledger.num_releases)
+        if index > self.ledger.num_releases:
+            raise ValueError(f"`run_dir`: {index}, where {label} was released, is not an index of the ledger.")
+        if index == self.ledger.num_releases:
+            self._check_ledger_is_the_latest(about.step, label)
+            question = about.ask()
+            asked = time.perf_counter()
+            if clients is not None:
+                try:
+                    clients.release(question, self.ledger)
+                except ReleaseLostError as error:
+                    logger.warning("%s", error)
+            self.ledger.share()
+            self._seconds_of_clients = time.perf_counter() - asked
+        release = self.ledger.releases[index]
+        if release.question != about.kind:
+            raise ValueError(
+                f"`run_dir`: the ledger has an answer to the question {release.question!r} where {label} asks "
+                f"{about.kind!r}. It is the ledger of another run."
+            )
+        if release.answer is None:
+            warnings.warn(f"{label}: the release was lost. It is counted, and skipped.", stacklevel=4)
+            return None
+        if about.num_bins not in (None, release.num_bins):
+            raise ValueError(f"`run_dir`: the ledger has {release.num_bins} votes for {about.num_bins} candidates.")
+        return np.array(release.answer)
+
+    def record(self, candidates: Any, votes: np.ndarray, weights: np.ndarray, parents: np.ndarray) -> None:
+        """Add a round to the history."""
+        number = candidates.round
+        # How long the clients take depends on what they hold, so it is not told.
+        seconds = time.perf_counter() - self._started - self._seconds_of_clients
+        record = RoundRecord.of(number, votes, weights, np.unique(parents), seconds)
+        kept = self.keep(f"record-{number}", RoundRecord.is_valid, lambda: asdict(record))
+        self.history.append(RoundRecord.from_dict(kept))
+
+    def begin(self, clients: "ClientPool | None") -> int:
+        """Return the number of clients that the run began with, and refuse a pool of another number."""
+        now = broadcast(None if clients is None else clients.num_clients)
+        begun = self.keep("clients", is_count, lambda: now)
+        if now not in (None, begun):
+            raise ValueError(
+                f"`private` has {now} clients, but the run in `run_dir` began with {begun}. A run continues with the "
+                "clients that it began with: give those, or choose another folder, whose epsilon adds to this one's."
+            )
+        self.num_clients = begun
+        return begun
+
+    def _label_of(self, about: Asks) -> str:
+        number = about.step.removeprefix("release-")
+        return self.label(int(number)) if number.isdigit() else f"The question {number!r}"
+
+    def _check_ledger_is_the_latest(self, step: str, label: str) -> None:
+        """Refuse to draw noise again for a release if the folder holds what came after it."""
+        number = step.removeprefix("release-")
+        after = [f"weights-{number}", f"record-{number}"]
+        after += [f"candidates-{int(number) + 1}"] if number.isdigit() else ["reserve"]
+        if self._folder is None:
+            return
+        is_known = any(self._folder.holds(f"run-{self.number}-{each}") for each in after)
+        if is_known or max(self._folder.release_indices(self.number)) >= self.ledger.num_releases + 1:
+            raise ValueError(
+                f"`run_dir`={str(self._folder.path)!r} holds what came after {label[0].lower()}{label[1:]}, but its "
+                "ledger does not count that release: it is an older copy. Restore the latest one. An older one would "
+                "draw noise again and state too small an epsilon."
+            )

@@ -1,0 +1,193 @@
+"""Saving and loading of a run: its configuration, report, models, seeds, history, texts, card and picture."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .artifacts import (
+    CARD_NAME,
+    DATA_FILE,
+    FILES_OF_A_RUN,
+    HISTORY_NAME,
+    MODELS_NAME,
+    PICTURE_NAME,
+    REPORT_NAME,
+    SEEDS_FILE,
+    SEEDS_NAME,
+)
+from .cards import dataset_card
+from .configuration import PrivateEvolutionConfig
+from .files import atomic_folder, read_json, write_json
+from .hub import fetch_folder, find_privacy_report, push_folder
+from .models.components import ModelSource
+from .plots import plot_run
+from .privacy.report import PrivacyReport
+from .runs.history import RoundRecord
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """Everything of a run that is saved. Nothing of it is private.
+
+    Args:
+        config (`PrivateEvolutionConfig`): The settings.
+        report (`PrivacyReport`): The guarantee.
+        sources (`dict` of `str` to `ModelSource`): Where the models and other objects are from, by their argument.
+        history (`list` of `RoundRecord`): The rounds.
+        seeds (`datasets.Dataset`, *optional*): The seeds.
+        synthetic (`datasets.Dataset`, *optional*): Texts expanded from the seeds.
+    """
+
+    config: PrivateEvolutionConfig
+    report: PrivacyReport
+    sources: Mapping[str, ModelSource]
+    history: Sequence[RoundRecord]
+    seeds: "Dataset | None" = None
+    synthetic: "Dataset | None" = None
+
+    @classmethod
+    def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
+        """Read a run from a folder, or from a dataset repository of the Hub, whose texts are not read.
+
+        Raises:
+            FileNotFoundError: `name` is neither.
+        """
+        folder = fetch_folder(name, ["*.json", SEEDS_FILE], revision, token)
+        sources = {
+            argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
+            for argument, source in read_json(folder / MODELS_NAME).items()
+        }
+        seeds = _read_seeds(folder)
+        records = read_json(folder / HISTORY_NAME) if seeds is not None else []
+        report = PrivacyReport.from_pretrained(folder)
+        history = [RoundRecord.from_dict(record) for record in records]
+        synthetic = _read_texts(folder, report)
+        return cls(PrivateEvolutionConfig.from_pretrained(folder), report, sources, history, seeds, synthetic)
+
+    def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that name the models, for those that are not given.
+
+        Raises:
+            ValueError: The name of a model was not saved, and it is not given.
+        """
+        for argument, source in self.sources.items():
+            if argument not in given and source.given and source.name is None:
+                raise ValueError(
+                    f"The saved run does not say where its `{argument}` is from: it was a loaded object or a local "
+                    f"folder. Give it: `from_pretrained(..., {argument}=...)`."
+                )
+        return {argument: source.name for argument, source in self.sources.items() if argument not in given}
+
+    def save(self, folder: str | Path, maps: Mapping[str, np.ndarray], footer: str, federation: Any = None) -> None:
+        """Write the run to a folder. The files appear together, once all of them are written.
+
+        Args:
+            folder (`str` or `Path`): The folder.
+            maps (`Mapping[str, np.ndarray]`): Embeddings of texts for the picture, by the name of their stage.
+            footer (`str`): A line below the picture.
+            federation (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
+
+        Raises:
+            ValueError: The folder holds the report of another run, or of one that has spent more.
+        """
+        path = Path(folder)
+        self._check_report_is_not_lost(path)
+        with atomic_folder(path, replaces=FILES_OF_A_RUN) as scratch:
+            self._write(scratch, maps, footer, federation, self.sources)
+            if self.seeds is not None:
+                # `to_json` would round the votes.
+                lines = [json.dumps(seed, ensure_ascii=False) + "\n" for seed in self.seeds.to_list()]
+                (scratch / SEEDS_NAME).write_text("".join(lines), encoding="utf-8", errors="replace")
+            if self.synthetic is not None:
+                self.synthetic.save_to_disk(str(scratch))
+
+    def push(
+        self,
+        repo_id: str,
+        maps: Mapping[str, np.ndarray],
+        footer: str,
+        federation: Any = None,
+        *,
+        license: str | None = None,
+        language: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Push the run as a dataset repository, in one commit. See `save` and `hub.push_folder`."""
+        with tempfile.TemporaryDirectory() as folder:
+            header = {"repo_id": repo_id, "license": license, "language": language}
+            sources = {argument: source.published() for argument, source in self.sources.items()}
+            self._write(Path(folder), maps, footer, federation, sources, **header)
+            # All configurations of a repository need one format.
+            for file, dataset in ((DATA_FILE, self.synthetic), (SEEDS_FILE, self.seeds)):
+                assert dataset is not None  # The generator has looked.
+                (Path(folder) / file).parent.mkdir()
+                dataset.to_parquet(Path(folder) / file)
+            return push_folder(folder, repo_id, "dataset", self.report, **options)
+
+    def _write(
+        self,
+        folder: Path,
+        maps: Mapping[str, np.ndarray],
+        footer: str,
+        federation: Any,
+        sources: Mapping[str, ModelSource],
+        **header: str | None,
+    ) -> None:
+        """Write everything but the seeds and the synthetic texts."""
+        self.config.save_pretrained(folder)
+        self.report.save_pretrained(folder)
+        write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
+        if self.seeds is not None:
+            write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
+        if self.seeds is not None and self.synthetic is not None:
+            plot_run(self.history, self.report, self.config, maps, footer, folder / PICTURE_NAME)
+            labels = {argument: source.label for argument, source in sources.items()}
+            texts = self.synthetic["text"]
+            card = dataset_card(
+                self.report, self.config, labels, texts, len(self.seeds), federation=federation, **header
+            )
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _check_report_is_not_lost(self, folder: Path) -> None:
+        if not (folder / REPORT_NAME).is_file():
+            return
+        there = PrivacyReport.from_pretrained(folder)
+        if not self.report.covers(there):
+            raise ValueError(
+                f"`folder`={str(folder)!r} holds the report of another run with {there.num_rounds} releases. This "
+                f"generator counts {self.report.num_rounds} others. Writing over it would hide what was spent: choose "
+                "another folder."
+            )
+
+
+def _read_seeds(folder: Path) -> "Dataset | None":
+    """Read the seeds of a local folder or of a repository."""
+    from datasets import Dataset
+
+    if (folder / SEEDS_FILE).is_file():
+        import pyarrow.parquet
+
+        return Dataset.from_list(pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist())
+    if not (folder / SEEDS_NAME).is_file():
+        return None
+    # Not `splitlines`: a text may hold other characters that end a line.
+    lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
+    return Dataset.from_list([json.loads(line) for line in lines if line])
+
+
+def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
+    """Read the synthetic texts of a local folder. Texts that someone else put there are not this run's."""
+    if not (folder / "state.json").is_file():
+        return None
+    from datasets import load_from_disk
+
+    synthetic = load_from_disk(str(folder), keep_in_memory=True)
+    return synthetic if find_privacy_report(synthetic) == report else None
