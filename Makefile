@@ -25,7 +25,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/run.py
 
 benchmark benchmark-small: $(VENV)/.installed
-	$(BIN)/python recipes/benchmark.py --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
+	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

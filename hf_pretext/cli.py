@@ -113,7 +113,8 @@ def _generate(options: argparse.Namespace) -> None:
     run, settings = read_run(Path(options.config))
     from .artifacts import REPORT_NAME, RUN_FOLDER
     from .configuration import PrivateEvolutionConfig
-    from .generator import PrivateEvolutionGenerator, check_num_samples
+    from .expansion import check_num_samples
+    from .generator import PrivateEvolutionGenerator
     from .hub import check_token
     from .processes import is_main_process
 
@@ -198,7 +199,6 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
     import yaml
 
     from .configuration import PrivateEvolutionConfig
-    from .settings import shortened
 
     if not path.is_file():
         raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
@@ -209,7 +209,21 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
         raise ValueError(f"{path} is not YAML that can be read: {str(error)[:500]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
+    values = {key: _as_number(value) for key, value in values.items()}
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
+    _check_keys(path, values, fields, needs)
+    run = {key: value for key, value in values.items() if key in RUN_KEYS}
+    return run, {key: value for key, value in values.items() if key in fields}
+
+
+def _as_number(value: Any) -> Any:
+    """Read `1e-5`, which YAML 1.1 takes for a string. Only `1.0e-5` is a number to it."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _check_keys(path: Path, values: dict[str, Any], fields: set[str], needs: Sequence[str]) -> None:
+    from .settings import shortened
+
     if unknown := sorted(map(str, set(values) - fields - set(RUN_KEYS))):
         known = sorted(fields | set(RUN_KEYS))
         near = sorted({match for key in unknown[:20] for match in get_close_matches(key[:100], known, n=1)})
@@ -218,13 +232,6 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
     if missing := [key for key in needs if key not in values]:
         hint = " Choose `delta` well below one over the number of clients." if "delta" in missing else ""
         raise ValueError(f"{path} lacks the keys {missing}.{hint}")
-    # YAML 1.1 reads `1e-5` as a string. Only `1.0e-5` is a number to it.
-    values = {
-        key: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-        for key, value in values.items()
-    }
-    run = {key: value for key, value in values.items() if key in RUN_KEYS}
-    return run, {key: value for key, value in values.items() if key in fields}
 
 
 if __name__ == "__main__":

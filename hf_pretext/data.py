@@ -178,6 +178,13 @@ def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) ->
     return list(map(valid_unicode, texts))
 
 
+def make_dataset(rows: list[dict[str, Any]]) -> "Dataset":
+    """Make a dataset of rows, in memory."""
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
 def split_by_client(
     samples: Sequence[tuple[str, str]], held_out_share: float, seed: int = 0
 ) -> tuple["Dataset", "Dataset"]:

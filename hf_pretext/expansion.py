@@ -59,6 +59,12 @@ def parse_list(continuation: str, num_new: int) -> list[str]:
     return [*ended, last][:num_new]
 
 
+def check_num_samples(num_samples: int) -> None:
+    """Raise a `ValueError` if `num_samples` is not a positive integer."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
+
+
 class SeedTexts:
     """Seeds as the expansion reads them.
 

@@ -14,10 +14,11 @@ from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
+from .data import make_dataset
 from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
-from .evolution.selection import SelectionRule, SmoothedRule, ThresholdRule
-from .expansion import Expander, SeedTexts
+from .evolution.selection import SelectionRule, selection_rule
+from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee, description_of_report
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-MAP_SIZE = 500
-"""Number of texts of a stage that the map in the picture shows."""
 
 
 class PrivateEvolutionGenerator:
@@ -70,22 +68,20 @@ class PrivateEvolutionGenerator:
             `from_pretrained` of transformers: `"auto"` fills the accelerators, then memory.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass, and requests to a server at a time.
         run_dir (`str` or `Path`, *optional*):
-            Folder in which a run survives being killed. Every release is there, durably, before anything uses it, and
-            so is every step that is worth keeping. A generator made with the same folder and settings reads its
-            releases, and its calls of `evolve` and `expand` resume: what was released is not drawn again. Nothing in
+            Folder in which a run survives being killed. Every release is there, durably, before anything uses it. A
+            generator made with the same folder and settings resumes: what was released is not drawn again. Nothing in
             the folder is private. Without it a crash loses what its budget bought.
         selection (`SelectionRule`, *optional*): Weighs candidates by their noisy votes, instead of `config.threshold`.
         questions (`Sequence` of `(Question, float)`, *optional*):
             Questions of your own, each asked once before the first round, and the fraction of the budget of each. If
             such a question has `interpret`, its answer is part of the evidence.
-        accountant (`Accountant`, *optional*): Computes epsilon, instead of `config.accountant`. noise (`NoiseSource`,
-        *optional*): Source of the noise. For tests: anything but the default voids the guarantee.
+        accountant (`Accountant`, *optional*): Computes epsilon, instead of `config.accountant`.
+        noise (`NoiseSource`, *optional*): Source of the noise, for tests. Any but the default voids the guarantee.
 
     Attributes:
         initial_population (`list` of `str`): The candidates that the latest run started from.
         history (`list` of `RoundRecord`): What every round of the latest run did.
-        seconds (`dict` of `str` to `float`): What this process spent on each stage of public work. How long the
-            private side takes depends on what the clients hold, so it is not told.
+        seconds (`dict` of `str` to `float`): Time of each stage of public work. (That of the private side is secret.)
 
     Example:
     ```python
@@ -114,20 +110,15 @@ class PrivateEvolutionGenerator:
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
             raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
-        if selection is not None and not isinstance(selection, SelectionRule):
-            raise TypeError(f"`selection` of type {type(selection).__name__} needs a method `select`.")
         self._config = config
         plan = Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
         self._questions = [question for question, _ in questions]
-        self._selection = selection or (SmoothedRule if config.smooth_votes else ThresholdRule)(config.threshold)
-        own = {"selection": selection, "accountant": accountant, "questions": questions or None}
-        self._sources = {
-            **self._components.sources,
-            **{argument: ModelSource() for argument, given in own.items() if given is not None},
-        }
+        self._selection = selection_rule(selection, config)
+        own = {"selection": selection, "accountant": accountant, "questions": questions}
+        self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
         engine = self._components.engine
         self._expander = Expander(engine, config, self._embed) if engine is not None else None
@@ -167,8 +158,7 @@ class PrivateEvolutionGenerator:
     @property
     def time_table(self) -> str:
         """What each stage of public work took, in a line."""
-        stages = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in self.seconds.items())
-        return f"Time of the public work: {stages or 'none'}."
+        return f"Time of the public work: {', '.join(f'{name} {took:,.0f} s' for name, took in self.seconds.items())}."
 
     def __call__(
         self,
@@ -187,7 +177,7 @@ class PrivateEvolutionGenerator:
         Returns:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`).
         """
-        # Asked for before any budget is spent.
+        # Refused before any budget is spent.
         self._components.needed_engine("calling the generator")
         check_num_samples(num_samples)
         return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
@@ -248,7 +238,7 @@ class PrivateEvolutionGenerator:
             if population.evidence:
                 for row, preference in zip(found.rows.values(), population.preferences(list(found.rows)), strict=True):
                     row["preference"] = preference
-            self._seeds = _dataset(list(found.rows.values()))
+            self._seeds = make_dataset(list(found.rows.values()))
             self._num_runs = run.number
             return self._seeds
 
@@ -267,9 +257,8 @@ class PrivateEvolutionGenerator:
 
         Returns:
             `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
-            own seeds, each once, with the votes and preferences that it gave them, `info.description` carries the
-            privacy report (`find_privacy_report` reads it). Which of them are given must not be decided by looking at
-            private text.
+            own seeds, unchanged and each once, `info.description` carries the privacy report (`find_privacy_report`
+            reads it). Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
         examples = SeedTexts(seeds)
@@ -292,7 +281,7 @@ class PrivateEvolutionGenerator:
                 if is_kept and self._folder is not None:
                     synthetic = self._folder.dataset(f"run-{run.number}-texts", written)
                 else:
-                    synthetic = _dataset([{"text": text} for text in written])
+                    synthetic = make_dataset([{"text": text} for text in written])
         if is_own:
             synthetic.info.description = description_of_report(self.privacy_report, len(synthetic))
         self._synthetic = synthetic if is_own else None
@@ -341,15 +330,14 @@ class PrivateEvolutionGenerator:
 
         Args:
             folder (`str` or `Path`):
-                Gets `private_evolution_config.json`, `models.json` (which names local models by their path),
-                `privacy_report.json`, the seeds of the latest run in `seeds.jsonl`, its rounds in `history.json`, and,
-                for texts expanded from the seeds, the texts (for `datasets.load_from_disk`), the dataset card
-                `README.md` and the picture `run.png`. They appear together, once all of them are written.
+                Gets the settings, `models.json` (which names local models by their path), `privacy_report.json`, the
+                seeds of the latest run, its rounds, and, for texts expanded from the seeds, the texts (for
+                `datasets.load_from_disk`), the dataset card `README.md` and the picture `run.png` (see `artifacts`).
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.
         """
-        maps = self._maps()
+        maps = self._saved_run.maps(self.initial_population, self.embed)
         if is_main_process():
             self._saved_run.save(folder, maps, self.time_table, self._costs)
 
@@ -376,22 +364,20 @@ class PrivateEvolutionGenerator:
             commit_message (`str`, *optional*): Title of the commit.
             license (`str`, *optional*): License of the texts for the card, such as `"cc0-1.0"`.
             language (`str`, *optional*): Their language for the card, such as `"en"`.
-            allow_no_guarantee (`bool`, *optional*, defaults to `False`):
-                Push a set without a finite guarantee. It is refused without this.
+            allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push even without a finite guarantee.
 
         Returns:
             `str`: Address of the repository, or None in other processes than the main one.
 
         Raises:
-            ValueError: There are no synthetic texts of own seeds, there is no finite guarantee, or the repository
-                holds something else.
+            ValueError: There are no texts of own seeds, no finite guarantee, or the repository holds something else.
             PermissionError: There is no token.
             ConnectionError: The push broke off. Nothing of it is on the Hub, and it can be repeated.
         """
         if self._synthetic is None or self._seeds is None:
             raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
         check_guarantee(self.privacy_report, allow_no_guarantee)
-        maps = self._maps()
+        maps = self._saved_run.maps(self.initial_population, self.embed)
         if not is_main_process():
             return None
         return self._saved_run.push(
@@ -421,17 +407,6 @@ class PrivateEvolutionGenerator:
         components, expander = self._components, self._expander
         write = (lambda: expander.write_population(components.truncate)) if expander is not None else list
         return Tools(components.variation.vary, components.truncate, self._embed, write)
-
-    def _maps(self) -> dict[str, np.ndarray]:
-        """Embed some texts of each stage for the picture, with all processes."""
-        if self._seeds is None or self._synthetic is None:
-            return {}
-        stages = {
-            "initial population": self.initial_population[:MAP_SIZE],
-            "seeds": self._seeds["text"][:MAP_SIZE],
-            "synthetic texts": self._synthetic["text"][:MAP_SIZE],
-        }
-        return {name: self.embed(texts) for name, texts in stages.items() if texts}
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
@@ -476,15 +451,3 @@ class PrivateEvolutionGenerator:
                 "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
             )
         return InMemoryClientPool(private, self._components.embedder, self.config, self.ledger.plan, self._noise)
-
-
-def check_num_samples(num_samples: int) -> None:
-    """Raise a `ValueError` if `num_samples` is not a positive integer."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
-
-
-def _dataset(rows: list[dict[str, Any]]) -> "Dataset":
-    from datasets import Dataset
-
-    return Dataset.from_list(rows)

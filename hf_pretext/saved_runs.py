@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ from .runs.history import RoundRecord
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+MAP_SIZE = 500
+"""Number of texts of a stage that the map in the picture shows."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,19 @@ class SavedRun:
                     f"folder. Give it: `from_pretrained(..., {argument}=...)`."
                 )
         return {argument: source.name for argument, source in self.sources.items() if argument not in given}
+
+    def maps(
+        self, initial_population: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Embed some texts of each stage for the picture. With several processes, all of them call it."""
+        if self.seeds is None or self.synthetic is None:
+            return {}
+        stages = {
+            "initial population": initial_population[:MAP_SIZE],
+            "seeds": self.seeds["text"][:MAP_SIZE],
+            "synthetic texts": self.synthetic["text"][:MAP_SIZE],
+        }
+        return {name: embed(texts) for name, texts in stages.items() if texts}
 
     def save(self, folder: str | Path, maps: Mapping[str, np.ndarray], footer: str, federation: Any = None) -> None:
         """Write the run to a folder. The files appear together, once all of them are written.

@@ -1,5 +1,6 @@
 """Fields of a dataclass of settings, with their ranges, and the check of them."""
 
+import re
 import reprlib
 from dataclasses import MISSING, Field, field, fields
 from typing import Any
@@ -21,6 +22,22 @@ def shortened(value: object) -> str:
     return limits.repr(value)
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PLAIN_WORDS = re.compile(r"[\w ,.:()'/%+-]{0,300}")
+
+
+def check_name(argument: str, value: object) -> None:
+    """Raise a `ValueError` if a value is not a name of letters, digits, hyphens and underscores."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"`{argument}`={shortened(value)} is not valid: use letters, digits, hyphens, underscores.")
+
+
+def check_plain_words(argument: str, value: object) -> None:
+    """Raise a `ValueError` if a value is not one short line of words, without characters that may be markup."""
+    if not isinstance(value, str) or not _PLAIN_WORDS.fullmatch(value):
+        raise ValueError(f"`{argument}`={shortened(value)} is not valid: use one short line of plain words.")
+
+
 def setting(default: Any = MISSING, *, help: str, hint: str = "", **limits: Any) -> Any:
     """Make a field with a help text and a range.
 
@@ -28,7 +45,7 @@ def setting(default: Any = MISSING, *, help: str, hint: str = "", **limits: Any)
         default (*optional*): Its default.
         help (`str`): What it is, in a line.
         hint (`str`, *optional*): What errors say about its range.
-        **limits: `above`, `at_least`, `below` or `at_most` of a number, `choices` or `contains` of a string.
+        **limits: `above`, `at_least`, `below` or `at_most` of a number, or `choices`.
     """
     return field(default=default, metadata={"help": help, "hint": hint, **limits})
 
@@ -50,8 +67,11 @@ def check_settings(settings: Any) -> None:
                 raise TypeError(f"`{each.name}`={shortened(value)} must be true or false.")
         elif int in kinds or float in kinds:
             _check_number(each, value, is_whole=int in kinds)
-        elif str in kinds:
+        elif "choices" not in each.metadata:
             _check_text(each, value)
+        choices = each.metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise ValueError(f"`{each.name}`={shortened(value)} must be one of {list(choices)}.")
 
 
 def _check_number(each: "Field[Any]", value: Any, is_whole: bool) -> None:
@@ -70,8 +90,5 @@ def _check_number(each: "Field[Any]", value: Any, is_whole: bool) -> None:
 
 
 def _check_text(each: "Field[Any]", value: Any) -> None:
-    choices = each.metadata.get("choices")
-    if choices is not None and value not in choices:
-        raise ValueError(f"`{each.name}`={shortened(value)} must be one of {list(choices)}.")
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"`{each.name}`={shortened(value)} must be a non-empty string.")

@@ -28,13 +28,14 @@ from transformers import AutoTokenizer
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.artifacts import RUN_FOLDER
 from hf_pretext.audit import (
     AuditReading,
     Targets,
-    enlist,
     loss_scores,
     ngram_scores,
     read_scores,
+    sample_targets,
     similarity_scores,
     target_texts,
     vote_scores,
@@ -42,9 +43,8 @@ from hf_pretext.audit import (
 from hf_pretext.cli import read_input, read_run
 from hf_pretext.data import list_texts
 from hf_pretext.evaluation import score_next_tokens
-from hf_pretext.files import write_durably, written_whole
+from hf_pretext.files import atomic_folder, atomic_write
 from hf_pretext.finetuning import load_before_and_after, run_recipe
-from hf_pretext.generator import RUN_FOLDER
 from hf_pretext.hub import fetch_folder
 from hf_pretext.plots import plot_audit
 
@@ -89,7 +89,7 @@ def main(arguments: AuditArguments) -> None:
         raise ValueError("`public` is needed: canaries have to be among the candidates, beside public texts.")
     public = list_texts(read_input("public", source, config.text_column), config.text_column, "public")
     seed = seed_of_audit(arguments, output)
-    audited, targets = enlist(private, config, arguments.num_canaries, arguments.client_share, seed)
+    audited, targets = sample_targets(private, config, arguments.num_canaries, arguments.client_share, seed)
     of_models = ("device", "dtype", "device_map", "batch_size")
     generator = PrivateEvolutionGenerator(
         **{name: run[name] for name in run if name.endswith("_model") or name in of_models},
@@ -120,7 +120,7 @@ def main(arguments: AuditArguments) -> None:
     ]
     report = generator.privacy_report
     sides = {name: (scores[is_member], scores[~is_member]) for name, (scores, is_member) in of_kind.items()}
-    with written_whole(output) as scratch:
+    with atomic_folder(output) as scratch:
         facts = {
             "claimed_epsilon": report.epsilon if report.is_finite else None,
             "delta": report.delta,
@@ -149,7 +149,7 @@ def seed_of_audit(arguments: AuditArguments, output: Path) -> int:
         return int(kept["seed"])
     seed = secrets.randbits(31) if arguments.seed is None else arguments.seed
     output.mkdir(parents=True, exist_ok=True)
-    write_durably(path, json.dumps({**meant, "seed": seed}) + "\n")
+    atomic_write(path, json.dumps({**meant, "seed": seed}) + "\n")
     return seed
 
 

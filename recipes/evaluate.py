@@ -23,9 +23,8 @@ from trl import TrlParser
 
 from hf_pretext.cards import MEASURES
 from hf_pretext.data import list_texts, read_texts
-from hf_pretext.embedding import TextEmbedder
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
-from hf_pretext.files import written_whole
+from hf_pretext.files import atomic_folder
 from hf_pretext.finetuning import (
     TRAINING_NAME,
     check_push,
@@ -36,6 +35,7 @@ from hf_pretext.finetuning import (
 )
 from hf_pretext.hub import fetch_folder
 from hf_pretext.models import load_sentence_transformer, resolve_device
+from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plots import plot_evaluation
 from hf_pretext.processes import is_main_process, num_processes
 
@@ -134,7 +134,7 @@ def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[s
 
 def write_results(output: Path, folder: Path, figures: dict[str, Any]) -> None:
     """Write the figures, their picture, and the card that shows both."""
-    with written_whole(output) as scratch:
+    with atomic_folder(output) as scratch:
         (scratch / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         plot_evaluation(figures, scratch / "evaluation.png")
     if output.resolve() == folder.resolve() and (folder / TRAINING_NAME).is_file():

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, run_recipe, take_over_push, train_and_save
-from hf_pretext.packaged_models import locate
+from hf_pretext.models.packaged import locate
 
 
 def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig) -> None:

@@ -27,7 +27,7 @@ from hf_pretext.finetuning import (
     take_over_push,
     train_and_save,
 )
-from hf_pretext.packaged_models import locate
+from hf_pretext.models.packaged import locate
 
 
 @dataclass

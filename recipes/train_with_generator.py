@@ -30,7 +30,7 @@ from transformers import (
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.finetuning import GuaranteeCallback
 from hf_pretext.hub import find_privacy_report
-from hf_pretext.packaged_models import locate
+from hf_pretext.models.packaged import locate
 from hf_pretext.plays import load_plays
 
 

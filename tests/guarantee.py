@@ -6,6 +6,7 @@ mutations. False-alarm rates are stated per check: five standard errors are 5.7e
 
 import contextlib
 import math
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -13,13 +14,17 @@ from datasets import Dataset
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.audit import mu_lower_bound
-from hf_pretext.embedding import TextEmbedder
-from hf_pretext.noise import DiscreteGaussian
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.clients.clipping import Answers
+from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates
+from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.privacy import Plan, PrivacyLedger
+from hf_pretext.privacy.noise import DiscreteGaussian
 
 NUM_BINS = 24
 CANDIDATES = np.eye(NUM_BINS, dtype=np.float32)
 STANDARD_ERRORS = 5
+DRAW = "hf_pretext.privacy.noise.DiscreteGaussian.__call__"
+SAMPLE = "hf_pretext.clients.in_memory.sample_clients"
 OTHERS = {f"other-{number}": [f"bin {number % NUM_BINS}"] for number in range(10)}
 
 
@@ -37,35 +42,48 @@ class BinEncoder:
 
 
 def make_pool(samples, noise=None, **settings):
-    """Make the pool of clients that hold these samples, with a noise multiplier of 1."""
-    config = PrivateEvolutionConfig(delta=1e-5, noise_multiplier=1.0, population_size=NUM_BINS, **settings)
+    """Make the pool of clients that hold these samples, and return what asks it. A vote gets a noise of 1."""
+    settings = {"noise_multiplier": 1.0, "delta": 1e-5, "population_size": NUM_BINS, **settings}
+    config = PrivateEvolutionConfig(**settings)
     rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    return InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, ledger, noise)
+    plan = Plan.from_config(config)
+    pool = InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, plan, noise)
+    ledger = PrivacyLedger(plan)
+
+    votes = NearestCandidates.of(CANDIDATES, config.votes_per_sample)
+
+    def release(question=None):
+        return pool.release(question or votes, ledger)
+
+    return release
 
 
-def measure_effect(client, instead, direction, num_runs, **settings):
-    """Release many times with one client and many times with another, or none, and compare along a direction.
-
-    Returns:
-        The difference of the means in standard deviations (mu, where the direction is that of the change), its
-        standard error, and the scores of both sides.
-    """
+def measure_effect(client, instead, direction, num_runs, question=None, **settings):
+    """Release many times with one client and many times with another, or none, and score answers along a direction."""
     direction = np.asarray(direction) / np.linalg.norm(direction)
     scores = []
     for own in (client, instead):
-        pool = make_pool({**OTHERS, **({"target": own} if own else {})}, **settings)
-        scores.append(np.array([pool.release_histogram(CANDIDATES) @ direction for _ in range(num_runs)]))
-    spread = math.sqrt((scores[0].var(ddof=1) + scores[1].var(ddof=1)) / 2)
-    effect = float(scores[0].mean() - scores[1].mean()) / spread
-    return effect, math.sqrt(2 / num_runs + effect**2 / (4 * num_runs)), *scores
+        release = make_pool({**OTHERS, **({"target": own} if own else {})}, **settings)
+        scores.append(np.array([release(question) @ direction for _ in range(num_runs)]))
+    return scores
 
 
 def check_effect(client, instead, direction, expected, num_runs, **settings):
-    """Check the effect from both sides; also that no epsilon above the claim is proved, with confidence 1 - 1e-6."""
-    effect, error, with_client, without = measure_effect(client, instead, direction, num_runs, **settings)
+    """Measure what one client instead of another, or none, changes along a direction, and check it."""
+    return check_scores(*measure_effect(client, instead, direction, num_runs, **settings), expected)
+
+
+def check_scores(with_client, without, expected):
+    """Check an effect from both sides, and that no mu above the claim is proved, with confidence 1 - 1e-6.
+
+    The effect is the difference of the means in standard deviations: mu, if the direction is that of the change.
+    """
+    spread = math.sqrt((with_client.var(ddof=1) + without.var(ddof=1)) / 2)
+    effect = float(with_client.mean() - without.mean()) / spread
+    error = math.sqrt(2 / len(without) + effect**2 / (4 * len(without)))
     assert abs(effect - expected) < STANDARD_ERRORS * error, f"effect {effect:.3f} +- {error:.3f}, not {expected:.3f}"
-    assert mu_lower_bound(with_client, without, confidence=1 - 1e-6) <= 1.0, "the claim of mu = 1 is refuted"
+    claim = max(1.0, expected)
+    assert mu_lower_bound(with_client, without, confidence=1 - 1e-6) <= claim, f"the claim of mu = {claim} is refuted"
     return {"measured": effect, "expected": expected, "low": effect - 2 * error, "high": effect + 2 * error}
 
 
@@ -85,6 +103,45 @@ def check_spread(num_runs):
     return check_effect(ALL_IN_ONE_BIN, None, nearest, 1.0, num_runs, votes_per_sample=4)
 
 
+def mean_relative_to(*bins):
+    """Ask for a mean relative to the mean of some candidates."""
+    return MeanEmbedding.of(CANDIDATES[list(bins)] if bins else np.zeros((1, NUM_BINS)))
+
+
+def check_mean(num_runs):
+    """The worst case of a mean: all samples of a client in one place, beyond the clipping distance."""
+    settings = {"question": mean_relative_to(), "mean_fraction": 0.5, "num_rounds": 1}
+    return check_effect(ALL_IN_ONE_BIN, None, ONE_BIN, 1.0, num_runs, **settings)
+
+
+def check_mean_exchange(num_runs):
+    """The worst case of replacing a client: from one side of the public mean to the other, under twice the noise."""
+    settings = {"question": mean_relative_to(3, 7), "mean_fraction": 0.5, "num_rounds": 1}
+    direction = ONE_BIN - np.eye(NUM_BINS)[7]
+    settings["neighboring_relation"] = "replace_one"
+    return check_effect(ALL_IN_ONE_BIN, ["bin 7"] * 1000, direction, 1.0, num_runs, **settings)
+
+
+def check_run(num_runs):
+    """A run of one mean and two votes at different noise: together they reach the composed mu, and not more.
+
+    The best attack on Gaussian releases is the sum of the answers along the change, weighted by their precision.
+    """
+    settings = {"noise_multiplier": 2.0, "mean_fraction": 0.5, "num_rounds": 2}
+    plan = Plan.from_config(PrivateEvolutionConfig(delta=1e-5, population_size=NUM_BINS, **settings))
+    votes = NearestCandidates.of(CANDIDATES)
+    questions = [mean_relative_to(), votes, votes]
+    multipliers = [plan.entry(question.name).mechanism.noise_multiplier for question in questions]
+    expected = math.sqrt(sum(1 / multiplier**2 for multiplier in multipliers))
+    assert len(set(multipliers)) == 2 and abs(expected - 1 / plan.noise_multiplier) < 1e-12
+    scores = []
+    for own in (ALL_IN_ONE_BIN, None):
+        release = make_pool({**OTHERS, **({"target": own} if own else {})}, **settings)
+        answers = [[release(question) @ ONE_BIN for question in questions] for _ in range(num_runs // 2)]
+        scores.append(np.array(answers) @ (1 / np.array(multipliers) ** 2))
+    return check_scores(*scores, expected)
+
+
 def check_every_bin(num_runs):
     """A client with a sample in every bin votes with eight of them: one vote each, of a sensitivity of eight."""
     settings = {"vote_clipping": "count", "max_samples_per_client": 8}
@@ -101,8 +158,8 @@ def check_exchange(num_runs):
 def check_sampling(num_runs):
     """Who takes part follows the rate, each round and each client by itself; without noise this can be counted."""
     rate = 0.3
-    pool = make_pool(OTHERS, noise=lambda scale, size: np.zeros(size, dtype=np.int64), client_sampling_rate=rate)
-    present = np.array([pool.release_histogram(CANDIDATES)[:10] for _ in range(num_runs)])
+    release = make_pool(OTHERS, noise=lambda scale, size: np.zeros(size, dtype=np.int64), client_sampling_rate=rate)
+    present = np.array([release()[:10] for _ in range(num_runs)])
     assert set(np.unique(present)) <= {0.0, 1.0}
     error = math.sqrt(rate * (1 - rate) / num_runs)
     assert np.abs(present.mean(axis=0) - rate).max() < 6 * error
@@ -111,9 +168,9 @@ def check_sampling(num_runs):
 
 def check_noise(num_runs):
     """The noise of bins and of rounds is independent, and has the scale that is accounted for."""
-    pool = make_pool(OTHERS)
+    release = make_pool(OTHERS)
     clean = np.bincount(np.arange(10) % NUM_BINS, minlength=NUM_BINS)
-    noise = np.array([pool.release_histogram(CANDIDATES) for _ in range(num_runs)]) - clean
+    noise = np.array([release() for _ in range(num_runs)]) - clean
     assert abs(noise.std() - 1) < STANDARD_ERRORS * math.sqrt(0.5 / noise.size), f"standard deviation {noise.std()}"
     check_independent(noise)
 
@@ -142,22 +199,18 @@ def _patched(target, replacement):
 
 def _halved_noise():
     draw = DiscreteGaussian.__call__
-    return _patched(
-        "hf_pretext.noise.DiscreteGaussian.__call__", lambda self, scale, size: draw(self, scale / 2, size)
-    )
+    return _patched(DRAW, lambda self, scale, size: draw(self, scale / 2, size))
 
 
 def _one_draw_for_all_bins():
     draw = DiscreteGaussian.__call__
-    return _patched(
-        "hf_pretext.noise.DiscreteGaussian.__call__", lambda self, scale, size: np.repeat(draw(self, scale, 1), size)
-    )
+    return _patched(DRAW, lambda self, scale, size: np.repeat(draw(self, scale, 1), size))
 
 
 def _one_draw_for_all_rounds():
     draw, kept = DiscreteGaussian.__call__, {}
     return _patched(
-        "hf_pretext.noise.DiscreteGaussian.__call__",
+        DRAW,
         lambda self, scale, size: kept.setdefault(size, draw(self, scale, size)),
     )
 
@@ -168,7 +221,7 @@ def _two_halves_of_the_bins_share_a_draw():
     def halved(self, scale, size):
         return np.tile(draw(self, scale, (size + 1) // 2), 2)[:size]
 
-    return _patched("hf_pretext.noise.DiscreteGaussian.__call__", halved)
+    return _patched(DRAW, halved)
 
 
 def _noise_comes_back_six_rounds_later():
@@ -178,47 +231,73 @@ def _noise_comes_back_six_rounds_later():
         kept.append(kept[-6] if len(kept) % 12 >= 6 else draw(self, scale, size))
         return kept[-1]
 
-    return _patched("hf_pretext.noise.DiscreteGaussian.__call__", recurring)
+    return _patched(DRAW, recurring)
 
 
-def _votes_as_they_are(clients, counts, clip_norm, vote_units):
-    return counts * vote_units
+def _not_clipped(answers, clip_norm, units):
+    return Answers(answers.clients, answers.bins, np.rint(answers.values * units).astype(np.int64))
+
+
+def _without_signs():
+    def sensitivity(self):
+        return self.clip_norm * (1.0 if self.neighboring_relation == "add_or_remove_one" else math.sqrt(2))
+
+    return _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(sensitivity))
+
+
+def _mean_with_the_noise_of_a_vote():
+    answer = InMemoryClientPool.answer
+
+    def quieter(self, question, mechanism):
+        is_mean = question.name == MeanEmbedding.name
+        return answer(self, question, replace(mechanism, noise_multiplier=0.5) if is_mean else mechanism)
+
+    return _patched("hf_pretext.clients.in_memory.InMemoryClientPool.answer", quieter)
 
 
 MUTATIONS = {
     "noise is halved": (_halved_noise, check_one_bin),
     "samples per client are not capped": (
-        lambda: _patched("hf_pretext.clients._cap", lambda client, samples, cap, seed: samples),
+        lambda: _patched("hf_pretext.clients.samples.cap_samples", lambda client, samples, cap, seed: samples),
         check_every_bin,
     ),
     "votes are not clipped": (
-        lambda: _patched("hf_pretext.voting.quantize_votes", _votes_as_they_are),
+        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
         check_one_bin,
     ),
     "votes that are spread are not clipped": (
-        lambda: _patched("hf_pretext.voting.quantize_votes", _votes_as_they_are),
+        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
         check_spread,
     ),
+    "means are not clipped": (
+        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
+        check_mean,
+    ),
+    "replacing a client gets the noise of a question without signs": (_without_signs, check_mean_exchange),
+    "a mean gets the noise of a vote": (_mean_with_the_noise_of_a_vote, check_run),
     "replacing a client gets the noise of removing one": (
-        lambda: _patched("hf_pretext.privacy.VoteMechanism.sensitivity", property(lambda self: self.clip_norm)),
+        lambda: _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
         check_exchange,
     ),
     "one draw of noise serves all bins": (_one_draw_for_all_bins, check_noise),
     "one draw of noise serves all rounds": (_one_draw_for_all_rounds, check_noise),
     "two halves of the bins share one draw": (_two_halves_of_the_bins_share_a_draw, check_noise),
     "noise comes back six rounds later": (_noise_comes_back_six_rounds_later, check_noise),
-    "everybody takes part in every round": (
-        lambda: _patched("hf_pretext.clients.sample_clients", lambda number, rate: np.ones(number, dtype=bool)),
+    "all clients participate in every round": (
+        lambda: _patched(SAMPLE, lambda number, rate: np.ones(number, dtype=bool)),
         check_sampling,
     ),
-    "the same clients take part in every round": (
-        lambda: _patched("hf_pretext.clients.sample_clients", lambda number, rate: np.arange(number) < rate * number),
+    "the same clients participate in every round": (
+        lambda: _patched(SAMPLE, lambda number, rate: np.arange(number) < rate * number),
         check_sampling,
     ),
 }
 """What may go wrong: how to make it so, and the check that has to fail then."""
 
-CHECKS = (check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise)
+CHECKS = (
+    *(check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise),
+    *(check_mean, check_mean_exchange, check_run),
+)
 
 
 def is_caught(name, num_runs):

@@ -41,12 +41,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, clients, noise
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.clients import in_memory, samples
 from hf_pretext.data import read_dataset
-from hf_pretext.voting import VOTE_UNITS
+from hf_pretext.privacy import noise
+from hf_pretext.privacy.mechanism import UNITS
 
 embedded: list[np.ndarray] = []
-embed_each_client, quantize = clients.embed_clients, clients.quantize_embeddings
+embed_each_client, quantize = samples.embed_clients, samples.quantize_embeddings
 
 
 def quantize_and_remember(embeddings: np.ndarray) -> np.ndarray:
@@ -55,14 +57,14 @@ def quantize_and_remember(embeddings: np.ndarray) -> np.ndarray:
 
 
 def embed_and_remember(*arguments: object) -> np.ndarray:
-    clients.quantize_embeddings = quantize_and_remember
+    samples.quantize_embeddings = quantize_and_remember
     try:
         return embed_each_client(*arguments)
     finally:
-        clients.quantize_embeddings = quantize
+        samples.quantize_embeddings = quantize
 
 
-clients.embed_clients = embed_and_remember
+in_memory.embed_clients = embed_and_remember
 secrets: list[np.ndarray] = []
 
 
@@ -74,10 +76,17 @@ def remember(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return remembering
 
 
-clients.cast_votes = remember(clients.cast_votes)
+in_memory.sum_answers = remember(in_memory.sum_answers)
 noise.DiscreteGaussian.__call__ = remember(noise.DiscreteGaussian.__call__)
 config = PrivateEvolutionConfig(
-    epsilon=4.0, delta=1e-3, num_rounds=2, population_size=16, max_length=32, min_words=1, max_new_tokens=8
+    epsilon=4.0,
+    delta=1e-3,
+    num_rounds=2,
+    mean_fraction=0.3,
+    population_size=16,
+    max_length=32,
+    min_words=1,
+    max_new_tokens=8,
 )
 generator = PrivateEvolutionGenerator(
     *(str(models / name) for name in ("variation_model", "embedding_model", "expansion_model")),
@@ -91,13 +100,14 @@ generator.save_pretrained(home / "out")
 needles = []
 for rows in embedded:
     for row in rows:
-        for form in (row, quantize(row[None])[0], quantize(row[None])[0].astype(np.int64), row.astype(np.float64)):
+        on_grid = quantize(row[None])[0]
+        for form in (row, on_grid, on_grid.astype(np.int64), on_grid.astype(np.float32), row.astype(np.float64)):
             needles.append(form.tobytes()[:24].hex())
         needles.append(json.dumps(row.tolist())[1:60].encode().hex())
-assert len(secrets) == 4
+assert len(secrets) == 6  # A clean sum and its noise, of a mean and of two rounds.
 for secret in secrets:
-    # Whole vectors: where nobody voted, the noise is what was released, so a part of it may well be in the ledger.
-    for vector in (secret, secret / VOTE_UNITS):
+    # Whole vectors: if no one voted for a bin, its noise is what was released, so parts may well be in the ledger.
+    for vector in (secret, secret / UNITS):
         values = vector.tolist()
         needles.append(vector.tobytes().hex())
         needles += [form.encode().hex() for form in (str(values)[1:-1], ",".join(map(str, values)), str(vector))]

@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from conftest import make_llama, make_sentence_transformer
 from hf_pretext import PrivateEvolutionGenerator
-from hf_pretext.noise import DiscreteGaussian
 from hf_pretext.plays import load_plays
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger
+from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.quickstart import CONFIG, NUM_SAMPLES
 
 BUILD = Path("build/guarantee")
@@ -186,12 +186,12 @@ def weigh():
     """Compare ledger and noise with the public work of a round, in the audited run with noise."""
     history = json.loads((BUILD / "with-noise" / "history.json").read_text())
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
-        ledger = PrivacyLedger(VoteMechanism.from_config(CONFIG), Path(folder) / "ledger.json")
+        ledger = PrivacyLedger(Plan.from_config(CONFIG), Path(folder) / "ledger.json")
         seconds = []
         for _ in range(20):
             started = time.perf_counter()
             ledger.record(CONFIG.population_size)
-            noise = DiscreteGaussian()(ledger.mechanism.noise_scale, CONFIG.population_size)
+            noise = DiscreteGaussian()(ledger.plan.noise_scale, CONFIG.population_size)
             ledger.keep(noise.astype(np.float64))
             seconds.append(time.perf_counter() - started)
     of_round = statistics.median(record["seconds"] for record in history)

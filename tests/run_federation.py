@@ -22,12 +22,12 @@ from federation import in_memory_votes
 from tqdm import tqdm
 
 from hf_pretext import PrivacyReport
-from hf_pretext.checkpoint import RunFolder
-from hf_pretext.embedding import TextEmbedder
 from hf_pretext.federated import protocol
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
+from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plays import load_plays
+from hf_pretext.runs.folder import RunFolder
 from hf_pretext.voting import nearest_candidates
 
 BUILD = Path("build/federation").absolute()

@@ -9,16 +9,16 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.audit import (
     Targets,
-    _memberships,
-    enlist,
     epsilon_lower_bound,
     make_canaries,
     mu_lower_bound,
     ngram_scores,
     read_scores,
+    sample_targets,
     similarity_scores,
     vote_scores,
 )
+from hf_pretext.audit.attacks import _memberships
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_canaries_are_different_texts_and_come_back():
 
 
 def test_enlisting_leaves_out_those_whose_coins_fell_so(private, config):
-    audited, targets = enlist(private, config, num_canaries=40, client_share=0.5)
+    audited, targets = sample_targets(private, config, num_canaries=40, client_share=0.5)
     assert targets.is_canary.sum() == 40 and len(targets.texts) == 46
     assert all(len(own) == config.max_samples_per_client for own in targets.texts[:40])
     there = set(audited["text"])
     for own, is_member in zip(targets.texts, targets.is_member, strict=True):
         assert all((text in there) == is_member for text in own)
-    again = enlist(private, config, num_canaries=40, client_share=0.5)
+    again = sample_targets(private, config, num_canaries=40, client_share=0.5)
     assert again[1].texts == targets.texts and (again[1].is_member == targets.is_member).all()
-    with pytest.raises(ValueError, match="leave nobody to audit"):
-        enlist(private, config, num_canaries=0, client_share=0.0)
+    with pytest.raises(ValueError, match="leave no one to audit"):
+        sample_targets(private, config, num_canaries=0, client_share=0.0)
 
 
 def unlike_texts(number):
@@ -115,7 +115,7 @@ def test_a_run_without_noise_is_caught_and_one_with_noise_is_not(
         max_length=64,
         seeds_per_prompt=3,
     )
-    audited, targets = enlist(private, settings, num_canaries=120, client_share=0.0)
+    audited, targets = sample_targets(private, settings, num_canaries=120, client_share=0.0)
     generator = PrivateEvolutionGenerator(
         bert,
         sentence_transformer,

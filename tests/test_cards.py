@@ -4,14 +4,14 @@ from conftest import release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card
 from hf_pretext.models import ModelSource
-from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 
 MODELS = {"variation_model": None, "embedding_model": "me/embedder", "expansion_model": "me/llm"}
 
 
 def render(texts=("A lost card.", "A new loan."), **changes):
     config = PrivateEvolutionConfig(**{"epsilon": 1.29, "delta": 3e-6, **changes})
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    ledger = PrivacyLedger(Plan.from_config(config))
     for _ in range(config.num_rounds):
         release(ledger, config.population_size)
     report = PrivacyReport.from_ledger(ledger, config, num_clients=1250)
@@ -53,7 +53,7 @@ def test_a_model_without_a_name_is_to_be_given():
     assert 'expansion_model="me/llm"' in card and "variation_model=None" in card
     models = {**MODELS, "expansion_model": source.label}
     config = PrivateEvolutionConfig(epsilon=1.29, delta=3e-6)
-    report = PrivacyReport.from_ledger(PrivacyLedger(VoteMechanism.from_config(config)), config)
+    report = PrivacyReport.from_ledger(PrivacyLedger(Plan.from_config(config)), config)
     card = dataset_card(report, config, models, ["a"], num_seeds=1, repo_id="me/data")
     assert "expansion_model=...,  # given as an object or a local folder" in card
     assert 'hf_hub_download("me/data"' in card and "initial_population=public" in card

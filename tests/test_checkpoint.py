@@ -16,8 +16,9 @@ from datasets import Dataset
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
-from hf_pretext.checkpoint import RunFolder
-from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.privacy.noise import DiscreteGaussian
+from hf_pretext.runs.folder import RunFolder
 
 NUM_ROUNDS = 3
 
@@ -50,7 +51,7 @@ def make(bert, sentence_transformer, llama, config):
 @pytest.fixture
 def make_logged(make, tmp_path, monkeypatch):
     # In the place of the library's own noise, so that it counts as genuine.
-    monkeypatch.setattr("hf_pretext.clients.DiscreteGaussian", LoggedNoise)
+    monkeypatch.setattr("hf_pretext.clients.in_memory.DiscreteGaussian", LoggedNoise)
 
     def make_logged(run_dir):
         LoggedNoise.path = tmp_path / f"{run_dir.name}-draws.txt"
@@ -148,16 +149,16 @@ def test_an_ended_run_needs_no_clients_and_a_second_one_adds_up(make, private, p
 
 def test_a_run_that_breaks_is_gone_on_with_by_the_same_generator(make, private, public, tmp_path, monkeypatch):
     generator = make(tmp_path)
-    vary = generator._variation
+    vary = generator._components.variation
 
     def breaks(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generator, "_next_population", breaks)
+    monkeypatch.setattr("hf_pretext.evolution.population.Population.next", breaks)
     with pytest.raises(KeyboardInterrupt):
         generator.evolve(private, initial_population=public)
     monkeypatch.undo()
-    assert generator._variation is vary and generator.privacy_report.num_rounds == 1
+    assert generator._components.variation is vary and generator.privacy_report.num_rounds == 1
     generator.evolve(private, initial_population=public)
     assert (generator.privacy_report.num_rounds, generator.privacy_report.num_lost) == (NUM_ROUNDS, 0)
 
@@ -174,16 +175,16 @@ def test_lost_releases_are_counted_reported_and_in_the_end_fatal(make, private, 
         with pytest.raises(KeyboardInterrupt):
             generator.evolve(private, initial_population=public)
         assert generator.privacy_report.num_lost == generator.privacy_report.num_rounds == number
-    words = f"{NUM_ROUNDS} were lost in a crash, or for want of answers, and are counted"
+    words = f"{NUM_ROUNDS} of them were lost in a crash, or because too few clients answered, and are counted"
     assert words in generator.privacy_report.mechanism
     saved = PrivacyReport.from_dict(json.loads(json.dumps(generator.privacy_report.to_dict())))
     assert saved == generator.privacy_report
-    with pytest.raises(RuntimeError, match="All 3 releases of this run were lost"):
+    with pytest.raises(RuntimeError, match="All 3 rounds of this run were lost"):
         make(tmp_path).evolve(private, initial_population=public)
 
 
 def test_several_parts_of_an_expansion_are_kept(make, private, public, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_pretext.generation.TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr("hf_pretext.models.engine.TEXTS_AT_ONCE", 4)
     generator = make(tmp_path)
     ten = generator(private, initial_population=public, num_samples=10)
     parts = sorted(tmp_path.glob("run-1-texts-*.json"))
@@ -209,7 +210,9 @@ def test_an_older_ledger_is_refused_instead_of_drawing_again(make, private, publ
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     for kept in range(NUM_ROUNDS):
         (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": ledger["releases"][:kept]}))
-        with pytest.raises(ValueError, match=f"holds what came of round {kept + 1}/3, but its ledger .* older copy"):
+        with pytest.raises(
+            ValueError, match=f"holds what came after round {kept + 1}/3, but its ledger .* older copy"
+        ):
             make(tmp_path).evolve(private, initial_population=public)
 
 
@@ -221,7 +224,7 @@ def test_a_round_s_weights_are_enough_to_know_an_older_ledger_by(make, private, 
     for path in tmp_path.glob("run-1-*.json"):
         if path.name not in ("run-1-candidates-1.json", "run-1-clients.json", "run-1-weights-1.json"):
             path.unlink()
-    with pytest.raises(ValueError, match="holds what came of round 1/3, but its ledger .* older copy"):
+    with pytest.raises(ValueError, match="holds what came after round 1/3, but its ledger .* older copy"):
         make(tmp_path).evolve(private, initial_population=public)
     with pytest.raises(ValueError, match="other settings"):
         make(tmp_path, seed=5)
@@ -240,12 +243,12 @@ def test_a_folder_where_another_process_spent_meanwhile_is_not_emptied(make, pri
 def test_a_ledger_that_others_went_on_with_is_not_written_over(make, private, public, tmp_path):
     """Neither by a pool that is used past the generator, nor by a generator that begins at the same time."""
     stale = make(tmp_path)
-    pool = InMemoryClientPool(private, stale._embedder, stale.config, stale.ledger)
+    pool = InMemoryClientPool(private, stale._components.embedder, stale.config, stale.ledger.plan)
     fresh = make(tmp_path)
     fresh.evolve(private, initial_population=public)
     before = (tmp_path / "ledger.json").read_bytes()
     with pytest.raises(RuntimeError, match="counts other releases than this ledger"):
-        pool.release_histogram(np.eye(16, pool._samples.shape[1], dtype=np.float32))
+        pool.release(NearestCandidates.of(np.eye(16, pool._samples.num_dimensions)), stale.ledger)
     assert (tmp_path / "ledger.json").read_bytes() == before
     with RunFolder(tmp_path / "new", {}).locked(), pytest.raises(RuntimeError, match="in use by another process"):
         make(tmp_path / "new")
@@ -296,7 +299,7 @@ def test_a_second_run_is_announced_with_what_it_will_cost(make, private, public,
 
 
 def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_path, monkeypatch):
-    monkeypatch.setattr(PrivateEvolutionGenerator, "_next_population", lambda *_: sys.exit())
+    monkeypatch.setattr("hf_pretext.evolution.population.Population.next", lambda *_: sys.exit())
     with pytest.raises(SystemExit):
         make(tmp_path).evolve(private, initial_population=public)
     others = private.filter(lambda row: row["client_id"] != "client-3")
@@ -311,13 +314,13 @@ def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_pa
     ("name", "content", "message"),
     [
         ("ledger.json", None, "has lost its ledger.json"),
-        ("ledger.json", "{}", "is not what a ledger writes"),
-        ("ledger.json", '{"mechanism": {}, "releases": []}', "`noise_multiplier`=None"),
-        ("ledger.json", "[" * 10_000, "is not what a ledger writes"),
+        ("ledger.json", "{}", "is not a ledger"),
+        ("ledger.json", '{"plan": {}, "releases": []}', "`plan.accountant`=None there, 'exact' here"),
+        ("ledger.json", "[" * 10_000, "is not a ledger"),
         (
             "ledger.json",
-            '{"releases": [{"id": "a", "num_bins": -9, "noise_is_genuine": true, "votes": null}]}',
-            "is no",
+            '{"plan": {}, "releases": [{"id": "a", "num_bins": -9, "noise_is_genuine": true, "answer": null}]}',
+            "is not a ledger",
         ),
         ("settings.json", '"x"', "other settings"),
         ("settings.json", None, "holds other files, such as 'ledger.json'"),
@@ -327,7 +330,7 @@ def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_pa
         ("run-1-candidates-2.json", '["one"]', "the ledger has"),
         ("run-1-record-1.json", '{"round": 1}', "is not what hf_pretext writes"),
         ("run-1-release-1.json", "-1", "is not what hf_pretext writes"),
-        ("run-1-release-3.json", "17", "is not a place in the ledger"),
+        ("run-1-release-3.json", "17", "is not an index of the ledger"),
     ],
 )
 def test_a_folder_that_was_tampered_with_is_refused(make, begun, private, public, name, content, message):
@@ -366,7 +369,7 @@ def test_a_saved_run_has_no_run_folder(make, private, public, tmp_path):
     generator = make(None)
     generator.evolve(private, initial_population=public)
     generator.save_pretrained(tmp_path / "saved")
-    with pytest.raises(ValueError, match="`run_dir`=.* cannot go on from a saved run"):
+    with pytest.raises(ValueError, match="`run_dir`=.* cannot continue a saved run"):
         PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", run_dir=tmp_path / "run")
 
 
@@ -401,6 +404,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
     steps = [f"{step}-{number}" for step in ("candidates", "record", "release", "weights") for number in (1, 2)]
+    steps.append("release-mean_embedding")
     names = [
         ".lock",
         "ledger.json",

@@ -9,8 +9,9 @@ from datasets import load_from_disk
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import main
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.data import read_dataset
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger
 
 
 @pytest.fixture
@@ -122,13 +123,11 @@ def test_one_client_s_id_does_not_change_how_others_are_read(embedder, tmp_path,
     for extra in ([], ["guest"]):
         path = tmp_path / f"data{len(extra)}{suffix}"
         write(path, [*texts, *["a lost card"] * len(extra)], [*ids, *extra])
-        ledger = PrivacyLedger(VoteMechanism.from_config(config))
+        plan = Plan.from_config(config)
         private = read_dataset(path, "text", "client_id")
-        pool = InMemoryClientPool(
-            private, embedder, config, ledger, lambda scale, size: np.zeros(size, dtype=np.int64)
-        )
+        pool = InMemoryClientPool(private, embedder, config, plan, lambda scale, size: np.zeros(size, dtype=np.int64))
         assert pool.num_clients == 30 + len(extra)
-        histograms.append(pool.release_histogram(candidates))
+        histograms.append(pool.release(NearestCandidates.of(candidates), PrivacyLedger(plan)))
     assert np.linalg.norm(histograms[1] - histograms[0]) <= 1
 
 

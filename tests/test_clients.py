@@ -6,20 +6,31 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
-from hf_pretext.clients import warn_of_few_clients
-from hf_pretext.embedding import TextEmbedder
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
-from hf_pretext.voting import VOTE_UNITS
+from hf_pretext.clients.pool import warn_of_few_clients
+from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.privacy import Plan, PrivacyLedger
+from hf_pretext.privacy.mechanism import UNITS
 
 
 def no_noise(scale, size):
     return np.zeros(size, dtype=np.int64)
 
 
+class CountedPool:
+    """A pool with a ledger, which asks for votes."""
+
+    def __init__(self, pool, config):
+        self.pool, self.config, self.num_clients = pool, config, pool.num_clients
+        self.ledger = PrivacyLedger(Plan.from_config(config))
+
+    def votes(self, candidates):
+        return self.pool.release(NearestCandidates.of(candidates, self.config.votes_per_sample), self.ledger)
+
+
 def make_pool(private, embedder, noise=no_noise, **changes):
     config = PrivateEvolutionConfig(**{"epsilon": 1.0, "delta": 1e-3, **changes})
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
-    return InMemoryClientPool(private, embedder, config, ledger, noise)
+    return CountedPool(InMemoryClientPool(private, embedder, config, Plan.from_config(config), noise), config)
 
 
 @pytest.fixture
@@ -39,12 +50,12 @@ def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
     """The neighbouring relation itself: all of one client's samples, in or out, for every client."""
     settings = {"vote_clipping": vote_clipping, "max_samples_per_client": 5, "votes_per_sample": votes}
     whole = make_pool(private, embedder, **settings)
-    sensitivity = whole.ledger.mechanism.clip_norm
-    with_everybody = whole.release_histogram(candidates)
+    sensitivity = whole.ledger.plan.entry("votes").mechanism.clip_norm
+    with_everybody = whole.votes(candidates)
     changes = []
     for client in sorted(set(private["client_id"])):
         without = private.filter(lambda row, left_out=client: row["client_id"] != left_out)
-        change = with_everybody - make_pool(without, embedder, **settings).release_histogram(candidates)
+        change = with_everybody - make_pool(without, embedder, **settings).votes(candidates)
         assert (change >= 0).all(), "somebody else's votes changed"
         changes.append(np.linalg.norm(change))
     assert max(changes) <= sensitivity
@@ -55,12 +66,11 @@ def test_one_client_changes_the_histogram_by_no_more_than_the_sensitivity(
 def test_votes_are_spread_and_nobody_s_norm_grows(embedder, candidates):
     """However many candidates a sample votes for, and whoever else is there."""
     both = {"one": ["a lost card"], "two": ["a lost card", "my account is locked"]}
-    sharp = make_pool(dataset(both), embedder).release_histogram(candidates)
+    sharp = make_pool(dataset(both), embedder).votes(candidates)
     parts = [
-        make_pool(dataset({client: both[client]}), embedder, votes_per_sample=5).release_histogram(candidates)
-        for client in both
+        make_pool(dataset({client: both[client]}), embedder, votes_per_sample=5).votes(candidates) for client in both
     ]
-    spread = make_pool(dataset(both), embedder, votes_per_sample=5).release_histogram(candidates)
+    spread = make_pool(dataset(both), embedder, votes_per_sample=5).votes(candidates)
     np.testing.assert_array_equal(spread, sum(parts))
     assert (parts[0] > 0).sum() == 5 and (sharp > 0).sum() == 2 and (spread[sharp > 0] > 0).all()
     assert spread.sum() > 1.9 * sharp.sum(), "sqrt(5) times as many votes, if no two fall on one candidate"
@@ -73,7 +83,7 @@ def test_votes_are_spread_and_nobody_s_norm_grows(embedder, candidates):
 )
 def test_few_clients_are_told_how_many_votes_tell_more(caplog, epsilon, num_clients, votes, better):
     config = PrivateEvolutionConfig(epsilon=epsilon, delta=3e-6, votes_per_sample=votes)
-    warn_of_few_clients(config, VoteMechanism.from_config(config), num_clients)
+    warn_of_few_clients(config, Plan.from_config(config), num_clients)
     assert len(caplog.messages) == (better is not None)
     assert better is None or f"`votes_per_sample`={better} instead of {votes}" in caplog.text
 
@@ -82,17 +92,15 @@ def test_nobody_s_votes_depend_on_who_else_is_there(embedder, private, candidate
     """Bit for bit: the histogram of two groups of clients is the sum of their histograms."""
     first = private.filter(lambda row: int(row["client_id"].split("-")[1]) <= 6)
     second = private.filter(lambda row: int(row["client_id"].split("-")[1]) > 6)
-    parts = [make_pool(part, embedder).release_histogram(candidates) * VOTE_UNITS for part in (first, second)]
+    parts = [make_pool(part, embedder).votes(candidates) * UNITS for part in (first, second)]
     for whole in (private, concatenate_datasets([second, first])):
-        together = make_pool(whole, embedder).release_histogram(candidates) * VOTE_UNITS
+        together = make_pool(whole, embedder).votes(candidates) * UNITS
         np.testing.assert_array_equal(together, parts[0] + parts[1])
 
 
 def test_a_client_with_ten_thousand_samples_is_capped(embedder, candidates):
     private = dataset({"many": random_texts(10_000, seed=5), "one": ["a lost card"]})
-    histogram = make_pool(private, embedder, vote_clipping="count", max_samples_per_client=8).release_histogram(
-        candidates
-    )
+    histogram = make_pool(private, embedder, vote_clipping="count", max_samples_per_client=8).votes(candidates)
     assert histogram.sum() == 9
 
 
@@ -114,9 +122,9 @@ class CrowdEncoder:
 def test_a_client_s_samples_are_embedded_among_themselves(private):
     """Even an embedder that mixes up a batch cannot carry one client's text into another's votes."""
     candidates = TextEmbedder(CrowdEncoder())(random_texts(40, seed=3))
-    whole = make_pool(private, TextEmbedder(CrowdEncoder())).release_histogram(candidates)
+    whole = make_pool(private, TextEmbedder(CrowdEncoder())).votes(candidates)
     rest = private.filter(lambda row: row["client_id"] != "client-5")
-    change = whole - make_pool(rest, TextEmbedder(CrowdEncoder())).release_histogram(candidates)
+    change = whole - make_pool(rest, TextEmbedder(CrowdEncoder())).votes(candidates)
     assert (change >= 0).all() and np.linalg.norm(change) <= 1
 
 
@@ -124,12 +132,12 @@ def test_a_copy_in_another_process_does_not_release(embedder, private, candidate
     pool = make_pool(private, embedder)
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="in the process that made it only"):
-        pool.release_histogram(candidates)
+        pool.votes(candidates)
 
 
 def test_several_processes_are_refused(embedder, private, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("hf_pretext.clients.is_main_process", lambda: False)
+    monkeypatch.setattr("hf_pretext.clients.in_memory.is_main_process", lambda: False)
     with pytest.raises(RuntimeError, match="not the main one of 2 processes"):
         make_pool(private, embedder)
 
@@ -143,15 +151,14 @@ def test_the_subset_is_random_not_the_first(embedder, candidates):
     """The first eight samples of forty are drawn with a probability of one in 77 million."""
     texts = random_texts(40, seed=6)
     capped, first = (
-        make_pool(dataset({"c": own}), embedder, vote_clipping="count").release_histogram(candidates)
-        for own in (texts, texts[:8])
+        make_pool(dataset({"c": own}), embedder, vote_clipping="count").votes(candidates) for own in (texts, texts[:8])
     )
     assert not np.array_equal(capped, first)
 
 
 def test_the_subset_follows_from_seed_and_client_alone(embedder, candidates):
     private = dataset({"c": random_texts(40, seed=6), "d": random_texts(40, seed=7)})
-    histograms = [make_pool(private, embedder, seed=seed).release_histogram(candidates) for seed in (0, 0, 1)]
+    histograms = [make_pool(private, embedder, seed=seed).votes(candidates) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(histograms[0], histograms[1])
     assert not np.array_equal(histograms[0], histograms[2])
 
@@ -164,23 +171,23 @@ def test_noise_is_added_at_the_scale_that_is_accounted_for(embedder, private, ca
         return np.arange(size)
 
     pool = make_pool(private, embedder, noise)
-    clean = make_pool(private, embedder).release_histogram(candidates)
-    noisy = pool.release_histogram(candidates)
-    assert seen == [(pool.ledger.mechanism.noise_scale, len(candidates))]
-    np.testing.assert_allclose((noisy - clean) * VOTE_UNITS, np.arange(len(candidates)), atol=1e-6)
+    clean = make_pool(private, embedder).votes(candidates)
+    noisy = pool.votes(candidates)
+    assert seen == [(pool.ledger.plan.entry("votes").mechanism.noise_scale, len(candidates))]
+    np.testing.assert_allclose((noisy - clean) * UNITS, np.arange(len(candidates)), atol=1e-6)
 
 
 def test_default_noise_is_there(embedder, private, candidates):
     pool = make_pool(private, embedder, noise=None)
-    assert not np.array_equal(pool.release_histogram(candidates), pool.release_histogram(candidates))
+    assert not np.array_equal(pool.votes(candidates), pool.votes(candidates))
 
 
 def test_every_release_is_counted_and_a_refused_one_is_not(embedder, private, candidates):
     pool = make_pool(private, embedder)
-    pool.release_histogram(candidates)
+    pool.votes(candidates)
     for wrong in (candidates[:, :5], candidates[0], np.full_like(candidates, np.nan)):
         with pytest.raises(ValueError):
-            pool.release_histogram(wrong)
+            pool.votes(wrong)
     assert pool.ledger.num_releases == 1
 
 
@@ -188,7 +195,7 @@ def test_a_client_with_blank_texts_counts_but_has_no_vote(embedder, candidates):
     private = dataset({"silent": ["", "  \n"], "one": ["a lost card"]})
     with pytest.warns(UserWarning, match="blank"):
         pool = make_pool(private, embedder)
-    assert pool.num_clients == 2 and pool.release_histogram(candidates).sum() == 1
+    assert pool.num_clients == 2 and pool.votes(candidates).sum() == 1
 
 
 def test_missing_client_column_names_the_fix(embedder):
@@ -263,12 +270,14 @@ def test_no_client_decides_whether_a_run_takes_place():
             return super().encode(texts)
 
     others = {"a": ["a lost card"], "b": ["a new loan"]}
-    with pytest.warns(UserWarning, match="failed on the texts of some clients, with a KeyError; they have no vote"):
+    with pytest.warns(
+        UserWarning, match="failed on the texts of some clients, with a KeyError. They contribute nothing"
+    ):
         pool = make_pool(dataset({**others, "c": ["quokka"]}), TextEmbedder(BreaksOnOne()), noise=no_noise)
     without = make_pool(dataset(others), TextEmbedder(BreaksOnOne()), noise=no_noise)
     assert pool.num_clients == 3 and without.num_clients == 2
     candidates = CrowdEncoder().encode(["a lost card", "a new loan"])
-    assert np.array_equal(pool.release_histogram(candidates), without.release_histogram(candidates))
+    assert np.array_equal(pool.votes(candidates), without.votes(candidates))
 
 
 def test_the_tokenizer_is_kept_from_reading_all_of_a_long_text(embedder):
@@ -292,11 +301,11 @@ def test_private_text_leaves_through_no_side_door(embedder, candidates, caplog, 
     private = dataset({"a": [canary] * 3, "b": ["a lost card", ""]})
     with caplog.at_level(0), pytest.warns(UserWarning):
         pool = make_pool(private, embedder)
-        pool.release_histogram(candidates)
+        pool.votes(candidates)
     with pytest.raises(TypeError, match="private data"):
-        pickle.dumps(pool)
+        pickle.dumps(pool.pool)
     output = capfd.readouterr()
-    for words in (caplog.text, output.out, output.err, repr(pool), str(vars(pool))):
+    for words in (caplog.text, output.out, output.err, repr(pool.pool), str(vars(pool.pool))):
         assert "quokka" not in words
 
 

@@ -63,7 +63,7 @@ def test_frozen():
         ({"vote_clipping": "count", "max_samples_per_client": 2000}, "sensitivity"),
         ({"votes_per_sample": 0}, "`votes_per_sample`=0 must be at least 1"),
         ({"votes_per_sample": 33, "population_size": 32}, "`votes_per_sample`=33 is more than"),
-        ({"vote_clipping": "count", "votes_per_sample": 4}, "`votes_per_sample`=4: .* one vote a sample"),
+        ({"vote_clipping": "count", "votes_per_sample": 4}, "`votes_per_sample`=4: .* one vote per sample"),
         ({"accountant": "moments"}, "`accountant`='moments'"),
         ({"client_column": "text"}, "must differ"),
         ({"domain": " "}, "`domain`"),

@@ -7,7 +7,6 @@ import torch
 
 from conftest import random_texts
 from hf_pretext.evaluation import (
-    TOP_K,
     NextTokenAccuracy,
     TextDistribution,
     TokenScores,
@@ -15,6 +14,7 @@ from hf_pretext.evaluation import (
     paired_bootstrap,
     score_next_tokens,
 )
+from hf_pretext.evaluation.scoring import TOP_K
 
 
 def slow_reference(model, tokenizer, texts):
@@ -74,7 +74,7 @@ def test_equals_the_slow_reference(llama, with_bos, side, batch_size, has_bos, m
 def test_equals_the_slow_reference_on_real_texts(side):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from hf_pretext.packaged_models import locate
+    from hf_pretext.models.packaged import locate
     from hf_pretext.plays import load_plays
 
     folder = locate("packaged/SmolLM2-135M-Instruct")

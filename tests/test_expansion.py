@@ -1,15 +1,21 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_texts
 from hf_pretext.cleaning import clean_text, is_usable, whole_sentences
 from hf_pretext.configuration import PrivateEvolutionConfig
-from hf_pretext.expansion import Expansion, list_prompt, parse_list
-from hf_pretext.generation import TextGenerator
+from hf_pretext.expansion import Expander, SeedTexts, list_prompt, parse_list
+from hf_pretext.models.local_engine import LocalEngine
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
+
+
+def embed(texts):
+    """Texts without preferences are not judged, so nothing is embedded."""
+    raise AssertionError
 
 
 def test_prompt_is_the_paper_s():
@@ -102,10 +108,10 @@ def test_expansion_gives_what_was_asked_for(llama, texts_per_prompt):
         epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1, texts_per_prompt=texts_per_prompt
     )
     seeds = random_texts(10)
-    expand = Expansion(TextGenerator(*llama, config, batch_size=16), config)
-    texts = list(expand(seeds, 30))
+    expander = Expander(LocalEngine(*llama, config, batch_size=16), config, embed)
+    texts = list(expander.expand(SeedTexts(seeds), 30))
     assert len(set(texts)) == len(texts) == 30 and not set(texts) & set(seeds)
-    assert list(expand(seeds, 30)) == texts
+    assert list(expander.expand(SeedTexts(seeds), 30)) == texts
 
 
 def test_seeds_are_shown_in_proportion_to_their_weights():
@@ -113,18 +119,16 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
     shown = []
 
     class Generate:
-        def __call__(self, prompts, **_):
+        def complete(self, prompts, **_):
             shown.extend(prompt.splitlines()[2] for prompt in prompts)
             return [f"text number {len(shown)} {index}" for index in range(len(prompts))]
 
         def truncate(self, text, max_tokens):
             return text
 
-        def check_context(self, length):
-            pass
-
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=1)
-    list(Expansion(Generate(), config)(["heavy", "light", "none"], 600, weights=[3.0, 1.0, 0.0]))
+    seeds = Dataset.from_dict({"text": ["heavy", "light", "none"], "votes": [3.0, 1.0, 0.0]})
+    list(Expander(Generate(), config, embed).expand(SeedTexts(seeds), 600))
     assert "none" not in shown
     assert abs(shown.count("heavy") / len(shown) - 0.75) < 5 * (0.75 * 0.25 / 600) ** 0.5
 
@@ -132,35 +136,40 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
 def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=20)
     with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads"):
-        Expansion(TextGenerator(*llama, config), config)
+        Expander(LocalEngine(*llama, config), config, embed)
 
 
 def test_long_seeds_are_shortened_in_the_prompt(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1)
-    expand = Expansion(TextGenerator(*llama, config), config)
-    assert len(list(expand([" ".join(random_texts(500, seed=seed)) for seed in range(3)], 2))) == 2
+    expander = Expander(LocalEngine(*llama, config), config, embed)
+    seeds = SeedTexts([" ".join(random_texts(500, seed=seed)) for seed in range(3)])
+    assert len(list(expander.expand(seeds, 2))) == 2
 
 
 def test_fewer_seeds_than_a_prompt_shows(llama):
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1)
-    assert len(list(Expansion(TextGenerator(*llama, config), config)(["the only seed there is"], 3))) == 3
+    expander = Expander(LocalEngine(*llama, config), config, embed)
+    assert len(list(expander.expand(SeedTexts(["the only seed there is"]), 3))) == 3
 
 
 def test_the_best_of_several_times_as_many_texts_are_kept(llama):
-    """With a judge that likes long texts, those that are kept are longer; without one, all usable texts are."""
-    seeds = random_texts(20)
+    """With seeds whose preference grows with their length, those that are kept are longer. Without, all usable are."""
+    texts = random_texts(20)
 
-    def lengths(best_of, judge):
+    def by_length(texts):
+        """Embed texts on a circle, by their length."""
+        angles = np.array([min(len(text), 120) / 120 * np.pi for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def lengths(best_of, columns):
         config = PrivateEvolutionConfig(
             epsilon=1.0, delta=1e-5, max_length=32, max_new_tokens=24, min_words=1, best_of=best_of
         )
-        written = Expansion(TextGenerator(*llama, config), config)(seeds, 12, judge=judge)
-        return [len(text) for text in written]
+        seeds = SeedTexts(Dataset.from_dict({"text": texts, **columns}))
+        return [len(text) for text in Expander(LocalEngine(*llama, config), config, by_length).expand(seeds, 12)]
 
-    def long(texts):
-        return np.array([len(text) for text in texts], dtype=float)
-
-    assert lengths(4, None) == lengths(1, None) == lengths(1, long)
+    long = {"preference": [float(len(text)) for text in texts]}
+    assert lengths(4, {}) == lengths(1, {}) == lengths(1, long)
     best = lengths(4, long)
     assert len(best) == 12
-    assert np.mean(best) > np.mean(lengths(1, None)) + 2
+    assert np.mean(best) > np.mean(lengths(1, {})) + 2

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -10,7 +10,15 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 from datasets import load_from_disk
-from federation import config_of, in_memory_votes, make_context, make_federation, make_run_config, no_noise
+from federation import (
+    config_of,
+    in_memory_answer,
+    in_memory_votes,
+    make_context,
+    make_federation,
+    make_run_config,
+    no_noise,
+)
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -18,14 +26,14 @@ from scipy import stats
 
 from conftest import random_texts
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
-from hf_pretext.clients import ReleaseLostError
-from hf_pretext.embedding import TextEmbedder
+from hf_pretext.clients.questions import QUESTIONS, MeanEmbedding, NearestCandidates, Question
 from hf_pretext.federated import client, protocol, server
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
-from hf_pretext.noise import DiscreteGaussian
-from hf_pretext.privacy import MIN_SHARE_SCALE, VoteMechanism
-from hf_pretext.voting import quantize_embeddings
+from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.privacy import Plan, PrivacyLedger, ReleaseLostError
+from hf_pretext.privacy.mechanism import MIN_SCALE
+from hf_pretext.privacy.noise import DiscreteGaussian
 
 CONFIGS = "secaggplus_configs"
 COLLECT = "collect_masked_vectors"
@@ -66,9 +74,10 @@ def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(
 ):
     settings = {"candidate-bits": bits, "votes-per-sample": votes_per_sample}
     made = make_federation(files, embedding_model, noise=no_noise, **settings)
-    points = protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)) / 2**11
-    expected = in_memory_votes(files, embedder, made.config, points)
-    votes = made.pool.release_histogram(candidates)
+    question = NearestCandidates.of(candidates, votes_per_sample)
+    received = protocol.decode(protocol.encode(question, bits), QUESTIONS)
+    expected = in_memory_answer(files, embedder, made.config, received)
+    votes = made.release(candidates)
     assert votes.any() and np.array_equal(votes, expected)
     assert made.config.votes_per_sample == votes_per_sample
     assert not PrivacyReport.from_ledger(made.ledger, made.config).is_finite, "injected noise is no guarantee"
@@ -86,15 +95,13 @@ def test_as_many_as_stated_may_drop_out_and_no_more(files, embedding_model, embe
     made = make_federation(files, embedding_model, noise=no_noise, meddle=drop, **{"round-timeout": 0.1})
     if num_lost == 3:
         with pytest.raises(ReleaseLostError, match="3 are needed"):
-            made.pool.release_histogram(candidates)
+            made.release(candidates)
         assert (made.ledger.num_releases, made.ledger.num_lost) == (1, 1)
         assert not made.pool.rounds[0].is_released
         return
     # Votes that arrived count, also of those who fell silent afterwards.
     counted = files if stage == "unmask" else files[num_lost:]
-    assert np.array_equal(
-        made.pool.release_histogram(candidates), in_memory_votes(counted, embedder, made.config, candidates)
-    )
+    assert np.array_equal(made.release(candidates), in_memory_votes(counted, embedder, made.config, candidates))
     assert made.pool.rounds[0].num_answered == len(counted)
 
 
@@ -140,7 +147,7 @@ def test_a_malformed_reply_counts_as_not_given(files, embedding_model, embedder,
 
     made = make_federation(files, embedding_model, noise=no_noise, meddle=meddle)
     counted = files if stage == "unmask" else files[:2] + files[3:]
-    votes = made.pool.release_histogram(candidates)
+    votes = made.release(candidates)
     assert np.array_equal(votes, in_memory_votes(counted, embedder, made.config, candidates))
 
 
@@ -156,8 +163,8 @@ def test_a_share_that_is_wrong_in_substance_spoils_its_round_and_not_the_run(fil
 
     made = make_federation(files, embedding_model, meddle=lie)
     with pytest.raises(ReleaseLostError):
-        made.pool.release_histogram(candidates)
-    assert np.abs(made.pool.release_histogram(candidates)).max() < 60
+        made.release(candidates)
+    assert np.abs(made.release(candidates)).max() < 60
     assert (made.ledger.num_releases, made.ledger.num_lost) == (2, 1)
 
 
@@ -168,7 +175,7 @@ def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
     """
     made = make_federation(files, embedding_model, noise=no_noise)
     for _ in range(20):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     sent = [each.content for each in made.grid.seen if each.stage == COLLECT]
     assert len(sent) == 100
     vectors = []
@@ -180,7 +187,7 @@ def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
     ranges = np.bincount(np.concatenate(vectors) >> 28, minlength=16)
     assert stats.chisquare(ranges).pvalue > 1e-6
     # And nobody's error, metric or number of examples travels at other stages.
-    assert all(list(each.content) == [CONFIGS] for each in made.grid.seen)
+    assert all(list(each.content) == ([] if each.stage == client.KNOWS else [CONFIGS]) for each in made.grid.seen)
 
 
 def test_masks_follow_from_the_whole_seed():
@@ -203,14 +210,18 @@ def test_noise_of_the_sum_is_what_is_accounted_for(files, embedding_model, candi
         return None if node < 1000 + num_dropped and at == COLLECT else reply
 
     made = make_federation(files, embedding_model, meddle=drop, **{"round-timeout": 0.01})
-    draws = np.array([made.pool.release_histogram(candidates) for _ in range(40)])
+    draws = np.array([made.release(candidates) for _ in range(40)])
     # Three answers are needed, and two of them are enough, so that a third that knows its own noise learns no more.
-    claimed = math.sqrt((5 - num_dropped) / 2) * made.ledger.mechanism.noise_std
+    claimed = math.sqrt((5 - num_dropped) / 2) * votes_of(made.config).noise_std
     spread = (draws - draws.mean(axis=0)).std() * math.sqrt(40 / 39)
     assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
     report = PrivacyReport.from_ledger(made.ledger, made.config, 5)
     assert report.is_finite and "up to 40% of them fail to answer and one of the others looks" in report.mechanism
-    assert any("secure aggregation hides single votes" in each for each in report.assumptions)
+    assert any("Secure aggregation hides single answers" in each for each in report.assumptions)
+
+
+def votes_of(config):
+    return Plan.from_config(config).entry("votes").mechanism
 
 
 def pmf(variance, reach):
@@ -221,7 +232,7 @@ def pmf(variance, reach):
 @pytest.mark.parametrize("variance", [0.3, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("num_shares", [2, 3, 7])
 def test_a_sum_of_discrete_gaussians_is_one_up_to_the_stated_factor(variance, num_shares):
-    """The bound of `VoteMechanism`'s docstring, where it is large enough to be seen: by exact convolution."""
+    """The bound of `Plan`'s docstring, where it is large enough to be seen: by exact convolution."""
     share = pmf(variance, 60)
     total = share
     for _ in range(num_shares - 1):
@@ -230,13 +241,13 @@ def test_a_sum_of_discrete_gaussians_is_one_up_to_the_stated_factor(variance, nu
     bound = 5 * (num_shares - 1) * math.exp(-(math.pi**2) * variance)
     assert np.abs(ratio).max() <= bound + 1e-12
     # At the smallest share that is allowed, it is zero in any arithmetic.
-    assert 10**6 * math.exp(-(math.pi**2) * MIN_SHARE_SCALE**2) == 0.0
+    assert 10**6 * math.exp(-(math.pi**2) * MIN_SCALE**2) == 0.0
 
 
 def test_shares_sum_to_the_discrete_gaussian():
     """100,000 sums of five shares of the smallest scale, chi-squared: a false alarm in 1e6."""
-    draws = sum(DiscreteGaussian()(MIN_SHARE_SCALE, 100_000) for _ in range(5))
-    scale = MIN_SHARE_SCALE * math.sqrt(5)
+    draws = sum(DiscreteGaussian()(MIN_SCALE, 100_000) for _ in range(5))
+    scale = MIN_SCALE * math.sqrt(5)
     reach = int(4 * scale)
     expected = 100_000 * pmf(scale**2, 10 * reach)[9 * reach : 11 * reach + 1]
     observed = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
@@ -245,17 +256,17 @@ def test_shares_sum_to_the_discrete_gaussian():
 
 
 def test_shares_too_small_to_be_accounted_for_are_refused():
-    mechanism = VoteMechanism.from_config(config_of(**{"noise-multiplier": 0.001}))
+    mechanism = votes_of(config_of(**{"noise-multiplier": 0.001}))
     with pytest.raises(ValueError, match="below 16: their sum is not accounted for"):
         mechanism.share_scale(9)
     with pytest.raises(ValueError, match="do not fit into the 32 bits"):
-        protocol.check_capacity(VoteMechanism.from_config(config_of(**{"noise-multiplier": 500.0})), 2000)
+        protocol.check_capacity(votes_of(config_of(**{"noise-multiplier": 500.0})), 2000)
 
 
 @pytest.mark.parametrize(("num_clients", "needed"), [(3, 2), (5, 3), (8, 5), (10, 6), (1000, 600)])
 def test_answers_needed_are_more_than_half(num_clients, needed):
-    assert VoteMechanism.from_config(config_of()).num_answers_needed(num_clients) == needed
-    assert replace(VoteMechanism.from_config(config_of()), max_dropout=0.0).num_answers_needed(7) == 7
+    assert votes_of(config_of()).num_answers_needed(num_clients) == needed
+    assert replace(votes_of(config_of()), max_dropout=0.0).num_answers_needed(7) == 7
 
 
 def ask(made, node, content, message_type="train"):
@@ -304,15 +315,15 @@ def test_a_client_keeps_its_part_of_the_keys_from_contradictory_lists(files, emb
 
 def test_a_client_with_private_text_sends_no_vote_without_a_mask(files, embedding_model):
     made = make_federation(files, embedding_model, **{"secure-aggregation": False})
-    with pytest.raises(client.RefusalError, match="Votes without a mask are for simulations"):
+    with pytest.raises(client.RefusalError, match="Answers without a mask are for simulations"):
         ask(made, 1000, RecordDict(), "train.plain")
 
 
 def test_a_client_answers_the_protocol_s_messages_only(files, embedding_model, candidates):
     """`train.default` reaches the same function as `train`, past Flower's SecAgg+: the votes would have no mask."""
     made = make_federation(files, embedding_model)
-    made.pool.release_histogram(candidates)
-    with pytest.raises(client.RefusalError, match="'train.default' is none of the protocol"):
+    made.release(candidates)
+    with pytest.raises(client.RefusalError, match="'train.default' is not part of the protocol"):
         ask(made, 1000, other({**SETUP, "stage": COLLECT}), "train.default")
 
 
@@ -344,12 +355,12 @@ def test_no_server_chooses_the_file_that_a_node_reads(files, embedding_model):
 def test_a_client_votes_no_oftener_than_the_run_has_rounds(files, embedding_model, candidates):
     made = make_federation(files, embedding_model, **{"num-rounds": 2})
     for _ in range(2):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     with pytest.raises(ReleaseLostError, match="0 of 5 clients answered"):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     assert made.ledger.num_releases == 3
     reasons = {each.reason for each in made.grid.seen if each.reason}
-    assert len(reasons) == 1 and "this client has voted in all of them" in reasons.pop()
+    assert len(reasons) == 1 and "this client has answered all of them" in reasons.pop()
 
 
 def test_whether_a_client_answers_does_not_depend_on_its_texts(files, embedding_model, embedder, tmp_path, candidates):
@@ -363,11 +374,11 @@ def test_whether_a_client_answers_does_not_depend_on_its_texts(files, embedding_
     made = make_federation(
         [secret, two, broken, tmp_path / "quokka-is-missing.jsonl", *files[:3]], embedding_model, noise=no_noise
     )
-    votes = made.pool.release_histogram(candidates)
+    votes = made.release(candidates)
     assert np.array_equal(votes, in_memory_votes(files[:3], embedder, made.config, candidates))
     assert made.pool.rounds[0].num_answered == 6
     (reason,) = {each.reason for each in made.grid.seen if each.reason}
-    assert "The file that `private` names in the node's configuration is not there" in reason
+    assert "The file that `private` names in the node's configuration does not exist" in reason
     assert not any(word in reason for word in ("quokka", "marzipan", "xylophone", "zebra"))
 
 
@@ -375,12 +386,12 @@ def test_an_error_of_a_client_is_not_told(files, embedding_model, candidates, mo
     def fails(*_):
         raise KeyError("quokka")
 
-    monkeypatch.setattr(client, "cast_votes", fails)
+    monkeypatch.setattr(client, "sum_answers", fails)
     made = make_federation(files, embedding_model)
     with pytest.raises(ReleaseLostError):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     (reason,) = {each.reason for each in made.grid.seen if each.reason}
-    assert "The client failed; its own log says more." in reason and "Key" not in reason
+    assert "The client failed. Its own log says more." in reason and "Key" not in reason
 
 
 @pytest.mark.parametrize("factor", [0, 0.5, 2])
@@ -401,18 +412,30 @@ def test_a_factor_that_is_not_the_stated_one_spoils_the_round(files, embedding_m
     monkeypatch.setattr(secaggplus_mod, "factor_combine", combine_another)
     made = make_federation(files, embedding_model)
     with pytest.raises(ReleaseLostError):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     assert len(calls) == 5
-    made.pool.release_histogram(candidates)
+    made.release(candidates)
+
+
+def silent(node, at, reply):
+    """A client that says what it knows, and then answers nothing."""
+    return reply if at == client.KNOWS else None
+
+
+def test_clients_that_never_answer_cost_nothing(files, embedding_model, candidates):
+    made = make_federation(files, embedding_model, meddle=lambda *_: None, **{"round-timeout": 0.01})
+    with pytest.raises(ValueError, match="0 of 5 clients can answer the question 'votes', and 3 are needed. Nothing"):
+        made.release(candidates)
+    assert made.ledger.num_releases == 0
 
 
 def test_a_run_stops_before_rounds_that_would_be_lost_as_well(files, embedding_model, candidates):
-    made = make_federation(files, embedding_model, meddle=lambda node, at, reply: None, **{"round-timeout": 0.01})
+    made = make_federation(files, embedding_model, meddle=silent, **{"round-timeout": 0.01})
     for _ in range(2):
         with pytest.raises(ReleaseLostError):
-            made.pool.release_histogram(candidates)
+            made.release(candidates)
     with pytest.raises(RuntimeError, match="2 rounds in a row were lost"):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     assert made.ledger.num_releases == 2
 
 
@@ -421,7 +444,7 @@ def test_a_client_without_texts_adds_its_noise(files, embedding_model, embedder,
     empty.write_text('{"client_id": "x", "text": " "}\n')
     made = make_federation([*files, empty], embedding_model, noise=no_noise)
     with pytest.warns(UserWarning, match="blank texts"):
-        votes = made.pool.release_histogram(candidates)
+        votes = made.release(candidates)
     assert np.array_equal(votes, in_memory_votes(files, embedder, made.config, candidates))
     assert made.pool.rounds[0].num_answered == 6
 
@@ -430,17 +453,13 @@ def test_who_joins_late_is_asked_in_the_next_round(files, embedding_model, embed
     made = make_federation(files, embedding_model, noise=no_noise)
     late = made.grid.contexts.pop(1004)
     made.pool._settings = replace(made.pool._settings, num_clients=4)
-    assert np.array_equal(
-        made.pool.release_histogram(candidates), in_memory_votes(files[:4], embedder, made.config, candidates)
-    )
+    assert np.array_equal(made.release(candidates), in_memory_votes(files[:4], embedder, made.config, candidates))
     made.grid.contexts[1004] = late
-    assert np.array_equal(
-        made.pool.release_histogram(candidates), in_memory_votes(files, embedder, made.config, candidates)
-    )
+    assert np.array_equal(made.release(candidates), in_memory_votes(files, embedder, made.config, candidates))
     for node in (1001, 1002, 1003):
         made.grid.contexts.pop(node)
     with pytest.raises(TimeoutError, match="2 clients are connected, and 3 are needed"):
-        made.pool.release_histogram(candidates)
+        made.release(candidates)
     assert made.ledger.num_releases == 2, "nothing is spent where nobody was asked"
 
 
@@ -451,7 +470,7 @@ def test_a_simulation_without_masks(files, embedding_model, embedder, candidates
         made.grid.contexts[node] = make_context(
             make_run_config(embedding_model, **{"num-clients": 5, **changes}), node, **{"partition-id": number}
         )
-    votes = made.pool.release_histogram(candidates)
+    votes = made.release(candidates)
     assert np.array_equal(votes, in_memory_votes(files, embedder, made.config, candidates))
 
 
@@ -506,14 +525,14 @@ def test_a_dataset_does_not_take_the_place_of_a_federation(private, public, bert
         ({"num-samples": 0}, "`num_samples`=0"),
         ({"candidate-bits": 12}, "`candidate_bits`=12 must be one of"),
         ({"round-timeout": -1.0}, "`round_timeout`=-1.0"),
-        ({"expansion-model": ""}, "`expansion_model` is empty"),
-        ({"secure-aggregation": 1}, "`secure_aggregation`=1 must be of type bool"),
+        ({"expansion-model": ""}, "`expansion_model`='' must be a non-empty string"),
+        ({"secure-aggregation": 1}, "`secure_aggregation`=1 must be true or false"),
         ({"max-dropout": 0.5}, "`max_dropout`=0.5 must be below 0.5"),
-        ({"client-sampling-rate": 0.5}, "`client_sampling_rate`=0.5 saves noise where nobody sees"),
+        ({"client-sampling-rate": 0.5}, "`client_sampling_rate`=0.5 saves noise if no one sees"),
     ],
 )
 def test_settings_are_checked(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         FederationSettings.split(make_run_config("model", **changes))
     with pytest.raises(ValueError, match="lacks the keys \\['max_dropout'\\]"):
         values = make_run_config("model")
@@ -521,16 +540,112 @@ def test_settings_are_checked(changes, message):
         FederationSettings.split(values)
 
 
-def test_candidates_travel_as_what_votes_are_computed_on(candidates, embedder):
-    exact, _ = protocol.encode_candidates(candidates, 16)
-    assert exact.dtype == np.int16
-    assert np.array_equal(protocol.decode_candidates(exact, 0.0), quantize_embeddings(candidates))
-    coarse, step = protocol.encode_candidates(candidates, 8)
-    assert coarse.dtype == np.int8
-    assert np.abs(protocol.decode_candidates(coarse, step) / 2048 - candidates).max() < step
-    for wrong in (np.zeros(3, np.int8), np.zeros((2, 2), np.float32)):
-        with pytest.raises(ValueError, match="are none"):
-            protocol.decode_candidates(wrong, 1.0)
+def test_questions_travel_as_what_answers_are_computed_on(candidates):
+    exact = NearestCandidates.of(candidates, 3)
+    for question in (exact, MeanEmbedding.of(candidates)):
+        again = protocol.decode(protocol.encode(question, 16), QUESTIONS)
+        assert type(again) is type(question) and again.numbers() == question.numbers()
+        for name, array in question.arrays().items():
+            assert array.dtype == np.int16 and np.array_equal(again.arrays()[name], array)
+    encoded = protocol.encode(exact, 8)
+    assert encoded.arrays[0].dtype == np.int8
+    coarse = protocol.decode(encoded, QUESTIONS).candidates
+    assert np.abs(coarse - exact.candidates.astype(int)).max() <= encoded.numbers["step.0"] / 2 + 1
+    for arrays in ([np.zeros(3, np.int8)], [np.zeros(3, np.int16)]):
+        with pytest.raises(ValueError, match="are not two-dimensional"):
+            protocol.decode(replace(encoded, arrays=arrays), QUESTIONS)
+    with pytest.raises(ValueError, match="The question 'favorite color' is not known here. Known are"):
+        protocol.decode(replace(encoded, numbers={"question": "favorite color"}), QUESTIONS)
+
+
+MEAN_AND_VOTES = {"mean-fraction": 0.5, "num-rounds": 2}
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_a_mean_and_votes_are_those_of_the_in_memory_pool_bin_by_bin(
+    files, embedding_model, embedder, candidates, bits
+):
+    """The run of one mean and two rounds of votes at different noise: here without noise, through SecAgg+."""
+    changes = {**MEAN_AND_VOTES, "candidate-bits": bits}
+    made = make_federation(files, embedding_model, noise=no_noise, **changes)
+    mean, votes = MeanEmbedding.of(candidates), NearestCandidates.of(candidates)
+    multipliers = [entry.mechanism.noise_multiplier for entry in made.ledger.plan.releases]
+    assert multipliers[0] < multipliers[1]
+    for question in (mean, votes, votes):
+        received = protocol.decode(protocol.encode(question, bits), QUESTIONS)
+        answer = made.pool.release(question, made.ledger)
+        assert answer.any() and np.array_equal(answer, in_memory_answer(files, embedder, made.config, received))
+    assert [each.question for each in made.pool.rounds] == ["mean_embedding", "votes", "votes"]
+    # Each kind no more often than the plan says: neither a fourth answer nor a second mean.
+    for question in (votes, mean):
+        with pytest.raises(ReleaseLostError):
+            made.pool.release(question, made.ledger)
+    reasons = {each.reason for each in made.grid.seen if each.reason}
+    assert len(reasons) == 2 and all("this client has answered all of them" in reason for reason in reasons)
+
+
+def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates):
+    """24 answers of 32 bins each: five standard errors."""
+    made = make_federation(files, embedding_model, **{"mean-fraction": 0.9, "num-rounds": 1})
+    question = MeanEmbedding.of(candidates)
+    for context in made.grid.contexts.values():
+        context.run_config["num-rounds"] = 1
+    draws = []
+    for _ in range(24):
+        draws.append(made.pool.release(question, made.ledger))
+        for context in made.grid.contexts.values():
+            del context.state.config_records[client.ANSWERED]
+    draws = np.array(draws)
+    mechanism = made.ledger.plan.entry("mean_embedding").mechanism
+    assert mechanism.noise_multiplier == pytest.approx(1 / 3)
+    claimed = math.sqrt(5 / 2) * mechanism.noise_std
+    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(24 / 23)
+    assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
+
+
+@dataclass(frozen=True)
+class Toy(Question):
+    """How many samples a client has, at most eight."""
+
+    name = "number"
+    description = "how many samples it has"
+
+    @property
+    def num_bins(self):
+        return 8
+
+    def answer(self, samples):
+        return np.arange(8) == min(len(samples.owners), 8) - 1
+
+
+def test_a_question_that_the_clients_do_not_know_is_refused_before_anything_is_spent(
+    files, embedding_model, embedder, candidates
+):
+    made = make_federation(files, embedding_model, noise=no_noise)
+    plan = Plan.from_config(made.config, [(Toy(), 0.5)])
+    ledger = PrivacyLedger(plan)
+    with pytest.raises(ValueError, match="0 of 5 clients can answer the question 'number'.*not known here. Known are"):
+        made.pool.release(Toy(), ledger)
+    assert ledger.num_releases == 0
+    knowing = make_federation(files, embedding_model, noise=no_noise, questions=[(Toy(), 0.5)])
+    answer = knowing.pool.release(Toy(), knowing.ledger)
+    assert np.array_equal(answer, in_memory_answer(files, embedder, knowing.config, Toy(), [(Toy(), 0.5)]))
+
+
+def test_a_server_that_asks_for_more_than_its_plan_is_refused(files, embedding_model, candidates):
+    """More bins than were accounted for, and a mean that the run's settings do not have."""
+    made = make_federation(files, embedding_model)
+    mechanism = votes_of(made.config)
+    wide = NearestCandidates.of(np.concatenate([candidates, candidates]))
+    for question, message in ((wide, "with 48 bins"), (MeanEmbedding.of(candidates), "is not in the plan")):
+        with pytest.raises(ValueError, match=f"0 of 5 clients can answer .*{message}"):
+            made.pool.prepare(question, mechanism)
+        # And not only when they are asked beforehand.
+        made.pool._known_questions.add(question.name)
+        made.pool.prepare(NearestCandidates.of(candidates), mechanism)
+        with pytest.raises(ReleaseLostError):
+            made.pool.answer(question, mechanism)
+        assert any(message in (each.reason or "") for each in made.grid.seen if each.stage == COLLECT)
 
 
 def test_records_of_arrays_do_not_unpickle():

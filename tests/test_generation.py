@@ -3,21 +3,22 @@ import torch
 
 from conftest import random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
-from hf_pretext.generation import TextGenerator, collect_texts
 from hf_pretext.models import load_causal_lm
+from hf_pretext.models.engine import collect_texts
+from hf_pretext.models.local_engine import LocalEngine
 
 
-def text_generator(model_and_tokenizer, batch_size=8, **changes):
+def engine(model_and_tokenizer, batch_size=8, **changes):
     config = PrivateEvolutionConfig(**{"epsilon": 1.0, "delta": 1e-5, **changes})
-    return TextGenerator(*model_and_tokenizer, config, batch_size)
+    return LocalEngine(*model_and_tokenizer, config, batch_size)
 
 
 def test_continuations_come_back_in_order(llama):
     """Nearly greedy sampling gives each prompt the continuation that it has alone, in any batch."""
     prompts = random_texts(11, low=1, high=30)
     nearly_greedy = {"temperature": 1e-4}
-    together = text_generator(llama, batch_size=4, **nearly_greedy)(prompts, 8, seed=0)
-    alone = [text_generator(llama, **nearly_greedy)([prompt], 8, seed=0)[0] for prompt in prompts]
+    together = engine(llama, batch_size=4, **nearly_greedy).complete(prompts, 8, seed=0)
+    alone = [engine(llama, **nearly_greedy).complete([prompt], 8, seed=0)[0] for prompt in prompts]
     assert together == alone
 
 
@@ -25,7 +26,7 @@ def test_global_random_state_is_left_alone(llama):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    text_generator(llama)(["the bank"], 4, seed=0)
+    engine(llama).complete(["the bank"], 4, seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -33,7 +34,7 @@ def test_equals_greedy_decoding_by_transformers(llama):
     """Left padding, positions and the cache are as `generate` has them."""
     model, tokenizer = llama
     prompts = random_texts(7, low=1, high=30)
-    ours = text_generator(llama, temperature=1e-4)(prompts, 12, seed=0)
+    ours = engine(llama, temperature=1e-4).complete(prompts, 12, seed=0)
     for prompt, text in zip(prompts, ours, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt")
         output = model.generate(input_ids=inputs["input_ids"], max_new_tokens=12, do_sample=False, pad_token_id=1)
@@ -42,17 +43,21 @@ def test_equals_greedy_decoding_by_transformers(llama):
 
 
 def test_same_seed_same_text(llama):
-    generate = text_generator(llama)
-    assert generate(["the"] * 4, 8, seed=1) == generate(["the"] * 4, 8, seed=1) != generate(["the"] * 4, 8, seed=2)
+    generate = engine(llama)
+    assert (
+        generate.complete(["the"] * 4, 8, seed=1)
+        == generate.complete(["the"] * 4, 8, seed=1)
+        != generate.complete(["the"] * 4, 8, seed=2)
+    )
 
 
 def test_a_prompt_beyond_the_context_is_refused(llama):
     with pytest.raises(ValueError, match=r"more than the 1024 that `expansion_model` reads"):
-        text_generator(llama)(["word " * 2000], 8, seed=0)
+        engine(llama).complete(["word " * 2000], 8, seed=0)
 
 
 def test_a_continuation_with_the_stop_string_leaves_the_batch(llama):
-    generate = text_generator(llama, batch_size=30)
+    generate = engine(llama, batch_size=30)
     rows = []
     next_logits = generate._next_logits
 
@@ -61,7 +66,7 @@ def test_a_continuation_with_the_stop_string_leaves_the_batch(llama):
         return next_logits(input_ids, attention_mask, cache)
 
     generate._next_logits = spy
-    texts = generate(random_texts(30), 40, seed=0, stop="e")
+    texts = generate.complete(random_texts(30), 40, seed=0, stop="e")
     assert rows[0] == 30 and rows == sorted(rows, reverse=True) and rows[-1] < 15
     # A tiny model writes some "e" in 40 tokens nearly always, and is stopped a few tokens after it.
     assert all(len(text.split("e")) <= 8 for text in texts) and sum("e" in text for text in texts) > 20
@@ -69,7 +74,7 @@ def test_a_continuation_with_the_stop_string_leaves_the_batch(llama):
 
 def test_prompts_that_are_alike_are_read_once(llama):
     """The first pass has a row for each different prompt; the continuations are those of prompts read one by one."""
-    generate = text_generator(llama, batch_size=30, top_p=1e-6)
+    generate = engine(llama, batch_size=30, top_p=1e-6)
     shapes = []
     next_logits = generate._next_logits
 
@@ -79,17 +84,17 @@ def test_prompts_that_are_alike_are_read_once(llama):
 
     generate._next_logits = spy
     prompts = ["the bank", "a lost card and loan"]
-    texts = generate([prompts[0]] * 3 + [prompts[1]] * 5, 12, seed=0)
+    texts = generate.complete([prompts[0]] * 3 + [prompts[1]] * 5, 12, seed=0)
     assert shapes[0][0] == 2 and shapes[1] == (8, 1)
     # So small a share of the mass leaves the most probable token only.
-    alone = [generate([prompt], 12, seed=0)[0] for prompt in prompts]
+    alone = [generate.complete([prompt], 12, seed=0)[0] for prompt in prompts]
     assert texts == [alone[0]] * 3 + [alone[1]] * 5
-    warm = text_generator(llama, batch_size=30)
-    assert len(set(warm([prompts[0]] * 10, 12, seed=0))) == 10, "each continuation is a draw of its own"
+    warm = engine(llama, batch_size=30)
+    assert len(set(warm.complete([prompts[0]] * 10, 12, seed=0))) == 10, "each continuation is a draw of its own"
 
 
 def test_truncate(llama):
-    generate = text_generator(llama)
+    generate = engine(llama)
     assert generate.truncate("the bank", 64) == "the bank"
     cut = generate.truncate(" ".join(random_texts(30)), 16)
     assert 0 < len(llama[1](cut)["input_ids"]) <= 17
@@ -98,7 +103,7 @@ def test_truncate(llama):
 def test_collect_tops_up_and_drops_repetitions():
     calls = []
 
-    def propose(missing, attempt, progress):
+    def propose(missing, attempt):
         calls.append(missing)
         return [f"text {attempt} {number // 2}" for number in range(missing)]
 
@@ -123,4 +128,4 @@ def test_a_model_spread_by_a_device_map_writes_the_same(llama, models_folder):
     )
     assert "disk" in model.hf_device_map.values()
     prompts = random_texts(5)
-    assert text_generator((model, tokenizer))(prompts, 8, seed=0) == text_generator(llama)(prompts, 8, seed=0)
+    assert engine((model, tokenizer)).complete(prompts, 8, seed=0) == engine(llama).complete(prompts, 8, seed=0)

@@ -10,9 +10,12 @@ from datasets import Dataset, load_from_disk
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
-from hf_pretext.checkpoint import RunFolder
-from hf_pretext.population import Reserve
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.evolution.population import Reserve
+from hf_pretext.expansion import SeedTexts
+from hf_pretext.models.local_engine import LocalEngine
+from hf_pretext.models.masked_variation import MaskedVariation
+from hf_pretext.privacy import Plan
+from hf_pretext.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -44,13 +47,13 @@ def test_lookahead_variations_become_children_as_far_as_they_go(
     generator = make_generator(config=config, run_dir=tmp_path)
     asked = []
 
-    def vary(texts, seed, progress):
+    def vary(self, texts, seed):
         asked.append(list(texts))
         return [f"{text} v{len(asked)}.{number}" for number, text in enumerate(texts)]
 
-    monkeypatch.setattr(generator, "_variation", vary)
-    monkeypatch.setattr("hf_pretext.generator.sample_population", lambda *given: (public[:16], []))
-    monkeypatch.setattr("hf_pretext.generator.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
+    monkeypatch.setattr(MaskedVariation, "vary", vary)
+    monkeypatch.setattr("hf_pretext.evolution.population.sample_public_texts", lambda *given: public[:16])
+    monkeypatch.setattr("hf_pretext.evolution.algorithm.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
     generator.evolve(private, initial_population=public)
     looked_ahead, varied = asked[:2]
     assert looked_ahead == public[:16] * 2
@@ -126,17 +129,11 @@ def test_a_second_run_composes_and_expansion_is_free(make_generator, private, pu
 
 def test_a_run_that_breaks_has_spent_what_it_released(make_generator, private, public, monkeypatch):
     generator = make_generator()
-    varied = generator._variation
 
-    class Breaks:
-        truncate = varied.truncate
+    def breaks(*_):
+        raise KeyboardInterrupt
 
-        def __call__(self, texts, seed, progress="Varying"):
-            if "varying" in progress:
-                raise KeyboardInterrupt
-            return varied(texts, seed, progress)
-
-    monkeypatch.setattr(generator, "_variation", Breaks())
+    monkeypatch.setattr("hf_pretext.evolution.population.Population.next", breaks)
     with pytest.raises(KeyboardInterrupt):
         generator.evolve(private, initial_population=public)
     assert generator.privacy_report.num_rounds == 1 and generator.privacy_report.epsilon > 0
@@ -205,26 +202,11 @@ def test_saved_folder_holds_card_report_picture_and_no_private_text(make_generat
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_pool_with_another_ledger_is_refused(make_generator, private, public, embedder, config):
+def test_a_pool_takes_the_place_of_a_dataset(make_generator, private, public, embedder, config):
     generator = make_generator()
-    own = InMemoryClientPool(private, embedder, config, generator.ledger)
+    own = InMemoryClientPool(private, embedder, config, generator.ledger.plan)
     assert len(generator.evolve(own, initial_population=public)) > 0
-    foreign = InMemoryClientPool(private, embedder, config, PrivacyLedger(generator.ledger.mechanism))
-    with pytest.raises(ValueError, match=r"ledger=generator\.ledger"):
-        generator.evolve(foreign, initial_population=public)
-
-
-def test_a_pool_that_does_not_count_is_refused(make_generator, public):
-    generator = make_generator()
-
-    class Forgetful:
-        num_clients, ledger = 5, generator.ledger
-
-        def release_histogram(self, candidates):
-            return np.ones(len(candidates))
-
-    with pytest.raises(RuntimeError, match="Forgetful did not count and keep its release"):
-        generator.evolve(Forgetful(), initial_population=public)
+    assert generator.privacy_report.is_finite and generator.privacy_report.num_clients == 12
 
 
 def test_texts_from_elsewhere_get_no_card(make_generator, private, public, tmp_path):
@@ -378,10 +360,9 @@ def test_later_candidates_are_new_public_texts_and_then_variations(make_generato
     assert len(set(second) & (set(public) - set(first))) == 8
 
 
-def test_public_texts_that_the_votes_speak_for_come_first():
+def test_public_texts_that_the_evidence_prefers_come_first():
     reserve = Reserve([str(number) for number in range(100)])
-    votes = np.where(np.arange(100) < 10, 5.0, -1.0)
-    reserve.learn(votes)
+    reserve.ratios = np.where(np.arange(100) < 10, 10.0, 0.1)
     drawn = reserve.draw(8, np.random.default_rng(0))
     assert sum(int(text) < 10 for text in drawn) >= 5 and len(set(drawn)) == 8
     reserve.leave_out(drawn)
@@ -390,20 +371,32 @@ def test_public_texts_that_the_votes_speak_for_come_first():
     assert Reserve([]).draw(5, np.random.default_rng(0)) == []
 
 
-def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_votes_prefer(make_generator, config, public):
-    """Seeds with a preference choose among what is written; seeds without one, and foreign texts, do not."""
+def test_no_round_has_more_candidates_than_are_accounted_for(make_generator, config, private, public, tmp_path):
+    """With survivors kept, fewer public texts are new: together they are the population."""
+    config = replace(config, keep_survivors=True, num_rounds=3, new_public_share=1.0)
+    generator = make_generator(config=config, run_dir=tmp_path)
+    generator.evolve(private, initial_population=public)
+    sizes = [len(candidates) for candidates, _ in RunFolder(tmp_path).rounds()]
+    assert len(sizes) == 3 and max(sizes) <= config.population_size
+    (first, _), (second, _), _ = RunFolder(tmp_path).rounds()
+    assert set(first) & set(second) and set(second) - set(first), "survivors, and new texts"
+
+
+def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_evidence_prefers(make_generator, config, public):
+    """Seeds with a preference choose among what is written. Seeds without one, and foreign texts, do not."""
     seeds = Dataset.from_dict({"text": public, "preference": [10.0] * 10 + [0.1] * (len(public) - 10)})
 
-    def judged(texts, generator):
-        judge = generator._judge(seeds)
-        return float(judge(list(texts)).mean())
+    def judge_of(generator, seeds=seeds):
+        return generator._expander.judge(SeedTexts(seeds))
 
     best, all_of_them = (make_generator(config=replace(config, best_of=number)) for number in (6, 1))
-    assert all_of_them._judge(seeds) is None and best._judge(public) is None
-    assert best._judge(seeds.remove_columns("preference")) is None
+    assert judge_of(all_of_them) is None and judge_of(best, public) is None
+    assert judge_of(best, seeds.remove_columns("preference")) is None
     kept = best.expand(seeds, num_samples=24)["text"]
     assert len(set(kept)) == 24
-    assert judged(kept, best) > judged(all_of_them.expand(seeds, num_samples=24)["text"], best)
+    judge = judge_of(best)
+    everything = all_of_them.expand(seeds, num_samples=24)["text"]
+    assert np.log(judge(list(kept))).mean() > np.log(judge(list(everything))).mean()
     for column, bad in product(("votes", "preference"), (-1.0, float("nan"), float("inf"), None, "three", [1.0])):
         with pytest.raises(ValueError, match=f"`seeds` has a column '{column}' that does not hold a finite number"):
             best.expand(Dataset.from_dict({"text": public, column: [bad] * len(public)}), num_samples=2)
@@ -411,21 +404,25 @@ def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_votes_prefer(make_
         best.expand(Dataset.from_dict({"text": public, "preference": [0.0] * len(public)}), num_samples=2)
 
 
-def test_seeds_are_shown_by_their_votes_and_preferences(make_generator, config, public):
-    """The expansion draws seeds by what `_weights` says: votes times preference, votes alone, or all alike."""
+def test_seeds_are_shown_by_their_votes_and_preferences(public):
+    """The expansion draws seeds by votes times preference, by votes alone, or all alike."""
     seeds = Dataset.from_dict({"text": public[:3], "votes": [1.0, 2.0, 0.0], "preference": [6.0, 0.5, 9.0]})
-    generator = make_generator(config=config)
-    assert generator._weights(seeds) == [6.0, 1.0, 0.0]
-    assert generator._weights(seeds.remove_columns("preference")) == [1.0, 2.0, 0.0]
-    assert generator._weights(seeds.remove_columns("votes")) is None and generator._weights(public) is None
-    assert make_generator(config=replace(config, weight_seeds=False))._weights(seeds) is None
-    shown = []
-    expansion = generator._expansion
-    generator._expansion = lambda texts, number, weights, *rest: (
-        shown.append(weights) or expansion(texts, number, weights, *rest)
+    assert SeedTexts(seeds).weights.tolist() == [6.0, 1.0, 0.0]
+    assert SeedTexts(seeds.remove_columns("preference")).weights.tolist() == [1.0, 2.0, 0.0]
+    assert SeedTexts(seeds.remove_columns("votes")).weights is None and SeedTexts(public).weights is None
+
+
+@pytest.mark.parametrize("weight_seeds", [True, False])
+def test_a_prompt_shows_what_has_weight(make_generator, config, public, monkeypatch, weight_seeds):
+    seeds = Dataset.from_dict({"text": public[:3], "votes": [1.0, 0.0, 0.0]})
+    generator = make_generator(config=replace(config, weight_seeds=weight_seeds, best_of=1))
+    complete, shown = LocalEngine.complete, []
+    monkeypatch.setattr(
+        LocalEngine, "complete", lambda self, prompts, **rest: shown.extend(prompts) or complete(self, prompts, **rest)
     )
-    generator.expand(seeds, num_samples=2)
-    assert shown == [[6.0, 1.0, 0.0]]
+    generator.expand(seeds, num_samples=4)
+    seen = {text for text in public[:3] if any(text in prompt for prompt in shown)}
+    assert seen == ({public[0]} if weight_seeds else set(public[:3]))
 
 
 def test_a_second_run_that_fails_leaves_the_texts_of_the_first_alone(make_generator, private, public, tmp_path):
@@ -438,11 +435,15 @@ def test_a_second_run_that_fails_leaves_the_texts_of_the_first_alone(make_genera
     assert not list((tmp_path / "run").glob("run-2-texts*")) and list((tmp_path / "run").glob("run-1-texts*"))
 
 
+def votes_of(config):
+    return Plan.from_config(config).entry("votes").mechanism
+
+
 def test_smoothing_knows_the_noise_of_a_federation(make_generator, config):
     """Shares for three of five answers are in the sum of all five: sqrt(5 / (3 - 1)) times the accounted noise."""
-    mechanism = VoteMechanism.from_config(replace(config, max_dropout=0.4))
+    mechanism = votes_of(replace(config, max_dropout=0.4))
     assert mechanism.num_answers_needed(5) == 3
     assert mechanism.noise_std_of_sum(5) == pytest.approx(mechanism.noise_std * (5 / 2) ** 0.5)
-    share = mechanism.share_scale(3) / mechanism.vote_units
+    share = mechanism.share_scale(3) / mechanism.units
     assert mechanism.noise_std_of_sum(5) == pytest.approx(share * 5**0.5)
-    assert VoteMechanism.from_config(config).noise_std_of_sum(5) == VoteMechanism.from_config(config).noise_std
+    assert votes_of(config).noise_std_of_sum(5) == votes_of(config).noise_std

@@ -5,7 +5,7 @@ import pytest
 from guarantee import CHECKS, MUTATIONS, is_caught
 from scipy.stats import chi2, norm
 
-from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.privacy.noise import DiscreteGaussian
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -11,7 +11,7 @@ from hub_server import HubServer
 
 from conftest import random_texts, release
 from hf_pretext.hub import description_of_report, find_privacy_report, report_of_description
-from hf_pretext.privacy import PrivacyLedger, PrivacyReport, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 
 CLIENT = Path(__file__).parent / "hub_client.py"
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_restored_is_named(outcomes):
 
 @pytest.fixture
 def report(config):
-    ledger = PrivacyLedger(VoteMechanism.from_config(config))
+    ledger = PrivacyLedger(Plan.from_config(config))
     release(ledger, 32)
     return PrivacyReport.from_ledger(ledger, config, num_clients=10)
 

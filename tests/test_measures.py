@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from hf_pretext.measures import (
+from hf_pretext.evaluation.measures import (
     _share_within,
     distinct_n,
     frechet_distance,

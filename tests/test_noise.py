@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import chi2
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.noise import DiscreteGaussian
-from hf_pretext.privacy import VoteMechanism
-from hf_pretext.voting import VOTE_UNITS
+from hf_pretext.privacy import Plan
+from hf_pretext.privacy.mechanism import UNITS
+from hf_pretext.privacy.noise import DiscreteGaussian
 
 
 def test_distribution_is_the_discrete_gaussian():
@@ -36,7 +36,7 @@ def test_distribution_is_the_discrete_gaussian():
 )
 def test_noise_has_the_standard_deviation_that_was_accounted_for(config, noise_multiplier, sensitivity):
     """Of 100,000 draws the standard deviation is known to 0.22 %; 2 % is nine standard errors."""
-    noise = DiscreteGaussian()(VoteMechanism.from_config(config).noise_scale, 100_000) / VOTE_UNITS
+    noise = DiscreteGaussian()(Plan.from_config(config).entry("votes").mechanism.noise_scale, 100_000) / UNITS
     assert noise.std() == pytest.approx(noise_multiplier * sensitivity, rel=0.02)
     assert abs(noise.mean()) < 6 * noise_multiplier * sensitivity / np.sqrt(100_000)
 
@@ -45,7 +45,7 @@ def test_no_seed_reproduces_the_noise():
     """Two fresh processes that do the same, with every seed that Python and NumPy have, draw different noise."""
     script = (
         "import random, numpy; random.seed(0); numpy.random.seed(0)\n"
-        "from hf_pretext.noise import DiscreteGaussian; print(DiscreteGaussian()(1e6, 16).tolist())"
+        "from hf_pretext.privacy.noise import DiscreteGaussian; print(DiscreteGaussian()(1e6, 16).tolist())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-c", script]

@@ -1,8 +1,7 @@
-"""The on-device baselines of the benchmark spend what they are said to spend."""
+"""The on-device baselines of the benchmark spend what they claim to spend."""
 
 import math
-import sys
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,48 +10,47 @@ import torch
 
 from conftest import make_llama, random_texts
 from hf_pretext.privacy import calibrate_noise_multiplier
-
-sys.path.append(str(Path(__file__).parent.parent / "recipes"))
-from on_device import correct_sensitivity, train_on_devices
+from recipes.benchmark.on_device import DP_FEDAVG, DP_FTRL, correct_sensitivity, train_on_devices
 
 NUM_CLIENTS, CLIP_NORM = 12, 0.5
 
 
-def change_of_weights(method, num_rounds, epsilon=1.29, local_rate=0.0):
+def change_of_weights(algorithm, num_rounds, epsilon=1.29, local_rate=0.0):
     """Train a tiny model on devices; return how its weights changed, as one vector."""
     pytest.importorskip("pfl", reason="pfl is not installed: see the Makefile")
     model, tokenizer = make_llama()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     clients = [random_texts(3, seed=client) for client in range(NUM_CLIENTS)]
-    train_on_devices(model, tokenizer, clients, method, epsilon, 3e-6, 0, num_rounds, CLIP_NORM, local_rate)
+    algorithm = replace(algorithm, num_rounds=num_rounds, clip_norm=CLIP_NORM)
+    train_on_devices(model, tokenizer, clients, algorithm, epsilon, 3e-6, 0, local_rate)
     return torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
 
 
 def test_the_noise_of_dp_fedavg_is_what_our_own_accounting_asks_for():
     """With a rate of zero the change is the rounds' noise alone, in some ten thousand weights.
 
-    The standard deviation of so many draws is off by more than 4 % once in 10^8 runs.
+    The standard deviation of that many draws is off by more than 4 % once in 10^8 runs.
     """
-    change = change_of_weights("dp-fedavg", num_rounds=3)
+    change = change_of_weights(DP_FEDAVG, num_rounds=3)
     assert len(change) > 10_000
     expected = calibrate_noise_multiplier(1.29, 3e-6, 3) * CLIP_NORM * math.sqrt(3) / NUM_CLIENTS
     assert float(change.std()) == pytest.approx(expected, rel=0.04)
 
 
-def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_takes_some_back():
+def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_partly_cancels():
     """Two rounds have the Gaussian mechanism's noise, for one participation; in more of them it partly cancels."""
 
     def independent(num_rounds):
         noise = calibrate_noise_multiplier(1.29, 3e-6, 1) * CLIP_NORM
         return noise * math.sqrt(num_rounds) / (NUM_CLIENTS // num_rounds)
 
-    assert float(change_of_weights("dp-ftrl", 2).std()) == pytest.approx(independent(2), rel=0.04)
-    assert float(change_of_weights("dp-ftrl", 4).std()) < 0.95 * independent(4)
+    assert float(change_of_weights(DP_FTRL, 2).std()) == pytest.approx(independent(2), rel=0.04)
+    assert float(change_of_weights(DP_FTRL, 4).std()) < 0.95 * independent(4)
 
 
 @pytest.mark.parametrize("num_rounds", [2, 4, 6])
 def test_a_client_of_dp_ftrl_has_the_sensitivity_that_is_accounted_for(num_rounds, tmp_path, monkeypatch):
-    """A client that takes part in one round changes one row of the sums X, so C X moves by the norm of one column."""
+    """A client that participates in one round changes one row of the sums X, so C X moves by the norm of a column."""
     mechanisms = pytest.importorskip("pfl.privacy.ftrl_mechanism")
     import pfl.model.pytorch  # noqa: F401 - chooses the framework
 
@@ -65,14 +63,13 @@ def test_a_client_of_dp_ftrl_has_the_sensitivity_that_is_accounted_for(num_round
     assert np.allclose(mechanism.query_matrix, np.tril(mechanism.query_matrix))
 
 
-def test_a_client_moves_the_weights_by_its_share_of_the_clip_norm_at_most():
-    """Twelve clients of a huge rate move the weights in a round by the clip norm at most, beside the noise."""
-    change = change_of_weights("dp-fedavg", num_rounds=1, epsilon=20.0, local_rate=1e4)
+def test_clients_move_the_weights_by_the_clip_norm_at_most():
+    """With a huge rate, the mean change of twelve clients has the clip norm at most, besides the noise."""
+    change = change_of_weights(DP_FEDAVG, num_rounds=1, epsilon=20.0, local_rate=1e4)
     noise = calibrate_noise_multiplier(20.0, 3e-6, 1) * CLIP_NORM / NUM_CLIENTS * math.sqrt(len(change))
     assert 0.1 * CLIP_NORM < float(change.norm()) < CLIP_NORM + 1.2 * noise
 
 
-def test_an_unknown_method_is_named():
-    pytest.importorskip("pfl")
-    with pytest.raises(ValueError, match="'dp-sgd'"):
-        train_on_devices(*make_llama(), [["a"]], "dp-sgd", 1.0, 1e-5, 0)
+def test_dp_ftrl_of_one_round_is_refused():
+    with pytest.raises(ValueError, match="`num_rounds`=1"):
+        change_of_weights(DP_FTRL, num_rounds=1)

@@ -7,7 +7,7 @@ import pytest
 from datasets import load_from_disk
 
 from hf_pretext.models import load_sentence_transformer, resolve_device
-from hf_pretext.packaged_models import packaged_embedder
+from hf_pretext.models.packaged import packaged_embedder
 from hf_pretext.quickstart import CONFIG, run_quickstart
 
 REPORT_KEYS = {

@@ -3,8 +3,8 @@ import torch
 from scipy.stats import chi2
 from transformers import TopPLogitsWarper
 
-from hf_pretext import sampling
-from hf_pretext.sampling import sample_tokens
+from hf_pretext.models import sampling
+from hf_pretext.models.sampling import sample_tokens
 
 DRAWS = 40_000
 
@@ -18,7 +18,7 @@ def test_tokens_follow_the_distribution_that_transformers_defines(
 ):
     """Chi-squared on 40,000 draws; false-alarm rate 1e-6 a case."""
     monkeypatch.setattr(sampling, "BLOCK", block)
-    monkeypatch.setattr(sampling, "NUM_CANDIDATES", num_candidates)
+    monkeypatch.setattr(sampling, "NUM_TOP_TOKENS", num_candidates)
     logits = 2 * torch.randn(1, 50, generator=torch.Generator().manual_seed(1))
     expected = logits / temperature
     if top_p < 1:

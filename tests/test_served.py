@@ -18,7 +18,7 @@ from huggingface_hub import InferenceClient
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
-from hf_pretext.served import ServedTextGenerator
+from hf_pretext.models.remote_engine import RemoteEngine
 
 SERVERS = {
     "transformers": ["--device", "cpu", "--dtype", "float32"],
@@ -65,8 +65,10 @@ def test_a_real_server_expands_seeds_and_varies_texts(address, sentence_transfor
     generator = PrivateEvolutionGenerator(None, sentence_transformer, address, config=config, batch_size=2)
     synthetic = generator(private, initial_population=public, num_samples=4)
     assert len(set(synthetic["text"])) == 4
-    assert generator._models["expansion_model"].published().name is None, "a local folder's place is not published"
-    assert "127.0.0.1" not in json.dumps([model.to_dict() for model in generator._models.values()])
+    assert generator._sources["expansion_model"].published().name is None, (
+        "the path of a local folder is not published"
+    )
+    assert "127.0.0.1" not in json.dumps([model.to_dict() for model in generator._sources.values()])
 
 
 class Scripted(ThreadingHTTPServer):
@@ -125,9 +127,9 @@ def impatient(monkeypatch):
 
 def test_answers_come_in_order_with_bounded_requests_and_seeds_of_their_own(config):
     server = Scripted()
-    generate = ServedTextGenerator(server.address, config, max_requests=3)
+    generate = RemoteEngine(server.address, config, max_requests=3)
     prompts = random_texts(20)
-    assert generate(prompts, 8, seed=1, stop="END") == [f"{prompt} and on" for prompt in prompts]
+    assert generate.complete(prompts, 8, seed=1, stop="END") == [f"{prompt} and on" for prompt in prompts]
     assert server.most_at_once == 3
     bodies = [body for _, body, _ in server.requests]
     assert {body["model"] for body in bodies} == {"served"} and len({body["seed"] for body in bodies}) == 20
@@ -137,37 +139,37 @@ def test_answers_come_in_order_with_bounded_requests_and_seeds_of_their_own(conf
 
 def test_a_client_brings_its_token(config):
     server = Scripted()
-    ServedTextGenerator(InferenceClient(base_url=server.address, token="hf_mine"), config)(["a"], 8, seed=0)
+    RemoteEngine(InferenceClient(base_url=server.address, token="hf_mine"), config).complete(["a"], 8, seed=0)
     assert server.requests[-1][2]["Authorization"] == "Bearer hf_mine"
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_fails_for_a_passing_reason_is_repeated(config, impatient, status):
     server = Scripted(statuses=[status] * 4)
-    assert ServedTextGenerator(server.address, config)(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
+    assert RemoteEngine(server.address, config).complete(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
     assert len(server.requests) == 6
 
 
 def test_a_server_that_stays_busy_ends_the_call_by_name(config, impatient):
     server = Scripted(statuses=[503] * 1000)
     with pytest.raises(ConnectionError, match=r"completions answered with status 503"):
-        ServedTextGenerator(server.address, config, max_requests=2)(["a"] * 100, 8, seed=0)
+        RemoteEngine(server.address, config, max_requests=2).complete(["a"] * 100, 8, seed=0)
     assert len(server.requests) < 40, "prompts were asked for after the call had failed"
 
 
 def test_a_request_that_is_refused_is_not_repeated(config):
     server = Scripted(statuses=[400])
     with pytest.raises(ValueError, match="answered with status 400"):
-        ServedTextGenerator(server.address, config)(["a"], 8, seed=0)
+        RemoteEngine(server.address, config).complete(["a"], 8, seed=0)
     assert len(server.requests) == 1
 
 
 def test_a_server_without_completions_is_asked_in_chat(config):
     server = Scripted(lacks=["completions"])
-    generate = ServedTextGenerator(server.address, config, max_requests=1)
-    assert generate(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
+    generate = RemoteEngine(server.address, config, max_requests=1)
+    assert generate.complete(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
     assert [path for path, _, _ in server.requests] == ["completions", "chat/completions", "chat/completions"]
-    assert generate.follow(["c"], 8, seed=0) == ["c and on"]
+    assert generate.answer(["c"], 8, seed=0) == ["c and on"]
 
 
 @pytest.mark.parametrize(
@@ -181,24 +183,24 @@ def test_a_server_without_completions_is_asked_in_chat(config):
 )
 def test_the_stop_string_that_a_server_leaves_out_is_there_again(config, text, finish_reason, expected):
     server = Scripted(text=text, finish_reason=finish_reason)
-    assert ServedTextGenerator(server.address, config)([" "], 8, seed=0, stop="Sample 5") == [f" {expected}"]
+    assert RemoteEngine(server.address, config).complete([" "], 8, seed=0, stop="Sample 5") == [f" {expected}"]
 
 
 def test_a_server_with_several_models_has_to_be_told_which(config):
     server = Scripted(models=("one", "two"))
-    with pytest.raises(ValueError, match=r"serves 2 models. Say which one behind a '#': '.*/v1#one'"):
-        ServedTextGenerator(server.address, config)
-    assert ServedTextGenerator(f"{server.address}#two", config).model == "two"
+    with pytest.raises(ValueError, match=r"serves 2 models. Name one of them after a '#': '.*/v1#one'"):
+        RemoteEngine(server.address, config)
+    assert RemoteEngine(f"{server.address}#two", config).model == "two"
 
 
 def test_an_address_where_nobody_is_and_a_client_without_one_are_named(config, impatient):
     with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/v1/models could not be reached"):
-        ServedTextGenerator("http://127.0.0.1:1/v1", config)
+        RemoteEngine("http://127.0.0.1:1/v1", config)
     with pytest.raises(ValueError, match="has no address. Make it with `base_url`"):
-        ServedTextGenerator(InferenceClient(model="Qwen/Qwen3-8B"), config)
+        RemoteEngine(InferenceClient(model="Qwen/Qwen3-8B"), config)
 
 
 def test_texts_are_cut_by_words(config):
-    generate = ServedTextGenerator(Scripted().address, config)
+    generate = RemoteEngine(Scripted().address, config)
     assert generate.truncate("one two three", 4) == "one two three"
     assert generate.truncate("one two three four five", 4) == "one two three"

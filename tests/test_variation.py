@@ -11,7 +11,7 @@ from transformers import (
 
 from conftest import random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
-from hf_pretext.variation import MaskedVariation
+from hf_pretext.models.masked_variation import MaskedVariation
 
 
 def masked_variation(model_and_tokenizer, batch_size=8, **changes):
@@ -72,7 +72,7 @@ def test_each_text_is_varied_in_its_own_place(family, request):
         seen.append((before, input_ids.clone(), attention_mask, can_mask))
 
     variation._mask_and_fill = spy
-    varied = variation(texts, seed=0)
+    varied = variation.vary(texts, seed=0)
     assert len(varied) == len(texts) and varied != texts
     num_changed = num_masked = 0
     for before, after, attention_mask, can_mask in seen:
@@ -132,7 +132,7 @@ def test_masks_of_one_pass_are_drawn_without_regard_to_each_other(bert):
 
         variation._logits_at = repeat
         pairs = [bert[1]("bank loan")["input_ids"]] * 512
-        filled = variation._vary_tokens(pairs, torch.Generator().manual_seed(0), "Varying")
+        filled = variation._vary_tokens(pairs, torch.Generator().manual_seed(0))
         return sum(ids[1] == ids[2] for ids in filled) / len(filled)
 
     assert share_alike(1) == 1.0
@@ -148,7 +148,7 @@ def test_special_tokens_are_neither_masked_nor_drawn(bert):
         model.cls.predictions.bias[unwanted] = 50.0
     variation = masked_variation((model, tokenizer), mask_probability=1.0, variation_steps=1)
     tokens = sorted((tokenizer(text)["input_ids"] for text in random_texts(20)), key=len, reverse=True)
-    varied = variation._vary_tokens(tokens, torch.Generator().manual_seed(0), "Varying")
+    varied = variation._vary_tokens(tokens, torch.Generator().manual_seed(0))
     for before, after in zip(tokens, varied, strict=True):
         assert (before[0], before[-1]) == (after[0], after[-1])
         assert not set(after[1:-1]) & set(unwanted)
@@ -157,13 +157,13 @@ def test_special_tokens_are_neither_masked_nor_drawn(bert):
 def test_same_seed_same_variations(bert):
     variation = masked_variation(bert)
     texts = random_texts(10)
-    assert variation(texts, seed=1) == variation(texts, seed=1) != variation(texts, seed=2)
+    assert variation.vary(texts, seed=1) == variation.vary(texts, seed=1) != variation.vary(texts, seed=2)
 
 
 def test_long_texts_are_cut_and_odd_ones_survive(bert):
     variation = masked_variation(bert)
     odd = ["", " ", "\x00\x01", "{braces} {{ jinja }}", "مرحبا \u202e tfel", "[MASK] [SEP] [CLS]", "word " * 100_000]
-    varied = variation(odd, seed=0)
+    varied = variation.vary(odd, seed=0)
     assert len(varied) == len(odd)
     assert len(bert[1](varied[-1])["input_ids"]) <= 2 * 32
 

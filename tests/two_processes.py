@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.evaluation import score_next_tokens
-from hf_pretext.generation import TextGenerator
-from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.models.local_engine import LocalEngine
+from hf_pretext.models.masked_variation import MaskedVariation
+from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.processes import is_main_process, map_over_processes
-from hf_pretext.variation import MaskedVariation
 
 COUNTS = {"draws": 0, "prompts": 0, "varied": 0}
 
@@ -36,7 +36,7 @@ def load_causal_lm(folder):
 
 def main(folder, models):
     counted(DiscreteGaussian, "__call__", "draws")
-    counted(TextGenerator, "_continue_share", "prompts", 0)
+    counted(LocalEngine, "_continue_part", "prompts", 0)
     counted(MaskedVariation, "_vary", "varied", 0)
     private = None
     if is_main_process():

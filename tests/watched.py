@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from hf_pretext import PrivateEvolutionGenerator
-from hf_pretext.noise import DiscreteGaussian
+from hf_pretext.privacy.noise import DiscreteGaussian
 
 SEEN = {"noise_draws": 0}
 

@@ -1,5 +1,6 @@
 """The clients that an audit is about, and the coins that decide which of them participate."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +70,23 @@ def sample_targets(
     if not texts:
         raise ValueError(f"`num_canaries`={num_canaries} and `client_share`={client_share} leave no one to audit.")
     targets = Targets(texts, np.arange(len(texts)) < num_canaries, rng.random(len(texts)) < 0.5)
-    left_out = {
-        client for client, is_member in zip(chosen, targets.is_member[num_canaries:], strict=True) if not is_member
-    }
+    members = zip(chosen, targets.is_member[num_canaries:], strict=True)
+    left_out = {client for client, is_member in members if not is_member}
     rows = [(client, text) for client, own in samples.items() if client not in left_out for text in own]
-    prefix = "canary"
-    while any(str(client).startswith(prefix) for client in samples):
-        prefix += "-"
-    rows += [
-        (f"{prefix}-{number}", text)
-        for number, own in enumerate(texts[:num_canaries])
-        if targets.is_member[number]
-        for text in own
-    ]
+    rows += _rows_of_canaries(targets, num_canaries, samples)
     return Dataset.from_dict(
         {config.client_column: [str(client) for client, _ in rows], config.text_column: [text for _, text in rows]}
     ), targets
+
+
+def _rows_of_canaries(targets: Targets, num_canaries: int, clients: Collection[Any]) -> list[tuple[str, str]]:
+    """Make rows of the canaries that participate, under ids that no real client has."""
+    prefix = "canary"
+    while any(str(client).startswith(prefix) for client in clients):
+        prefix += "-"
+    return [
+        (f"{prefix}-{number}", text)
+        for number, own in enumerate(targets.texts[:num_canaries])
+        if targets.is_member[number]
+        for text in own
+    ]

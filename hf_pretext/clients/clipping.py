@@ -86,7 +86,7 @@ def quantize(answers: Answers, clip_norm: float, units: int) -> Answers:
     _, owner = np.unique(answers.clients, return_inverse=True)
     values = answers.values.astype(np.float64)
     norms = np.sqrt(np.bincount(owner, weights=values**2))
-    scale = units * np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(float).tiny))
+    scale = units * (clip_norm / np.maximum(norms, clip_norm))
     quantized = np.trunc(values * scale[owner]).astype(np.int64)
     limit = int(np.floor(clip_norm * units))
     squares = np.zeros(len(norms), dtype=np.int64)

@@ -242,7 +242,10 @@ class Population:
     def _learn(self, label: str) -> None:
         """Ask the evidence about the public texts in reserve."""
         reserve = self._reserve
-        if reserve.embeddings is None:
+        if reserve.embeddings is None and self.first_questions:  # All public texts are embedded already.
+            known = set(reserve.texts)
+            reserve.embeddings = self._source_embeddings[[text in known for text in self._source]]
+        elif reserve.embeddings is None:
             reserve.embeddings = self._embed_as(f"{label}: embedding public texts", reserve.texts)
         reserve.ratios = self.evidence.ratios(reserve.embeddings, among=reserve.embeddings)
 

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ..configuration import PrivateEvolutionConfig
 from .evidence import VotesReading
 from .smoothing import check_finite
 
@@ -51,6 +52,19 @@ class SmoothedRule:
     def select(self, reading: VotesReading) -> np.ndarray:
         """Weigh the candidates. See `SelectionRule`."""
         return threshold_votes(reading.smoothed.votes, self._threshold * reading.smoothed.std)
+
+
+def selection_rule(given: SelectionRule | None, config: PrivateEvolutionConfig) -> SelectionRule:
+    """Return a rule that the caller gave, or the one that the configuration asks for.
+
+    Raises:
+        TypeError: The object is not a rule.
+    """
+    if given is None:
+        return (SmoothedRule if config.smooth_votes else ThresholdRule)(config.threshold)
+    if not isinstance(given, SelectionRule):
+        raise TypeError(f"`selection` of type {type(given).__name__} needs a method `select` (see `SelectionRule`).")
+    return given
 
 
 def threshold_votes(votes: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:

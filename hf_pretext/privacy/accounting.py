@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
+
+from ..settings import check_name
 
 ALIASES = {"pld": "exact"}
 """Names of accountants in configurations of the first edition."""
@@ -84,6 +87,7 @@ def find_accountant(accountant: "str | Accountant") -> Accountant:
                 f"`accountant` of type {type(accountant).__name__} needs a `name` and a method `epsilon` (see "
                 "`hf_pretext.privacy.Accountant`)."
             )
+        check_name("accountant.name", accountant.name)
         return accountant
     name = ALIASES.get(accountant, accountant)
     if name not in ACCOUNTANTS:
@@ -228,6 +232,7 @@ def calibrate(
     if found is ACCOUNTANTS["exact"] and sampling_rate == 1:
         return [exact * each for each in relative]
 
+    @cache  # A numerical composition takes up to a second.
     def excess(scale: float) -> float:
         return found.epsilon([scale * each for each in relative], delta, sampling_rate) - epsilon
 

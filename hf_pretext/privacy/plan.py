@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from ..configuration import PrivateEvolutionConfig
+from ..settings import check_name, check_plain_words
 from .accounting import Accountant, calibrate, combined_multiplier, find_accountant
 from .mechanism import Mechanism
 
@@ -125,6 +126,8 @@ class Plan:
             words = f"the mean of its embeddings minus a public mean, divided by {MEAN_CLIP}"
             add(MEAN_EMBEDDING, words, MAX_DIMENSIONS, config.mean_fraction)
         for question, fraction in questions:
+            check_name("name", question.name)
+            check_plain_words("description", question.description)
             add(Kind(question.name, question.is_signed), question.description, question.num_bins, fraction)
         rest = 1 - math.fsum(entry.fraction for entry in entries)
         _check_fractions(entries, rest)

@@ -9,7 +9,7 @@ from typing import Any
 from ..artifacts import REPORT_NAME
 from ..configuration import PrivateEvolutionConfig
 from ..files import read_json, write_json
-from ..settings import shortened
+from ..settings import check_name, check_plain_words, shortened
 from ..version import __version__
 from .accounting import ALIASES, method_of
 from .ledger import PrivacyLedger, read_mechanism
@@ -113,6 +113,7 @@ class PrivacyReport:
             value, kinds = known.get(each.name, each.default), _TYPES_IN_A_REPORT.get(str(each.type))
             if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise ValueError(f"A privacy report with `{each.name}`={shortened(value)} is not valid.")
+        check_name("accountant", known["accountant"])
         return cls(**known)
 
     @classmethod
@@ -314,16 +315,20 @@ def _read_releases(values: Any) -> tuple[ReportedRelease, ...]:
         raise ValueError("A privacy report with `releases` that lack a field is not valid.") from None
     for each in releases:
         is_size = isinstance(each.num_bins, int) and not isinstance(each.num_bins, bool) and each.num_bins > 0
-        if not (is_size and isinstance(each.id, str) and isinstance(each.question, str)):
+        if not (is_size and isinstance(each.id, str)):
             raise ValueError(f"A privacy report with the release {shortened(each)} is not valid.")
+        check_name("question", each.question)
     return releases
 
 
 def _read_descriptions(values: Any) -> dict[str, str]:
-    pairs = values.items() if isinstance(values, Mapping) else () if values is None else [(values, values)]
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in pairs):
+    if not isinstance(values or {}, Mapping):
         raise ValueError(f"A privacy report with `descriptions`={shortened(values)} is not valid.")
-    return dict(pairs)
+    descriptions = dict(values or {})
+    for name, words in descriptions.items():
+        check_name("question", name)
+        check_plain_words("description", words)
+    return descriptions
 
 
 def _with_releases(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,35 +54,39 @@ class RunFolder:
                 f"`run_dir`={str(path)!r} is a file. Name a folder, which is created if it does not exist."
             )
         make_durable_folder(self.path)
-        links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
-        if links:
-            raise ValueError(
-                f"`run_dir`={str(path)!r} holds links, such as {links[0]!r}, which lead out of it. A run folder holds "
-                "files only: choose another folder."
-            )
-        found = self._read(SETTINGS_NAME)
-        if found is None:
-            others = sorted(each.name for each in self.path.iterdir() if each.suffix == ".json")
-            if set(others) - {LEDGER_NAME}:
-                raise ValueError(
-                    f"`run_dir`={str(path)!r} holds other files, such as {others[0]!r}, and no {SETTINGS_NAME}: it is "
-                    "not a run folder. Choose a folder for this run alone."
-                )
-        elif not self.ledger_path.is_file():
-            raise ValueError(
-                f"`run_dir`={str(path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Restore its "
-                "latest copy (an older one counts too little). Or assume that the whole budget of that run is spent, "
-                "and choose another folder."
-            )
-        if isinstance(found, dict) and found.get("format") != FORMAT:
-            raise ValueError(
-                f"`run_dir`={str(path)!r} was written by another version of hf_pretext (format {found.get('format')}, "
-                f"this one writes {FORMAT}). End its run with that version, or choose another folder, whose epsilon "
-                "adds to this one's."
-            )
+        found = self._read_settings()
         self._settings = found if settings is None else json.loads(json.dumps({"format": FORMAT, **settings}))
         if found is not None and found != self._settings and (self._has_spent() or not self._empty()):
             self._check_settings(found)
+
+    def _read_settings(self) -> Any:
+        """Read the settings that the folder was begun with, if it is a run folder that can be continued."""
+        links = sorted(each.name for each in self.path.iterdir() if each.is_symlink())
+        if links:
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} holds links, such as {links[0]!r}, which lead out of it. A run "
+                "folder holds files only: choose another folder."
+            )
+        found = self._read(SETTINGS_NAME)
+        others = sorted(each.name for each in self.path.iterdir() if each.suffix == ".json")
+        if found is None and set(others) - {LEDGER_NAME}:
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} holds other files, such as {others[0]!r}, and no {SETTINGS_NAME}: it "
+                "is not a run folder. Choose a folder for this run alone."
+            )
+        if found is not None and not self.ledger_path.is_file():
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} has lost its {LEDGER_NAME}, so it is not known what was spent. Restore "
+                "its latest copy (an older one counts too little). Or assume that the whole budget of that run is "
+                "spent, and choose another folder."
+            )
+        if isinstance(found, dict) and found.get("format") != FORMAT:
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} was written by another version of hf_pretext (format "
+                f"{found.get('format')}, this one writes {FORMAT}). End its run with that version, or choose another "
+                "folder, whose epsilon adds to this one's."
+            )
+        return found
 
     def ledger(self, plan: Plan) -> PrivacyLedger:
         """Open the folder's ledger, or begin it, and then write the settings down.

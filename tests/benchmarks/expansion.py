@@ -13,8 +13,8 @@ from timing import SMOLLM2, by_turns
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.expansion import list_prompt
-from hf_pretext.generation import TextGenerator
 from hf_pretext.models import load_causal_lm
+from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.plays import load_plays
 
 NUM_PROMPTS, NEW_TOKENS = 16, 32
@@ -24,7 +24,7 @@ def main(out):
     model, tokenizer = load_causal_lm(*SMOLLM2)
     texts = load_plays()[0]["text"][: 3 * NUM_PROMPTS]
     prompts = [list_prompt(texts[start : start + 3], 1) for start in range(0, len(texts), 3)]
-    generate = TextGenerator(model, tokenizer, PrivateEvolutionConfig(epsilon=1, delta=1e-5), NUM_PROMPTS)
+    generate = LocalEngine(model, tokenizer, PrivateEvolutionConfig(epsilon=1, delta=1e-5), NUM_PROMPTS)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     written, seeds = {}, count(1)

@@ -17,8 +17,8 @@ from masked_lm import MASK_PROBABILITY, train_masked_lm
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.models import load_masked_lm
+from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.plays import load_plays
-from hf_pretext.variation import MaskedVariation
 
 NUM_TEXTS = 256
 MASKS_PER_PASS = 4

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from timing import by_turns, peak_mb
 
-from hf_pretext.voting import nearest_candidates, quantize_embeddings
+from hf_pretext.clients.samples import quantize_embeddings
+from hf_pretext.voting import nearest_candidates
 
 NUM_SAMPLES, NUM_CANDIDATES, DIMENSIONS = 1_000_000, 2048, 384
 

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as a masked language model, for want of a package that carries one of English.
+"""all-MiniLM-L6-v2 as a masked language model, because there is no package that carries one of English.
 
 Trained for minutes on two cores it is weak, but it is as fast as a good one of its size (6 layers, 384 wide, 30,522
 word pieces).
@@ -12,8 +12,8 @@ import torch
 from huggingface_hub.utils import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from hf_pretext.files import written_whole
-from hf_pretext.packaged_models import packaged_embedder
+from hf_pretext.files import atomic_folder
+from hf_pretext.models.packaged import packaged_embedder
 
 MASK_PROBABILITY = 0.3
 
@@ -24,7 +24,7 @@ def train_masked_lm(texts: Sequence[str], seconds: float, folder: Path) -> None:
     Args:
         texts (`Sequence[str]`): Public texts.
         seconds (`float`): Time to train.
-        folder (`Path`): Where the model goes.
+        folder (`Path`): Folder for the model.
     """
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(packaged_embedder())
@@ -47,6 +47,6 @@ def train_masked_lm(texts: Sequence[str], seconds: float, folder: Path) -> None:
             optimizer.step()
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.2f}")
-    with written_whole(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

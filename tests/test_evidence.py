@@ -3,14 +3,9 @@ import logging
 import numpy as np
 import pytest
 
-from hf_pretext.selection import (
-    MAX_CHANGE,
-    judge_texts,
-    preferences,
-    resample,
-    smooth_votes,
-    threshold_votes,
-)
+from hf_pretext.evolution.evidence import MAX_CHANGE, Evidence, SeedsReading, TiltReading, VotesReading, strength_of
+from hf_pretext.evolution.selection import resample, threshold_votes
+from hf_pretext.evolution.smoothing import smooth_votes
 
 
 def test_threshold_is_subtracted_and_cut_off():
@@ -88,22 +83,57 @@ def test_smoothing_pure_noise_or_equal_votes_is_calm(number):
         assert np.abs(smoothed.votes).max() <= np.abs(votes).max() + 1e-6
 
 
-def test_preferences_find_what_the_votes_of_all_rounds_speak_for():
-    """Two rounds about the same two groups multiply; a text near none of the seeds is judged as the average seed."""
+def reading(votes, points, noise_std=4.0):
+    return VotesReading(votes, noise_std, lambda: points)
+
+
+def test_the_evidence_finds_what_the_votes_of_all_rounds_prefer():
+    """Two rounds about the same two groups multiply. A text near none of the seeds is judged as the average seed."""
     points, group, _, noisy = votes_in_two_groups(np.random.default_rng(2))
-    once = preferences([smooth_votes(noisy, 4.0, points)], points)
-    twice = preferences([smooth_votes(noisy, 4.0, points)] * 2, points)
-    assert np.allclose(twice, once**2)
+    once = Evidence([reading(noisy, points)]).ratios(points)
+    evidence = Evidence()
+    assert not evidence and np.array_equal(evidence.ratios(points), np.ones(len(points)))
+    for _ in range(2):
+        evidence.add(reading(noisy, points))
+    twice = evidence.ratios(points)
+    assert evidence and np.allclose(twice, once**2)
     assert once[group == 0].mean() > 2 * once[group == 1].mean() > 0
-    assert np.array_equal(preferences([], points), np.ones(len(points)))
-    judged = judge_texts(points, points[:200], twice[:200])
+    judged = Evidence([SeedsReading(points[:200], twice[:200])]).ratios(points)
     assert judged[group == 0].min() > judged[group == 1].max()
 
 
-def test_preferences_are_bounded_whatever_the_votes_are():
+def test_ratios_are_relative_to_what_they_are_asked_about():
+    """Among the preferred group alone, no text is preferred. Among all of them it is."""
+    points, group, _, noisy = votes_in_two_groups(np.random.default_rng(2))
+    first = points[group == 0]
+    for each in (reading(noisy, points), TiltReading(lambda rows: rows @ first.mean(axis=0), lambda: points, 0.1)):
+        among_first, among_all = each.ratios(first, among=first), each.ratios(first, among=points)
+        assert among_first.mean() == pytest.approx(1, abs=0.3) and among_all.mean() > 1.5
+
+
+def test_a_mean_of_the_preferred_group_prefers_it():
+    """The scores of a mean embedding separate the groups, at the effective sample size that was asked for."""
+    points, group, _, _ = votes_in_two_groups(np.random.default_rng(3))
+    direction = points[group == 0].mean(axis=0) - points.mean(axis=0)
+    for fraction in (0.05, 0.2, 0.4):
+        ratios = TiltReading(lambda rows: rows @ direction, lambda: points, fraction).ratios(points)
+        assert ratios.mean() == pytest.approx(1)
+        assert (ratios.sum() ** 2 / (ratios**2).sum()) / len(ratios) == pytest.approx(fraction, rel=1e-3)
+        assert ratios[group == 0].mean() > 5 * ratios[group == 1].mean()
+
+
+@pytest.mark.parametrize("scores", [np.zeros(5), np.array([1.0, 1.0, 0.0]), np.array([1e9, -1e9, 0.0, 5.0])])
+def test_no_tilt_is_sharper_than_its_ties_allow(scores):
+    strength = strength_of(scores, 0.1)
+    assert 0 <= strength < float("inf")
+    ratios = TiltReading(lambda rows: rows[:, 0], lambda: scores[:, None], 0.1).ratios(scores[:, None])
+    assert np.isfinite(ratios).all()
+
+
+def test_what_a_round_says_is_bounded_whatever_the_votes_are():
     rng = np.random.default_rng(0)
     points = rng.standard_normal((50, 8))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     for votes in (np.zeros(50), -np.ones(50), 1e6 * rng.standard_normal(50)):
-        factors = preferences([smooth_votes(votes, 1.0, points)], points)
+        factors = reading(votes, points, 1.0).ratios(points)
         assert (factors >= 1 / MAX_CHANGE).all() and (factors <= MAX_CHANGE).all()

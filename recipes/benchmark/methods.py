@@ -1,0 +1,337 @@
+"""The methods that are compared, a row each.
+
+A row says from where a method has its seeds and its texts, and how it trains a learner. No other module asks for a
+method by its name, so a new method is a row in `METHODS`, and a function or two that the row names.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from datasets import Dataset
+
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.runs.folder import RunFolder
+
+from .cache import Result, fingerprint
+from .learners import Learner, finetune
+from .on_device import DP_FEDAVG, DP_FTRL, Algorithm, train_on_devices
+from .votes import lift_of, reading_of, true_votes, weigh
+
+if TYPE_CHECKING:
+    from .arguments import BenchmarkArguments
+    from .experiment import Trial
+
+NUM_PUBLIC_SEEDS = 1024
+
+
+class Training(Protocol):
+    """How a method trains a learner."""
+
+    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
+        """Name the learners that are trained in this way."""
+        ...
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return what the trained model depends on, as JSON, besides the private set and the learner."""
+        ...
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Return a trained model and its tokenizer."""
+        ...
+
+
+class NoTraining:
+    """The learner as it is."""
+
+    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
+        """Name all learners of the benchmark. See `Training`."""
+        return arguments.settings
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return nothing. See `Training`."""
+        return {}
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Load the learner. See `Training`."""
+        return trial.models.to_finetune(learner, trial.seed)
+
+
+class Finetuning(NoTraining):
+    """Finetuning on the method's texts."""
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return the texts and the settings of the learner. See `Training`."""
+        settings = learner.settings(trial.arguments)
+        texts = fingerprint(trial.texts().value)
+        return {"texts": texts, "epochs": settings.epochs, "rate": settings.rate, "seed": trial.seed}
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Finetune the learner. See `Training`."""
+        settings = learner.settings(trial.arguments)
+        model, tokenizer = trial.models.to_finetune(learner, trial.seed)
+        return finetune(model, tokenizer, trial.texts().value, settings.rate, settings.epochs), tokenizer
+
+
+@dataclass(frozen=True)
+class OnDevices:
+    """Training of adapters of rank 1 on simulated devices.
+
+    Args:
+        algorithm (`Algorithm`): How to train.
+    """
+
+    algorithm: Algorithm
+
+    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
+        """Name the learners that the devices train. See `Training`."""
+        return [name for name in arguments.settings if name in arguments.on_device_settings]
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return the budget and the settings of the algorithm. See `Training`."""
+        return {
+            "method": trial.method.name,
+            "epsilon": trial.budget,
+            "delta": trial.arguments.delta,
+            "seed": trial.seed,
+            "texts_per_device": trial.arguments.texts_per_device,
+            "rounds": self.algorithm.num_rounds,
+            "clip_norm": self.algorithm.clip_norm,
+        }
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Train the learner. See `Training`."""
+        model, tokenizer = trial.models.to_finetune(learner, trial.seed, rank=1)
+        clients = [texts[: trial.arguments.texts_per_device] for texts in trial.experiment.clients]
+        delta = trial.arguments.delta
+        return train_on_devices(model, tokenizer, clients, self.algorithm, trial.budget, delta, trial.seed), tokenizer
+
+
+def shared_settings(arguments: "BenchmarkArguments", seed: int) -> dict[str, Any]:
+    """Return the fields of a configuration that all methods have in common."""
+    return {
+        "seed": seed,
+        "delta": arguments.delta,
+        "max_length": arguments.max_length,
+        "max_new_tokens": 64,
+        "min_words": 5,
+    }
+
+
+def plain_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make the library's default settings."""
+    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed))
+
+
+def default_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make the library's default settings, with the changes of an experiment."""
+    return PrivateEvolutionConfig(
+        epsilon=epsilon, **{**shared_settings(arguments, seed), **json.loads(arguments.changes)}
+    )
+
+
+def paper_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make the paper's settings, scaled down."""
+    return PrivateEvolutionConfig.paper(
+        epsilon=epsilon,
+        **shared_settings(arguments, seed),
+        population_size=arguments.paper_population_size,
+        lookahead=arguments.paper_lookahead,
+        masks_per_pass=arguments.paper_masks_per_pass,
+    )
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Seeds that Private Evolution finds.
+
+    Args:
+        has_masked_lm (`bool`, *optional*, defaults to `False`):
+            Whether a masked model varies candidates, and not the language model.
+    """
+
+    has_masked_lm: bool = False
+
+    def __call__(self, trial: "Trial") -> Result:
+        """Find seeds, and measure every round of the search (evaluation only, not DP).
+
+        Returns:
+            `Result`: Columns `text`, `votes`, `round` and, with smoothing, `preference`, and besides them `rounds`
+            (candidates, survivors and lift of each) and `epsilon`.
+        """
+        inputs: dict[str, Any] = {
+            "data": trial.experiment.name,
+            "method": trial.method.name,
+            "config": fingerprint(trial.config),
+        }
+        if self.has_masked_lm:
+            inputs["masked_lm"] = Path(trial.models.masked_lm).name
+        folder = trial.cache.path("run", inputs)
+        return trial.cache("seeds", inputs, lambda: self._evolve(trial, folder))
+
+    def _evolve(self, trial: "Trial", folder: Path) -> dict[str, Any]:
+        experiment, models = trial.experiment, trial.models
+        variation_model = models.masked_lm if self.has_masked_lm else None
+        generator = PrivateEvolutionGenerator(
+            variation_model, models.embedder, models.llm, config=trial.config, run_dir=folder
+        )
+        found = generator.evolve(experiment.private, initial_population=models.public)
+        noise_std = generator.ledger.plan.entry("votes").mechanism.noise_std
+        rounds = []
+        for record, (candidates, votes) in zip(generator.history, RunFolder(folder).rounds(), strict=True):
+            points = models.embed(candidates)
+            weights = weigh(reading_of(votes, noise_std, points), trial.config)
+            lift = lift_of(weights, true_votes(experiment.samples, points))
+            rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
+        return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon}
+
+
+def random_public_seeds(trial: "Trial") -> Result:
+    """Take random public texts as seeds. No client is asked."""
+    public = trial.models.public
+    chosen = np.random.default_rng(trial.seed).permutation(len(public))[:NUM_PUBLIC_SEEDS]
+    texts = [public[index] for index in chosen]
+    return Result({"text": texts, "votes": [1.0] * len(texts)})
+
+
+def private_seeds(trial: "Trial") -> Result:
+    """Take the private texts as seeds, without privacy."""
+    texts = trial.experiment.private_texts
+    return Result({"text": texts, "votes": [1.0] * len(texts)})
+
+
+def expand(trial: "Trial") -> Result:
+    """Let the language model write texts like the seeds."""
+    seeds, number = trial.seeds().value, trial.arguments.num_samples
+    # The seeds do not depend on what all methods have in common in the expansion.
+    config = replace(trial.config, continuations_per_prompt=trial.arguments.continuations_per_prompt)
+    shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
+    inputs = {
+        # Texts from public seeds are the same for all private sets.
+        "data": trial.experiment.name if trial.method.reads_private else None,
+        "method": trial.method.name,
+        "number": number,
+        "config": fingerprint(config),
+        "seeds": fingerprint(shown),
+        "llm_dtype": trial.arguments.llm_dtype,
+    }
+
+    def write() -> list[str]:
+        generator = PrivateEvolutionGenerator(None, trial.models.embedder, trial.models.llm, config=config)
+        return list(generator.expand(Dataset.from_dict(shown), number)["text"])
+
+    return trial.cache("texts", inputs, write)
+
+
+def public_texts(trial: "Trial") -> Result:
+    """Draw public texts."""
+    return Result(_draw(trial, trial.models.public))
+
+
+def private_texts(trial: "Trial") -> Result:
+    """Draw private texts, without privacy."""
+    return Result(_draw(trial, trial.experiment.private_texts))
+
+
+def _draw(trial: "Trial", texts: Sequence[str]) -> list[str]:
+    order = np.random.default_rng([trial.seed, 1]).permutation(len(texts))
+    return [texts[index] for index in order[: trial.arguments.num_samples]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of learning from private text.
+
+    Args:
+        name (`str`): Its name in arguments and results.
+        color (`str`): Its color in pictures.
+        words (`str`): What it does, in a few words.
+        training (`Training`, *optional*): How it trains a learner, by default by finetuning on its texts.
+        texts (`Callable`, *optional*): Makes its texts (a list), if it has any.
+        seeds (`Callable`, *optional*):
+            Finds what the language model is shown (columns `text`, `votes` and maybe `preference`), if it has seeds.
+        config (`Callable`, *optional*):
+            Makes its configuration from arguments, epsilon and seed, by default the library's default settings.
+        spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
+        reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
+        gap_end (`str`, *optional*):
+            `"floor"` or `"ceiling"` for the methods between which the others close a gap. There is one of each.
+    """
+
+    name: str
+    color: str
+    words: str
+    training: Training = Finetuning()
+    texts: "Callable[[Trial], Result] | None" = None
+    seeds: "Callable[[Trial], Result] | None" = None
+    config: "Callable[[BenchmarkArguments, float, int], PrivateEvolutionConfig]" = plain_config
+    spends_budget: bool = False
+    reads_private: bool = True
+    gap_end: Literal["floor", "ceiling"] | None = None
+
+    @property
+    def is_evolution(self) -> bool:
+        """Whether clients vote in rounds, so that there is a lift of the first one."""
+        return isinstance(self.seeds, Evolution)
+
+    @property
+    def closes_gap(self) -> bool:
+        """Whether tables show which fraction of the gap from floor to ceiling its texts close."""
+        return self.spends_budget and self.texts is not None
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("none", "#999999", "not finetuned", NoTraining(), reads_private=False),
+        Method("public-only", "#56B4E9", "random public texts", texts=public_texts, reads_private=False),
+        Method(
+            "expand-only",
+            "#E69F00",
+            "texts written from random public ones",
+            texts=expand,
+            seeds=random_public_seeds,
+            reads_private=False,
+            gap_end="floor",
+        ),
+        Method("dp-fedavg", "#A0522D", "devices train, by DP-FedAvg", OnDevices(DP_FEDAVG), spends_budget=True),
+        Method("dp-ftrl", "#B8A900", "devices train, by DP-FTRL", OnDevices(DP_FTRL), spends_budget=True),
+        Method(
+            "paper",
+            "#D55E00",
+            "the paper's settings, scaled down",
+            texts=expand,
+            seeds=Evolution(has_masked_lm=True),
+            config=paper_config,
+            spends_budget=True,
+        ),
+        Method(
+            "default",
+            "#009E73",
+            "the library's default settings",
+            texts=expand,
+            seeds=Evolution(),
+            config=default_config,
+            spends_budget=True,
+        ),
+        Method(
+            "expand-private",
+            "#0072B2",
+            "texts written from the private ones, without privacy",
+            texts=expand,
+            seeds=private_seeds,
+            gap_end="ceiling",
+        ),
+        Method("finetune-private", "#CC79A7", "private texts, without privacy", texts=private_texts),
+    )
+}
+"""All methods, by their names, in the order of tables and legends."""
+
+
+def floor_and_ceiling() -> tuple[Method, Method]:
+    """Return the two methods between which the others close a gap."""
+    ends = {method.gap_end: method for method in METHODS.values()}
+    return ends["floor"], ends["ceiling"]

@@ -1,0 +1,195 @@
+"""Tables of the benchmark: means and intervals over runs, and the fraction of the gap from floor to ceiling."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from hf_pretext.evaluation.measures import gap_closed
+
+from .cache import NOT_DP
+from .learners import LEARNERS
+from .methods import METHODS, floor_and_ceiling
+
+MEASURES = ("accuracy", "cross_entropy")
+TABLE_BEGINS, TABLE_ENDS = "<!-- benchmark.py writes from here -->", "<!-- to here -->"
+PICTURES = ("benchmark.png", "maps.png")
+
+Interval = dict[str, Any]
+Row = dict[str, Any]
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Compute a mean and its 95 % interval over runs by Student's t. One run has no interval."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def summarize(rows: Sequence[Row], lifts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Average rows over runs, and compute which fraction of the gap from floor to ceiling they close.
+
+    Args:
+        rows (`Sequence` of `dict`):
+            `data`, `setting`, `epsilon`, `method`, `seed`, `accuracy`, `cross_entropy`, `frechet` and `seconds` of
+            each score.
+        lifts (`Sequence` of `Mapping`): `data`, and the lift of the first round by method, of each run.
+
+    Returns:
+        `dict`: `note`, `table` and `lift_round_1`, for `results.json`.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["setting"], row["epsilon"], row["method"]), []).append(row)
+    names = [name for name, method in METHODS.items() if any(name in each for each in lifts) and method.is_evolution]
+    lift = {
+        data: {name: interval([each[name] for each in lifts if each["data"] == data]) for name in names}
+        for data in dict.fromkeys(each["data"] for each in lifts)
+    }
+    return {"note": NOT_DP, "table": [_entry(key, groups) for key in groups], "lift_round_1": lift}
+
+
+def _entry(key: tuple[Any, ...], groups: Mapping[tuple[Any, ...], list[Row]]) -> Row:
+    """Make the entry of one method with one budget."""
+    data, setting, epsilon, method = key
+    members = groups[key]
+    entry: Row = {"data": data, "setting": setting, "epsilon": epsilon, "method": method}
+    floor, ceiling = (groups.get((data, setting, None, end.name), []) for end in floor_and_ceiling())
+    for measure in MEASURES:
+        entry[measure] = interval([member[measure] for member in members])
+        if closed := _gaps_closed(members, floor, ceiling, measure):
+            entry[f"gap_closed_{measure}"] = interval(closed)
+    entry["frechet"] = interval([m["frechet"] for m in members]) if members[0]["frechet"] is not None else None
+    entry["seeds"] = [member["seed"] for member in members]
+    entry["seconds"] = round(sum(member["seconds"] for member in members), 1)
+    return entry
+
+
+def _gaps_closed(members: Sequence[Row], floor: Sequence[Row], ceiling: Sequence[Row], measure: str) -> list[float]:
+    """Compute the fraction of the gap that each run closes.
+
+    Runs of one random seed have the order of the texts in common, so the floor of the same seed is subtracted. Without
+    floor or ceiling, or if they are equal, there is no gap.
+    """
+    of_seed = {each["seed"]: each[measure] for each in floor}
+    low, high = (float(np.mean([each[measure] for each in end])) if end else math.nan for end in (floor, ceiling))
+    if not abs(high - low) > 0:
+        return []
+    return [gap_closed(each[measure] - of_seed.get(each["seed"], low) + low, low, high) for each in members]
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """Write the table, one line per method and budget, and the lifts."""
+    floor, ceiling = floor_and_ceiling()
+    lines = [
+        f"All figures: {NOT_DP}. Mean over seeds and 95 % interval. Gap: between {floor.name} (0) and {ceiling.name} "
+        "(1).",
+        "",
+        "| data | model | epsilon | method | accuracy | cross-entropy | gap (accuracy) | (cross-entropy) | Fréchet |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["table"]:
+        cells = [row["data"], row["setting"], "" if row["epsilon"] is None else row["epsilon"], row["method"]]
+        cells += [_with_interval(row["accuracy"], 4), _with_interval(row["cross_entropy"], 3)]
+        cells += [_with_interval(row.get(f"gap_closed_{measure}"), 2) for measure in MEASURES]
+        cells.append(_with_interval(row["frechet"], 4))
+        lines.append(_line(cells))
+    return "\n".join([*lines, *_lift_lines(results["lift_round_1"])]) + "\n"
+
+
+def _lift_lines(lifts: Mapping[str, Mapping[str, Interval]]) -> list[str]:
+    """Write the lift of the first round of each method, and those of the others over that of the first method."""
+    names = list(next(iter(lifts.values()), {})) or [name for name, each in METHODS.items() if each.is_evolution]
+    first, *others = names
+    header = ["lift of the first round", *names, *(f"{name} / {first}" for name in others)]
+    lines = ["", _line(header), "|---" * len(header) + "|"]
+    for data, lift in lifts.items():
+        usual = lift[first]["mean"]
+        ratios = [f"{lift[name]['mean'] / usual:.1f}" for name in others]
+        lines.append(_line([data, *(_with_interval(lift[name], 2) for name in names), *ratios]))
+    return lines
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """Write the table of README: one column per private set and model, with accuracy and cross-entropy."""
+    rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
+    most = max((len(row["seeds"]) for row in rows.values()), default=0)
+    panels = list(dict.fromkeys(key[:2] for key in rows))
+    titles = [f"{data}: {LEARNERS[setting].words}" for data, setting in panels]
+    lines = [_line([f"accuracy; cross-entropy ({NOT_DP})", *titles]), "|---" * (len(panels) + 1) + "|"]
+    order = list(METHODS)
+    methods = sorted({key[2:] for key in rows}, key=lambda key: (order.index(key[0]), key[1] or 0))
+    for method, epsilon in methods:
+        label = method if epsilon is None else f"{method}, epsilon {epsilon:g}"
+        lines.append(_line([label, *(_scores(rows.get((*panel, method, epsilon)), most) for panel in panels)]))
+    _, ceiling = floor_and_ceiling()
+    for method, epsilon in methods:
+        if METHODS[method].closes_gap:
+            cells = [
+                _fractions(rows.get((*panel, method, epsilon)), rows.get((*panel, ceiling.name, None)))
+                for panel in panels
+            ]
+            lines.append(_line([f"*gap closed: {method}, epsilon {epsilon:g}*", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _scores(row: Row | None, most_seeds: int) -> str:
+    """Show accuracy and cross-entropy, and the number of runs if some are missing."""
+    if row is None:
+        return ""
+    missing = f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most_seeds else ""
+    return f"{_with_reach(row['accuracy'], 4)}; {_with_reach(row['cross_entropy'], 3)}{missing}"
+
+
+def _fractions(row: Row | None, ceiling: Row | None) -> str:
+    """Show the fraction of the gap that is closed, unless the gap itself may be zero."""
+    cells = []
+    for name in (f"gap_closed_{measure}" for measure in MEASURES):
+        if row is None or ceiling is None or name not in row:
+            return ""
+        least = ceiling[name]["low"]
+        cells.append("not told apart" if least is not None and least <= 0 else _with_reach(row[name], 2))
+    return "; ".join(cells)
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _with_interval(value: Interval | None, digits: int) -> str:
+    if value is None:
+        return ""
+    if value["low"] is None:
+        return f"{value['mean']:.{digits}f}"
+    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
+def _with_reach(value: Interval, digits: int) -> str:
+    reach = "" if value["high"] is None else f" ± {value['high'] - value['mean']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{reach}"
+
+
+def write_into_readme(results: Mapping[str, Any], output: Path, readme: Path) -> None:
+    """Put the table of a run between two marks in README, and the pictures beside this code.
+
+    Args:
+        results (`Mapping`): What `summarize` returned.
+        output (`Path`): Folder of the pictures.
+        readme (`Path`): README.md at the root of the repository.
+
+    Raises:
+        ValueError: README lacks the marks.
+    """
+    before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGINS)
+    _, _, after = rest.partition(TABLE_ENDS)
+    if not rest or not after:
+        raise ValueError(f"`readme`={str(readme)!r} lacks the lines {TABLE_BEGINS!r} and {TABLE_ENDS!r}.")
+    readme.write_text(f"{before}{TABLE_BEGINS}\n{headline(results)}{TABLE_ENDS}{after}", encoding="utf-8")
+    for name in PICTURES:
+        shutil.copyfile(output / name, readme.parent / "recipes" / "benchmark" / name)

@@ -1,0 +1,283 @@
+"""What bounds a client's contribution, for every kind of question: norm in integers, and locality bit by bit."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from conftest import random_texts
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.clients import ClientPool
+from hf_pretext.clients.clipping import MAX_CLIP_NORM, Answers, quantize, without_malformed
+from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question, check_question, sum_answers
+from hf_pretext.clients.samples import EMBEDDING_UNITS, Samples, quantize_embeddings
+from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger
+from hf_pretext.privacy.mechanism import UNITS, UNITS_OF_A_FEDERATION
+from hf_pretext.privacy.plan import MEAN_CLIP
+
+
+def unit_rows(rng, num_rows, dimension=16):
+    rows = rng.normal(size=(num_rows, dimension))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def random_samples(rng, num_clients=7, most=6, dimension=16):
+    """Clients with up to a few samples each, some of them none."""
+    counts = rng.integers(0, most + 1, size=num_clients)
+    counts[0] = max(counts[0], 1)
+    owners = np.repeat(np.arange(num_clients), counts)
+    return Samples(owners, quantize_embeddings(unit_rows(rng, counts.sum(), dimension)))
+
+
+def one_client(values):
+    return Answers(np.zeros(len(values), dtype=np.int64), np.arange(len(values)), np.asarray(values, dtype=np.float64))
+
+
+QUESTIONS = {
+    "votes": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20)),
+    "three votes per sample": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20), votes_per_sample=3),
+    "mean": lambda rng: MeanEmbedding.of(unit_rows(rng, 30)),
+}
+
+entries = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e9, 1e9, allow_subnormal=False))
+
+
+@given(values=entries, owner_seed=st.integers(0, 2**32 - 1), clip_norm=st.floats(1e-3, MAX_CLIP_NORM))
+@settings(max_examples=500, deadline=None)
+@pytest.mark.parametrize("units", [UNITS, UNITS_OF_A_FEDERATION])
+def test_no_client_exceeds_the_norm(units, values, owner_seed, clip_norm):
+    """The claim of `quantize`, checked with Python's exact integers, for entries of both signs."""
+    clients = np.sort(np.random.default_rng(owner_seed).integers(0, 5, size=len(values)))
+    quantized = quantize(Answers(clients, np.arange(len(values)), values), clip_norm, units)
+    assert quantized.values.dtype == np.int64
+    assert (np.sign(quantized.values) * np.sign(values) >= 0).all(), "no entry changes its sign"
+    limit = int(clip_norm * units)
+    for client in set(clients.tolist()):
+        assert sum(int(value) ** 2 for value in quantized.values[clients == client]) <= limit**2
+
+
+@given(values=entries)
+@settings(max_examples=200, deadline=None)
+def test_clipping_loses_next_to_nothing(values):
+    norm = np.linalg.norm(values)
+    quantized = quantize(one_client(values), 1.0, UNITS).values / UNITS
+    np.testing.assert_allclose(quantized, values * min(1, 1 / max(norm, 1e-300)), atol=2 / UNITS)
+
+
+def test_what_is_within_the_norm_stays_as_it_is():
+    assert quantize(one_client([1.0]), 1.0, UNITS).values.tolist() == [UNITS]
+    assert quantize(one_client([0.25, -0.5]), 1.0, UNITS).values.tolist() == [UNITS // 4, -UNITS // 2]
+    counted = quantize(Answers(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([5.0, 3.0, 8.0])), 8.0, UNITS)
+    assert counted.values.tolist() == [5 * UNITS, 3 * UNITS, 8 * UNITS]
+    assert quantize(one_client([10_000]), 8.0, UNITS).values.tolist() == [8 * UNITS]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, float("nan"), 2 * MAX_CLIP_NORM])
+def test_bad_clipping_norm_is_named(clip_norm):
+    with pytest.raises(ValueError, match="`clip_norm`"):
+        quantize(one_client([1.0]), clip_norm, UNITS)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_client_s_vector_depends_on_its_own_samples_only(name, seed):
+    """Bit for bit: several clients together are answered for as each of them alone, also in blocks."""
+    rng = np.random.default_rng(seed)
+    samples, question = random_samples(rng), QUESTIONS[name](rng)
+    mechanism = Mechanism(1.0, is_signed=question.is_signed)
+    together = question.answers(samples)
+    alone = np.zeros(question.num_bins, dtype=np.int64)
+    for client, own in samples.each_client():
+        vector = np.zeros(question.num_bins)
+        vector[together.bins[together.clients == client]] = together.values[together.clients == client]
+        np.testing.assert_array_equal(vector, question.answer(own))
+        part = sum_answers(question, own, mechanism)
+        assert sum(int(value) ** 2 for value in part) <= mechanism.units**2
+        alone += part
+    np.testing.assert_array_equal(sum_answers(question, samples, mechanism), alone)
+    blocks = [sum_answers(question, block, mechanism) for block in samples.blocks(2)]
+    np.testing.assert_array_equal(sum(blocks), alone)
+
+
+@given(seed=st.integers(0, 2**32 - 1), number=st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_blocks_keep_clients_together(seed, number):
+    samples = random_samples(np.random.default_rng(seed))
+    blocks = list(samples.blocks(number))
+    np.testing.assert_array_equal(np.concatenate([block.owners for block in blocks]), samples.owners)
+    np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), samples.embeddings)
+    owners = [set(block.owners.tolist()) for block in blocks]
+    assert sum(map(len, owners)) == len(set.union(*owners)), "no client is in two blocks"
+
+
+@given(seed=st.integers(0, 2**32 - 1), is_coarse=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_nearest_is_nearest_in_exact_arithmetic(seed, is_coarse):
+    rng = np.random.default_rng(seed)
+    candidates, samples = quantize_embeddings(0.7 * unit_rows(rng, 12)), quantize_embeddings(unit_rows(rng, 9))
+    if is_coarse:  # So that many are equally near.
+        candidates, samples = np.sign(candidates), np.sign(samples)
+    differences = samples[:, None].astype(np.int64) - candidates[None].astype(np.int64)
+    # A stable order: among equally near candidates the first wins.
+    expected = (differences**2).sum(-1).argsort(1, kind="stable")
+    for number in (1, 5, 12, 20):
+        found = NearestCandidates(candidates, number).nearest(samples)
+        np.testing.assert_array_equal(found, expected[:, :number])
+
+
+@pytest.mark.parametrize("dimension", [2, 384, 4096])
+def test_scores_stay_exact_at_the_worst_case(dimension):
+    """Parallel rows give the largest products. float32 must still equal 64-bit integers."""
+    row = np.full((1, dimension), 1 / np.sqrt(dimension))
+    quantized = quantize_embeddings(np.concatenate([row, -row]))
+    exact = quantized.astype(np.int64) @ quantized.T.astype(np.int64)
+    points = quantized.astype(np.float32)
+    scores = 2 * (points @ points.T) - np.einsum("md,md->m", points, points)
+    np.testing.assert_array_equal(scores.astype(np.int64), 2 * exact - np.diag(exact))
+    assert np.abs(2 * exact).max() + exact.max() < 2**24
+
+
+def test_quantized_embeddings_are_near():
+    rows = unit_rows(np.random.default_rng(0), 50, dimension=384)
+    assert np.abs(quantize_embeddings(rows) / EMBEDDING_UNITS - rows).max() <= 0.5 / EMBEDDING_UNITS + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (np.array([[np.nan, 0.0]]), "NaN"),
+        (np.array([[np.inf, 0.0]]), "NaN"),
+        (np.array([[1.0, 1.0]]), "longer than 1"),
+        (np.zeros(3), "two-dimensional"),
+    ],
+)
+def test_bad_embeddings_are_refused(embeddings, message):
+    with pytest.raises(ValueError, match=message):
+        quantize_embeddings(embeddings)
+
+
+def test_a_mean_is_the_mean_relative_to_the_center():
+    rng = np.random.default_rng(1)
+    rows, public = unit_rows(rng, 5, 384), unit_rows(rng, 200, 384)
+    samples = Samples(np.zeros(5, dtype=np.int64), quantize_embeddings(rows))
+    expected = (rows.mean(axis=0) - public.mean(axis=0)) / MEAN_CLIP
+    answer = MeanEmbedding.of(public).answer(samples)
+    np.testing.assert_allclose(answer, expected, atol=2 / EMBEDDING_UNITS / MEAN_CLIP)
+
+
+@dataclass(frozen=True)
+class Toy(Question):
+    """A question of a test's own, whose vector it is told."""
+
+    vector: tuple[float, ...]
+    name = "toy"
+    is_signed = False
+    description = "what it is told"
+
+    @property
+    def num_bins(self):
+        return 3
+
+    def answer(self, samples):
+        return np.array(self.vector)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        ((1.0, 2.0), "a vector of shape \\(2,\\), but has `num_bins`=3"),
+        ((1.0, np.nan, 0.0), "a vector with entries that are not finite"),
+        ((1.0, np.inf, 0.0), "a vector with entries that are not finite"),
+        ((1.0, -1.0, 0.0), "negative entries, but has `is_signed`=False"),
+    ],
+)
+def test_a_malformed_question_is_refused_by_name_before_anything_is_spent(embedder, private, vector, message):
+    """Though it is only tried on made-up samples: no private text decides."""
+    pool, ledger = pool_with(Toy(vector), private, embedder)
+    with pytest.raises(ValueError, match=f"The question 'toy' makes {message}"):
+        pool.release(Toy(vector), ledger)
+    assert ledger.num_releases == 0
+
+
+def pool_with(question, private, embedder, noise=lambda scale, size: np.zeros(size, dtype=np.int64), **changes):
+    config = PrivateEvolutionConfig(**{"epsilon": 4.0, "delta": 1e-3, **changes})
+    plan = Plan.from_config(config, [(question, 0.25)] if isinstance(question, Toy) else [])
+    return InMemoryClientPool(private, embedder, config, plan, noise), PrivacyLedger(plan)
+
+
+def test_a_vector_that_is_longer_than_the_norm_is_clipped(embedder, private):
+    """However long: a question cannot make a client contribute more than the mechanism accounts for."""
+    clients = {"a": ["a lost card"], "b": ["a new loan"]}
+    rows = [{"client_id": client, "text": text} for client, own in clients.items() for text in own]
+    pool, ledger = pool_with(Toy((1e50, 0.0, 0.0)), Dataset.from_list(rows), embedder)
+    assert pool.release(Toy((1e50, 0.0, 0.0)), ledger).tolist() == [2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("vector", [(1.0,), (np.nan, 0.0, 1.0), (-1.0, 0.0, 1.0), (np.inf, 0.0, 0.0)])
+def test_a_client_with_a_malformed_vector_contributes_zero(vector):
+    """To refuse would let one client decide whether a release takes place."""
+    samples = random_samples(np.random.default_rng(0))
+    assert not sum_answers(Toy(vector), samples, Mechanism(1.0)).any()
+    answers = Answers(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, np.nan, 1.0]))
+    assert without_malformed(answers, is_signed=True).clients.tolist() == [1]
+
+
+def test_a_question_that_mixes_clients_is_refused():
+    class Mixing(NearestCandidates):
+        def answers(self, samples):
+            answers = super().answers(samples)
+            return replace(answers, values=answers.values * len(set(samples.owners.tolist())))
+
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="answers differently for clients alone and together"):
+        check_question(Mixing.of(unit_rows(rng, 4)), 16)
+
+
+def test_questions_about_another_embedding_model_are_refused(embedder, private):
+    rng = np.random.default_rng(0)
+    pool, ledger = pool_with(None, private, embedder, mean_fraction=0.5)
+    for question in (NearestCandidates.of(unit_rows(rng, 9, 5)), MeanEmbedding.of(unit_rows(rng, 9, 5))):
+        with pytest.raises(ValueError, match="but the clients' embeddings have 32 dimensions"):
+            pool.release(question, ledger)
+    assert ledger.num_releases == 0
+
+
+def test_only_questions_of_the_plan_are_answered(embedder, private):
+    rng = np.random.default_rng(0)
+    pool, ledger = pool_with(None, private, embedder, population_size=8)
+    with pytest.raises(ValueError, match="The question 'mean_embedding' is not in the plan of this run, which has"):
+        pool.release(MeanEmbedding.of(unit_rows(rng, 9, 32)), ledger)
+    with pytest.raises(ValueError, match="has 9 bins, but the plan of this run accounts for 1 to 8"):
+        pool.release(NearestCandidates.of(unit_rows(rng, 9, 32)), ledger)
+    with pytest.raises(TypeError, match="must be a subclass of `Question`"):
+        pool.release("how many?", ledger)
+    assert ledger.num_releases == 0
+
+
+def test_a_pool_cannot_replace_release():
+    with pytest.raises(TypeError, match="must not replace `release`"):
+
+        class Forgetful(ClientPool):
+            def release(self, question, ledger):
+                return np.ones(question.num_bins)
+
+
+def test_a_mean_and_votes_of_one_client_more_or_less(embedder, private):
+    """The neighboring relation itself, for both questions: all of one client's samples, in or out."""
+    texts = random_texts(20, seed=3)
+    for question in (NearestCandidates.of(embedder(texts)), MeanEmbedding.of(embedder(texts))):
+        pool, ledger = pool_with(None, private, embedder, mean_fraction=0.5)
+        whole = pool.release(question, ledger)
+        changes = []
+        for client in sorted(set(private["client_id"])):
+            without = private.filter(lambda row, left_out=client: row["client_id"] != left_out)
+            pool, ledger = pool_with(None, without, embedder, mean_fraction=0.5)
+            changes.append(np.linalg.norm(whole - pool.release(question, ledger)))
+        assert max(changes) <= 1
+        # Any client reaches the bound with votes. These clients write alike, so their means are near the public one.
+        assert max(changes) > (0.999 if question.name == "votes" else 0.05)
