@@ -120,8 +120,7 @@ class PrivateEvolutionGenerator:
         own = {"selection": selection, "accountant": accountant, "questions": questions}
         self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
-        engine = self._components.engine
-        self._expander = Expander(engine, config, self._embed) if engine is not None else None
+        self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
         # The main process alone writes. The others get what it reads.
         self._folder = RunFolder(run_dir, self._settings()) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
@@ -220,14 +219,13 @@ class PrivateEvolutionGenerator:
                 run.warn_of_a_second_one()
             clients = self._client_pool(private) if is_main_process() and not is_released else None
             self._num_clients = run.begin(clients)
-            population = Population(
-                run, initial_population, self._tools, self._selection, self.config, self._questions
-            )
+            rule, questions = self._selection, self._questions
+            population = Population(run, initial_population, self._tools, rule, self.config, questions)
             self.history = run.history
             self._seeds = self._synthetic = None
-            found = evolve(run, clients, population, self.config)
+            rows = evolve(run, clients, population, self.config).rows
             self.initial_population = population.initial
-            if not found.rows:
+            if not rows:
                 raise RuntimeError(
                     f"All {self.config.num_rounds} rounds of this run were lost, in crashes or because too few "
                     "clients answered, and are counted as spent. There is nothing to continue from: a new run needs a "
@@ -236,9 +234,9 @@ class PrivateEvolutionGenerator:
             # A pool also knows what an earlier process of the same run cost.
             self._costs = private.costs() if isinstance(private, ClientPool) else None
             if population.evidence:
-                for row, preference in zip(found.rows.values(), population.preferences(list(found.rows)), strict=True):
+                for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
                     row["preference"] = preference
-            self._seeds = make_dataset(list(found.rows.values()))
+            self._seeds = make_dataset(list(rows.values()))
             self._num_runs = run.number
             return self._seeds
 
@@ -419,8 +417,7 @@ class PrivateEvolutionGenerator:
         return {"config": settings, "models": {argument: each.label for argument, each in self._sources.items()}}
 
     def _new_run(self, number: int) -> Run:
-        config = self.config
-        return Run(number, config.seed, config.num_rounds, self.ledger, self._folder, self.seconds)
+        return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
     @contextmanager
     def _working(self) -> Iterator[None]:

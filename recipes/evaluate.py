@@ -37,7 +37,7 @@ from hf_pretext.hub import fetch_folder
 from hf_pretext.models import load_sentence_transformer, resolve_device
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plots import plot_evaluation
-from hf_pretext.processes import is_main_process, num_processes
+from hf_pretext.processes import is_main_process, num_processes, progress_label
 
 
 @dataclass
@@ -127,9 +127,8 @@ def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[s
     embedder = TextEmbedder(
         load_sentence_transformer(arguments.embedding_model, resolve_device(arguments.device), "auto")
     )
-    return TextDistribution().compute(
-        predictions=synthetic, references=held_out, embed=lambda texts: embedder(texts, "Embedding")
-    )
+    with progress_label("Embedding"):
+        return TextDistribution().compute(predictions=synthetic, references=held_out, embed=embedder)
 
 
 def write_results(output: Path, folder: Path, figures: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ def test_threshold_is_subtracted_and_cut_off():
 
 def test_nothing_above_the_threshold_falls_back_to_the_largest(caplog):
     votes = np.linspace(-10, 1, 64)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="hf_pretext"):
         weights = threshold_votes(votes, 5.0)
     assert np.flatnonzero(weights).tolist() == [60, 61, 62, 63]
     assert "No candidate has more votes" in caplog.text

@@ -258,7 +258,7 @@ def test_bad_input_is_named_before_training(folder, dataset, changes, error, mes
 
 def test_a_push_without_a_name_or_a_token_is_refused_before_training(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    monkeypatch.setattr("hf_pretext.finetuning.check_guarantee", lambda *_: None)
+    monkeypatch.setattr("hf_pretext.finetuning.training.check_guarantee", lambda *_: None)
     with pytest.raises(ValueError, match="`hub_model_id`=None"):
         finetune(folder, str(folder / "texts.jsonl"), push_to_hub=True)
     with pytest.raises(PermissionError, match="hf auth login"):
