@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from conftest import make_llama, make_sentence_transformer
 from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.plays import load_plays
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.noise import DiscreteGaussian
@@ -187,11 +188,12 @@ def weigh():
     history = json.loads((BUILD / "with-noise" / "history.json").read_text())
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         ledger = PrivacyLedger(Plan.from_config(CONFIG), Path(folder) / "ledger.json")
+        question = NearestCandidates(np.zeros((CONFIG.population_size, 384), dtype=np.int16))
         seconds = []
         for _ in range(20):
             started = time.perf_counter()
-            ledger.record(CONFIG.population_size)
-            noise = DiscreteGaussian()(ledger.plan.noise_scale, CONFIG.population_size)
+            ledger.record(question)
+            noise = DiscreteGaussian()(ledger.mechanism(question).noise_scale, question.num_bins)
             ledger.keep(noise.astype(np.float64))
             seconds.append(time.perf_counter() - started)
     of_round = statistics.median(record["seconds"] for record in history)

@@ -22,13 +22,14 @@ from federation import in_memory_votes
 from tqdm import tqdm
 
 from hf_pretext import PrivacyReport
+from hf_pretext.clients.questions import QUESTIONS, NearestCandidates
+from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.federated import protocol
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plays import load_plays
 from hf_pretext.runs.folder import RunFolder
-from hf_pretext.voting import nearest_candidates
 
 BUILD = Path("build/federation").absolute()
 APP = Path("recipes/federated").absolute()
@@ -75,10 +76,11 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 from flwr.serverapp import ServerApp
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.federated.client import app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
-from hf_pretext.privacy import PrivacyLedger, VoteMechanism
+from hf_pretext.privacy import Plan, PrivacyLedger
 
 client = app
 server = ServerApp()
@@ -86,11 +88,12 @@ server = ServerApp()
 @server.main()
 def main(grid, context):
     settings, config = FederationSettings.split(context.run_config)
-    pool = FederatedClientPool(grid, context, settings, PrivacyLedger(VoteMechanism.from_config(config)))
+    ledger = PrivacyLedger(Plan.from_config(config))
+    pool = FederatedClientPool(grid, context, settings, ledger.plan)
     candidates = np.random.default_rng(0).normal(size=(config.population_size, 384))
     candidates /= np.linalg.norm(candidates, axis=1, keepdims=True)
     for _ in range(3):
-        pool.release_histogram(candidates.astype(np.float32))
+        pool.release(NearestCandidates.of(candidates.astype(np.float32)), ledger)
     Path(settings.output_dir).with_suffix(".json").write_text(json.dumps([asdict(each) for each in pool.rounds]))
 """
 
@@ -331,7 +334,7 @@ def run_with_faults(deployment):
 
     def rounds_done():
         made = releases(name)
-        return len(made) if made and made[-1]["votes"] is not None else len(made) - 1
+        return len(made) if made and made[-1]["answer"] is not None else len(made) - 1
 
     process = begin()
     in_round(2)
@@ -361,9 +364,9 @@ def run_with_faults(deployment):
         "rounds_after_the_restart": json.loads((BUILD / name / "federation.json").read_text()),
         "survived_three_of_eight": asked[1] == 8 and answered[1] == 5,
         "late_joiner_asked": asked[2] == 7,
-        "dropped_the_oversized": answered[2] == 6 and "not one vote per candidate" in before,
+        "dropped_the_oversized": answered[2] == 6 and "not one number per bin" in before,
         "releases": len(releases(name)),
-        "refused": sum(release["votes"] is None for release in releases(name)),
+        "refused": sum(release["answer"] is None for release in releases(name)),
         "epsilon": report.epsilon,
         "target_epsilon": report.target_epsilon,
         "num_lost": report.num_lost,
@@ -375,14 +378,9 @@ def effect_of_eight_bits():
     lines = (BUILD / "everybody.jsonl").read_text().splitlines()[:2000]
     public = [json.loads(line)["text"] for line in (BUILD / "public.jsonl").read_text().splitlines()[:1024]]
     embed = embedder()
-    samples = np.rint(embed([json.loads(line)["text"] for line in lines], "Embedding speeches") * 2048).astype(
-        np.float32
-    )
-    candidates = embed(public)
-    nearest = [
-        nearest_candidates(samples, protocol.decode_candidates(*protocol.encode_candidates(candidates, bits)))[:, 0]
-        for bits in (16, 8)
-    ]
+    samples = quantize_embeddings(embed([json.loads(line)["text"] for line in lines]))
+    question = NearestCandidates.of(embed(public))
+    nearest = [protocol.decode(protocol.encode(question, bits), QUESTIONS).nearest(samples)[:, 0] for bits in (16, 8)]
     return float(np.mean(nearest[0] != nearest[1]))
 
 

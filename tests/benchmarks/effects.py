@@ -18,16 +18,16 @@ from variation import MASKS_PER_PASS, masked_lm
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cleaning import is_usable
-from hf_pretext.clients.samples import quantize_embeddings
+from hf_pretext.clients.questions import NearestCandidates, sum_answers
+from hf_pretext.clients.samples import Samples, quantize_embeddings
 from hf_pretext.evaluation.measures import distinct_n, frechet_distance
-from hf_pretext.expansion import Expander, list_prompt, parse_list
+from hf_pretext.expansion import Expander, SeedTexts, list_prompt, parse_list
 from hf_pretext.models import load_causal_lm, load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.plays import load_plays
-from hf_pretext.privacy.mechanism import UNITS
-from hf_pretext.voting import cast_votes
+from hf_pretext.privacy import Mechanism
 
 NUM_PARENTS, NUM_TEXTS = 512, 96
 RESEARCH_TOKENS = 85
@@ -44,17 +44,18 @@ def effect_of_masks(embed, source):
     ways = {"exact": 1, "fast": MASKS_PER_PASS}
     children = []
     for masks in ways.values():
-        children += MaskedVariation(model, tokenizer, replace(CONFIG, masks_per_pass=masks))(parents, seed=0)
+        children += MaskedVariation(model, tokenizer, replace(CONFIG, masks_per_pass=masks)).vary(parents, seed=0)
     clients = np.unique(private["client_id"], return_inverse=True)[1][:5000]
-    samples = quantize_embeddings(embed(private["text"][:5000], "Embedding"))
-    votes = cast_votes(clients, samples, quantize_embeddings(embed(children, "Embedding")), 1.0) / UNITS
+    samples = Samples(clients, quantize_embeddings(embed(private["text"][:5000])))
+    mechanism = Mechanism(noise_multiplier=1.0)
+    votes = sum_answers(NearestCandidates.of(embed(children)), samples, mechanism) / mechanism.units
     return {name: float(part.sum()) for name, part in zip(ways, np.split(votes, 2), strict=True)}
 
 
 def effect_of_texts_per_prompt(embed):
     """Expand the same seeds in several ways: usable texts per second, distinct bigrams, distance to held-out text."""
     private, held_out = (texts["text"][:2000] for texts in load_plays())
-    reference = embed(held_out, "Embedding")
+    reference = embed(held_out)
     model = load_causal_lm(*SMOLLM2)
     seeds = private[:300]
 
@@ -62,13 +63,13 @@ def effect_of_texts_per_prompt(embed):
         """Read 85 tokens after each prompt of three seeds, whatever is in them, and keep one text."""
         chosen = np.random.default_rng(0).choice(seeds, (NUM_TEXTS, 3))
         prompts = [list_prompt(list(row), 1) for row in chosen]
-        written = LocalEngine(*model, CONFIG)(prompts, RESEARCH_TOKENS, seed=0)
+        written = LocalEngine(*model, CONFIG).complete(prompts, RESEARCH_TOKENS, seed=0)
         texts = (parse_list(continuation, 1)[0] for continuation in written)
         return [text for text in texts if is_usable(text, CONFIG)]
 
     def our_way(texts, continuations):
         config = replace(CONFIG, texts_per_prompt=texts, continuations_per_prompt=continuations)
-        return list(Expander(LocalEngine(*model, config), config)(seeds, NUM_TEXTS))
+        return list(Expander(LocalEngine(*model, config), config, embed).expand(SeedTexts(seeds), NUM_TEXTS))
 
     figures = {}
     ways = {name: partial(our_way, *way) for name, way in WAYS.items()}
@@ -78,7 +79,7 @@ def effect_of_texts_per_prompt(embed):
         figures[name] = {
             "texts_per_second": len(written) / (time.perf_counter() - started),
             "distinct_2": distinct_n(written, 2),
-            "frechet": frechet_distance(reference, embed(written, "Embedding")),
+            "frechet": frechet_distance(reference, embed(written)),
             "words": float(np.mean([len(text.split()) for text in written])),
         }
         print(name, figures[name], flush=True)
@@ -96,9 +97,9 @@ def effect_of_precision():
         model, tokenizer = load_causal_lm(name, device, dtype)
         if precision == "int8":
             model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
-        generate = LocalEngine(model, tokenizer, CONFIG)
-        generate(prompts[:2], 2, seed=0)
-        seconds = by_turns({number: partial(generate, prompts, number, seed=0) for number in (1, 33)})
+        complete = LocalEngine(model, tokenizer, CONFIG).complete
+        complete(prompts[:2], 2, seed=0)
+        seconds = by_turns({number: partial(complete, prompts, number, seed=0) for number in (1, 33)})
         figures[precision] = {"seconds_to_read": seconds[1], "seconds_for_32_tokens": seconds[33] - seconds[1]}
         print(precision, figures[precision], flush=True)
     return figures

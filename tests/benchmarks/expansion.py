@@ -24,7 +24,7 @@ def main(out):
     model, tokenizer = load_causal_lm(*SMOLLM2)
     texts = load_plays()[0]["text"][: 3 * NUM_PROMPTS]
     prompts = [list_prompt(texts[start : start + 3], 1) for start in range(0, len(texts), 3)]
-    generate = LocalEngine(model, tokenizer, PrivateEvolutionConfig(epsilon=1, delta=1e-5), NUM_PROMPTS)
+    complete = LocalEngine(model, tokenizer, PrivateEvolutionConfig(epsilon=1, delta=1e-5), NUM_PROMPTS).complete
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     written, seeds = {}, count(1)
@@ -43,7 +43,7 @@ def main(out):
         note("bare", tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 
     def ours():
-        note("ours", generate(prompts, NEW_TOKENS, seed=next(seeds)))
+        note("ours", complete(prompts, NEW_TOKENS, seed=next(seeds)))
 
     seconds = by_turns({"bare": bare, "ours": ours})
     rates = {name: sum(written[name]) / len(written[name]) / seconds[name] for name in seconds}

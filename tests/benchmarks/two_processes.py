@@ -25,21 +25,21 @@ def work(out):
 
     from hf_pretext import PrivateEvolutionConfig
     from hf_pretext.expansion import list_prompt
-    from hf_pretext.generation import TextGenerator
     from hf_pretext.models import load_causal_lm
+    from hf_pretext.models.local_engine import LocalEngine
+    from hf_pretext.models.masked_variation import MaskedVariation
     from hf_pretext.processes import is_main_process
-    from hf_pretext.variation import MaskedVariation
 
     torch.set_num_threads(1)
     config = PrivateEvolutionConfig(epsilon=1, delta=1e-5, variation_steps=1)
     masked, tokenizer = masked_lm()
     texts = speeches(tokenizer, NUM_TEXTS, 10, 60)
-    vary = MaskedVariation(masked, tokenizer, config, batch_size=16)
-    generate = TextGenerator(*load_causal_lm(*SMOLLM2), config, batch_size=16)
+    vary = MaskedVariation(masked, tokenizer, config, batch_size=16).vary
+    complete = LocalEngine(*load_causal_lm(*SMOLLM2), config, batch_size=16).complete
     prompts = [list_prompt(texts[index : index + 3], 1) for index in range(NUM_PROMPTS)]
     is_main = is_main_process()  # Joins the group, if there are others.
     seconds = {}
-    for name, run in (("variation", lambda: vary(texts, 0)), ("expansion", lambda: generate(prompts, NEW_TOKENS, 0))):
+    for name, run in (("variation", lambda: vary(texts, 0)), ("expansion", lambda: complete(prompts, NEW_TOKENS, 0))):
         wait_for_everyone()  # A process that loads its models for longer is not to be waited for in the time.
         started = time.perf_counter()
         run()

@@ -1,7 +1,7 @@
 """Mask filling: the research loop against this library's exact and fast modes, and the bare matrix product.
 
 `python tests/benchmarks/variation.py OUT.json [MODEL]`. Without a masked language model, one is trained on speeches
-for a minute and a half (`recipes/masked_lm.py`); it is weak, but as fast as a good one.
+for a minute and a half (`recipes/benchmark/masked_lm.py`); it is weak, but as fast as a good one.
 """
 
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from timing import BUILD, by_turns, gemm_peak, speeches
 
-sys.path.append(str(Path(__file__).parents[2] / "recipes"))
-from masked_lm import MASK_PROBABILITY, train_masked_lm
+sys.path.append(str(Path(__file__).parents[2]))
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.models import load_masked_lm
 from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.plays import load_plays
+from recipes.benchmark.masked_lm import MASK_PROBABILITY, train_masked_lm
 
 NUM_TEXTS = 256
 MASKS_PER_PASS = 4
@@ -94,7 +94,7 @@ def main(out, source=None):
         config = PrivateEvolutionConfig(
             epsilon=1, delta=1e-5, variation_steps=1, mask_probability=MASK_PROBABILITY, masks_per_pass=masks_per_pass
         )
-        return MaskedVariation(model, tokenizer, config, batch_size=32)
+        return MaskedVariation(model, tokenizer, config, batch_size=32).vary
 
     exact, fast = varier(1), varier(MASKS_PER_PASS)
     fast(texts[:64], seed=0)

@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 from timing import by_turns, peak_mb
 
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
-from hf_pretext.voting import nearest_candidates
 
 NUM_SAMPLES, NUM_CANDIDATES, DIMENSIONS = 1_000_000, 2048, 384
 
 
 def random_embeddings(number, rng):
-    rows = np.empty((number, DIMENSIONS), dtype=np.float32)
+    rows = np.empty((number, DIMENSIONS), dtype=np.int16)
     for start in range(0, number, 8192):
         block = rng.standard_normal((min(8192, number - start), DIMENSIONS), dtype=np.float32)
         rows[start : start + 8192] = quantize_embeddings(block / np.linalg.norm(block, axis=1, keepdims=True))
     return rows
+
+
+def nearest(samples, candidates):
+    return NearestCandidates(candidates).nearest(samples)
 
 
 def bare(samples, candidates):
@@ -33,16 +37,13 @@ def main(out):
     rng = np.random.default_rng(0)
     samples, candidates = random_embeddings(NUM_SAMPLES, rng), random_embeddings(NUM_CANDIDATES, rng)
     before = peak_mb()
-    nearest_candidates(samples, candidates)
+    nearest(samples, candidates)
     extra = peak_mb() - before
-    seconds = by_turns(
-        {"bare": lambda: bare(samples, candidates), "votes": lambda: nearest_candidates(samples, candidates)}
-    )
+    floats = [samples.astype(np.float32), candidates.astype(np.float32)]
+    seconds = by_turns({"bare": lambda: bare(*floats), "votes": lambda: nearest(samples, candidates)})
+    floats.clear()
     sizes = [(n, m) for n in (250_000, 500_000, 1_000_000) for m in (512, 1024, 2048)]
-    times = [
-        by_turns({"votes": lambda n=n, m=m: nearest_candidates(samples[:n], candidates[:m])}, 1)["votes"]
-        for n, m in sizes
-    ]
+    times = [by_turns({"votes": lambda n=n, m=m: nearest(samples[:n], candidates[:m])}, 1)["votes"] for n, m in sizes]
     products = np.array([n * m for n, m in sizes], dtype=float)
     slope, intercept = np.polyfit(products, times, 1)
     unexplained = np.sum((times - (slope * products + intercept)) ** 2) / np.sum((times - np.mean(times)) ** 2)
