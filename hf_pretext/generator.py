@@ -260,9 +260,8 @@ class PrivateEvolutionGenerator:
         """
         check_num_samples(num_samples)
         examples = SeedTexts(seeds)
-        if self._expander is None:
-            self._components.needed_engine("`expand`")
-        assert self._expander is not None
+        self._components.needed_engine("`expand`")
+        assert self._expander is not None  # As the engine is there.
         # The report of this generator is about its own seeds, so only what comes from them gets its card. Votes and
         # preferences from elsewhere could choose the texts by anything.
         is_own = examples.are_among(self._seeds)
@@ -319,7 +318,7 @@ class PrivateEvolutionGenerator:
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.
-            generator._num_runs = math.ceil(saved.report.num_rounds / generator.ledger.plan.num_releases)
+            generator._num_runs = math.ceil(saved.report.num_releases / generator.ledger.plan.num_releases)
             generator._run = generator._new_run(generator._num_runs)
         return generator
 
@@ -337,7 +336,7 @@ class PrivateEvolutionGenerator:
         """
         maps = self._saved_run.maps(self.initial_population, self.embed)
         if is_main_process():
-            self._saved_run.save(folder, maps, self.time_table, self._costs)
+            self._saved_run.save(folder, maps)
 
     def push_to_hub(
         self,
@@ -381,8 +380,6 @@ class PrivateEvolutionGenerator:
         return self._saved_run.push(
             repo_id,
             maps,
-            self.time_table,
-            self._costs,
             license=license,
             language=language,
             private=private,
@@ -398,7 +395,8 @@ class PrivateEvolutionGenerator:
 
     @property
     def _saved_run(self) -> SavedRun:
-        return SavedRun(self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
+        sources, texts = self._sources, (self._seeds, self._synthetic)
+        return SavedRun(self.config, self.privacy_report, sources, self.history, *texts, self.time_table, self._costs)
 
     @property
     def _tools(self) -> Tools:
@@ -408,13 +406,14 @@ class PrivateEvolutionGenerator:
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
-        rows: list[np.ndarray] = map_over_processes(lambda part: list(self._components.embedder(part)), texts)
-        return np.stack(rows)
+        return np.stack(map_over_processes(lambda part: list(self._components.embedder(part)), texts))
 
     def _settings(self) -> dict[str, Any]:
-        """List what a run folder has to agree on: the configuration, and what the models are called."""
+        """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
         settings = {name: value for name, value in self.config.to_dict().items() if name != "hf_pretext_version"}
-        return {"config": settings, "models": {argument: each.label for argument, each in self._sources.items()}}
+        questions = {f"questions.{each.name}": each.fingerprint() for each in self._questions}
+        models = {argument: each.label for argument, each in self._sources.items()}
+        return {"config": settings, "models": models, "questions": questions}
 
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)

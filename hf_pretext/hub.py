@@ -206,7 +206,7 @@ def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyR
     if report is None or not report.covers(there):
         raise ValueError(
             f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon {there.epsilon:.4g}, "
-            f"{there.num_rounds} releases). If both runs saw the same clients, their epsilons add up, and a push "
+            f"{there.num_releases} releases). If both runs saw the same clients, their epsilons add up, and a push "
             "would hide the older one. Choose another name, or delete that repository."
         )
     return info.sha

@@ -42,7 +42,7 @@ def plot_run(
     _plot_survivors(survivors_axes, history)
     _plot_map(map_axes, maps)
     figure.suptitle(
-        f"Private Evolution: {report.num_rounds} releases, client-level epsilon = {report.epsilon:.3g}, "
+        f"Private Evolution: {report.num_releases} releases, client-level epsilon = {report.epsilon:.3g}, "
         f"delta = {report.delta:g}"
     )
     figure.supxlabel(footer, fontsize="small")

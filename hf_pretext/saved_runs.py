@@ -48,6 +48,8 @@ class SavedRun:
         history (`list` of `RoundRecord`): The rounds.
         seeds (`datasets.Dataset`, *optional*): The seeds.
         synthetic (`datasets.Dataset`, *optional*): Texts expanded from the seeds.
+        footer (`str`, *optional*): A line below the picture.
+        costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
     """
 
     config: PrivateEvolutionConfig
@@ -56,6 +58,8 @@ class SavedRun:
     history: Sequence[RoundRecord]
     seeds: "Dataset | None" = None
     synthetic: "Dataset | None" = None
+    footer: str = ""
+    costs: Mapping[str, Any] | None = None
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -103,14 +107,12 @@ class SavedRun:
         }
         return {name: embed(texts) for name, texts in stages.items() if texts}
 
-    def save(self, folder: str | Path, maps: Mapping[str, np.ndarray], footer: str, federation: Any = None) -> None:
+    def save(self, folder: str | Path, maps: Mapping[str, np.ndarray]) -> None:
         """Write the run to a folder. The files appear together, once all of them are written.
 
         Args:
             folder (`str` or `Path`): The folder.
             maps (`Mapping[str, np.ndarray]`): Embeddings of texts for the picture, by the name of their stage.
-            footer (`str`): A line below the picture.
-            federation (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.
@@ -118,7 +120,7 @@ class SavedRun:
         path = Path(folder)
         self._check_report_is_not_lost(path)
         with atomic_folder(path, replaces=FILES_OF_A_RUN) as scratch:
-            self._write(scratch, maps, footer, federation, self.sources)
+            self._write(scratch, maps, self.sources)
             if self.seeds is not None:
                 # `to_json` would round the votes.
                 lines = [json.dumps(seed, ensure_ascii=False) + "\n" for seed in self.seeds.to_list()]
@@ -130,8 +132,6 @@ class SavedRun:
         self,
         repo_id: str,
         maps: Mapping[str, np.ndarray],
-        footer: str,
-        federation: Any = None,
         *,
         license: str | None = None,
         language: str | None = None,
@@ -141,7 +141,7 @@ class SavedRun:
         with tempfile.TemporaryDirectory() as folder:
             header = {"repo_id": repo_id, "license": license, "language": language}
             sources = {argument: source.published() for argument, source in self.sources.items()}
-            self._write(Path(folder), maps, footer, federation, sources, **header)
+            self._write(Path(folder), maps, sources, **header)
             # All configurations of a repository need one format.
             for file, dataset in ((DATA_FILE, self.synthetic), (SEEDS_FILE, self.seeds)):
                 assert dataset is not None  # The generator has looked.
@@ -153,8 +153,6 @@ class SavedRun:
         self,
         folder: Path,
         maps: Mapping[str, np.ndarray],
-        footer: str,
-        federation: Any,
         sources: Mapping[str, ModelSource],
         **header: str | None,
     ) -> None:
@@ -165,11 +163,11 @@ class SavedRun:
         if self.seeds is not None:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.seeds is not None and self.synthetic is not None:
-            plot_run(self.history, self.report, self.config, maps, footer, folder / PICTURE_NAME)
+            plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
             labels = {argument: source.label for argument, source in sources.items()}
             texts = self.synthetic["text"]
             card = dataset_card(
-                self.report, self.config, labels, texts, len(self.seeds), federation=federation, **header
+                self.report, self.config, labels, texts, len(self.seeds), federation=self.costs, **header
             )
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
@@ -179,9 +177,9 @@ class SavedRun:
         there = PrivacyReport.from_pretrained(folder)
         if not self.report.covers(there):
             raise ValueError(
-                f"`folder`={str(folder)!r} holds the report of another run with {there.num_rounds} releases. This "
-                f"generator counts {self.report.num_rounds} others. Writing over it would hide what was spent: choose "
-                "another folder."
+                f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
+                f"generator counts {self.report.num_releases} others. Writing over it would hide what was spent: "
+                "choose another folder."
             )
 
 

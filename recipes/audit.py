@@ -124,7 +124,7 @@ def main(arguments: AuditArguments) -> None:
         facts = {
             "claimed_epsilon": report.epsilon if report.is_finite else None,
             "delta": report.delta,
-            "num_releases": report.num_rounds,
+            "num_releases": report.num_releases,
             "covered_by_the_guarantee": False,
             "readings": [reading.to_dict() for reading in readings],
         }

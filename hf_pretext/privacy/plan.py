@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..configuration import PrivateEvolutionConfig
 from ..settings import check_name, check_plain_words
@@ -34,6 +34,7 @@ STEPS_PER_UNIT = 100_000
 """Noise multipliers are rounded up to this fraction, so that they can be read off a report and accounted for again."""
 
 
+@runtime_checkable
 class Asked(Protocol):
     """A question of the caller, as far as the plan needs to know it (`clients.questions.Question`)."""
 
@@ -109,6 +110,7 @@ class Plan:
 
         Raises:
             ValueError: The fractions leave nothing for the votes, or two questions have the same name.
+            TypeError: Something is not a question.
         """
         relation, max_dropout = config.neighboring_relation, config.max_dropout
         num_votes = f"the {config.votes_per_sample} nearest candidates"
@@ -126,6 +128,8 @@ class Plan:
             words = f"the mean of its embeddings minus a public mean, divided by {MEAN_CLIP}"
             add(MEAN_EMBEDDING, words, MAX_DIMENSIONS, config.mean_fraction)
         for question, fraction in questions:
+            if not isinstance(question, Asked):
+                raise TypeError(f"`questions` holds a {type(question).__name__}, which is not a `Question`.")
             check_name("name", question.name)
             check_plain_words("description", question.description)
             add(Kind(question.name, question.is_signed), question.description, question.num_bins, fraction)

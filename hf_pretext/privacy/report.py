@@ -126,9 +126,14 @@ class PrivacyReport:
         return set(other.release_ids) <= set(self.release_ids)
 
     @property
-    def num_rounds(self) -> int:
+    def num_releases(self) -> int:
         """Number of releases, of all kinds."""
         return len(self.releases)
+
+    @property
+    def num_rounds(self) -> int:
+        """Number of rounds, which are the releases of votes."""
+        return sum(each.question == VOTES.name for each in self.releases)
 
     @property
     def release_ids(self) -> tuple[str, ...]:
@@ -156,12 +161,12 @@ class PrivacyReport:
     @property
     def is_finite(self) -> bool:
         """Whether there is a guarantee about something that was released."""
-        return self.num_rounds > 0 and math.isfinite(self.epsilon)
+        return self.num_releases > 0 and math.isfinite(self.epsilon)
 
     @property
     def guarantee(self) -> str:
         """The guarantee in words."""
-        if self.num_rounds == 0:
+        if self.num_releases == 0:
             return "Nothing about the private data has been released yet."
         if math.isinf(self.epsilon):
             return "There is no guarantee: the noise did not come from the library, or there is too little of it."
@@ -199,9 +204,10 @@ class PrivacyReport:
             if self.max_dropout is not None
             else ""
         )
+        were = "was" if self.num_releases == 1 else "were"
         return (
-            f"{count_of(self.num_rounds, 'noisy sum')} over all clients {'was' if self.num_rounds == 1 else 'were'} "
-            f"released.{lost} In each, a client {who} with at most {self.max_samples_per_client} of its samples. "
+            f"{count_of(self.num_releases, 'noisy sum')} over all clients {were} released.{lost} In each, a client "
+            f"{who} with at most {self.max_samples_per_client} of its samples. "
             f"{kinds} Every bin gets discrete Gaussian noise, drawn from the operating system's randomness.{shares} "
             "The epsilon of all releases together was computed "
             f"{method_of(self.accountant, self.client_sampling_rate)}."
@@ -259,6 +265,7 @@ class PrivacyReport:
         """Return the figures and the words as a dictionary that JSON can hold. An infinite epsilon becomes None."""
         words = {"guarantee": self.guarantee, "mechanism": self.mechanism, "assumptions": list(self.assumptions)}
         figures = {
+            "num_releases": self.num_releases,
             "num_rounds": self.num_rounds,
             "noise_multiplier": self.noise_multiplier,
             "noise_std": self.noise_std,

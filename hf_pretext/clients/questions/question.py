@@ -1,5 +1,6 @@
 """A question: a public description of the vector that each client makes of its samples."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -79,6 +80,13 @@ class Question(ABC):
     def numbers(self) -> dict[str, Any]:
         """Return the fields that are not arrays."""
         return {name: value for name, value in self._values().items() if not isinstance(value, np.ndarray)}
+
+    def fingerprint(self) -> str:
+        """Return a digest of the name, the arrays and the numbers, by which a run folder knows its questions."""
+        digest = hashlib.blake2b(repr([self.name, self.num_bins, sorted(self.numbers().items())]).encode())
+        for name, array in sorted(self.arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
 
     @classmethod
     def from_parts(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> "Question":

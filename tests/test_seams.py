@@ -1,0 +1,169 @@
+"""The six seams: a toy of each, a few lines outside the library, carries a whole run that is saved and loaded."""
+
+import inspect
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from hf_pretext import ClientPool, PrivateEvolutionGenerator
+from hf_pretext.clients.questions import NearestCandidates, Question
+from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian
+from hf_pretext.runs.folder import RunFolder
+
+LONGEST_TOY = 20
+
+
+class SwapWords:
+    """A variation operator: swaps two words."""
+
+    def vary(self, texts, seed):
+        rng = np.random.default_rng(seed)
+        varied = []
+        for text in texts:
+            words = text.split()
+            first, second = rng.integers(len(words), size=2)
+            words[first], words[second] = words[second], words[first]
+            varied.append(" ".join(words))
+        return varied
+
+
+class Counting:
+    """An engine: writes numbered texts."""
+
+    def complete(self, prompts, max_new_tokens, seed, stop=None):
+        return [f"text {seed % 1000} number {index}" for index in range(len(prompts))]
+
+    def answer(self, instructions, max_new_tokens, seed):
+        return self.complete(instructions, max_new_tokens, seed)
+
+    def truncate(self, text, max_tokens):
+        return " ".join(text.split()[:max_tokens])
+
+
+class Best:
+    """A selection rule: keeps the four candidates with the most votes."""
+
+    def select(self, reading):
+        return (reading.votes >= np.sort(reading.votes)[-4]).astype(float)
+
+
+class Polls(ClientPool):
+    """A client pool: eight clients who like the second candidate. Its noise is its own, so nothing is guaranteed."""
+
+    num_clients = 8
+
+    def answer(self, question, mechanism):
+        noise = np.random.default_rng(0).normal(size=question.num_bins) * mechanism.noise_scale
+        return np.rint(8 * mechanism.units * np.eye(question.num_bins)[1] + noise).astype(np.int64)
+
+
+class Twice:
+    """An accountant: twice the exact epsilon."""
+
+    name = "twice"
+
+    def epsilon(self, noise_multipliers, delta, sampling_rate=1.0):
+        if sampling_rate < 1:
+            raise ValueError("A sample of the clients is not covered.")
+        return 2 * epsilon_of_gaussian(combined_multiplier(noise_multipliers), delta)
+
+
+@dataclass(frozen=True)
+class Sides(Question):
+    """A question: on which side of a public direction are your samples? One bin a side."""
+
+    direction: np.ndarray
+    name, num_bins = "sides", 2
+    description = "how many of its samples are on each side of a public direction"
+
+    def answer(self, samples):
+        right = (samples.embeddings @ self.direction.astype(np.int64) > 0).sum()
+        return np.array([len(samples.owners) - right, right], dtype=float)
+
+    def interpret(self, answer, noise_std, embeddings):
+        more_on_the_right = np.tanh((answer[1] - answer[0]) / noise_std)
+        return more_on_the_right * np.sign(embeddings @ self.direction)
+
+
+@pytest.fixture
+def run(models_folder, private, public, config, tmp_path):
+    """Run with a toy instead of what the library has, save, load with the toy given again, and continue."""
+
+    def run(clients=private, num_samples=6, **toy):
+        models = {path.name: path for path in models_folder.iterdir()}
+        settings = {"config": config, **toy}
+        generator = PrivateEvolutionGenerator(**{**models, **settings}, run_dir=tmp_path / "run")
+        texts = generator(clients, initial_population=public, num_samples=num_samples)
+        generator.save_pretrained(tmp_path / "saved")
+        if toy:
+            (argument, _), *_ = toy.items()
+            with pytest.raises(ValueError, match=f"does not say where its `{argument}` is from"):
+                PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved")
+        loaded = PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", **toy)
+        assert loaded.seeds.to_list() == generator.seeds.to_list()
+        assert loaded.privacy_report == generator.privacy_report
+        assert len(loaded.expand(loaded.seeds, num_samples=num_samples)) == len(set(texts["text"])) == num_samples
+        return generator, tmp_path / "run"
+
+    return run
+
+
+@pytest.mark.parametrize("toy", [SwapWords, Counting, Best, Polls, Twice, Sides])
+def test_a_toy_is_short(toy):
+    assert len(inspect.getsource(toy).splitlines()) <= LONGEST_TOY
+
+
+def test_a_variation_operator(run, public):
+    _, folder = run(variation_model=SwapWords())
+    _, (population, _) = RunFolder(folder).rounds()
+    words = {tuple(sorted(text.split())) for text in public}
+    assert all(tuple(sorted(text.split())) in words for text in population)
+    assert set(population) - set(public), "some were varied"
+
+
+def test_an_engine(run):
+    generator, _ = run(expansion_model=Counting())
+    assert all(text.startswith("text ") for text in generator.expand(generator.seeds, num_samples=3)["text"])
+
+
+def test_a_selection_rule(run):
+    generator, _ = run(selection=Best())
+    assert [record.num_survivors for record in generator.history] == [4, 4]
+
+
+def test_a_client_pool(run, config, public):
+    generator, folder = run(clients=Polls(), num_samples=3)
+    assert not generator.privacy_report.is_finite, "the noise is not the library's own"
+    (candidates, votes), _ = RunFolder(folder).rounds()
+    assert votes.argmax() == 1 and candidates[1] in generator.seeds["text"]
+
+
+def test_an_accountant(run, config):
+    generator, _ = run(accountant=Twice())
+    report, entry = generator.privacy_report, generator.ledger.plan.entry("votes")
+    assert report.accountant == "twice" and report.epsilon <= config.epsilon
+    exact = epsilon_of_gaussian(entry.mechanism.noise_multiplier / np.sqrt(2), config.delta)
+    assert report.epsilon == pytest.approx(2 * exact, rel=1e-6)
+    assert "the accountant 'twice', which the caller gave and which is not part of the library" in report.mechanism
+
+
+def test_a_question(run, private, public, embedder, config):
+    direction = NearestCandidates.of(embedder(public)).candidates[0]
+    question = Sides(direction - np.rint(embedder(public).mean(axis=0) * 2048).astype(np.int16))
+    generator, _ = run(questions=[(question, 0.5)])
+    kinds = [(each.question, each.num_bins) for each in generator.ledger.releases]
+    assert kinds == [("sides", 2), ("votes", 32), ("votes", 32)]
+    assert generator.privacy_report.epsilon <= config.epsilon
+    assert "how many of its samples are on each side" in generator.privacy_report.mechanism
+
+
+def test_an_object_that_is_none_is_refused_by_name(run, config):
+    with pytest.raises(TypeError, match="`selection` of type object needs a method `select`"):
+        run(selection=object())
+    with pytest.raises(TypeError, match="`accountant` of type object needs a `name` and a method `epsilon`"):
+        run(accountant=object())
+    with pytest.raises(TypeError, match="`questions`"):
+        run(questions=[(object(), 0.5)])
+    with pytest.raises(ValueError, match="A sample of the clients is not covered"):
+        run(accountant=Twice(), config=replace(config, client_sampling_rate=0.5))
