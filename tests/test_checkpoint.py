@@ -17,6 +17,8 @@ from datasets import Dataset
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian
+from hf_pretext.privacy.ledger import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.runs.folder import RunFolder
 
@@ -53,9 +55,9 @@ def make_logged(make, tmp_path, monkeypatch):
     # In the place of the library's own noise, so that it counts as genuine.
     monkeypatch.setattr("hf_pretext.clients.in_memory.DiscreteGaussian", LoggedNoise)
 
-    def make_logged(run_dir):
+    def make_logged(run_dir, **changes):
         LoggedNoise.path = tmp_path / f"{run_dir.name}-draws.txt"
-        return make(run_dir)
+        return make(run_dir, **changes)
 
     return make_logged
 
@@ -88,40 +90,46 @@ def run_and_die(generate, dies_at, before):
     return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_killed_at_any_step_a_run_ends_with_the_same_texts(make_logged, private, public, tmp_path, before):
-    """Without a loss the texts are those of an undisturbed run; with one, that round is counted and skipped."""
-    whole = make_logged(tmp_path / "whole")(private, initial_population=public, num_samples=5)
+@pytest.mark.parametrize(("before", "mean_fraction"), [(True, 0.0), (False, 0.4)])
+def test_killed_at_any_step_a_run_ends_with_the_same_texts(
+    make_logged, private, public, tmp_path, before, mean_fraction
+):
+    """Without a loss the texts are those of an undisturbed run. A release that is lost is counted and skipped."""
+    num_releases = NUM_ROUNDS + (mean_fraction > 0)
+    changes = {"mean_fraction": mean_fraction}
+    whole = make_logged(tmp_path / "whole", **changes)(private, initial_population=public, num_samples=5)
     lost, dies_at = 0, 0
     while True:
         dies_at += 1
         folder = tmp_path / f"run-{dies_at}"
 
         def generate(folder=folder):
-            return make_logged(folder)(private, initial_population=public, num_samples=5)
+            return make_logged(folder, **changes)(private, initial_population=public, num_samples=5)
 
         if run_and_die(generate, dies_at, before) == 0:
             break
         ledger = json.loads((folder / "ledger.json").read_text()) if (folder / "ledger.json").exists() else None
         drawn_before = len(draws_of(tmp_path, folder))
         assert drawn_before <= (len(ledger["releases"]) if ledger else 0), "a draw that is not counted on disk"
-        generator = make_logged(folder)
+        generator = make_logged(folder, **changes)
         texts = generator(private, initial_population=public, num_samples=5)
         draws = draws_of(tmp_path, folder)
         kept = json.loads((folder / "ledger.json").read_text())["releases"]
         assert kept[: len(ledger["releases"]) if ledger else 0] == (ledger["releases"] if ledger else []), "it changed"
         report = generator.privacy_report
-        assert report.num_rounds == NUM_ROUNDS and report.epsilon <= 4.0, "the budget holds, come what may"
-        assert NUM_ROUNDS - report.num_lost <= len(draws) <= NUM_ROUNDS, "a round was drawn twice"
+        assert report.num_releases == num_releases and report.epsilon <= 4.0, "the budget holds, come what may"
+        assert num_releases - report.num_lost <= len(draws) <= num_releases, "a release was drawn twice"
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
     # Settings, ledger, clients, the first candidates, the reserve; for each round its lookahead, place, count, votes,
     # weights and record; candidates between rounds; preferences; texts, in parts, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    assert dies_at - 1 == 6 + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
-    # Between a count and its votes lies the time in which a release is lost: killed after the one or before the other.
-    assert lost == NUM_ROUNDS
+    # For a mean its place, count and answer.
+    of_mean = 3 * (num_releases - NUM_ROUNDS)
+    assert dies_at - 1 == 6 + of_mean + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
+    # Between a count and its answer is the time in which a release is lost: killed after the one, before the other.
+    assert lost == num_releases
 
 
 def test_what_is_kept_is_what_follows_from_the_ledger(make, private, public, tmp_path):
@@ -194,6 +202,69 @@ def test_several_parts_of_an_expansion_are_kept(make, private, public, tmp_path,
     # Other seeds have nothing to do with what is kept.
     few = generator.expand(generator.seeds.select(range(3)), num_samples=10)
     assert few["text"][:] != ten["text"][:]
+
+
+def test_a_mean_and_rounds_at_different_noise_through_a_whole_run(make, private, public, tmp_path):
+    """The plan's epsilon is the closed form's, the report lists both kinds, and a resumed run asks nothing again."""
+    generator = make(tmp_path, mean_fraction=0.4, num_rounds=2)
+    texts = generator(private, initial_population=public, num_samples=5)
+    kinds = [(each.question, each.mechanism.noise_multiplier) for each in generator.privacy_report.releases]
+    assert [name for name, _ in kinds] == ["mean_embedding", "votes", "votes"]
+    assert kinds[0][1] < kinds[1][1] == kinds[2][1]
+    report = generator.privacy_report
+    composed = combined_multiplier([multiplier for _, multiplier in kinds])
+    assert report.epsilon == pytest.approx(epsilon_of_gaussian(composed, report.delta), abs=1e-9)
+    assert 3.999 < report.epsilon <= 4 and report.num_releases == 3 and report.num_rounds == 2
+    again = make(tmp_path, mean_fraction=0.4, num_rounds=2)
+    assert again(None, initial_population=public, num_samples=5)["text"][:] == texts["text"][:]
+    assert again.privacy_report == report
+
+
+def test_the_first_candidates_are_those_that_the_mean_prefers(make, private, public, embedder, tmp_path):
+    """With hardly any noise: public texts nearer to what the clients hold are drawn more often."""
+    private = Dataset.from_dict({"client_id": list(range(64)), "text": [public[0]] * 64})
+    generator = make(tmp_path, mean_fraction=0.9, epsilon=1e4, population_size=8)
+    generator.evolve(private, initial_population=public)
+    nearness = dict(zip(public, embedder(public) @ embedder(public[:1])[0], strict=True))
+    chosen = np.mean([nearness[text] for text in generator.initial_population])
+    assert chosen > np.mean(list(nearness.values())) + 2 * np.std(list(nearness.values())) / np.sqrt(8)
+    assert public[0] in generator.initial_population
+
+
+def test_a_mean_that_was_lost_is_counted_and_the_rounds_follow(make, private, public, tmp_path, monkeypatch):
+    answer = InMemoryClientPool.answer
+
+    def no_mean(self, question, mechanism):
+        if question.name == "mean_embedding":
+            raise ReleaseLostError("no answer")
+        return answer(self, question, mechanism)
+
+    monkeypatch.setattr(InMemoryClientPool, "answer", no_mean)
+    generator = make(tmp_path, mean_fraction=0.4)
+    with pytest.warns(UserWarning, match="The question 'mean_embedding': the release was lost"):
+        generator.evolve(private, initial_population=public)
+    report = generator.privacy_report
+    assert (report.num_releases, report.num_lost, report.num_rounds) == (NUM_ROUNDS + 1, 1, NUM_ROUNDS)
+
+
+def test_a_question_of_another_run_is_refused_by_name(make, private, public, tmp_path):
+    """Another plan, another question of the same name, and a ledger whose answers are to other questions."""
+    make(tmp_path / "run", mean_fraction=0.4).evolve(private, initial_population=public)
+    with pytest.raises(ValueError, match="`mean_fraction`=0.4 there, 0.0 here"):
+        make(tmp_path / "run")
+    path = tmp_path / "run" / "run-1-release-mean_embedding.json"
+    path.unlink()
+    path.write_text("1")
+    with pytest.raises(ValueError, match="an answer to the question 'votes' where The question 'mean_embedding' asks"):
+        make(tmp_path / "run", mean_fraction=0.4).evolve(private, initial_population=public)
+
+
+def test_a_folder_of_the_first_edition_is_refused_by_name(make, begun):
+    settings = json.loads((begun / "settings.json").read_text())
+    del settings["format"]
+    (begun / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"was written by another version .*format None, this one writes 2"):
+        make(begun)
 
 
 def test_two_at_a_time_are_refused(make, private, public, tmp_path):

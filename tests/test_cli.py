@@ -1,5 +1,9 @@
 import json
+import math
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas
@@ -190,3 +194,64 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "data.xml").write_text("<a/>")
     with pytest.raises(ValueError, match="must be a folder"):
         read_dataset(tmp_path / "data.xml", "text")
+
+
+PLAN = """
+epsilon: 1.29
+delta: 3.0e-6
+mean_fraction: 0.3
+num_rounds: 2
+"""
+
+
+def plan(folder, *extra, content=PLAN):
+    """Run `hf-pretext plan` in a process of its own, which has to end in two seconds, without torch."""
+    (folder / "run.yaml").write_text(content)
+    code = (
+        "import sys; from hf_pretext.cli import main; status = main(sys.argv[1:]);"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules); sys.exit(status)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "--config", str(folder / "run.yaml"), *extra],
+        capture_output=True,
+        text=True,
+    )
+    assert time.perf_counter() - started < 2 or done.returncode
+    return done
+
+
+def test_plan_prints_the_bill_without_private_text(tmp_path):
+    done = plan(tmp_path, "--num_clients", "2000")
+    assert done.returncode == 0, done.stderr
+    expected = Plan.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=3e-6, mean_fraction=0.3, num_rounds=2))
+    assert "3 releases, together epsilon = 1.29 at delta = 3e-06" in done.stdout
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in done.stdout.splitlines() if "|" in line}
+    for entry in expected.releases:
+        row = rows[entry.question]
+        assert row[1:4] == [str(entry.count), f"{entry.num_bins:,}", f"{entry.fraction:.0%}"]
+        assert float(row[4]) == pytest.approx(entry.mechanism.noise_multiplier, rel=1e-3)
+    # Two standard deviations of the noise, in clients that give a candidate all of their votes.
+    needed = math.ceil(2 * expected.entry("votes").mechanism.noise_std)
+    assert f"a candidate stands out if {needed:,} clients give it all of their votes" in done.stdout
+    assert "With 2,000 clients" in done.stdout
+
+
+def test_plan_warns_of_what_the_number_of_clients_makes_wrong(tmp_path):
+    done = plan(tmp_path, "--num_clients", "50", content=PLAN.replace("3.0e-6", "0.1"))
+    assert "Warning: `delta`=0.1 is not below one over the number of clients" in done.stdout
+    assert "stands out better, under the same guarantee" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "message"),
+    [
+        (PLAN.replace("0.3", "1.0"), [], "`mean_fraction`=1.0"),
+        (PLAN.replace("1.29", "-1"), [], "`epsilon`=-1"),
+        (PLAN.replace("delta: 3.0e-6", ""), [], "lacks the keys ['delta']"),
+        (PLAN, ["--num_clients", "0"], "`--num_clients`=0 must be at least 1"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_one_line(tmp_path, content, extra, message):
+    done = plan(tmp_path, *extra, content=content)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -156,6 +156,10 @@ def test_a_question(run, private, public, embedder, config):
     assert kinds == [("sides", 2), ("votes", 32), ("votes", 32)]
     assert generator.privacy_report.epsilon <= config.epsilon
     assert "how many of its samples are on each side" in generator.privacy_report.mechanism
+    # A question of the same name that asks something else is another question.
+    other = Sides(-question.direction)
+    with pytest.raises(ValueError, match="run with other settings: `questions.sides`="):
+        run(questions=[(other, 0.5)])
 
 
 def test_an_object_that_is_none_is_refused_by_name(run, config):
