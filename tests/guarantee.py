@@ -127,7 +127,7 @@ def check_run(num_runs):
 
     The best attack on Gaussian releases is the sum of the answers along the change, weighted by their precision.
     """
-    settings = {"noise_multiplier": 2.0, "mean_fraction": 0.5, "num_rounds": 2}
+    settings = {"noise_multiplier": 2.0, "mean_fraction": 0.8, "num_rounds": 2}
     plan = Plan.from_config(PrivateEvolutionConfig(delta=1e-5, population_size=NUM_BINS, **settings))
     votes = NearestCandidates.of(CANDIDATES)
     questions = [mean_relative_to(), votes, votes]
@@ -245,12 +245,12 @@ def _without_signs():
     return _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(sensitivity))
 
 
-def _mean_with_the_noise_of_a_vote():
+def _mean_with_half_of_its_noise():
     answer = InMemoryClientPool.answer
 
     def quieter(self, question, mechanism):
-        is_mean = question.name == MeanEmbedding.name
-        return answer(self, question, replace(mechanism, noise_multiplier=0.5) if is_mean else mechanism)
+        factor = 0.5 if question.name == MeanEmbedding.name else 1.0
+        return answer(self, question, replace(mechanism, noise_multiplier=factor * mechanism.noise_multiplier))
 
     return _patched("hf_pretext.clients.in_memory.InMemoryClientPool.answer", quieter)
 
@@ -274,7 +274,7 @@ MUTATIONS = {
         check_mean,
     ),
     "replacing a client gets the noise of a question without signs": (_without_signs, check_mean_exchange),
-    "a mean gets the noise of a vote": (_mean_with_the_noise_of_a_vote, check_run),
+    "a mean gets half of its noise": (_mean_with_half_of_its_noise, check_run),
     "replacing a client gets the noise of removing one": (
         lambda: _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
         check_exchange,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig
 
 from conftest import random_texts
-from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
 from hf_pretext.finetuning import FinetuningArguments
 from hf_pretext.hub import find_privacy_report
 
@@ -54,6 +54,7 @@ def tensors(model):
 
 
 def push(folder):
+    hub.WAITS = (0.1, 0.1)
     api, generator, outcome = HfApi(), make_generator(), {}
     synthetic = run(generator)
 

@@ -204,16 +204,16 @@ def test_masks_follow_from_the_whole_seed():
 
 @pytest.mark.parametrize("num_dropped", [0, 2])
 def test_noise_of_the_sum_is_what_is_accounted_for(files, embedding_model, candidates, num_dropped):
-    """With as few answers as are needed, all but one are enough. 24 bins, 40 rounds: five standard errors."""
+    """With as few answers as are needed, all but one are enough. 24 bins, 28 rounds: five standard errors."""
 
     def drop(node, at, reply):
         return None if node < 1000 + num_dropped and at == COLLECT else reply
 
     made = make_federation(files, embedding_model, meddle=drop, **{"round-timeout": 0.01})
-    draws = np.array([made.release(candidates) for _ in range(40)])
+    draws = np.array([made.release(candidates) for _ in range(28)])
     # Three answers are needed, and two of them are enough, so that a third that knows its own noise learns no more.
     claimed = math.sqrt((5 - num_dropped) / 2) * votes_of(made.config).noise_std
-    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(40 / 39)
+    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(28 / 27)
     assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
     report = PrivacyReport.from_ledger(made.ledger, made.config, 5)
     assert report.is_finite and "up to 40% of them fail to answer and one of the others looks" in report.mechanism
@@ -245,13 +245,13 @@ def test_a_sum_of_discrete_gaussians_is_one_up_to_the_stated_factor(variance, nu
 
 
 def test_shares_sum_to_the_discrete_gaussian():
-    """100,000 sums of five shares of the smallest scale, chi-squared: a false alarm in 1e6."""
-    draws = sum(DiscreteGaussian()(MIN_SCALE, 100_000) for _ in range(5))
+    """40,000 sums of five shares of the smallest scale, chi-squared: a false alarm in 1e6."""
+    draws = sum(DiscreteGaussian()(MIN_SCALE, 40_000) for _ in range(5))
     scale = MIN_SCALE * math.sqrt(5)
     reach = int(4 * scale)
-    expected = 100_000 * pmf(scale**2, 10 * reach)[9 * reach : 11 * reach + 1]
+    expected = 40_000 * pmf(scale**2, 10 * reach)[9 * reach : 11 * reach + 1]
     observed = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
-    expected[[0, -1]] += (100_000 - expected.sum()) / 2
+    expected[[0, -1]] += (40_000 - expected.sum()) / 2
     assert stats.chisquare(observed, expected).pvalue > 1e-6
 
 
