@@ -247,10 +247,10 @@ def calibrate(
     too_small = enough - math.log(2)
     while excess(too_small) <= 0:
         enough, too_small = too_small, too_small - math.log(2)
-    log_scale = _solve(excess, too_small, enough, 1e-5)
-    # The root is known to 1e-5, on either side. The larger noise is the private choice.
+    log_scale = _solve(excess, too_small, enough, 1e-6)
+    # The root is known to a millionth, on either side. The larger noise is the private choice.
     while excess(log_scale) > 0:
-        log_scale += 1e-5
+        log_scale += 1e-6
     return [math.exp(log_scale) * each for each in relative]
 
 
