@@ -56,7 +56,7 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}. Is it one record per line or row?") from None
     for role, column in zip(("text_column", "client_column"), columns, strict=False):
         if any(column not in row for row in rows):
-            # The names are not told: if a file has no header, the first text is in their place.
+            # The names are not shown: if a file has no header, they are its first text.
             raise ValueError(
                 f"{str(path)!r} has rows without the column {column!r}. Set `{role}` to the name of the column that "
                 "all rows have. The first line of a .csv must hold the names."

@@ -1,4 +1,4 @@
-"""Pictures: of a run (noisy votes, survivors, a map of the texts; nothing in it is private) and of an evaluation."""
+"""Pictures: of a run (noisy votes, survivors, a map of public texts), of an evaluation, and of an audit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

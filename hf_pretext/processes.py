@@ -108,7 +108,7 @@ def _state() -> Any:
     from accelerate import PartialState
 
     # Joins the group of processes that a trainer has made, or makes it. The timeout counts in the second case only.
-    # Unless it is told, accelerate does not look for other processes on a machine without an accelerator.
+    # Without `cpu=True`, accelerate does not look for other processes on a machine without an accelerator.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     if state.num_processes != num_processes():
         raise RuntimeError(

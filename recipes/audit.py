@@ -1,15 +1,16 @@
-"""Audit a run: who took part, as well as attacks can tell, and the lower bound on epsilon that follows.
+"""Audit a run: attack it to find out who participated, and derive a lower bound on epsilon.
 
 ```bash
 hf-pretext plays --output-dir plays
 python recipes/audit.py --config recipes/configs/audit/plays.yaml
 ```
 
-It enlists canaries with made-up texts and some of the real clients, lets each take part by the fall of a coin, runs
-the generator with the settings of a file for `hf-pretext generate`, and attacks the releases and the synthetic texts.
-Then finetune a model on `output_dir` with the recipes and call it again with `--model`: the run is read from its
-folder, and the model's losses are attacked as well. `audit.json` and `audit.png` are about private data and for its
-owner. Do not publish an audited run: its canaries are in the synthetic texts.
+Its targets are canaries, which are clients with made-up texts, and some of the real clients. A fair coin decides
+whether each target participates. The audit runs the generator with the settings of a file for `hf-pretext generate`,
+and attacks the releases and the synthetic texts. Then finetune a model on `output_dir` with the recipes, and call the
+audit again with `--model`. It reads the run from its folder, and attacks the model's losses as well. `audit.json` and
+`audit.png` are about private data and for its owner. Do not publish an audited run: its canaries are in the synthetic
+texts.
 """
 
 import json
@@ -51,7 +52,7 @@ from hf_pretext.plots import plot_audit
 NO_CARD = """# An audited run: not to be published
 
 Made-up clients are among those that this run learned from, and their texts are among the synthetic ones. The noise was
-drawn for the audit. `audit.json` and `audit.png` tell who took part; they are covered by no guarantee.
+drawn for the audit. `audit.json` and `audit.png` show who participated. No guarantee covers them.
 """
 
 
@@ -62,7 +63,7 @@ class AuditArguments:
     run: str = field(metadata={"help": "YAML file of the run, as `hf-pretext generate` reads it."})
     output_dir: str = field(metadata={"help": "Folder for the audited run and the audit."})
     public: str | None = field(
-        default=None, metadata={"help": "Public texts to start from, beside the canaries; default: the run's own."}
+        default=None, metadata={"help": "Public texts to start from, beside the canaries. By default the run's own."}
     )
     num_canaries: int = field(default=192, metadata={"help": "Clients with made-up texts."})
     client_share: float = field(default=0.1, metadata={"help": "Share of the real clients that are targets as well."})
@@ -74,7 +75,7 @@ class AuditArguments:
     confidence: float = field(default=0.95, metadata={"help": "Confidence of the bounds."})
     seed: int | None = field(
         default=None,
-        metadata={"help": "Seed of targets, coins, canaries; default: drawn, and kept beside the run."},
+        metadata={"help": "Seed of targets, coins, canaries. By default drawn, and kept beside the run."},
     )
 
 
@@ -167,7 +168,7 @@ def population_with_canaries(targets: Targets, public: list[str], config: Privat
     if not 0 <= rest <= len(others):
         raise ValueError(
             f"`num_canaries`={len(canaries)} and {len(others)} public texts cannot make a population of "
-            f"`population_size`={config.population_size}; change one of them."
+            f"`population_size`={config.population_size}. Change one of them."
         )
     return canaries + [others[index] for index in order[:rest]]
 
@@ -202,8 +203,8 @@ def table(readings: list[AuditReading], claim: float) -> str:
         verdict = f"The claim is refuted: epsilon is at least {largest:.3f}. Something is wrong with run or code."
     else:
         verdict = (
-            "The claim is not refuted. That proves nothing beyond these attacks: a bound of 0 says that they cannot "
-            "tell, and few targets cannot tell much. An AUC of 0.5 is chance."
+            "The claim is not refuted. That proves nothing beyond these attacks: a bound of 0 says that they found "
+            "nothing, and few targets cannot show much. An AUC of 0.5 is chance."
         )
     lines.append(f"\n{verdict}")
     return "\n".join(lines)

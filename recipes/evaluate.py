@@ -46,15 +46,17 @@ class EvaluationArguments:
 
     model: str = field(metadata={"help": "Finetuned model or LoRA adapter: a folder of the recipes, or a repository."})
     dataset: str = field(metadata={"help": "Held-out texts: a file, a folder, or a dataset repository of the Hub."})
-    base_model: str | None = field(default=None, metadata={"help": "Model before finetuning; by default its own."})
-    split: str = field(default="test", metadata={"help": "What to call the held-out texts; split of a repository."})
+    base_model: str | None = field(default=None, metadata={"help": "Model before finetuning. By default its own."})
+    split: str = field(
+        default="test", metadata={"help": "Name of the held-out texts, and split of a repository."}
+    )
     text_column: str = field(default="text", metadata={"help": "Column of texts."})
     client_column: str | None = field(
-        default="client_id", metadata={"help": "Column that says whose a text is; null: each text is someone else's."}
+        default="client_id", metadata={"help": "Column that says whose a text is. null: each text is someone else's."}
     )
     is_private: bool = field(default=True, metadata={"help": "Whether the held-out texts are private, for the card."})
-    num_texts: int | None = field(default=None, metadata={"help": "Measure on so many texts, drawn at random."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text that are read; null: all."})
+    num_texts: int | None = field(default=None, metadata={"help": "Measure on this many texts, drawn at random."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text that are read. null: all."})
     batch_size: int = field(default=16, metadata={"help": "Texts per forward pass."})
     synthetic: str | None = field(
         default=None, metadata={"help": "Synthetic texts, to measure their distance to the held-out texts as well."}
@@ -63,10 +65,10 @@ class EvaluationArguments:
         default="sentence-transformers/all-MiniLM-L6-v2", metadata={"help": "Model for that distance."}
     )
     device: str | None = field(
-        default=None, metadata={"help": "Where the models go; null: an accelerator or the CPU."}
+        default=None, metadata={"help": "Where the models go. null: an accelerator or the CPU."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the drawing of texts and of the bootstrap."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results; by default the model's."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results. By default the model's."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model again, with the figures in its card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to."})
     hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub."})

@@ -5,7 +5,7 @@ accelerate launch recipes/finetune_small.py --config recipes/configs/small/paper
 ```
 
 As in the paper, a first stage on public texts may come before (`--public_dataset`). Checkpoints are chosen by a part
-of the synthetic texts; `recipes/evaluate.py` measures the chosen one on held-out text.
+of the synthetic texts. `recipes/evaluate.py` measures the chosen one on held-out text.
 """
 
 import copy

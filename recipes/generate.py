@@ -5,7 +5,7 @@ torchrun --nproc_per_node 2 recipes/generate.py --config recipes/configs/generat
 ```
 
 The same as `hf-pretext generate`. The main process alone reads the private file, votes, and draws the noise, once a
-round; all of them share the variation, embedding and expansion of texts.
+round. All of them share the variation, embedding and expansion of texts.
 """
 
 import sys

@@ -36,7 +36,7 @@ from hf_pretext.plays import load_plays
 
 @dataclass
 class Arguments:
-    """Models and sizes; the defaults take some four minutes on two cores."""
+    """Models and sizes. The defaults take some four minutes on two cores."""
 
     output_dir: str = field(metadata={"help": "Folder for the texts and the model."})
     model: str = field(default="packaged/SmolLM2-135M-Instruct", metadata={"help": "Writes and learns the texts."})

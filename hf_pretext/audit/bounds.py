@@ -58,7 +58,7 @@ def read_scores(
         confidence (`float`, *optional*, defaults to `0.95`): Probability with which the bound holds.
 
     Raises:
-        ValueError: All targets are members, or none is, so there is nothing to tell apart.
+        ValueError: All targets are members, or none is. An attack needs both.
     """
     if is_member.all() or not is_member.any():
         raise ValueError("`is_member` is the same for all targets: use more of them, so that both sides occur.")
@@ -79,7 +79,7 @@ def read_scores(
 def epsilon_lower_bound(
     num_correct: int, num_guesses: int, num_targets: int, delta: float, confidence: float = 0.95
 ) -> float:
-    """Compute the largest epsilon that so many right guesses refute (Steinke et al. 2023, theorem 5.2).
+    """Compute the largest epsilon that this many right guesses refute (Steinke et al. 2023, theorem 5.2).
 
     Under `(epsilon, delta)`-DP the number of right guesses is at most binomial with success probability
     `e^epsilon / (1 + e^epsilon)`, but for `delta`: the probability of `v` or more is at most

@@ -22,7 +22,7 @@ class InMemoryClientPool(ClientPool):
     """Simulates all clients in one process: groups, caps, embeds once, answers questions, and adds the noise.
 
     Each client's contribution depends on its own samples only, bit for bit (`clients.samples`, `clients.questions`).
-    So adding or removing a client changes nobody else's. The texts themselves are not kept. Warnings and errors about
+    So adding or removing a client changes no one else's. The texts themselves are not kept. Warnings and errors about
     the input (blank or overlong texts, wrong types) are for the owner of the data, at the console of the trusted side.
 
     Args:

@@ -108,7 +108,7 @@ def warn_of_few_clients(config: PrivateEvolutionConfig, plan: Plan, num_clients:
     if better is not None:
         logger.warning(
             "There are %d clients, which is few for this noise: with `votes_per_sample`=%d instead of %d, the same "
-            "guarantee tells more of what they hold.",
+            "guarantee shows more of what they hold.",
             num_clients,
             better,
             config.votes_per_sample,

@@ -18,12 +18,12 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray, num_components: i
 
     Args:
         reference (`np.ndarray` of shape `(n, d)`):
-            Embeddings of the reference texts; the components are fitted on all of them.
+            Embeddings of the reference texts. The components are fitted on all of them.
         other (`np.ndarray` of shape `(m, d)`): Embeddings of the texts to judge.
         num_components (`int`, *optional*, defaults to `32`): Number of principal components.
 
     Returns:
-        `float`: The distance, in squared units of the embedding; 0 for equal means and covariances.
+        `float`: The distance, in squared units of the embedding. It is 0 for equal means and covariances.
 
     Raises:
         ValueError: There are fewer texts than components on a side.
@@ -50,32 +50,32 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray, num_components: i
 def precision_recall(reference: np.ndarray, other: np.ndarray, num_neighbors: int = 3) -> tuple[float, float]:
     """Compute improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991).
 
-    A text lies in the manifold of a set if some text of the set is at least as near to it as to its own k-th
-    neighbour. Precision is the share of the other texts in the reference's manifold: how many are realistic. Recall
-    is the share of the reference texts in the others' manifold: how much of the reference is covered. The larger set
-    is cut to the size of the smaller one, because both depend on the number of texts.
+    A text is in the manifold of a set if some text of the set is at least as near to it as to its own k-th neighbor.
+    Precision is the fraction of the other texts in the reference's manifold: how many are realistic. Recall is the
+    fraction of the reference texts in the others' manifold: how much of the reference is covered. The larger set is
+    cut to the size of the smaller one, because both depend on the number of texts.
 
     Args:
         reference (`np.ndarray` of shape `(n, d)`): Embeddings of the reference texts.
         other (`np.ndarray` of shape `(m, d)`): Embeddings of the texts to judge.
-        num_neighbors (`int`, *optional*, defaults to `3`): Neighbours `k` that make up the manifold.
+        num_neighbors (`int`, *optional*, defaults to `3`): Neighbors `k` that make up the manifold.
 
     Returns:
         `tuple` of `float`: Precision and recall, between 0 and 1.
 
     Raises:
-        ValueError: There are not more texts than neighbours on a side.
+        ValueError: There are not more texts than neighbors on a side.
     """
     size = min(len(reference), len(other))
     if size <= num_neighbors:
         raise ValueError(f"`num_neighbors`={num_neighbors} needs more texts on both sides than the {size} there are.")
     rng = np.random.default_rng(0)
     first, second = (points[rng.permutation(len(points))[:size]].astype(np.float64) for points in (reference, other))
-    return _share_within(second, first, num_neighbors), _share_within(first, second, num_neighbors)
+    return _fraction_within(second, first, num_neighbors), _fraction_within(first, second, num_neighbors)
 
 
-def _share_within(points: np.ndarray, manifold: np.ndarray, num_neighbors: int, block: int = 1024) -> float:
-    """Compute the share of points in the manifold of others, some rows at a time so that memory stays bounded."""
+def _fraction_within(points: np.ndarray, manifold: np.ndarray, num_neighbors: int, block: int = 1024) -> float:
+    """Compute the fraction of points in the manifold of others, some rows at a time so that memory stays bounded."""
     radii = np.concatenate(
         [
             # The nearest point of the set is the point itself.
@@ -107,8 +107,8 @@ def mauve(reference: np.ndarray, other: np.ndarray) -> float:
         other (`np.ndarray` of shape `(m, d)`): Embeddings of the texts to judge.
 
     Returns:
-        `float`: Between 0 and 1; 1 for equal distributions. It depends on the embedding model and on the number of
-        texts (the larger set is cut to the size of the smaller one), so compare like with like only.
+        `float`: Between 0 and 1, which equal distributions have. It depends on the embedding model and on the number
+        of texts (the larger set is cut to the size of the smaller one), so compare like with like only.
 
     Raises:
         ImportError: `mauve-text` is not installed.
@@ -124,14 +124,14 @@ def mauve(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Compute the share of different n-grams among all n-grams of words (Li et al. 2016, arXiv 1510.03055).
+    """Compute the fraction of different n-grams among all n-grams of words (Li et al. 2016, arXiv 1510.03055).
 
     Args:
-        texts (`Sequence[str]`): The texts; words are what white space separates, in lower case.
+        texts (`Sequence[str]`): The texts. Words are what white space separates, in lower case.
         n (`int`): Words in an n-gram.
 
     Returns:
-        `float`: Between 0 and 1; 0 where no text has `n` words. It falls with the number of texts.
+        `float`: Between 0 and 1. It is 0 if no text has `n` words, and falls with the number of texts.
     """
     grams = [
         tuple(words[start : start + n])
@@ -149,17 +149,17 @@ def length_histogram(num_bins: int = 10, **sides: Sequence[str]) -> dict[str, An
         **sides (`Sequence[str]`): Texts, by the name of their side.
 
     Returns:
-        `dict`: `edges` of the bins, in words, and under each name the share of texts in each bin.
+        `dict`: `edges` of the bins, in words, and under each name the fraction of texts in each bin.
     """
     lengths = {name: [len(text.split()) for text in texts] for name, texts in sides.items()}
     longest = max(max(side) for side in lengths.values())
     edges = np.linspace(0, longest + 1, num_bins + 1)
-    shares = {name: (np.histogram(side, edges)[0] / len(side)).tolist() for name, side in lengths.items()}
-    return {"edges": edges.tolist(), **shares}
+    fractions = {name: (np.histogram(side, edges)[0] / len(side)).tolist() for name, side in lengths.items()}
+    return {"edges": edges.tolist(), **fractions}
 
 
 def gap_closed(score: float, floor: float, ceiling: float) -> float:
-    """Compute the share of the gap between a floor and a ceiling that a score closes, as the paper reports it.
+    """Compute the fraction of the gap between a floor and a ceiling that a score closes, as the paper reports it.
 
     Args:
         score (`float`): Score of the method, such as its accuracy.

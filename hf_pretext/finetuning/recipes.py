@@ -1,4 +1,4 @@
-"""Running of a recipe: what the user can mend is told in one line."""
+"""Running of a recipe: an error that the user can mend is one line."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_recipe(main: Callable[..., None], parser: Any) -> None:
-    """Run a recipe's `main` with what its `TrlParser` reads. What the user can mend is told in one line.
+    """Run a recipe's `main` with what its `TrlParser` reads. An error that the user can mend is one line.
 
     Args:
         main (`Callable`): Takes the parsed dataclasses.

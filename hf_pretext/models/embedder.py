@@ -16,7 +16,7 @@ class TextEmbedder:
     """Embeds texts as vectors of length one, so that L2 distance and cosine similarity order candidates alike.
 
     Args:
-        model (`SentenceTransformer`): The embedding model; the paper's is all-MiniLM-L6-v2, 384 dimensions.
+        model (`SentenceTransformer`): The embedding model. The paper's is all-MiniLM-L6-v2, 384 dimensions.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
     """
 

@@ -39,7 +39,7 @@ class RemoteEngine:
     is asked no faster than it answers. Requests that fail for a passing reason are repeated with growing pauses.
 
     Prompts go to `/completions`, which continues them as they are. A server without it gets them as the turn of a
-    chat, which needs a model that follows instructions. The server has to sample at the temperature that it is told.
+    chat, which needs a model that follows instructions. The server has to sample at the temperature that it is given.
     `transformers serve` does so if the model's `generation_config` has `do_sample`. Otherwise it writes the same text
     for equal prompts.
 

@@ -32,7 +32,7 @@ class Release:
     """One release: an answer with noise, or a release that was lost when its process ended.
 
     Args:
-        id (`str`): A random name that tells releases apart, also in two reports that count the same one.
+        id (`str`): A random name that identifies the release, also in several reports that count it.
         question (`str`): Kind of the question that was answered.
         num_bins (`int`): Number of bins.
         mechanism (`Mechanism`): Its noise and sensitivity.

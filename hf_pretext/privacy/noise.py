@@ -1,7 +1,7 @@
 """The randomness that privacy rests on: discrete Gaussian noise, and the draw of the clients that participate.
 
 Nothing here is released by itself. The noise (unit: the client, scale: that of the mechanism) is added to a sum before
-anyone sees it, and who participates in a release is never told. The sampler of the noise is OpenDP's: exact integer
+anyone sees it, and who participates in a release is never shown. The sampler of the noise is OpenDP's: exact integer
 arithmetic on random bytes of the operating system. So neither the seed of a run nor the rounding of floating-point
 numbers can reveal the noise (Canonne, Kamath and Steinke 2020, arXiv 2004.00010). Nothing here takes a seed, on
 purpose.

@@ -19,7 +19,7 @@ from .plan import VOTES
 
 @dataclass(frozen=True)
 class ReportedRelease:
-    """A release, as far as a report tells it.
+    """A release, as far as a report shows it.
 
     Args:
         id (`str`): Its random name. What two reports do not share adds up.

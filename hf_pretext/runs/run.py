@@ -177,7 +177,7 @@ class Run:
     def record(self, candidates: Any, votes: np.ndarray, weights: np.ndarray, parents: np.ndarray) -> None:
         """Add a round to the history."""
         number = candidates.round
-        # How long the clients take depends on what they hold, so it is not told.
+        # How long the clients take depends on what they hold, so it is not shown.
         seconds = time.perf_counter() - self._started - self._seconds_of_clients
         record = RoundRecord.of(number, votes, weights, np.unique(parents), seconds)
         kept = self.keep(f"record-{number}", RoundRecord.is_valid, lambda: asdict(record))
