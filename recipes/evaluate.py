@@ -47,9 +47,7 @@ class EvaluationArguments:
     model: str = field(metadata={"help": "Finetuned model or LoRA adapter: a folder of the recipes, or a repository."})
     dataset: str = field(metadata={"help": "Held-out texts: a file, a folder, or a dataset repository of the Hub."})
     base_model: str | None = field(default=None, metadata={"help": "Model before finetuning. By default its own."})
-    split: str = field(
-        default="test", metadata={"help": "Name of the held-out texts, and split of a repository."}
-    )
+    split: str = field(default="test", metadata={"help": "Name of the held-out texts, and split of a repository."})
     text_column: str = field(default="text", metadata={"help": "Column of texts."})
     client_column: str | None = field(
         default="client_id", metadata={"help": "Column that says whose a text is. null: each text is someone else's."}

@@ -3,7 +3,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from hf_pretext.evaluation.measures import (
-    _share_within,
+    _fraction_within,
     distinct_n,
     frechet_distance,
     length_histogram,
@@ -58,7 +58,7 @@ def test_recall_falls_and_precision_stays_where_a_mode_is_missing():
 def test_manifolds_do_not_depend_on_the_block():
     rng = np.random.default_rng(0)
     points, manifold = rng.normal(size=(50, 8)), rng.normal(size=(70, 8))
-    assert _share_within(points, manifold, 3, block=7) == _share_within(points, manifold, 3)
+    assert _fraction_within(points, manifold, 3, block=7) == _fraction_within(points, manifold, 3)
 
 
 def test_mauve_tells_near_from_far():
