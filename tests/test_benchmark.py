@@ -27,19 +27,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
-    "cache data votes masked_lm on_device learners methods arguments experiment tables pictures comparison "
-    "selection_experiments __main__"
+    "sizes cache data votes masked_lm on_device learners experiment trial methods arguments tables pictures "
+    "comparison selection_experiments __main__"
 ).split()
 FLOOR, CEILING = (method.name for method in floor_and_ceiling())
 
 
 def of_own_package(tree):
-    """The modules of the package that a module imports when it is loaded."""
-    guards = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    for_types = [child for node in guards for child in ast.walk(node)]
+    """The modules of the package that a module imports, also for types."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module for node in nodes)
-    return {node.module for node in nodes if node not in for_types}
+    return {node.module for node in nodes}
 
 
 def test_modules_import_from_below_only_and_do_not_touch_the_path():
@@ -217,7 +215,7 @@ def test_what_is_in_the_cache_is_not_computed_again(tiny, monkeypatch):
     cache = Path(first["arguments"]["output_dir"]) / "cache"
     before = sorted(cache.iterdir())
     monkeypatch.setattr(methods, "finetune", None)
-    monkeypatch.setattr("recipes.benchmark.experiment.score_next_tokens", None)
+    monkeypatch.setattr("recipes.benchmark.trial.score_next_tokens", None)
     again = comparison.compare(tiny(*names, "none", only_cached=True))
     assert again["table"] == first["table"] and again["lift_round_1"] == first["lift_round_1"]
     assert sorted(cache.iterdir()) == before
@@ -248,7 +246,7 @@ def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
 def test_the_lift_is_kept_by_all_that_it_depends_on(tiny):
     def files(**others):
         arguments = tiny("none", **others)
-        Experiment("toys", arguments, Models(arguments)).lift(0)
+        Experiment("toys", arguments, Models(arguments)).lift(comparison.lift_configs(arguments, 0), 0)
         return len(list((Path(arguments.output_dir) / "cache").glob("lift-*.json")))
 
     assert [files(), files(), files(delta=1e-5), files(changes='{"max_samples_per_client": 4}')] == [1, 1, 2, 3]

@@ -10,15 +10,17 @@ from typing import Any
 
 from huggingface_hub.utils import tqdm
 
+from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.files import write_json
 
 from .arguments import BenchmarkArguments
 from .cache import cached
-from .experiment import Experiment, Trial
+from .experiment import LIFT_EPSILON, LIFT_ROUNDS, Experiment
 from .learners import LEARNERS, Learner, Models
 from .methods import METHODS
 from .pictures import plot_maps, plot_rounds, plot_scores
 from .tables import as_markdown, summarize, write_into_readme
+from .trial import Trial
 
 
 def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
         {"data": each.name, **lift}
         for each in experiments
         for seed in arguments.seeds
-        for lift in cached(partial(each.lift, seed))
+        for lift in cached(partial(each.lift, lift_configs(arguments, seed), seed))
     ]
     rows: list[dict[str, Any]] = []
     results = summarize(rows, lifts)
@@ -69,6 +71,14 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
     return results
 
 
+def lift_configs(arguments: BenchmarkArguments, seed: int) -> dict[str, PrivateEvolutionConfig]:
+    """Make the configuration of each method that has rounds, with the budget and rounds for the lift of the first."""
+    configs = {
+        method.name: method.config(arguments, LIFT_EPSILON, seed) for method in METHODS.values() if method.has_rounds
+    }
+    return {name: dataclasses.replace(config, num_rounds=LIFT_ROUNDS) for name, config in configs.items()}
+
+
 def list_jobs(experiments: Sequence[Experiment], arguments: BenchmarkArguments) -> Iterator[tuple[Trial, Learner]]:
     """Yield what is scored, and with which learner, in the order in which it runs."""
     for seed in arguments.seeds:
@@ -76,7 +86,7 @@ def list_jobs(experiments: Sequence[Experiment], arguments: BenchmarkArguments) 
             for setting in arguments.settings:
                 for name in arguments.methods:
                     method = METHODS[name]
-                    if setting in method.training.learners(arguments):
+                    if not method.training.is_on_device or setting in arguments.on_device_settings:
                         for epsilon in arguments.epsilons if method.spends_budget else [None]:
                             yield Trial(experiment, method, epsilon, seed), LEARNERS[setting]
 
@@ -97,7 +107,7 @@ def list_rounds(experiments: Sequence[Experiment], arguments: BenchmarkArguments
     """Yield what is known of every round in which clients voted."""
     for experiment in experiments:
         for name in arguments.methods:
-            for epsilon in arguments.epsilons if METHODS[name].is_evolution else []:
+            for epsilon in arguments.epsilons if METHODS[name].has_rounds else []:
                 for seed in arguments.seeds:
                     labels = {"data": experiment.name, "method": name, "epsilon": epsilon}
                     for found in cached(Trial(experiment, METHODS[name], epsilon, seed).seeds):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -34,9 +34,7 @@ from hf_pretext.processes import progress_label
 from .cache import Cache, fingerprint
 from .data import public_texts
 from .masked_lm import train_masked_lm
-
-if TYPE_CHECKING:
-    from .arguments import BenchmarkArguments
+from .sizes import Sizes
 
 EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
 
@@ -63,13 +61,13 @@ class Models:
     """The models and the public texts, each loaded when it is first needed.
 
     Args:
-        arguments (`BenchmarkArguments`): Their sizes, and the folder of the cache.
+        arguments (`Sizes`): Their sizes, and the folder of the cache.
 
     Attributes:
         cache (`Cache`): Results of all stages.
     """
 
-    def __init__(self, arguments: "BenchmarkArguments") -> None:
+    def __init__(self, arguments: Sizes) -> None:
         self.arguments = arguments
         self.cache = Cache(Path(arguments.output_dir) / "cache", arguments.only_cached)
 
@@ -172,7 +170,7 @@ class Learner:
     name: str
     words: str
     load: Callable[[Models], tuple[Any, Any]]
-    settings: Callable[["BenchmarkArguments"], LearnerSettings]
+    settings: Callable[[Sizes], LearnerSettings]
     rank: int | None = None
 
 
@@ -188,14 +186,14 @@ def copy_llm(models: Models) -> tuple[Any, Any]:
     return copy.deepcopy(model), tokenizer
 
 
-def small_settings(arguments: "BenchmarkArguments") -> LearnerSettings:
+def small_settings(arguments: Sizes) -> LearnerSettings:
     """Read the settings of the small model."""
     return LearnerSettings(
         arguments.small_rate, arguments.small_epochs, arguments.num_held_out, arguments.small_lm_epochs
     )
 
 
-def llm_settings(arguments: "BenchmarkArguments") -> LearnerSettings:
+def llm_settings(arguments: Sizes) -> LearnerSettings:
     """Read the settings of the LLM."""
     return LearnerSettings(arguments.llm_rate, arguments.llm_epochs, arguments.num_held_out_llm, arguments.llm_dtype)
 

@@ -5,10 +5,10 @@ method by its name, so a new method is a row in `METHODS`, and a function or two
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -17,63 +17,13 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.runs.folder import RunFolder
 
 from .cache import Result, fingerprint
-from .learners import Learner, finetune
+from .learners import Learner
 from .on_device import DP_FEDAVG, DP_FTRL, Algorithm, train_on_devices
+from .sizes import Sizes
+from .trial import Method, NoTraining, Trial, shared_settings
 from .votes import lift_of, reading_of, true_votes, weigh
 
-if TYPE_CHECKING:
-    from .arguments import BenchmarkArguments
-    from .experiment import Trial
-
 NUM_PUBLIC_SEEDS = 1024
-
-
-class Training(Protocol):
-    """How a method trains a learner."""
-
-    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
-        """Name the learners that are trained in this way."""
-        ...
-
-    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
-        """Return what the trained model depends on, as JSON, besides the private set and the learner."""
-        ...
-
-    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
-        """Return a trained model and its tokenizer."""
-        ...
-
-
-class NoTraining:
-    """The learner as it is."""
-
-    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
-        """Name all learners of the benchmark. See `Training`."""
-        return arguments.settings
-
-    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
-        """Return nothing. See `Training`."""
-        return {}
-
-    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
-        """Load the learner. See `Training`."""
-        return trial.models.to_finetune(learner, trial.seed)
-
-
-class Finetuning(NoTraining):
-    """Finetuning on the method's texts."""
-
-    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
-        """Return the texts and the settings of the learner. See `Training`."""
-        settings = learner.settings(trial.arguments)
-        texts = fingerprint(trial.texts().value)
-        return {"texts": texts, "epochs": settings.epochs, "rate": settings.rate, "seed": trial.seed}
-
-    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
-        """Finetune the learner. See `Training`."""
-        settings = learner.settings(trial.arguments)
-        model, tokenizer = trial.models.to_finetune(learner, trial.seed)
-        return finetune(model, tokenizer, trial.texts().value, settings.rate, settings.epochs), tokenizer
 
 
 @dataclass(frozen=True)
@@ -86,11 +36,9 @@ class OnDevices:
 
     algorithm: Algorithm
 
-    def learners(self, arguments: "BenchmarkArguments") -> Sequence[str]:
-        """Name the learners that the devices train. See `Training`."""
-        return [name for name in arguments.settings if name in arguments.on_device_settings]
+    is_on_device = True
 
-    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+    def inputs(self, trial: Trial, learner: Learner) -> dict[str, Any]:
         """Return the budget and the settings of the algorithm. See `Training`."""
         return {
             "method": trial.method.name,
@@ -102,7 +50,7 @@ class OnDevices:
             "clip_norm": self.algorithm.clip_norm,
         }
 
-    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+    def train(self, trial: Trial, learner: Learner) -> tuple[Any, Any]:
         """Train the learner. See `Training`."""
         model, tokenizer = trial.models.to_finetune(learner, trial.seed, rank=1)
         clients = [texts[: trial.arguments.texts_per_device] for texts in trial.experiment.clients]
@@ -110,30 +58,14 @@ class OnDevices:
         return train_on_devices(model, tokenizer, clients, self.algorithm, trial.budget, delta, trial.seed), tokenizer
 
 
-def shared_settings(arguments: "BenchmarkArguments", seed: int) -> dict[str, Any]:
-    """Return the fields of a configuration that all methods have in common."""
-    return {
-        "seed": seed,
-        "delta": arguments.delta,
-        "max_length": arguments.max_length,
-        "max_new_tokens": 64,
-        "min_words": 5,
-    }
-
-
-def plain_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
-    """Make the library's default settings."""
-    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed))
-
-
-def default_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
+def default_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
     """Make the library's default settings, with the changes of an experiment."""
     return PrivateEvolutionConfig(
         epsilon=epsilon, **{**shared_settings(arguments, seed), **json.loads(arguments.changes)}
     )
 
 
-def paper_config(arguments: "BenchmarkArguments", epsilon: float, seed: int) -> PrivateEvolutionConfig:
+def paper_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
     """Make the paper's settings, scaled down."""
     return PrivateEvolutionConfig.paper(
         epsilon=epsilon,
@@ -155,7 +87,7 @@ class Evolution:
 
     has_masked_lm: bool = False
 
-    def __call__(self, trial: "Trial") -> Result:
+    def __call__(self, trial: Trial) -> Result:
         """Find seeds, and measure every round of the search (evaluation only, not DP).
 
         Returns:
@@ -172,7 +104,7 @@ class Evolution:
         folder = trial.cache.path("run", inputs)
         return trial.cache("seeds", inputs, lambda: self._evolve(trial, folder))
 
-    def _evolve(self, trial: "Trial", folder: Path) -> dict[str, Any]:
+    def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
         experiment, models = trial.experiment, trial.models
         variation_model = models.masked_lm if self.has_masked_lm else None
         generator = PrivateEvolutionGenerator(
@@ -189,7 +121,7 @@ class Evolution:
         return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon}
 
 
-def random_public_seeds(trial: "Trial") -> Result:
+def random_public_seeds(trial: Trial) -> Result:
     """Take random public texts as seeds. No client is asked."""
     public = trial.models.public
     chosen = np.random.default_rng(trial.seed).permutation(len(public))[:NUM_PUBLIC_SEEDS]
@@ -197,13 +129,13 @@ def random_public_seeds(trial: "Trial") -> Result:
     return Result({"text": texts, "votes": [1.0] * len(texts)})
 
 
-def private_seeds(trial: "Trial") -> Result:
+def private_seeds(trial: Trial) -> Result:
     """Take the private texts as seeds, without privacy."""
     texts = trial.experiment.private_texts
     return Result({"text": texts, "votes": [1.0] * len(texts)})
 
 
-def expand(trial: "Trial") -> Result:
+def expand(trial: Trial) -> Result:
     """Let the language model write texts like the seeds."""
     seeds, number = trial.seeds().value, trial.arguments.num_samples
     # The seeds do not depend on what all methods have in common in the expansion.
@@ -226,61 +158,19 @@ def expand(trial: "Trial") -> Result:
     return trial.cache("texts", inputs, write)
 
 
-def public_texts(trial: "Trial") -> Result:
+def public_texts(trial: Trial) -> Result:
     """Draw public texts."""
     return Result(_draw(trial, trial.models.public))
 
 
-def private_texts(trial: "Trial") -> Result:
+def private_texts(trial: Trial) -> Result:
     """Draw private texts, without privacy."""
     return Result(_draw(trial, trial.experiment.private_texts))
 
 
-def _draw(trial: "Trial", texts: Sequence[str]) -> list[str]:
+def _draw(trial: Trial, texts: Sequence[str]) -> list[str]:
     order = np.random.default_rng([trial.seed, 1]).permutation(len(texts))
     return [texts[index] for index in order[: trial.arguments.num_samples]]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of learning from private text.
-
-    Args:
-        name (`str`): Its name in arguments and results.
-        color (`str`): Its color in pictures.
-        words (`str`): What it does, in a few words.
-        training (`Training`, *optional*): How it trains a learner, by default by finetuning on its texts.
-        texts (`Callable`, *optional*): Makes its texts (a list), if it has any.
-        seeds (`Callable`, *optional*):
-            Finds what the language model is shown (columns `text`, `votes` and maybe `preference`), if it has seeds.
-        config (`Callable`, *optional*):
-            Makes its configuration from arguments, epsilon and seed, by default the library's default settings.
-        spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
-        reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
-        gap_end (`str`, *optional*):
-            `"floor"` or `"ceiling"` for the methods between which the others close a gap. There is one of each.
-    """
-
-    name: str
-    color: str
-    words: str
-    training: Training = Finetuning()
-    texts: "Callable[[Trial], Result] | None" = None
-    seeds: "Callable[[Trial], Result] | None" = None
-    config: "Callable[[BenchmarkArguments, float, int], PrivateEvolutionConfig]" = plain_config
-    spends_budget: bool = False
-    reads_private: bool = True
-    gap_end: Literal["floor", "ceiling"] | None = None
-
-    @property
-    def is_evolution(self) -> bool:
-        """Whether clients vote in rounds, so that there is a lift of the first one."""
-        return isinstance(self.seeds, Evolution)
-
-    @property
-    def closes_gap(self) -> bool:
-        """Whether tables show which fraction of the gap from floor to ceiling its texts close."""
-        return self.spends_budget and self.texts is not None
 
 
 METHODS = {
@@ -306,6 +196,7 @@ METHODS = {
             texts=expand,
             seeds=Evolution(has_masked_lm=True),
             config=paper_config,
+            has_rounds=True,
             spends_budget=True,
         ),
         Method(
@@ -315,6 +206,7 @@ METHODS = {
             texts=expand,
             seeds=Evolution(),
             config=default_config,
+            has_rounds=True,
             spends_budget=True,
         ),
         Method(

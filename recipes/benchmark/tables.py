@@ -47,7 +47,7 @@ def summarize(rows: Sequence[Row], lifts: Sequence[Mapping[str, Any]]) -> dict[s
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["data"], row["setting"], row["epsilon"], row["method"]), []).append(row)
-    names = [name for name, method in METHODS.items() if any(name in each for each in lifts) and method.is_evolution]
+    names = [name for name, method in METHODS.items() if any(name in each for each in lifts) and method.has_rounds]
     lift = {
         data: {name: interval([each[name] for each in lifts if each["data"] == data]) for name in names}
         for data in dict.fromkeys(each["data"] for each in lifts)
@@ -105,7 +105,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
 
 def _lift_lines(lifts: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     """Write the lift of the first round of each method, and those of the others over that of the first method."""
-    names = list(next(iter(lifts.values()), {})) or [name for name, each in METHODS.items() if each.is_evolution]
+    names = list(next(iter(lifts.values()), {})) or [name for name, each in METHODS.items() if each.has_rounds]
     first, *others = names
     header = ["lift of the first round", *names, *(f"{name} / {first}" for name in others)]
     lines = ["", _line(header), "|---" * len(header) + "|"]

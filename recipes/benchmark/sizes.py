@@ -1,0 +1,41 @@
+"""The sizes of the benchmark, on which its stages depend."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class Sizes:
+    """How much is generated, trained and measured, and where it is kept."""
+
+    delta: float = field(default=3e-6, metadata={"help": "Probability with which the guarantee may fail."})
+    llm_dtype: str = field(
+        default="float32",
+        metadata={"help": "dtype of the LLM. bfloat16 takes half the time on a processor that has it."},
+    )
+    texts_per_device: int = field(
+        default=2, metadata={"help": "Texts of a client for one step of the devices' training."}
+    )
+    num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
+    num_held_out: int = field(default=1200, metadata={"help": "Texts to score the small model on."})
+    num_held_out_llm: int = field(default=300, metadata={"help": "The same for the LLM, which is slower."})
+    max_length: int = field(default=48, metadata={"help": "Longest candidate, in tokens."})
+    continuations_per_prompt: int = field(default=3, metadata={"help": "Continuations of one prompt, of all methods."})
+    paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
+    paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings. Its code has 4."})
+    paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time. The paper fills one."})
+    changes: str = field(
+        default="{}", metadata={"help": "For experiments: fields of the default's configuration, as JSON."}
+    )
+    masked_lm: str | None = field(
+        default=None, metadata={"help": "Masked model of the paper's settings. None: trained on public text."}
+    )
+    masked_lm_minutes: float = field(default=10.0, metadata={"help": "Training of the masked model on public text."})
+    small_lm_epochs: float = field(default=0.5, metadata={"help": "Pretraining of the small model on public text."})
+    small_epochs: int = field(default=2, metadata={"help": "Epochs of finetuning the small model."})
+    small_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the small model."})
+    llm_epochs: int = field(default=1, metadata={"help": "Epochs of finetuning the LLM."})
+    llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
+    output_dir: str = field(default="build/benchmark", metadata={"help": "Folder of results, pictures and cache."})
+    only_cached: bool = field(
+        default=False, metadata={"help": "Train and write nothing: table and pictures of what is in the cache."}
+    )

@@ -1,0 +1,221 @@
+"""A trial: one method on one private set, with one budget and one random seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.evaluation.measures import frechet_distance
+from hf_pretext.evaluation.scoring import score_next_tokens
+
+from .cache import Cache, Result, fingerprint
+from .experiment import NO_BUDGET, Experiment
+from .learners import Learner, Models, finetune
+from .sizes import Sizes
+
+
+class Training(Protocol):
+    """How a method trains a learner.
+
+    Attributes:
+        is_on_device (`bool`): Whether simulated devices train it, which takes long for a large learner.
+    """
+
+    is_on_device: bool
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return what the trained model depends on, as JSON, besides the private set and the learner."""
+        ...
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Return a trained model and its tokenizer."""
+        ...
+
+
+class NoTraining:
+    """The learner as it is."""
+
+    is_on_device = False
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return nothing. See `Training`."""
+        return {}
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Load the learner. See `Training`."""
+        return trial.models.to_finetune(learner, trial.seed)
+
+
+class Finetuning(NoTraining):
+    """Finetuning on the method's texts."""
+
+    def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
+        """Return the texts and the settings of the learner. See `Training`."""
+        settings = learner.settings(trial.arguments)
+        texts = fingerprint(trial.texts().value)
+        return {"texts": texts, "epochs": settings.epochs, "rate": settings.rate, "seed": trial.seed}
+
+    def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
+        """Finetune the learner. See `Training`."""
+        settings = learner.settings(trial.arguments)
+        model, tokenizer = trial.models.to_finetune(learner, trial.seed)
+        return finetune(model, tokenizer, trial.texts().value, settings.rate, settings.epochs), tokenizer
+
+
+def shared_settings(arguments: Sizes, seed: int) -> dict[str, Any]:
+    """Return the fields of a configuration that all methods have in common."""
+    return {
+        "seed": seed,
+        "delta": arguments.delta,
+        "max_length": arguments.max_length,
+        "max_new_tokens": 64,
+        "min_words": 5,
+    }
+
+
+def plain_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make the library's default settings."""
+    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of learning from private text.
+
+    Args:
+        name (`str`): Its name in arguments and results.
+        color (`str`): Its color in pictures.
+        words (`str`): What it does, in a few words.
+        training (`Training`, *optional*): How it trains a learner, by default by finetuning on its texts.
+        texts (`Callable`, *optional*): Makes its texts (a list), if it has any.
+        seeds (`Callable`, *optional*):
+            Finds what the language model is shown (columns `text`, `votes` and maybe `preference`), if it has seeds.
+        config (`Callable`, *optional*):
+            Makes its configuration from arguments, epsilon and seed, by default the library's default settings.
+        has_rounds (`bool`, *optional*, defaults to `False`):
+            Whether clients vote in rounds, so that there is a lift of the first one.
+        spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
+        reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
+        gap_end (`str`, *optional*):
+            `"floor"` or `"ceiling"` for the methods between which the others close a gap. There is one of each.
+    """
+
+    name: str
+    color: str
+    words: str
+    training: Training = Finetuning()
+    texts: "Callable[[Trial], Result] | None" = None
+    seeds: "Callable[[Trial], Result] | None" = None
+    config: Callable[[Sizes, float, int], PrivateEvolutionConfig] = plain_config
+    has_rounds: bool = False
+    spends_budget: bool = False
+    reads_private: bool = True
+    gap_end: Literal["floor", "ceiling"] | None = None
+
+    @property
+    def closes_gap(self) -> bool:
+        """Whether tables show which fraction of the gap from floor to ceiling its texts close."""
+        return self.spends_budget and self.texts is not None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method on one private set, with one budget and one random seed. Its stages are cached.
+
+    Args:
+        experiment (`Experiment`): The private set.
+        method (`Method`): The method.
+        epsilon (`float`, *optional*): Budget of a client. None for a method that spends none.
+        seed (`int`): Random seed.
+    """
+
+    experiment: Experiment
+    method: Method
+    epsilon: float | None
+    seed: int
+
+    @property
+    def arguments(self) -> Sizes:
+        """The arguments of the benchmark."""
+        return self.experiment.arguments
+
+    @property
+    def models(self) -> Models:
+        """The models and the public texts."""
+        return self.experiment.models
+
+    @property
+    def cache(self) -> Cache:
+        """Results of all stages."""
+        return self.models.cache
+
+    @property
+    def budget(self) -> float:
+        """Epsilon for a configuration, which needs one even if no budget is spent."""
+        return NO_BUDGET if self.epsilon is None else self.epsilon
+
+    @property
+    def config(self) -> PrivateEvolutionConfig:
+        """The configuration of the method."""
+        return self.method.config(self.arguments, self.budget, self.seed)
+
+    def seeds(self) -> Result:
+        """Find what the language model is shown. It is empty for a method without seeds."""
+        return Result({"text": [], "votes": []}) if self.method.seeds is None else self.method.seeds(self)
+
+    def texts(self) -> Result:
+        """Make the texts that a learner is finetuned on. There are none for a method without texts."""
+        return Result([]) if self.method.texts is None else self.method.texts(self)
+
+    def score(self, learner: Learner) -> Result:
+        """Train a learner and score it on held-out text (evaluation only, not DP).
+
+        Returns:
+            `Result`: `accuracy` (top 1) and `cross_entropy` (nats) of the next token.
+        """
+        settings, training = learner.settings(self.arguments), self.method.training
+        held_out = self.experiment.held_out[: settings.num_held_out]
+        inputs = {
+            "data": self.experiment.name,
+            "setting": learner.name,
+            "held_out": fingerprint(held_out),
+            "model": settings.version,
+            **training.inputs(self, learner),
+        }
+
+        def measure() -> dict[str, float]:
+            model, tokenizer = training.train(self, learner)
+            totals = score_next_tokens(model, tokenizer, held_out, max_length=128).totals()
+            return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
+
+        return self.cache("score", inputs, measure)
+
+    def frechet(self) -> float | None:
+        """Measure the Fréchet distance of the texts to held-out ones (evaluation only, not DP), if there are texts."""
+        if self.method.texts is None:
+            return None
+        texts, held_out, embed = self.texts().value, self.experiment.held_out, self.models.embed
+        inputs = {"data": self.experiment.name, "texts": fingerprint(texts), "held_out": fingerprint(held_out)}
+        return self.cache("frechet", inputs, lambda: frechet_distance(embed(held_out), embed(texts))).value
+
+    def result(self, learner: Learner) -> dict[str, Any]:
+        """Do all that a row of the table needs, and add up its seconds."""
+        score, frechet = self.score(learner), self.frechet()
+        seconds = score.seconds + self.texts().seconds + self.seeds().seconds
+        return {**score.value, "frechet": frechet, "seconds": seconds}
+
+    def map(self) -> dict[str, np.ndarray]:
+        """Embed some texts of every kind for a picture (evaluation only, not DP)."""
+        rng = np.random.default_rng(self.seed)
+        kinds = {
+            "held-out private": self.experiment.held_out,
+            "initial": self.models.public,
+            "seeds": self.seeds().value["text"],
+            "synthetic": self.texts().value,
+        }
+        return {
+            kind: self.models.embed([texts[index] for index in rng.permutation(len(texts))[:200]])
+            for kind, texts in kinds.items()
+        }
