@@ -214,8 +214,8 @@ def test_what_is_in_the_cache_is_not_computed_again(tiny, monkeypatch):
     first = comparison.compare(tiny(*names))
     cache = Path(first["arguments"]["output_dir"]) / "cache"
     before = sorted(cache.iterdir())
-    monkeypatch.setattr(methods, "finetune", None)
-    monkeypatch.setattr("recipes.benchmark.trial.score_next_tokens", None)
+    for name in ("finetune", "score_next_tokens"):
+        monkeypatch.setattr(f"recipes.benchmark.trial.{name}", None)
     again = comparison.compare(tiny(*names, "none", only_cached=True))
     assert again["table"] == first["table"] and again["lift_round_1"] == first["lift_round_1"]
     assert sorted(cache.iterdir()) == before

@@ -73,10 +73,11 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
 
 def lift_configs(arguments: BenchmarkArguments, seed: int) -> dict[str, PrivateEvolutionConfig]:
     """Make the configuration of each method that has rounds, with the budget and rounds for the lift of the first."""
-    configs = {
-        method.name: method.config(arguments, LIFT_EPSILON, seed) for method in METHODS.values() if method.has_rounds
+    return {
+        name: dataclasses.replace(method.config(arguments, LIFT_EPSILON, seed), num_rounds=LIFT_ROUNDS)
+        for name, method in METHODS.items()
+        if method.has_rounds
     }
-    return {name: dataclasses.replace(config, num_rounds=LIFT_ROUNDS) for name, config in configs.items()}
 
 
 def list_jobs(experiments: Sequence[Experiment], arguments: BenchmarkArguments) -> Iterator[tuple[Trial, Learner]]:

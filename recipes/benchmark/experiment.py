@@ -80,9 +80,8 @@ class Experiment:
     @cached_property
     def clients(self) -> list[list[str]]:
         """The texts of each client, at most `SAMPLES_PER_CLIENT` of them."""
-        groups = group_by_client(
-            self.private, PrivateEvolutionConfig(epsilon=NO_BUDGET, delta=self.arguments.delta)
-        ).values()
+        config = PrivateEvolutionConfig(epsilon=NO_BUDGET, delta=self.arguments.delta)
+        groups = group_by_client(self.private, config).values()
         rng = np.random.default_rng(0)
         return [[texts[index] for index in rng.permutation(len(texts))[:SAMPLES_PER_CLIENT]] for texts in groups]
 

@@ -25,7 +25,7 @@ from hf_pretext.privacy import Plan
 from .arguments import BenchmarkArguments
 from .experiment import Experiment
 from .learners import Models
-from .methods import plain_config
+from .trial import plain_config
 from .votes import clipped_votes, reading_of, true_votes, weigh
 
 NUM_DRAWS = 1024
