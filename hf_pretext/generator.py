@@ -312,7 +312,7 @@ class PrivateEvolutionGenerator:
         saved = SavedRun.load(name, revision, token)
         config = overrides.pop("config", None) or saved.config
         generator = cls(**{**saved.models(overrides), **overrides}, config=config)
-        generator._ledger = PrivacyLedger.from_report(saved.report, generator.ledger.plan)
+        generator._ledger = saved.report.to_ledger(generator.ledger.plan)
         generator._num_clients = saved.report.num_clients
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
         generator.history = list(saved.history)

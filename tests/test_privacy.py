@@ -283,7 +283,7 @@ def saved_report(num_releases=2, **changes):
 
 def test_a_ledger_goes_on_from_its_report():
     report, mechanism = saved_report()
-    ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
+    ledger = PrivacyReport.from_dict(report.to_dict()).to_ledger(mechanism)
     release(ledger, 16)
     assert tuple(each.id for each in ledger.releases[:2]) == report.release_ids
     assert (ledger.num_releases, ledger.num_lost) == (3, 0)
@@ -308,13 +308,13 @@ def with_releases(report, change):
 def test_a_report_that_does_not_add_up_is_refused(change):
     report, plan = saved_report()
     with pytest.raises(ValueError, match="do not belong together"):
-        PrivacyLedger.from_report(change(report), plan)
+        change(report).to_ledger(plan)
 
 
 def test_without_a_guarantee_once_without_for_ever():
     report, mechanism = saved_report(epsilon=math.inf)
     assert json.loads(json.dumps(report.to_dict()))["epsilon"] is None
-    ledger = PrivacyLedger.from_report(PrivacyReport.from_dict(report.to_dict()), mechanism)
+    ledger = PrivacyReport.from_dict(report.to_dict()).to_ledger(mechanism)
     release(ledger, 16)
     assert math.isinf(ledger.epsilon(1e-3))
 
@@ -325,7 +325,7 @@ def test_a_report_covers_what_it_counts_only():
     config = PrivateEvolutionConfig(epsilon=2.0, delta=1e-3, num_rounds=2, population_size=16)
     branches = []
     for _ in range(2):
-        ledger = PrivacyLedger.from_report(first, mechanism)
+        ledger = first.to_ledger(mechanism)
         release(ledger, 16)
         branches.append(PrivacyReport.from_ledger(ledger, config))
     assert first.covers(first) and branches[0].covers(first) and not first.covers(branches[0])
@@ -379,9 +379,9 @@ def test_replacing_a_client_takes_the_square_root_of_two_in_noise_and_says_so():
     assert report.neighboring_relation == "replace_one"
     assert report.releases[0].mechanism.sensitivity == pytest.approx(math.sqrt(2))
     assert "exchanging all samples of one client for any others" in report.guarantee
-    assert PrivacyLedger.from_report(report, plan).num_releases == 1
+    assert report.to_ledger(plan).num_releases == 1
     with pytest.raises(ValueError, match="do not belong together"):
-        PrivacyLedger.from_report(report, Plan.from_config(removing))
+        report.to_ledger(Plan.from_config(removing))
 
 
 def test_sampled_clients_are_in_the_report_s_words():
@@ -415,7 +415,7 @@ def test_a_report_of_the_first_edition_is_read():
     }
     read = PrivacyReport.from_dict(older)
     assert read.releases == report.releases and read.accountant == "exact" and read.covers(report)
-    assert PrivacyLedger.from_report(read, plan).num_releases == 2
+    assert read.to_ledger(plan).num_releases == 2
     for name, value in (("num_rounds", 3), ("sensitivity", None), ("noise_multiplier", -1.0), ("release_ids", 5)):
         with pytest.raises(ValueError, match="is not valid|is not a mechanism"):
             PrivacyReport.from_dict({**older, name: value})
@@ -525,7 +525,7 @@ def test_a_report_lists_each_kind_of_release():
     assert "1 release of `mean_embedding`: the mean of its embeddings minus a public mean" in report.mechanism
     assert "1 release of `votes`: the votes of its samples, each for the nearest candidate" in report.mechanism
     assert report.kinds["mean_embedding"][0].mechanism.is_signed
-    again = PrivacyLedger.from_report(report, plan)
+    again = report.to_ledger(plan)
     release(again, 1024)
     # All three releases, with fewer dimensions than the plan allows for, which costs a little less than it says.
     assert again.epsilon(DELTA) == pytest.approx(plan.epsilon(DELTA), rel=1e-9)

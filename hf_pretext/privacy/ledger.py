@@ -3,10 +3,10 @@
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from ..processes import broadcast
 from ..settings import shortened
 from .mechanism import Mechanism
 from .plan import Asked, Plan
-
-if TYPE_CHECKING:
-    from .report import PrivacyReport
 
 FORMAT = 2
 """Format of the ledger's file. Ledgers of the first edition have none."""
@@ -94,54 +91,24 @@ class PrivacyLedger:
         path (`Path`, *optional*):
             File that holds the plan and the releases. It is written durably at every step, and continued if it exists.
             Nothing in it is private.
+        earlier (`Sequence[Release]`, *optional*): Releases to continue to count from, whose answers are elsewhere.
+        num_lost_earlier (`int`, *optional*): Number of them whose answer was lost.
 
     Raises:
         ValueError: The file was written with another plan, or is not a ledger.
     """
 
-    def __init__(self, plan: Plan, path: Path | None = None) -> None:
+    def __init__(
+        self, plan: Plan, path: Path | None = None, earlier: Sequence[Release] = (), num_lost_earlier: int = 0
+    ) -> None:
         self._plan = plan
         self._path = path
-        self._elsewhere: PrivacyReport | None = None
-        self._releases: list[Release] = []
+        self._releases = list(earlier)
+        self._num_earlier, self._num_lost_earlier = len(earlier), num_lost_earlier
         if path is not None and path.is_file():
             self.reload()
         else:
             self._write()
-
-    @classmethod
-    def from_report(cls, report: "PrivacyReport", plan: Plan) -> "PrivacyLedger":
-        """Continue to count where a report ends.
-
-        Args:
-            report (`PrivacyReport`): What was released so far.
-            plan (`Plan`): The plan of the configuration that was saved with the report.
-
-        Raises:
-            ValueError: The report is about another plan, or states a smaller epsilon than its releases cost.
-        """
-        ledger = cls(plan)
-        genuine = math.isfinite(report.epsilon)
-        ledger._releases = [
-            Release(each.id, each.question, each.num_bins, each.mechanism, genuine) for each in report.releases
-        ]
-        ledger._elsewhere = report
-        ids = [each.id for each in report.releases]
-        said, meant = (
-            (report.accountant, report.client_sampling_rate, report.max_samples_per_client, report.unit),
-            (plan.accountant.name, plan.client_sampling_rate, plan.max_samples_per_client, plan.unit),
-        )
-        follows = said == meant and len(set(ids)) == len(ids) and all(map(ledger._follows_the_plan, ledger._releases))
-        # Another version of the accountant's numerics may differ in the last digits.
-        costs = ledger.epsilon(report.delta) * (1 - 1e-6) if follows else math.inf
-        if report.epsilon < costs:
-            raise ValueError(
-                f"The privacy report (epsilon {report.epsilon:.6g}, {len(ids)} releases, {said}) and the plan of the "
-                f"configuration ({meant}), whose releases cost {costs:.6g}, do not belong together. A ledger "
-                "continues with the plan that it began with. Make a new generator for another one, and add up the "
-                "reports."
-            )
-        return ledger
 
     @property
     def plan(self) -> Plan:
@@ -161,10 +128,8 @@ class PrivacyLedger:
     @property
     def num_lost(self) -> int:
         """Number of releases that are counted, but whose answer was lost."""
-        elsewhere, lost_elsewhere = (
-            (len(self._elsewhere.releases), self._elsewhere.num_lost) if self._elsewhere else (0, 0)
-        )
-        return lost_elsewhere + sum(release.answer is None for release in self._releases[elsewhere:])
+        own = self._releases[self._num_earlier :]
+        return self._num_lost_earlier + sum(release.answer is None for release in own)
 
     def mechanism(self, question: Asked) -> Mechanism:
         """Return the mechanism with which a question is answered.
@@ -243,10 +208,6 @@ class PrivacyLedger:
         """Give every process the main process's releases, since the pool of clients counts there only."""
         self._releases = broadcast(self._releases)
 
-    def _follows_the_plan(self, release: Release) -> bool:
-        entries = [entry for entry in self.plan.releases if entry.question == release.question]
-        return any(entry.mechanism == release.mechanism for entry in entries)
-
     def _read(self, path: Path) -> list[Release]:
         try:
             content = read_json(path)
@@ -264,7 +225,7 @@ class PrivacyLedger:
                 "the plan that it began with: choose another folder, and add up the two reports."
             )
         for release in releases:
-            if not self._follows_the_plan(release):
+            if not self.plan.has(release.question, release.mechanism):
                 raise ValueError(
                     f"{str(path)!r} holds a release of the question {release.question!r} that its plan does not have: "
                     "it is damaged, or was edited. Restore its latest copy, or choose another folder."

@@ -158,6 +158,10 @@ class Plan:
         names = [entry.question for entry in self.releases]
         raise ValueError(f"The question {question!r} is not in the plan of this run, which has {names}.")
 
+    def has(self, question: str, mechanism: Mechanism) -> bool:
+        """Return whether the plan answers a kind of question with this mechanism."""
+        return any(entry.question == question and entry.mechanism == mechanism for entry in self.releases)
+
     @property
     def num_releases(self) -> int:
         """Number of releases in one run."""

@@ -12,9 +12,9 @@ from ..files import read_json, write_json
 from ..settings import check_name, check_plain_words, shortened
 from ..version import __version__
 from .accounting import ALIASES, method_of
-from .ledger import PrivacyLedger, read_mechanism
+from .ledger import PrivacyLedger, Release, read_mechanism
 from .mechanism import Mechanism
-from .plan import VOTES
+from .plan import VOTES, Plan
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,35 @@ class PrivacyReport:
     def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
         """Read `privacy_report.json` from a folder."""
         return cls.from_dict(read_json(Path(folder) / REPORT_NAME))
+
+    def to_ledger(self, plan: Plan) -> PrivacyLedger:
+        """Make a ledger that continues to count where this report ends.
+
+        Args:
+            plan (`Plan`): The plan of the configuration that was saved with the report.
+
+        Raises:
+            ValueError: The report is about another plan, or states a smaller epsilon than its releases cost.
+        """
+        genuine = math.isfinite(self.epsilon)
+        earlier = [Release(each.id, each.question, each.num_bins, each.mechanism, genuine) for each in self.releases]
+        ledger = PrivacyLedger(plan, None, earlier, self.num_lost)
+        said, meant = (
+            (self.accountant, self.client_sampling_rate, self.max_samples_per_client, self.unit),
+            (plan.accountant.name, plan.client_sampling_rate, plan.max_samples_per_client, plan.unit),
+        )
+        are_different = len(set(self.release_ids)) == self.num_releases
+        follows = said == meant and are_different and all(plan.has(each.question, each.mechanism) for each in earlier)
+        # Another version of the accountant's numerics may differ in the last digits.
+        costs = ledger.epsilon(self.delta) * (1 - 1e-6) if follows else math.inf
+        if self.epsilon < costs:
+            raise ValueError(
+                f"The privacy report (epsilon {self.epsilon:.6g}, {self.num_releases} releases, {said}) and the plan "
+                f"of the configuration ({meant}), whose releases cost {costs:.6g}, do not belong together. A ledger "
+                "continues with the plan that it began with. Make a new generator for another one, and add up the "
+                "reports."
+            )
+        return ledger
 
     def covers(self, other: "PrivacyReport") -> bool:
         """Return whether every release that another report counts is counted here, so that this one may replace it."""
