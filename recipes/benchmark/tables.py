@@ -16,7 +16,7 @@ from .learners import LEARNERS
 from .methods import METHODS, floor_and_ceiling
 
 MEASURES = ("accuracy", "cross_entropy")
-TABLE_BEGINS, TABLE_ENDS = "<!-- benchmark.py writes from here -->", "<!-- to here -->"
+TABLE_BEGINS, TABLE_ENDS = "<!-- the benchmark writes from here -->", "<!-- to here -->"
 PICTURES = ("benchmark.png", "maps.png")
 
 Interval = dict[str, Any]
