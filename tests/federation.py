@@ -39,12 +39,12 @@ class HandingGrid:
 
     Args:
         contexts: The context of each node.
-        app: The app that all of them run.
+        apps: The app of each node.
         meddle: What may be done to a reply on its way: `meddle(node, stage, reply)` returns another, or None.
     """
 
-    def __init__(self, contexts: dict[int, Context], app: ClientApp, meddle=None):
-        self.contexts, self.app = contexts, app
+    def __init__(self, contexts: dict[int, Context], apps: dict[int, ClientApp], meddle=None):
+        self.contexts, self.apps = contexts, apps
         self.meddle = meddle or (lambda node, stage, reply: reply)
         self.replies: dict[str, Message | None] = {}
         self.seen: list[SimpleNamespace] = []
@@ -62,7 +62,7 @@ class HandingGrid:
             sent = Message(_copy(message.content), message_type=message.metadata.message_type, dst_node_id=node)
             sent.metadata.__dict__.update(message.metadata.__dict__)
             try:
-                reply = self.app(sent, self.contexts[node])
+                reply = self.apps[node](sent, self.contexts[node])
                 reply.content = _copy(reply.content)
             except Exception as error:
                 reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=sent)
@@ -107,17 +107,33 @@ def make_run_config(embedding_model, **changes):
 
 
 def make_federation(
-    files, embedding_model, noise=None, meddle=None, generator=None, without=(), questions=(), **changes
+    files,
+    embedding_model,
+    noise=None,
+    meddle=None,
+    generator=None,
+    without=(),
+    questions=(),
+    accountant=None,
+    of_clients=None,
+    **changes,
 ):
-    """Make the pool of a federation whose clients hold these files, and its grid."""
+    """Make the pool of a federation whose clients hold these files, and its grid.
+
+    Args:
+        questions: Those of the server and, unless `of_clients` says otherwise, of every client.
+        accountant: That of the server.
+        of_clients: The questions that each client is started with, by the number of the client.
+    """
     run_config = make_run_config(embedding_model, **{"num-clients": len(files), **changes})
     run_config = {name: value for name, value in run_config.items() if name not in without}
     settings, config = FederationSettings.split(run_config)
     contexts = {
         1000 + number: make_context(run_config, 1000 + number, private=str(file)) for number, file in enumerate(files)
     }
-    grid = HandingGrid(contexts, make_client_app(noise, questions), meddle)
-    ledger = PrivacyLedger(Plan.from_config(config, questions)) if generator is None else generator.ledger
+    apps = {node: make_client_app(noise, (of_clients or {}).get(node - 1000, questions)) for node in contexts}
+    grid = HandingGrid(contexts, apps, meddle)
+    ledger = PrivacyLedger(Plan.from_config(config, questions, accountant)) if generator is None else generator.ledger
     pool = FederatedClientPool(grid, make_context(run_config), settings, ledger.plan, noise_is_genuine=noise is None)
 
     def release(candidates):

@@ -246,13 +246,13 @@ def _without_signs():
 
 
 def _mean_with_half_of_its_noise():
-    answer = InMemoryClientPool.answer
+    answer = InMemoryClientPool._answer
 
     def quieter(self, question, mechanism):
         factor = 0.5 if question.name == MeanEmbedding.name else 1.0
         return answer(self, question, replace(mechanism, noise_multiplier=factor * mechanism.noise_multiplier))
 
-    return _patched("hf_pretext.clients.in_memory.InMemoryClientPool.answer", quieter)
+    return _patched("hf_pretext.clients.in_memory.InMemoryClientPool._answer", quieter)
 
 
 MUTATIONS = {
@@ -262,15 +262,15 @@ MUTATIONS = {
         check_every_bin,
     ),
     "votes are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
+        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_one_bin,
     ),
     "votes that are spread are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
+        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_spread,
     ),
     "means are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.question.quantize", _not_clipped),
+        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_mean,
     ),
     "replacing a client gets the noise of a question without signs": (_without_signs, check_mean_exchange),

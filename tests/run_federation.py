@@ -22,7 +22,7 @@ from federation import in_memory_votes
 from tqdm import tqdm
 
 from hf_pretext import PrivacyReport
-from hf_pretext.clients.questions import QUESTIONS, NearestCandidates
+from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.federated import protocol
 from hf_pretext.federated.settings import FederationSettings
@@ -380,7 +380,7 @@ def effect_of_eight_bits():
     embed = embedder()
     samples = quantize_embeddings(embed([json.loads(line)["text"] for line in lines]))
     question = NearestCandidates.of(embed(public))
-    nearest = [protocol.decode(protocol.encode(question, bits), QUESTIONS).nearest(samples)[:, 0] for bits in (16, 8)]
+    nearest = [protocol.decode(protocol.encode(question, bits)).nearest(samples)[:, 0] for bits in (16, 8)]
     return float(np.mean(nearest[0] != nearest[1]))
 
 

@@ -125,8 +125,8 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(
     # Settings, ledger, clients, the first candidates, the reserve; for each round its lookahead, place, count, votes,
     # weights and record; candidates between rounds; preferences; texts, in parts, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    # For a mean its place, count and answer.
-    of_mean = 3 * (num_releases - NUM_ROUNDS)
+    # For a mean the public texts, its place, count and answer.
+    of_mean = 4 * (num_releases - NUM_ROUNDS)
     assert dies_at - 1 == 6 + of_mean + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its answer is the time in which a release is lost: killed after the one, before the other.
     assert lost == num_releases
@@ -232,14 +232,14 @@ def test_the_first_candidates_are_those_that_the_mean_prefers(make, private, pub
 
 
 def test_a_mean_that_was_lost_is_counted_and_the_rounds_follow(make, private, public, tmp_path, monkeypatch):
-    answer = InMemoryClientPool.answer
+    answer = InMemoryClientPool._answer
 
     def no_mean(self, question, mechanism):
         if question.name == "mean_embedding":
             raise ReleaseLostError("no answer")
         return answer(self, question, mechanism)
 
-    monkeypatch.setattr(InMemoryClientPool, "answer", no_mean)
+    monkeypatch.setattr(InMemoryClientPool, "_answer", no_mean)
     generator = make(tmp_path, mean_fraction=0.4)
     with pytest.warns(UserWarning, match="The question 'mean_embedding': the release was lost"):
         generator.evolve(private, initial_population=public)
@@ -386,7 +386,9 @@ def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_pa
     [
         ("ledger.json", None, "has lost its ledger.json"),
         ("ledger.json", "{}", "is not a ledger"),
-        ("ledger.json", '{"plan": {}, "releases": []}', "`plan.accountant`=None there, 'exact' here"),
+        ("ledger.json", '{"format": 2, "plan": {}, "releases": []}', "`plan.accountant`=None there, 'exact' here"),
+        ("ledger.json", '{"format": 2, "plan": {}, "releases": {}}', "is not a ledger"),
+        ("ledger.json", '{"plan": {}, "releases": []}', "is not a ledger"),
         ("ledger.json", "[" * 10_000, "is not a ledger"),
         (
             "ledger.json",

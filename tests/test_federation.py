@@ -26,12 +26,12 @@ from scipy import stats
 
 from conftest import random_texts
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
-from hf_pretext.clients.questions import QUESTIONS, MeanEmbedding, NearestCandidates, Question
+from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question
 from hf_pretext.federated import client, protocol, server
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
-from hf_pretext.privacy import Plan, PrivacyLedger, ReleaseLostError
+from hf_pretext.privacy import Plan, ReleaseLostError
 from hf_pretext.privacy.mechanism import MIN_SCALE
 from hf_pretext.privacy.noise import DiscreteGaussian
 
@@ -75,7 +75,7 @@ def test_the_sum_is_that_of_the_in_memory_pool_bin_by_bin(
     settings = {"candidate-bits": bits, "votes-per-sample": votes_per_sample}
     made = make_federation(files, embedding_model, noise=no_noise, **settings)
     question = NearestCandidates.of(candidates, votes_per_sample)
-    received = protocol.decode(protocol.encode(question, bits), QUESTIONS)
+    received = protocol.decode(protocol.encode(question, bits))
     expected = in_memory_answer(files, embedder, made.config, received)
     votes = made.release(candidates)
     assert votes.any() and np.array_equal(votes, expected)
@@ -272,7 +272,7 @@ def test_answers_needed_are_more_than_half(num_clients, needed):
 def ask(made, node, content, message_type="train"):
     message = Message(content, dst_node_id=node, message_type=message_type)
     message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
-    return made.grid.app(message, made.grid.contexts[node])
+    return made.grid.apps[node](message, made.grid.contexts[node])
 
 
 SETUP = {
@@ -424,7 +424,7 @@ def silent(node, at, reply):
 
 def test_clients_that_never_answer_cost_nothing(files, embedding_model, candidates):
     made = make_federation(files, embedding_model, meddle=lambda *_: None, **{"round-timeout": 0.01})
-    with pytest.raises(ValueError, match="0 of 5 clients can answer the question 'votes', and 3 are needed. Nothing"):
+    with pytest.raises(ValueError, match="0 of 5 clients will answer the question 'votes', and 3 are needed. Nothing"):
         made.release(candidates)
     assert made.ledger.num_releases == 0
 
@@ -543,19 +543,19 @@ def test_settings_are_checked(changes, message):
 def test_questions_travel_as_what_answers_are_computed_on(candidates):
     exact = NearestCandidates.of(candidates, 3)
     for question in (exact, MeanEmbedding.of(candidates)):
-        again = protocol.decode(protocol.encode(question, 16), QUESTIONS)
+        again = protocol.decode(protocol.encode(question, 16))
         assert type(again) is type(question) and again.numbers() == question.numbers()
         for name, array in question.arrays().items():
             assert array.dtype == np.int16 and np.array_equal(again.arrays()[name], array)
     encoded = protocol.encode(exact, 8)
     assert encoded.arrays[0].dtype == np.int8
-    coarse = protocol.decode(encoded, QUESTIONS).candidates
+    coarse = protocol.decode(encoded).candidates
     assert np.abs(coarse - exact.candidates.astype(int)).max() <= encoded.numbers["step.0"] / 2 + 1
     for arrays in ([np.zeros(3, np.int8)], [np.zeros(3, np.int16)]):
-        with pytest.raises(ValueError, match="are not two-dimensional"):
-            protocol.decode(replace(encoded, arrays=arrays), QUESTIONS)
+        with pytest.raises(ValueError, match="two-dimensional"):
+            protocol.decode(replace(encoded, arrays=arrays))
     with pytest.raises(ValueError, match="The question 'favorite color' is not known here. Known are"):
-        protocol.decode(replace(encoded, numbers={"question": "favorite color"}), QUESTIONS)
+        protocol.decode(replace(encoded, numbers={"question": "favorite color"}))
 
 
 MEAN_AND_VOTES = {"mean-fraction": 0.5, "num-rounds": 2}
@@ -572,7 +572,7 @@ def test_a_mean_and_votes_are_those_of_the_in_memory_pool_bin_by_bin(
     multipliers = [entry.mechanism.noise_multiplier for entry in made.ledger.plan.releases]
     assert multipliers[0] < multipliers[1]
     for question in (mean, votes, votes):
-        received = protocol.decode(protocol.encode(question, bits), QUESTIONS)
+        received = protocol.decode(protocol.encode(question, bits))
         answer = made.pool.release(question, made.ledger)
         assert answer.any() and np.array_equal(answer, in_memory_answer(files, embedder, made.config, received))
     assert [each.question for each in made.pool.rounds] == ["mean_embedding", "votes", "votes"]
@@ -584,12 +584,12 @@ def test_a_mean_and_votes_are_those_of_the_in_memory_pool_bin_by_bin(
     assert len(reasons) == 2 and all("this client has answered all of them" in reason for reason in reasons)
 
 
-def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates):
-    """24 answers of 32 bins each: five standard errors."""
-    made = make_federation(files, embedding_model, **{"mean-fraction": 0.9, "num-rounds": 1})
+@pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
+def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates, relation):
+    """24 answers of 32 bins each: five standard errors. A mean has signs: replacing a client takes twice as much."""
+    changes = {"mean-fraction": 0.9, "num-rounds": 1, "neighboring-relation": relation}
+    made = make_federation(files, embedding_model, **changes)
     question = MeanEmbedding.of(candidates)
-    for context in made.grid.contexts.values():
-        context.run_config["num-rounds"] = 1
     draws = []
     for _ in range(24):
         draws.append(made.pool.release(question, made.ledger))
@@ -598,38 +598,89 @@ def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates):
     draws = np.array(draws)
     mechanism = made.ledger.plan.entry("mean_embedding").mechanism
     assert mechanism.noise_multiplier == pytest.approx(1 / 3)
+    assert mechanism.sensitivity == (1 if relation == "add_or_remove_one" else 2)
     claimed = math.sqrt(5 / 2) * mechanism.noise_std
     spread = (draws - draws.mean(axis=0)).std() * math.sqrt(24 / 23)
     assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Toy(Question):
-    """How many samples a client has, at most eight."""
+    """On which side of a direction a client's samples are. It fails for a client that has none on the one side."""
 
-    name = "number"
-    description = "how many samples it has"
-
-    @property
-    def num_bins(self):
-        return 8
+    direction: np.ndarray
+    words: str = "sides"
+    name, num_bins = "sides", 2
+    description = "how many of its samples are on each side of a public direction"
 
     def answer(self, samples):
-        return np.arange(8) == min(len(samples.owners), 8) - 1
+        is_right = samples.embeddings.astype(float) @ self.direction > 0
+        if len(is_right) == 2:
+            raise ValueError("two texts")
+        return np.array([float(is_right.sum()), float((~is_right).sum())])
 
 
-def test_a_question_that_the_clients_do_not_know_is_refused_before_anything_is_spent(
-    files, embedding_model, embedder, candidates
+UP = Toy(np.arange(32.0) - 12)
+
+
+def test_a_question_of_the_caller_is_answered_by_every_client(files, embedding_model, embedder):
+    """Also by the one for whom it fails: whether it answers must not depend on its texts."""
+    made = make_federation(files, embedding_model, noise=no_noise, questions=[(UP, 0.5)])
+    answer = made.pool.release(UP, made.ledger)
+    assert made.pool.rounds[0].num_answered == 5 and not any(each.reason for each in made.grid.seen)
+    with pytest.warns(UserWarning, match="failed for some clients"):
+        expected = in_memory_answer(files, embedder, made.config, UP, [(UP, 0.5)])
+    assert answer.any() and np.array_equal(answer, expected)
+
+
+class Half:
+    """An accountant of the server's own."""
+
+    name = "half"
+
+    def epsilon(self, noise_multipliers, delta, sampling_rate=1.0):
+        return 10 / min(noise_multipliers)
+
+
+OF_NO_CLIENT = dict.fromkeys(range(5), ())
+
+
+@pytest.mark.parametrize(
+    ("of_server", "question", "message"),
+    [
+        ({"questions": [(UP, 0.5)], "of_clients": OF_NO_CLIENT}, UP, "The question 'sides' is not known here"),
+        ({"questions": [(UP, 0.5)], "of_clients": OF_NO_CLIENT}, None, "The server's plan has `questions`="),
+        (
+            {"questions": [(UP, 0.5)], "of_clients": dict.fromkeys(range(5), [(UP, 0.6)])},
+            UP,
+            "accounts for a noise multiplier of 0.57735 of 'sides', but this client would add noise for 0.471405",
+        ),
+        (
+            {"questions": [(UP, 0.5)], "of_clients": dict.fromkeys(range(5), [(Toy(-UP.direction), 0.5)])},
+            UP,
+            "The question 'sides' is another one than the one of that name here",
+        ),
+        ({"accountant": Half(), "epsilon": 1.0}, None, "accounts for a noise multiplier of 10"),
+        ({"questions": [(Toy(np.ones(5)), 0.5)]}, Toy(np.ones(5)), "The question 'sides' fails on made-up samples"),
+    ],
+)
+def test_clients_that_answer_by_another_plan_are_not_asked(
+    files, embedding_model, candidates, of_server, question, message
 ):
-    made = make_federation(files, embedding_model, noise=no_noise)
-    plan = Plan.from_config(made.config, [(Toy(), 0.5)])
-    ledger = PrivacyLedger(plan)
-    with pytest.raises(ValueError, match="0 of 5 clients can answer the question 'number'.*not known here. Known are"):
-        made.pool.release(Toy(), ledger)
-    assert ledger.num_releases == 0
-    knowing = make_federation(files, embedding_model, noise=no_noise, questions=[(Toy(), 0.5)])
-    answer = knowing.pool.release(Toy(), knowing.ledger)
-    assert np.array_equal(answer, in_memory_answer(files, embedder, knowing.config, Toy(), [(Toy(), 0.5)]))
+    """Other questions, fractions, content, accountant or dimensions: refused before anything is spent."""
+    without = ("noise-multiplier",) if "epsilon" in of_server else ()
+    made = make_federation(files, embedding_model, without=without, **{"num-rounds": 3, **of_server})
+    with pytest.raises(ValueError, match=f"0 of 5 clients will answer .* Nothing was spent.*{message}"):
+        made.pool.release(question or NearestCandidates.of(candidates), made.ledger)
+    assert made.ledger.num_releases == 0
+
+
+def test_only_the_clients_of_the_same_plan_are_asked(files, embedding_model, candidates):
+    """Two of five were started without the question. Their noise would be less than what is accounted for."""
+    made = make_federation(files, embedding_model, questions=[(UP, 0.9)], of_clients={0: (), 3: ()})
+    made.release(candidates)
+    assert {each.node for each in made.grid.seen if each.stage == COLLECT} == {1001, 1002, 1004}
+    assert made.pool.rounds[0].num_asked == 3
 
 
 def test_a_server_that_asks_for_more_than_its_plan_is_refused(files, embedding_model, candidates):
@@ -637,15 +688,60 @@ def test_a_server_that_asks_for_more_than_its_plan_is_refused(files, embedding_m
     made = make_federation(files, embedding_model)
     mechanism = votes_of(made.config)
     wide = NearestCandidates.of(np.concatenate([candidates, candidates]))
-    for question, message in ((wide, "with 48 bins"), (MeanEmbedding.of(candidates), "is not in the plan")):
-        with pytest.raises(ValueError, match=f"0 of 5 clients can answer .*{message}"):
-            made.pool.prepare(question, mechanism)
-        # And not only when they are asked beforehand.
-        made.pool._known_questions.add(question.name)
-        made.pool.prepare(NearestCandidates.of(candidates), mechanism)
-        with pytest.raises(ReleaseLostError):
-            made.pool.answer(question, mechanism)
-        assert any(message in (each.reason or "") for each in made.grid.seen if each.stage == COLLECT)
+    with pytest.raises(ValueError, match="0 of 5 clients will answer .*with 48 bins"):
+        made.pool._prepare(wide, mechanism)
+    made.pool._prepare(NearestCandidates.of(candidates), mechanism)
+    assert asked_all_the_same(made, wide, mechanism) == {"with 48 bins"}
+    assert asked_all_the_same(made, MeanEmbedding.of(candidates), mechanism) == {"is not in the plan"}
+
+
+def asked_all_the_same(made, question, mechanism):
+    """Ask a question that clients refuse, and return the words that tell how."""
+    made.grid.seen.clear()
+    with pytest.raises(ReleaseLostError):
+        made.pool._answer(question, mechanism)
+    reasons = [each.reason or "" for each in made.grid.seen if each.stage == COLLECT]
+    assert len(reasons) == len(made.grid.contexts)
+    return {words for words in ("with 48 bins", "is not in the plan") for reason in reasons if words in reason}
+
+
+CRAFTED = {
+    "floats of other dimensions": ("mean_embedding", {"center": np.zeros((1, 7))}, {}),
+    "too many dimensions": ("mean_embedding", {"center": np.zeros((1, 32, 32), np.int16)}, {}),
+    "strings": ("mean_embedding", {"center": np.array([["a"] * 32])}, {}),
+    "no row": ("mean_embedding", {"center": np.zeros((0, 32), np.int16)}, {}),
+    "other dimensions": ("mean_embedding", {"center": np.zeros((1, 31), np.int16)}, {}),
+    "votes below zero": ("votes", {"candidates": np.zeros((24, 32), np.int16)}, {"votes_per_sample": -1}),
+    "votes in words": ("votes", {"candidates": np.zeros((24, 32), np.int16)}, {"votes_per_sample": "x"}),
+    "half a vote": ("votes", {"candidates": np.zeros((24, 32), np.int16)}, {"votes_per_sample": 1.5}),
+    "candidates that are floats": ("votes", {"candidates": np.zeros((24, 32))}, {"votes_per_sample": 1}),
+    "a field too many": ("votes", {"candidates": np.zeros((24, 32), np.int16), "more": np.zeros(3)}, {}),
+    "a name as a number": ("votes", {"candidates": np.zeros((24, 32), np.int16)}, {"is_signed": True}),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_question_does_not_tell_who_has_text(
+    files, embedding_model, candidates, tmp_path, monkeypatch, name
+):
+    """All clients refuse it alike, also one whose file holds nothing."""
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"client_id": "x", "text": " "}\n')
+    made = make_federation([*files, empty], embedding_model, **{"mean-fraction": 0.5, "num-rounds": 2})
+    kind, arrays, numbers = CRAFTED[name]
+    question = MeanEmbedding.of(candidates) if kind == "mean_embedding" else NearestCandidates.of(candidates)
+    with pytest.warns(UserWarning, match="blank"):
+        made.pool._prepare(question, made.ledger.mechanism(question))
+    numbers = {"question": kind} | {f"number.{key}": value for key, value in numbers.items()}
+    numbers |= {f"array.{index}": key for index, key in enumerate(arrays)}
+    monkeypatch.setattr(server, "encode", lambda *_: protocol.Encoded(list(arrays.values()), numbers))
+    made.grid.seen.clear()
+    with pytest.raises(ReleaseLostError):
+        made.pool._answer(question, made.ledger.mechanism(question))
+    reasons = [each.reason for each in made.grid.seen if each.stage == COLLECT]
+    assert len(reasons) == 6 and all("RefusalError" in reason for reason in reasons) and len(set(reasons)) == 1
+    counted = [client.ANSWERED in context.state.config_records for context in made.grid.contexts.values()]
+    assert not any(counted), "and none counts it"
 
 
 def test_records_of_arrays_do_not_unpickle():

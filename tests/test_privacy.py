@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 import dp_accounting
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import release
 from hf_pretext import PrivateEvolutionConfig, calibrate_noise_multiplier, compute_epsilon
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates
 from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger, PrivacyReport
-from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian, multiplier_of_gaussian
+from hf_pretext.privacy.accounting import (
+    ACCOUNTANTS,
+    combined_multiplier,
+    epsilon_of_gaussian,
+    find_accountant,
+    multiplier_of_gaussian,
+)
 from hf_pretext.privacy.mechanism import MIN_SCALE, UNITS
 
 ROUNDS, DELTA = 11, 3e-6
@@ -494,6 +502,9 @@ class Question:
     description: str = "a direction"
     num_bins: int = 4
 
+    def copy(self):
+        return self
+
 
 @pytest.mark.parametrize(
     ("questions", "mean_fraction", "message"),
@@ -550,3 +561,108 @@ def test_a_ledger_whose_releases_are_not_its_plan_s_is_refused(tmp_path):
     (tmp_path / "ledger.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="holds a release of the question 'votes' that its plan does not have"):
         PrivacyLedger(plan, tmp_path / "ledger.json")
+
+
+class Named:
+    """An accountant of the caller, under a name."""
+
+    def __init__(self, name, epsilon=lambda multiplier: 10 / multiplier):
+        self.name, self._epsilon = name, epsilon
+
+    def epsilon(self, noise_multipliers, delta, sampling_rate=1.0):
+        return self._epsilon(min(noise_multipliers))
+
+    def __bool__(self):
+        return False
+
+
+@pytest.mark.parametrize("name", ["exact", "rdp", "pld"])
+def test_no_accountant_of_the_caller_has_a_name_of_the_library_s(name):
+    """A report names the accountant, and "rdp" needs no correction for discreteness."""
+    with pytest.raises(ValueError, match="is the name of an accountant of the library"):
+        Plan.from_config(MIXED, accountant=Named(name))
+    assert find_accountant("pld") is find_accountant("exact") is ACCOUNTANTS["exact"]
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_an_accountant_that_returns_no_epsilon_is_named(value):
+    for config in (MIXED, replace(MIXED, epsilon=None, noise_multiplier=3.0)):
+        with pytest.raises(ValueError, match="The accountant 'toy' returned epsilon = "):
+            Plan.from_config(config, accountant=Named("toy", lambda multiplier: value)).epsilon(DELTA)
+
+
+def test_an_accountant_that_no_noise_satisfies_is_named():
+    with pytest.raises(ValueError, match="`epsilon`=1.29 cannot be reached with any noise by the accountant 'toy'"):
+        Plan.from_config(MIXED, accountant=Named("toy", lambda multiplier: 7.0))
+    with pytest.raises(ValueError, match="cannot be reached with any noise by the accountant 'rdp'"):
+        calibrate_noise_multiplier(1e-3, 1e-5, 3, "rdp")
+    # One that asks for no noise gets next to none, for which the library claims nothing.
+    assert math.isinf(Plan.from_config(MIXED, accountant=Named("toy", lambda multiplier: 0.0)).epsilon(DELTA))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "1"}, "needs a `name` that begins with a letter"),
+        ({"num_bins": 0}, "`num_bins`=0, which must be a positive `int`"),
+        ({"num_bins": 2.0}, "`num_bins`=2.0, which must be a positive `int`"),
+        ({"num_bins": np.int64(2)}, "which must be a positive `int`"),
+        ({"is_signed": np.bool_(True)}, "`is_signed`=.*, not a bool"),
+    ],
+)
+def test_a_question_that_would_fail_after_it_was_asked_is_refused(changes, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Plan.from_config(MIXED, [(Question(**changes), 0.1)])
+
+
+def test_a_question_whose_signs_are_not_planned_is_not_answered():
+    """An unsigned mechanism has less noise under `replace_one`."""
+    ledger = PrivacyLedger(Plan.from_config(MIXED, [(Question(), 0.1)]))
+    with pytest.raises(ValueError, match="has `is_signed`=False, but the plan of this run accounts for it with"):
+        ledger.mechanism(Question(is_signed=False))
+
+
+@given(
+    epsilon=st.floats(0.05, 20),
+    fraction=st.floats(0.01, 0.99),
+    rounds=st.integers(1, 20),
+    log_delta=st.floats(-12, -2),
+)
+@settings(max_examples=200, deadline=None)
+def test_rounded_multipliers_never_cost_more_than_was_asked_for(epsilon, fraction, rounds, log_delta):
+    config = replace(MIXED, epsilon=epsilon, delta=10**log_delta, mean_fraction=fraction, num_rounds=rounds)
+    plan = Plan.from_config(config)
+    assert 0.999 * epsilon < plan.epsilon(config.delta) <= epsilon
+
+
+def test_two_ledgers_of_one_file_do_not_lose_each_other_s_releases(tmp_path):
+    plan = Plan.from_config(MIXED)
+    one = PrivacyLedger(plan, tmp_path / "ledger.json")
+    votes = NearestCandidates.of(np.zeros((4, 2)))
+    one.record(votes)
+    other = PrivacyLedger(plan, tmp_path / "ledger.json")
+    other.record(votes)
+    with pytest.raises(RuntimeError, match="counts other releases than this ledger"):
+        one.keep(np.zeros(4))
+    with pytest.raises(ValueError, match="or is not finite"):
+        other.keep(np.array([0.0, np.nan, 0.0, 0.0]))
+    assert PrivacyLedger(plan, tmp_path / "ledger.json").num_releases == 2
+
+
+def test_a_ledger_with_one_release_twice_is_refused(tmp_path):
+    ledger = PrivacyLedger(Plan.from_config(MIXED), tmp_path / "ledger.json")
+    release(ledger, 4)
+    content = json.loads((tmp_path / "ledger.json").read_text())
+    (tmp_path / "ledger.json").write_text(json.dumps({**content, "releases": content["releases"] * 2}))
+    with pytest.raises(ValueError, match="is not a ledger"):
+        PrivacyLedger(ledger.plan, tmp_path / "ledger.json")
+
+
+def test_a_report_is_continued_only_by_questions_of_the_same_content():
+    ledger = PrivacyLedger(Plan.from_config(MIXED, [(Question(), 0.1)]))
+    ledger.record(Question())
+    report = PrivacyReport.from_ledger(ledger, MIXED)
+    assert report.to_ledger(ledger.plan).num_releases == 1
+    other = Plan.from_config(MIXED, [(Question(description="something else"), 0.1)])
+    with pytest.raises(ValueError, match="do not belong together"):
+        report.to_ledger(other)

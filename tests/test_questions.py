@@ -1,10 +1,11 @@
 """What bounds a client's contribution, for every kind of question: norm in integers, and locality bit by bit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from federation import no_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -170,11 +171,11 @@ def test_a_mean_is_the_mean_relative_to_the_center():
     np.testing.assert_allclose(answer, expected, atol=2 / EMBEDDING_UNITS / MEAN_CLIP)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Toy(Question):
     """A question of a test's own, whose vector it is told."""
 
-    vector: tuple[float, ...]
+    vector: np.ndarray
     name = "toy"
     is_signed = False
     description = "what it is told"
@@ -184,7 +185,7 @@ class Toy(Question):
         return 3
 
     def answer(self, samples):
-        return np.array(self.vector)
+        return self.vector
 
 
 @pytest.mark.parametrize(
@@ -198,9 +199,9 @@ class Toy(Question):
 )
 def test_a_malformed_question_is_refused_by_name_before_anything_is_spent(embedder, private, vector, message):
     """Though it is only tried on made-up samples: no private text decides."""
-    pool, ledger = pool_with(Toy(vector), private, embedder)
+    pool, ledger = pool_with(Toy(np.array(vector)), private, embedder)
     with pytest.raises(ValueError, match=f"The question 'toy' makes {message}"):
-        pool.release(Toy(vector), ledger)
+        pool.release(Toy(np.array(vector)), ledger)
     assert ledger.num_releases == 0
 
 
@@ -214,28 +215,157 @@ def test_a_vector_that_is_longer_than_the_norm_is_clipped(embedder, private):
     """However long: a question cannot make a client contribute more than the mechanism accounts for."""
     clients = {"a": ["a lost card"], "b": ["a new loan"]}
     rows = [{"client_id": client, "text": text} for client, own in clients.items() for text in own]
-    pool, ledger = pool_with(Toy((1e50, 0.0, 0.0)), Dataset.from_list(rows), embedder)
-    assert pool.release(Toy((1e50, 0.0, 0.0)), ledger).tolist() == [2.0, 0.0, 0.0]
+    pool, ledger = pool_with(Toy(np.array([1e50, 0.0, 0.0])), Dataset.from_list(rows), embedder)
+    assert pool.release(Toy(np.array([1e50, 0.0, 0.0])), ledger).tolist() == [2.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("vector", [(1.0,), (np.nan, 0.0, 1.0), (-1.0, 0.0, 1.0), (np.inf, 0.0, 0.0)])
 def test_a_client_with_a_malformed_vector_contributes_zero(vector):
     """To refuse would let one client decide whether a release takes place."""
     samples = random_samples(np.random.default_rng(0))
-    assert not sum_answers(Toy(vector), samples, Mechanism(1.0)).any()
+    assert not sum_answers(Toy(np.array(vector)), samples, Mechanism(1.0)).any()
     answers = Answers(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, np.nan, 1.0]))
     assert without_malformed(answers, is_signed=True).clients.tolist() == [1]
 
 
-def test_a_question_that_mixes_clients_is_refused():
-    class Mixing(NearestCandidates):
-        def answers(self, samples):
-            answers = super().answers(samples)
-            return replace(answers, values=answers.values * len(set(samples.owners.tolist())))
+def test_a_question_that_answers_differently_each_time_is_refused():
+    asked = []
 
-    rng = np.random.default_rng(0)
+    class Counting(Toy):
+        def answer(self, samples):
+            asked.append(samples)
+            return np.array([float(len(asked)), 0.0, 0.0])
+
     with pytest.raises(ValueError, match="answers differently for clients alone and together"):
-        check_question(Mixing.of(unit_rows(rng, 4)), 16)
+        check_question(Counting(np.zeros(3)), 16)
+
+
+@dataclass(frozen=True, eq=False)
+class Presence(Question):
+    """Which of four public points is nearest to any sample, with a faster way of its own that is wrong."""
+
+    points: np.ndarray
+    name, num_bins = "presence", 4
+    description = "whether some sample is nearest to each of four public points"
+
+    def _nearest(self, samples):
+        return (samples.embeddings.astype(float) @ self.points.T.astype(float)).argmax(axis=1)
+
+    def answer(self, samples):
+        vector = np.zeros(4)
+        vector[self._nearest(samples)] = 1.0
+        return vector
+
+    def answers(self, samples):
+        """One entry per sample: twice the same bin of a client, which adds up."""
+        return Answers(samples.owners, self._nearest(samples), np.ones(len(samples.owners)))
+
+
+def test_a_caller_s_own_way_to_answer_for_several_clients_is_not_used(embedder):
+    """It could count a client's bin twice, mix clients, or round by their number."""
+    question = Presence(quantize_embeddings(embedder(random_texts(4))))
+    rows = [{"client_id": "a", "text": text} for text in ["a lost card"] * 8]
+    rows += [{"client_id": "b", "text": "a new loan"}]
+    config = PrivateEvolutionConfig(epsilon=4.0, delta=1e-3)
+    plan = Plan.from_config(config, [(question, 0.5)])
+
+    def release(rows):
+        pool = InMemoryClientPool(Dataset.from_list(rows), embedder, config, plan, no_noise)
+        return pool.release(question, PrivacyLedger(plan))
+
+    assert np.linalg.norm(release(rows) - release(rows[8:])) <= 1
+
+
+@dataclass(frozen=True, eq=False)
+class Fragile(Toy):
+    """A question that fails for one client."""
+
+    name = "toy"
+
+    def answer(self, samples):
+        if len(samples.owners) == 7:
+            raise RuntimeError("a client with seven samples, whose texts are ...")
+        return np.array([1.0, 0.0, 0.0])
+
+
+def test_a_client_for_whom_a_question_fails_contributes_zero(embedder, private):
+    """To fail would let that client decide, and leave the others' clean sum in the frames of a traceback."""
+    question = Fragile(np.zeros(3))
+    pool, ledger = pool_with(question, private, embedder)
+    with pytest.warns(UserWarning, match="failed for some clients, with a RuntimeError") as told:
+        answer = pool.release(question, ledger)
+    assert answer.tolist() == [11.0, 0.0, 0.0] and ledger.num_lost == 0
+    assert not any("whose texts" in str(each.message) for each in told)
+
+
+@dataclass(frozen=True, eq=False)
+class Remembering(Toy):
+    """A question that remembers what it saw."""
+
+    name = "toy"
+
+    def answer(self, samples):
+        vars(self)["seen"] = samples
+        return np.array([1.0, 0.0, 0.0])
+
+
+def test_what_a_question_remembers_ends_with_the_release(embedder, private):
+    question = Remembering(np.zeros(3))
+    pool, ledger = pool_with(question, private, embedder)
+    pool.release(question, ledger)
+    assert not hasattr(question, "seen")
+
+
+@dataclass
+class Thawed(Question):
+    vector: np.ndarray
+    name, num_bins = "toy", 3
+
+    def answer(self, samples):
+        return self.vector
+
+
+@dataclass(frozen=True)
+class WithAList(Toy):
+    vector: list
+
+
+@pytest.mark.parametrize("question", [Thawed(np.zeros(3)), WithAList([0.0]), WithAList(np.array([{}]))])
+def test_a_question_is_public_content_and_nothing_else(question):
+    with pytest.raises(TypeError, match="must be a frozen dataclass whose fields are numbers, strings"):
+        question.copy()
+    with pytest.raises(TypeError, match="'toy' must be a frozen dataclass"):
+        Plan.from_config(PrivateEvolutionConfig(epsilon=4.0, delta=1e-3), [(question, 0.5)])
+
+
+def test_a_fingerprint_is_of_everything_that_makes_a_question():
+    one = Toy(np.zeros(3))
+    same, other = Toy(np.zeros(3)), Toy(np.array([0.0, 0.0, 1e-300]))
+    assert one.fingerprint() == same.fingerprint() == one.copy().fingerprint()
+    assert len({one.fingerprint(), other.fingerprint(), Fragile(np.zeros(3)).fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NearestCandidates(np.zeros((4, 8))), "`candidates` must be a two-dimensional array of int16"),
+        (lambda: NearestCandidates(np.zeros((4, 8, 2), np.int16)), "`candidates` must be a two-dimensional array"),
+        (lambda: NearestCandidates(np.zeros((0, 8), np.int16)), "`candidates` of shape .* must have a row"),
+        (lambda: NearestCandidates(np.full((4, 8), 2000, np.int16)), "`candidates` holds rows longer than 1"),
+        (
+            lambda: NearestCandidates(np.zeros((4, 8), np.int16), -1),
+            "`votes_per_sample`=-1 must be a positive integer",
+        ),
+        (lambda: NearestCandidates(np.zeros((4, 8), np.int16), 1.5), "`votes_per_sample`=1.5 must be a positive"),
+        (lambda: MeanEmbedding(np.zeros((2, 8), np.int16)), "`center` of shape .* must have one row"),
+        (lambda: MeanEmbedding(np.zeros(8, np.int16)), "`center` must be a two-dimensional array of int16"),
+        (lambda: MeanEmbedding(np.array([["a"]])), "`center` must be a two-dimensional array of int16"),
+    ],
+)
+def test_a_crafted_question_of_the_library_is_refused(make, message):
+    """Whether it fails must not depend on whether a client has any text to answer with."""
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_questions_about_another_embedding_model_are_refused(embedder, private):
@@ -259,12 +389,46 @@ def test_only_questions_of_the_plan_are_answered(embedder, private):
     assert ledger.num_releases == 0
 
 
-def test_a_pool_cannot_replace_release():
-    with pytest.raises(TypeError, match="must not replace `release`"):
+def test_a_pool_cannot_replace_release(embedder, private):
+    class Retrying:
+        def release(self, question, ledger):
+            return np.ones(question.num_bins)
 
-        class Forgetful(ClientPool):
-            def release(self, question, ledger):
-                return np.ones(question.num_bins)
+    for bases in ((ClientPool,), (InMemoryClientPool,)):
+        with pytest.raises(TypeError, match="must not replace `release`"):
+            type("Forgetful", bases, {"release": Retrying.release})
+        with pytest.raises(TypeError, match="must not replace `release`"):
+            type("Forgetful", (Retrying, *bases), {})
+
+
+def test_a_pool_of_another_plan_is_refused_before_anything_is_spent(embedder, private):
+    """Who participates and what is kept of a client come from the pool's plan, and the noise from the ledger's."""
+    pool, _ = pool_with(None, private, embedder)
+    for changes in ({"epsilon": 1.0}, {"client_sampling_rate": 0.5}, {"max_samples_per_client": 3}):
+        ledger = PrivacyLedger(Plan.from_config(PrivateEvolutionConfig(**{"epsilon": 4.0, "delta": 1e-3, **changes})))
+        with pytest.raises(ValueError, match="This pool was made for another plan than the ledger's: `plan"):
+            pool.release(NearestCandidates.of(embedder(random_texts(4))), ledger)
+        assert ledger.num_releases == 0
+
+
+def test_the_noise_of_a_subclass_is_not_the_library_s(embedder, private):
+    class Averaging(InMemoryClientPool):
+        def _answer(self, question, mechanism):
+            return np.rint(np.mean([super(Averaging, self)._answer(question, mechanism) for _ in range(9)], axis=0))
+
+    config = PrivateEvolutionConfig(epsilon=4.0, delta=1e-3)
+    plan = Plan.from_config(config)
+    ledger = PrivacyLedger(plan)
+    Averaging(private, embedder, config, plan).release(NearestCandidates.of(embedder(random_texts(4))), ledger)
+    assert ledger.epsilon(1e-3) == np.inf
+    assert InMemoryClientPool(private, embedder, config, plan).noise_is_genuine
+
+
+def test_the_capacity_of_every_release_is_checked(embedder, private):
+    """A mean whose noise is so large that sums would wrap, planned before votes whose noise is not."""
+    config = PrivateEvolutionConfig(noise_multiplier=1e7, delta=1e-3, mean_fraction=1e-9)
+    with pytest.raises(ValueError, match="overflow 64-bit sums"):
+        InMemoryClientPool(private, embedder, config, Plan.from_config(config))
 
 
 def test_a_mean_and_votes_of_one_client_more_or_less(embedder, private):

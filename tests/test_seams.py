@@ -53,7 +53,7 @@ class Polls(ClientPool):
 
     num_clients = 8
 
-    def answer(self, question, mechanism):
+    def _answer(self, question, mechanism):
         noise = np.random.default_rng(0).normal(size=question.num_bins) * mechanism.noise_scale
         return np.rint(8 * mechanism.units * np.eye(question.num_bins)[1] + noise).astype(np.int64)
 
@@ -69,7 +69,7 @@ class Twice:
         return 2 * epsilon_of_gaussian(combined_multiplier(noise_multipliers), delta)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sides(Question):
     """A question: on which side of a public direction are your samples? One bin a side."""
 

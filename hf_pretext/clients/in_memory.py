@@ -57,7 +57,7 @@ class InMemoryClientPool(ClientPool):
         warn_of_delta(config.delta, self._num_clients)
         warn_of_few_clients(config, plan, self._num_clients)
         self._samples = Samples.of(embed_clients(samples, embedder, plan.max_samples_per_client, config.seed))
-        self._sampling_rate = plan.client_sampling_rate
+        self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()
 
@@ -67,21 +67,26 @@ class InMemoryClientPool(ClientPool):
         return self._num_clients
 
     @property
-    def noise_is_genuine(self) -> bool:
-        """Whether the noise is the library's own."""
-        return type(self._noise) is DiscreteGaussian
+    def plan(self) -> Plan:
+        """The plan that the pool was made for."""
+        return self._plan
 
-    def prepare(self, question: Question, mechanism: Mechanism) -> None:
+    @property
+    def noise_is_genuine(self) -> bool:
+        """Whether the noise is the library's own, and no subclass stands between."""
+        return type(self) is InMemoryClientPool and type(self._noise) is DiscreteGaussian
+
+    def _prepare(self, question: Question, mechanism: Mechanism) -> None:
         """Refuse a malformed question, and a copy of the pool in another process."""
         if os.getpid() != self._process:
             raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
         check_question(question, self._samples.num_dimensions)
 
-    def answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+    def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Sum the contributions of the clients that participate, and add the noise. See `ClientPool`."""
         # Drawn before the sum is computed, so that no failure of it leaves a clean sum in a traceback.
         noise = self._noise(mechanism.noise_scale, question.num_bins)
-        participates = sample_clients(self._num_clients, self._sampling_rate)
+        participates = sample_clients(self._num_clients, self._plan.client_sampling_rate)
         return sum_answers(question, self._samples.select(participates[self._samples.owners]), mechanism) + noise
 
     def __repr__(self) -> str:

@@ -25,13 +25,14 @@ class ClientPool(ABC):
     unit is the client, and the sensitivity is that of the question's `Mechanism`. Nothing else leaves: no text, no
     embedding, no clean sum, no distance, in no log and no error message.
 
-    `release` is final, so that no pool can forget to count. A subclass writes `answer`, and may write `prepare`.
+    `release` is final, so that no pool can forget to count. A subclass writes `num_clients` and `_answer`, and may
+    write `_prepare`. There is no guarantee about its releases, because the library cannot know its noise.
     """
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "release" in vars(cls):
-            raise TypeError(f"{cls.__name__} must not replace `release`, which counts every release. Write `answer`.")
+        if cls.release is not ClientPool.release:
+            raise TypeError(f"{cls.__name__} must not replace `release`, which counts every release. Write `_answer`.")
 
     @property
     @abstractmethod
@@ -39,16 +40,23 @@ class ClientPool(ABC):
         """Number of clients. It counts as public."""
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan that the pool was made for. None if it answers by any plan."""
+        return None
+
+    @property
     def noise_is_genuine(self) -> bool:
-        """Whether `answer` adds the library's own noise. If not, there is no guarantee about anything released."""
+        """Whether `_answer` adds the library's own noise. If not, there is no guarantee about anything released."""
         return False
 
-    def prepare(self, question: Question, mechanism: Mechanism) -> None:  # noqa: B027 - nothing is a good default
+    def _prepare(self, question: Question, mechanism: Mechanism) -> None:  # noqa: B027 - nothing is a good default
         """Refuse, before anything is spent, a question that cannot be answered. By default nothing is refused."""
 
     @abstractmethod
-    def answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+    def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Sum the clients' contributions and add the noise. The release is counted already.
+
+        Only `release` calls it: what it returns has to be counted before and kept after.
 
         Args:
             question (`Question`): What is asked.
@@ -73,16 +81,24 @@ class ClientPool(ABC):
             `np.ndarray` of shape `(question.num_bins,)`: The noisy sum, float64.
 
         Raises:
-            ValueError: The question is not in the plan, or cannot be answered. Nothing is spent.
+            ValueError: The question or the pool does not follow the plan, or the question cannot be answered. Nothing
+                is spent.
             ReleaseLostError: The release is counted, but there is no answer.
         """
         if not isinstance(question, Question):
             raise TypeError(f"A question of type {type(question).__name__} must be a subclass of `Question`.")
-        mechanism = ledger.mechanism(question)
-        self.prepare(question, mechanism)
+        if self.plan is not None and (differences := ledger.plan.differences(self.plan.to_dict())):
+            raise ValueError(
+                f"This pool was made for another plan than the ledger's: {', '.join(differences[:3])}. Make it with "
+                "`generator.ledger.plan`."
+            )
+        # A copy, which no one keeps: what a question notes down while it reads private text ends with it.
+        asked = question.copy()
+        mechanism = ledger.mechanism(asked)
+        self._prepare(asked, mechanism)
         # From here on it is spent, whatever happens: a process that ends now leaves a release that is counted.
-        ledger.record(question, self.noise_is_genuine)
-        noisy = self.answer(question, mechanism) / mechanism.units
+        ledger.record(asked, self.noise_is_genuine)
+        noisy = self._answer(asked, mechanism) / mechanism.units
         ledger.keep(noisy)
         return noisy
 

@@ -112,6 +112,17 @@ def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:
     return np.rint(embeddings * np.float32(EMBEDDING_UNITS)).astype(np.int16)
 
 
+def check_quantized(name: str, embeddings: np.ndarray) -> None:
+    """Raise a `ValueError` if this is not what `quantize_embeddings` returns, such as in a message from elsewhere."""
+    if not isinstance(embeddings, np.ndarray) or embeddings.dtype != np.int16 or embeddings.ndim != 2:
+        raise ValueError(f"`{name}` must be a two-dimensional array of int16, as `quantize_embeddings` returns.")
+    if not 0 < embeddings.shape[1] <= 2**16 or not len(embeddings):
+        raise ValueError(f"`{name}` of shape {embeddings.shape} must have a row, and 1 to 65,536 columns.")
+    longest = EMBEDDING_UNITS * (1 + 1e-3) + np.sqrt(embeddings.shape[1]) / 2
+    if np.linalg.norm(embeddings.astype(np.float64), axis=1).max() > longest:
+        raise ValueError(f"`{name}` holds rows longer than 1. Normalize them to unit length first.")
+
+
 def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
     from datasets import Dataset
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,13 +96,22 @@ class Population:
         self._reserve = Reserve([])
         self.evidence = Evidence()
 
-    @property
+    @cached_property
     def first_questions(self) -> list[FirstQuestion]:
-        """The questions that are asked before the first round, and what their answers are read as."""
+        """The questions that are asked before the first round, and what their answers are read as.
+
+        Raises:
+            ValueError: The public texts are not those that the run began with, or a question cannot be interpreted.
+        """
         questions = [self._first(each) for each in self._questions]
         if self._config.mean_fraction > 0:
             mean = FirstQuestion(MEAN_EMBEDDING.name, lambda: self._mean_question, self._read_mean)
             questions.insert(0, mean)
+        if questions and self._public is not None:
+            self._check_public("public", self._public)
+        for each in self._questions:
+            if isinstance(each, Interprets):
+                self._score(each, np.zeros(each.num_bins), self._embed_as("Embedding", self._source[:2]))
         return questions
 
     @cached_property
@@ -113,13 +122,8 @@ class Population:
         drawn = self._run.keep("candidates-1", is_texts, self._draw_first)
         chosen = set(drawn)
         others = [text for text in self._public if text not in chosen]
-        digest = [blake2b("\n".join(others).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()]
         is_given = chosen <= set(self._public) and (bool(self.evidence) or drawn == self._draw_first())
-        if not is_given or self._run.keep("reserve", is_texts, lambda: digest) != digest:
-            raise ValueError(
-                "`initial_population` is not the one that the run in `run_dir` began with. A run continues with the "
-                "texts that it began with: give those, or choose another folder, whose epsilon adds to this one's."
-            )
+        self._check_public("reserve", others, is_given)
         self._reserve = Reserve(others)
         return drawn
 
@@ -211,6 +215,14 @@ class Population:
     def _mean_question(self) -> MeanEmbedding:
         return MeanEmbedding.of(self._source_embeddings)
 
+    def _check_public(self, step: str, texts: Sequence[str], is_given: bool = True) -> None:
+        digest = [blake2b("\n".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()]
+        if not is_given or self._run.keep(step, is_texts, lambda: digest) != digest:
+            raise ValueError(
+                "`initial_population` is not the one that the run in `run_dir` began with. A run continues with the "
+                "texts that it began with: give those, or choose another folder, whose epsilon adds to this one's."
+            )
+
     def _read_mean(self, answer: np.ndarray) -> None:
         """Prefer texts exponentially along the mean, the smallest change of public text that has such a mean."""
 
@@ -224,10 +236,21 @@ class Population:
 
         def read(answer: np.ndarray) -> None:
             if isinstance(question, Interprets):
-                score = partial(question.interpret, answer, self._run.noise_std(question.name))
+                score = partial(self._score, question, answer)
                 self.evidence.add(TiltReading(score, lambda: self._source_embeddings))
 
         return FirstQuestion(question.name, lambda: question, read, question.num_bins)
+
+    def _score(self, question: Any, answer: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        """Let a question of the caller interpret its answer."""
+        scores = np.asarray(question.interpret(answer, self._run.noise_std(question.name), embeddings))
+        if scores.shape != (len(embeddings),) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"`interpret` of the question {question.name!r} returned scores of shape {scores.shape} for "
+                f"{len(embeddings)} texts. They have to be one finite number per text. An answer that was released is "
+                "kept: mend `interpret`, and repeat the call with the same `run_dir`."
+            )
+        return scores
 
     def _draw_first(self) -> list[str]:
         """Draw the first candidates: at random, or by the evidence of the first questions."""

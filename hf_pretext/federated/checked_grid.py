@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,21 @@ class CheckedGrid:
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages, wait for the replies until `timeout` seconds have passed, and return those that are sound."""
+        return self.exchange(messages, timeout, self._check)
+
+    def exchange(
+        self,
+        messages: Iterable[Message],
+        timeout: float | None,
+        check: Callable[[Message, Message], Message | None],
+    ) -> list[Message]:
+        """Send messages, and return what `check(request, reply)` makes of the replies that arrive in time.
+
+        Args:
+            messages (`Iterable` of `Message`): The messages.
+            timeout (`float`, *optional*): Seconds to wait.
+            check (`Callable`): Returns a reply, or None if it does not count.
+        """
         sent = list(messages)
         for message in sent:
             self.bytes_down[message.metadata.dst_node_id] += size_of(message.content)
@@ -62,7 +77,7 @@ class CheckedGrid:
                 arrived, reply = self._pull(name)
                 if arrived:
                     waiting.remove(name)
-                if reply is not None and (checked := self._check(requests[name], reply)) is not None:
+                if reply is not None and (checked := check(requests[name], reply)) is not None:
                     sound.append(checked)
             if waiting:
                 time.sleep(POLL_SECONDS)

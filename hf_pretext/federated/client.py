@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -29,15 +29,22 @@ from flwr.common import Code, FitRes, Status, bytes_to_ndarray, ndarrays_to_para
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, RECORD_KEY_STATE, Key, Stage
 from flwr.compat.common import recorddict_compat
 
-from ..clients.questions import QUESTIONS, Question, sum_answers
+from ..clients.questions import Question, check_question, sum_answers
 from ..clients.samples import Samples, embed_clients, group_by_client, quantize_embeddings
 from ..configuration import PrivateEvolutionConfig
 from ..data import read_dataset
 from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource
 from ..privacy.plan import Plan
-from ..settings import shortened
-from .protocol import MODULUS, Encoded, check_capacity, decode, quantization_range, use_strong_masks
+from .protocol import (
+    MODULUS,
+    Encoded,
+    check_announcement,
+    check_capacity,
+    decode,
+    quantization_range,
+    use_strong_masks,
+)
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
@@ -48,6 +55,8 @@ PLAIN = "plain"
 
 KNOWS = "knows"
 """Action of the message that asks, before anything is spent, whether a client knows a question."""
+
+Result = TypeVar("Result")
 
 SAMPLES = "hf_pretext.samples"
 ANSWERED = "hf_pretext.answered"
@@ -68,16 +77,17 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
             of each: what the generator is given as `questions`.
     """
     draw = noise or DiscreteGaussian()
-    known: tuple[type[Question], ...] = (*QUESTIONS, *(type(question) for question, _ in questions))
+    own = [question.copy() for question, _ in questions]
 
     def answer(message: Message, context: Context) -> Message:
         plan = _read_run(context, questions)[2]
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
-        question = _read_question(Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config), known)
+        question = _read_question(Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config), own)
         mechanism = _check_planned(question.name, question.num_bins, question.is_signed, plan)
         (embeddings,) = context.state.array_records[SAMPLES].to_numpy_ndarrays()
         samples = Samples(np.zeros(len(embeddings), dtype=np.int64), embeddings)
-        _check_dimensions(question, samples)
+        # On made-up samples, so that whether it is refused does not depend on this client's text.
+        _refusing(check_question, question, samples.num_dimensions)
         share = mechanism.share_scale(mechanism.num_answers_needed(_num_asked(message, context)))
         _count(question.name, context, plan)
         noisy = sum_answers(question, samples, mechanism) + draw(share, question.num_bins)
@@ -87,10 +97,11 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
 
     def knows(message: Message, context: Context) -> Message:
         asked = message.content.config_records[KNOWS]
-        if asked["question"] not in {each.name for each in known}:
-            names = sorted(each.name for each in known)
-            raise RefusalError(f"The question {shortened(asked['question'])} is not known here. Known are {names}.")
         plan = _read_run(context, questions)[2]
+        num_dimensions = context.state.array_records[SAMPLES].to_numpy_ndarrays()[0].shape[1]
+        question = _refusing(check_announcement, asked, plan, own, num_dimensions)
+        if question is not None:
+            _refusing(check_question, question, num_dimensions)
         _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
         return Message(RecordDict(), reply_to=message)
 
@@ -110,6 +121,8 @@ def _guard(message: Message, context: Context, call_next: Any, questions: Sequen
     kind = message.metadata.message_type
     try:
         if kind == f"{MessageType.TRAIN}.{KNOWS}":
+            # The texts are embedded, and the budget is checked, before anything is spent.
+            _prepare(context, *_read_run(context, questions))
             return call_next(message, context)
         if kind == f"{MessageType.TRAIN}.{PLAIN}":
             run = _read_run(context, questions)
@@ -155,11 +168,17 @@ def _read_settings(items: tuple[tuple[str, Any], ...]) -> tuple[FederationSettin
         raise RefusalError(f"The run's configuration is not valid: {error}") from None
 
 
-def _read_question(encoded: Encoded, known: Sequence[type[Question]]) -> Question:
+def _refusing(check: Callable[..., Result], *arguments: Any) -> Result:
+    """Turn the error of a check of public facts into a refusal, which the server may read."""
     try:
-        return decode(encoded, known)
+        return check(*arguments)
     except (ValueError, TypeError, KeyError) as error:
-        raise RefusalError(f"The server's question is not valid: {error}") from None
+        raise RefusalError(f"{type(error).__name__}: {error}") from None
+
+
+def _read_question(encoded: Encoded, own: Sequence[Question]) -> Question:
+    # A copy: in a simulation, clients share a process.
+    return _refusing(decode, encoded, own).copy()
 
 
 def _check_planned(name: str, num_bins: int, is_signed: bool, plan: Plan) -> Mechanism:
@@ -174,13 +193,6 @@ def _check_planned(name: str, num_bins: int, is_signed: bool, plan: Plan) -> Mec
             f"which has at most {entry.num_bins} bins and `is_signed`={entry.mechanism.is_signed}."
         )
     return entry.mechanism
-
-
-def _check_dimensions(question: Question, samples: Samples) -> None:
-    try:
-        question.check_dimensions(samples.num_dimensions)
-    except ValueError as error:
-        raise RefusalError(str(error)) from None
 
 
 def _check_budget(context: Context, plan: Plan) -> None:

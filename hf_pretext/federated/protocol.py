@@ -7,7 +7,7 @@ exp(-790).
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,10 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ..clients.questions import Question
+from ..clients.questions import QUESTIONS, Question
 from ..clients.samples import EMBEDDING_UNITS, quantize_embeddings
 from ..privacy.mechanism import Mechanism
+from ..privacy.plan import Plan
 from ..settings import shortened
+
+PROTOCOL = 2
+"""Version of what server and clients agree on. The first edition asked for votes only, and had none."""
 
 MODULUS = 2**32
 REACH = 40
@@ -58,7 +62,8 @@ class Encoded:
     Args:
         arrays (`list` of `np.ndarray`): Its arrays. Quantized embeddings are int16, or int8 on a coarser grid.
         numbers (`dict` of `str` to `float`, `int`, `str` or `bool`):
-            Its name and numbers, the names of the arrays, and the steps of coarser grids.
+            Its name and numbers, the names of the arrays, and the steps of coarser grids. Or, for a question of the
+            caller, which each client was started with, its name and fingerprint.
     """
 
     arrays: list[np.ndarray]
@@ -72,11 +77,13 @@ def encode(question: Question, bits: int) -> Encoded:
         question (`Question`): The question.
         bits (`int`): 16 for the integers that answers are computed on, exactly. 8 for a coarser grid.
     """
+    if type(question) not in QUESTIONS:
+        return Encoded([], {"question": question.name, "fingerprint": question.fingerprint()})
     numbers: dict[str, Any] = {"question": question.name}
     numbers |= {f"number.{name}": value for name, value in question.numbers().items()}
     arrays = []
     for index, (name, array) in enumerate(question.arrays().items()):
-        if array.dtype == np.int16 and bits == 8:
+        if bits == 8:
             step = max(float(np.abs(array).max()) / 127, 1e-9)
             array, numbers[f"step.{index}"] = np.rint(array / step).astype(np.int8), step
         numbers[f"array.{index}"] = name
@@ -84,31 +91,115 @@ def encode(question: Question, bits: int) -> Encoded:
     return Encoded(arrays, numbers)
 
 
-def decode(encoded: Encoded, questions: Iterable[type[Question]]) -> Question:
+def decode(encoded: Encoded, own: Iterable[Question] = ()) -> Question:
     """Decode what `encode` returned.
 
     Args:
         encoded (`Encoded`): The message.
-        questions (`Iterable` of `type`): The questions that are known here.
+        own (`Iterable` of `Question`, *optional*):
+            Questions of the caller that this client was started with. Their content is not the server's to choose.
 
     Raises:
-        ValueError: The question is not known, or the message is malformed.
+        ValueError: The question is not known, is another one than the client's own, or the message is malformed.
     """
-    known = {each.name: each for each in questions}
-    numbers = encoded.numbers
+    numbers, given = encoded.numbers, {each.name: each for each in own}
     name = numbers.get("question")
+    if name in given:
+        if numbers.get("fingerprint") != given[name].fingerprint():
+            raise ValueError(f"The question {shortened(name)} is another one than the one of that name here.")
+        return given[name]
+    known = {each.name: each for each in QUESTIONS}
     if name not in known:
-        raise ValueError(f"The question {shortened(name)} is not known here. Known are {sorted(known)}.")
-    arrays = {}
-    for index, array in enumerate(encoded.arrays):
-        if array.dtype == np.int8:
-            array = _on_the_grid(array, float(numbers[f"step.{index}"]))
-        if array.dtype == np.int16 and array.ndim != 2:
-            raise ValueError(f"Embeddings of shape {array.shape} are not two-dimensional.")
-        arrays[str(numbers[f"array.{index}"])] = array
+        raise ValueError(f"The question {shortened(name)} is not known here. Known are {sorted({*known, *given})}.")
+    arrays = {
+        str(numbers[f"array.{index}"]): _on_the_grid(array, float(numbers[f"step.{index}"]))
+        if array.dtype == np.int8
+        else array
+        for index, array in enumerate(encoded.arrays)
+    }
     prefix = "number."
     values = {each.removeprefix(prefix): value for each, value in numbers.items() if each.startswith(prefix)}
     return known[name].from_parts(arrays, values)
+
+
+def announce(question: Question, plan: Plan) -> dict[str, Any]:
+    """Describe a question and the plan to the clients, before anything is spent.
+
+    Args:
+        question (`Question`): What will be asked.
+        plan (`Plan`): What the server accounts for.
+
+    Returns:
+        `dict`: What a `ConfigRecord` can hold.
+    """
+    own = {} if type(question) in QUESTIONS else {"fingerprint": question.fingerprint()}
+    return {
+        "protocol": PROTOCOL,
+        "question": question.name,
+        "num_bins": question.num_bins,
+        "is_signed": question.is_signed,
+        "num_dimensions": [array.shape[-1] for array in question.arrays().values() if not own],
+        **own,
+        **_columns(plan),
+    }
+
+
+def check_announcement(
+    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int
+) -> Question | None:
+    """Refuse, at a client, a server that asks or accounts for something else than this client answers.
+
+    More noise than the server accounts for is fine: another machine may round the last digit otherwise.
+
+    Args:
+        asked (`Mapping[str, Any]`): What `announce` returned.
+        plan (`Plan`): What this client answers by.
+        own (`Iterable` of `Question`): Questions of the caller that this client was started with.
+        num_dimensions (`int`): Dimensions of this client's embeddings.
+
+    Returns:
+        `Question`: The client's own question of that name, if it is not one of the library.
+
+    Raises:
+        ValueError: They differ. The message names what differs.
+    """
+    if asked["protocol"] != PROTOCOL:
+        raise ValueError(f"The server speaks version {asked['protocol']} of the protocol, this client {PROTOCOL}.")
+    question = {each.name: each for each in own}.get(asked["question"])
+    if question is not None:
+        decode(Encoded([], dict(asked)), [question])
+    elif asked["question"] not in {each.name for each in QUESTIONS}:
+        raise ValueError(f"The question {shortened(asked['question'])} is not known here.")
+    if set(asked["num_dimensions"]) - {num_dimensions}:
+        raise ValueError(
+            f"The question has {asked['num_dimensions']} dimensions, but the embeddings here {num_dimensions}: use "
+            "the embedding model that the clients use."
+        )
+    here = _columns(plan)
+    for name in ("questions", "counts", "sensitivities"):
+        if list(asked[name]) != here[name]:
+            raise ValueError(
+                f"The server's plan has `{name}`={shortened(list(asked[name]))}, this client's {here[name]}."
+            )
+    multipliers = zip(here["questions"], asked["noise_multipliers"], here["noise_multipliers"], strict=True)
+    for name, there, ours in multipliers:
+        if not ours >= there:
+            raise ValueError(
+                f"The server accounts for a noise multiplier of {there:g} of {name!r}, but this client would add "
+                f"noise for {ours:g}. Start both with the same questions, fractions, accountant and version."
+            )
+    return question
+
+
+def _columns(plan: Plan) -> dict[str, list[Any]]:
+    """List what a plan accounts for, as columns of a table of releases."""
+    mechanisms = [entry.mechanism for entry in plan.releases]
+    return {
+        "questions": [entry.question for entry in plan.releases],
+        "counts": [entry.count for entry in plan.releases],
+        "noise_multipliers": [float(mechanism.noise_multiplier) for mechanism in mechanisms],
+        "sensitivities": [float(mechanism.sensitivity) for mechanism in mechanisms],
+    }
 
 
 def _on_the_grid(coarse: np.ndarray, step: float) -> np.ndarray:

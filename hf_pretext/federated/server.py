@@ -30,7 +30,16 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
-from .protocol import MODULUS, REACH, check_capacity, encode, factors_of_sums, quantization_range, use_strong_masks
+from .protocol import (
+    MODULUS,
+    REACH,
+    announce,
+    check_capacity,
+    encode,
+    factors_of_sums,
+    quantization_range,
+    use_strong_masks,
+)
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
@@ -106,9 +115,10 @@ class FederatedClientPool(ClientPool):
         self._grid = grid
         self._context = context
         self._settings = settings
+        self._plan = plan
         self._noise_is_genuine = noise_is_genuine
         self._record = record
-        self._known_questions: set[str] = set()
+        self._known_by: dict[str, set[int]] = {}
         self._nodes: list[int] = []
         self.rounds: list[FederatedRound] = []
         if record is not None and record.is_file():
@@ -121,17 +131,22 @@ class FederatedClientPool(ClientPool):
         return self._settings.num_clients
 
     @property
-    def noise_is_genuine(self) -> bool:
-        """Whether the clients add the library's own noise."""
-        return self._noise_is_genuine
+    def plan(self) -> Plan:
+        """The plan that the pool was made for."""
+        return self._plan
 
-    def prepare(self, question: Question, mechanism: Mechanism) -> None:
-        """Wait for the clients, and make sure that enough of them know the question. Nothing is spent yet.
+    @property
+    def noise_is_genuine(self) -> bool:
+        """Whether the clients add the library's own noise, and no subclass stands between."""
+        return type(self) is FederatedClientPool and self._noise_is_genuine
+
+    def _prepare(self, question: Question, mechanism: Mechanism) -> None:
+        """Wait for the clients, and ask those that will answer by this plan. Nothing is spent yet.
 
         Raises:
             TimeoutError: Too few clients are connected.
             RuntimeError: The releases before this one were lost, one after the other.
-            ValueError: Too few clients know the question.
+            ValueError: Too few clients will.
         """
         latest = self._own_rounds[-MAX_LOST_IN_A_ROW:]
         if len(latest) == MAX_LOST_IN_A_ROW and not any(each.is_released for each in latest):
@@ -140,13 +155,10 @@ class FederatedClientPool(ClientPool):
                 "breaks the protocol. The warnings above name nodes. Nothing was spent for this round. Mend the "
                 "cause, and start the run again: it resumes from its folder."
             )
-        self._nodes = self._wait_for(max(3, mechanism.num_answers_needed(self.num_clients)))
+        self._nodes = self._knowing(question, self._wait_for(self._num_needed(question)))
         check_capacity(mechanism, len(self._nodes))
-        if question.name not in self._known_questions:
-            self._check_is_known(question, mechanism)
-            self._known_questions.add(question.name)
 
-    def answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+    def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Get the noisy sum from the clients. See `ClientPool`."""
         nodes = self._nodes
         needed = mechanism.num_answers_needed(len(nodes))
@@ -193,20 +205,42 @@ class FederatedClientPool(ClientPool):
         is_masked = self._settings.secure_aggregation
         return {**means, **counts, "num_rounds": len(self.rounds), "is_masked": is_masked}
 
-    def _check_is_known(self, question: Question, mechanism: Mechanism) -> None:
-        """Ask the clients whether they know a question. That depends on their software, and not on their text."""
-        asked = {"question": question.name, "num_bins": question.num_bins, "is_signed": question.is_signed}
-        content = RecordDict({KNOWS: ConfigRecord(asked)})
-        messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in self._nodes]
-        replies = list(self._grid.send_and_receive(messages, timeout=self._settings.round_timeout))
-        refusals = [reply.error.reason for reply in replies if reply.has_error()]
-        num_knowing, needed = len(replies) - len(refusals), mechanism.num_answers_needed(len(self._nodes))
-        if num_knowing < needed:
+    def _knowing(self, question: Question, nodes: list[int]) -> list[int]:
+        """Ask the nodes that have not been asked whether they will answer a question by this plan.
+
+        That depends on their software and their own limits, and not on their text. The others are asked no more.
+
+        Raises:
+            ValueError: No node will. The message has the first refusal.
+        """
+        knowing = self._known_by.setdefault(question.name, set())
+        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan))})
+        refusals: list[str] = []
+
+        def check(request: Message, reply: Message) -> Message | None:
+            if reply.has_error():
+                refusals.append(reply.error.reason)
+                logger.warning("Node %d: %.300s", request.metadata.dst_node_id, reply.error.reason)
+                return None
+            knowing.add(request.metadata.dst_node_id)
+            return reply
+
+        messages = [
+            Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in nodes if node not in knowing
+        ]
+        CheckedGrid(self._grid, question.num_bins).exchange(messages, self._settings.round_timeout, check)
+        willing, needed = [node for node in nodes if node in knowing], self._num_needed(question)
+        if len(willing) < needed:
             first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
             raise ValueError(
-                f"{num_knowing} of {len(self._nodes)} clients can answer the question {question.name!r}, and {needed} "
-                f"are needed. Nothing was spent.{first}"
+                f"{len(willing)} of {len(nodes)} clients will answer the question {question.name!r}, and {needed} are "
+                f"needed. Nothing was spent.{first}"
             )
+        return willing
+
+    def _num_needed(self, question: Question) -> int:
+        """Return the number of clients without which a release does not begin."""
+        return max(3, self._plan.entry(question.name).mechanism.num_answers_needed(self.num_clients))
 
     @property
     def _own_rounds(self) -> list[FederatedRound]:

@@ -13,6 +13,9 @@ ALIASES = {"pld": "exact"}
 PRIVACY_LOSS_STEP = 3e-4
 """Grid of privacy losses. Ten releases cost about 1e-6 more on it than on dp-accounting's own, three times as fine."""
 
+SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 1e-6, 1e12
+"""Noise multipliers that a calibration tries."""
+
 ORDERS_OF_SAMPLES = [*range(2, 64), 128, 256, 512, 1024]
 """Orders of Rényi divergences for a sample of the clients."""
 
@@ -90,11 +93,32 @@ def find_accountant(accountant: "str | Accountant") -> Accountant:
                 "`hf_pretext.privacy.Accountant`)."
             )
         check_name("accountant.name", accountant.name)
+        if ACCOUNTANTS.get(ALIASES.get(accountant.name, accountant.name), accountant) is not accountant:
+            raise ValueError(
+                f"`accountant.name`={accountant.name!r} is the name of an accountant of the library, which reports "
+                "rely on. Choose another one."
+            )
         return accountant
     name = ALIASES.get(accountant, accountant)
     if name not in ACCOUNTANTS:
         raise ValueError(f"`accountant`={accountant!r} must be one of {[*ACCOUNTANTS, *ALIASES]}.")
     return ACCOUNTANTS[name]
+
+
+def checked_epsilon(
+    accountant: Accountant, noise_multipliers: Sequence[float], delta: float, sampling_rate: float
+) -> float:
+    """Ask an accountant, and refuse what is not an epsilon.
+
+    Raises:
+        ValueError: The accountant returned something else than a number of at least zero.
+    """
+    epsilon = float(accountant.epsilon(noise_multipliers, delta, sampling_rate))
+    if not epsilon >= 0:
+        raise ValueError(
+            f"The accountant {accountant.name!r} returned epsilon = {epsilon}, which is not zero or above."
+        )
+    return epsilon
 
 
 def method_of(accountant: str, sampling_rate: float) -> str:
@@ -238,15 +262,22 @@ def calibrate(
     def excess(log_scale: float) -> float:
         """How far epsilon is above what is asked for, as a ratio. In logarithms it is nearly a straight line."""
         multipliers = [math.exp(log_scale) * each for each in relative]
-        return math.log(found.epsilon(multipliers, delta, sampling_rate) / epsilon)
+        return math.log(max(checked_epsilon(found, multipliers, delta, sampling_rate), 1e-300) / epsilon)
 
     # A bound needs more noise than the exact value, and a sample of the clients needs less.
     enough = math.log(exact)
     while excess(enough) > 0:
         enough += math.log(2)
+        if enough > math.log(LARGEST_MULTIPLIER):
+            raise ValueError(
+                f"`epsilon`={epsilon:g} cannot be reached with any noise by the accountant {found.name!r}: ask for a "
+                "larger one, or use the accountant 'exact'."
+            )
     too_small = enough - math.log(2)
     while excess(too_small) <= 0:
         enough, too_small = too_small, too_small - math.log(2)
+        if too_small < math.log(SMALLEST_MULTIPLIER):
+            break  # So little noise that the discrete Gaussian is not accounted for. More is the private choice.
     log_scale = _solve(excess, too_small, enough, 1e-6)
     # The root is known to a millionth, on either side. The larger noise is the private choice.
     while excess(log_scale) > 0:

@@ -163,11 +163,7 @@ class PrivacyLedger:
             RuntimeError: The file counts other releases than this object, so writing it would lose some of them.
         """
         mechanism = self.mechanism(question)
-        if self._path is not None and self._read(self._path) != self._releases:
-            raise RuntimeError(
-                f"{str(self._path)!r} counts other releases than this ledger, because something else continued it. "
-                "`reload` it first, and let one generator at a time work on a run folder."
-            )
+        self._check_file()
         name = uuid.uuid4().hex[:16]
         self._releases.append(Release(name, question.name, question.num_bins, mechanism, noise_is_genuine))
         self._write()
@@ -180,12 +176,16 @@ class PrivacyLedger:
 
         Raises:
             ValueError: The latest release has another number of bins, or is kept already.
+            RuntimeError: The file counts other releases than this object, as in `record`.
         """
         latest = self._releases[-1]
-        if latest.answer is not None or answer.shape != (latest.num_bins,):
+        is_sound = answer.shape == (latest.num_bins,) and np.isfinite(answer).all()
+        if latest.answer is not None or not is_sound:
             raise ValueError(
-                f"`answer` of shape {answer.shape} does not belong to the release that was recorded last."
+                f"`answer` of shape {answer.shape} does not belong to the release that was recorded last, or is not "
+                "finite."
             )
+        self._check_file()
         self._releases[-1] = replace(latest, answer=tuple(answer.tolist()))
         self._write()
 
@@ -208,10 +208,21 @@ class PrivacyLedger:
         """Give every process the main process's releases, since the pool of clients counts there only."""
         self._releases = broadcast(self._releases)
 
+    def _check_file(self) -> None:
+        if self._path is not None and self._read(self._path) != self._releases:
+            raise RuntimeError(
+                f"{str(self._path)!r} counts other releases than this ledger, because something else continued it. "
+                "`reload` it first, and let one generator at a time work on a run folder."
+            )
+
     def _read(self, path: Path) -> list[Release]:
         try:
             content = read_json(path)
+            if content["format"] != FORMAT or not isinstance(content["releases"], list):
+                raise ValueError
             releases = [Release.from_dict(release) for release in content["releases"]]
+            if len({release.id for release in releases}) < len(releases):
+                raise ValueError
             plan = dict(content["plan"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..configuration import PrivateEvolutionConfig
 from ..settings import check_name, check_plain_words
-from .accounting import Accountant, calibrate, combined_multiplier, find_accountant
+from .accounting import ACCOUNTANTS, Accountant, calibrate, checked_epsilon, combined_multiplier, find_accountant
 from .mechanism import Mechanism
 
 
@@ -45,6 +45,10 @@ class Asked(Protocol):
     @property
     def num_bins(self) -> int:
         """Length of the vector."""
+        ...
+
+    def copy(self) -> Any:
+        """Make it again of its public content. A `TypeError` if it has any other."""
         ...
 
 
@@ -128,10 +132,7 @@ class Plan:
             words = f"the mean of its embeddings minus a public mean, divided by {MEAN_CLIP}"
             add(MEAN_EMBEDDING, words, MAX_DIMENSIONS, config.mean_fraction)
         for question, fraction in questions:
-            if not isinstance(question, Asked):
-                raise TypeError(f"`questions` holds a {type(question).__name__}, which is not a `Question`.")
-            check_name("name", question.name)
-            check_plain_words("description", question.description)
+            _check_question(question)
             add(Kind(question.name, question.is_signed), question.description, question.num_bins, fraction)
         rest = 1 - math.fsum(entry.fraction for entry in entries)
         _check_fractions(entries, rest)
@@ -140,7 +141,7 @@ class Plan:
         plan = cls(
             tuple(entries),
             config.delta,
-            find_accountant(accountant or config.accountant),
+            find_accountant(config.accountant if accountant is None else accountant),
             float(config.client_sampling_rate),
             config.max_samples_per_client,
         )
@@ -184,11 +185,13 @@ class Plan:
             return 0.0
         multipliers = [mechanism.noise_multiplier for mechanism, _ in spent]
         # That the discrete Gaussian costs no more is a theorem there.
-        is_free = self.accountant.name == "rdp" and self.client_sampling_rate == 1
+        is_free = self.accountant is ACCOUNTANTS["rdp"] and self.client_sampling_rate == 1
         cost = 0.0 if is_free else math.fsum(mechanism.discreteness(num_bins) for mechanism, num_bins in spent)
         left = delta * math.exp(-cost)
         # Noise so small that its discreteness shows gives no guarantee worth the name.
-        return self.accountant.epsilon(multipliers, left, self.client_sampling_rate) + 2 * cost if left else math.inf
+        if not left:
+            return math.inf
+        return checked_epsilon(self.accountant, multipliers, left, self.client_sampling_rate) + 2 * cost
 
     @property
     def noise_multiplier(self) -> float:
@@ -240,6 +243,24 @@ class Plan:
             for entry, multiplier in zip(self.releases, multipliers, strict=True)
         ]
         return replace(self, releases=tuple(entries))
+
+
+def _check_question(question: Asked) -> None:
+    if not isinstance(question, Asked):
+        raise TypeError(f"`questions` holds a {type(question).__name__}, which is not a `Question`.")
+    check_name("name", question.name)
+    check_plain_words("description", question.description)
+    if not question.name[0].isalpha():  # Steps of a run whose names are numbers are its rounds.
+        raise ValueError(f"The question {question.name!r} needs a `name` that begins with a letter.")
+    if type(question.num_bins) is not int or question.num_bins < 1:
+        raise ValueError(
+            f"The question {question.name!r} has `num_bins`={question.num_bins!r}, which must be a positive `int`."
+        )
+    question.copy()
+    if type(question.is_signed) is not bool:
+        raise TypeError(
+            f"The question {question.name!r} has `is_signed`={question.is_signed!r}, which must be a bool."
+        )
 
 
 def _check_fractions(entries: Sequence[PlannedRelease], rest: float) -> None:

@@ -138,7 +138,12 @@ class PrivacyReport:
             (plan.accountant.name, plan.client_sampling_rate, plan.max_samples_per_client, plan.unit),
         )
         are_different = len(set(self.release_ids)) == self.num_releases
-        follows = said == meant and are_different and all(plan.has(each.question, each.mechanism) for each in earlier)
+        are_planned = all(
+            plan.has(each.question, each.mechanism)
+            and (self.descriptions or {}).get(each.question) in (None, plan.entry(each.question).description)
+            for each in earlier
+        )
+        follows = said == meant and are_different and are_planned
         # Another version of the accountant's numerics may differ in the last digits.
         costs = ledger.epsilon(self.delta) * (1 - 1e-6) if follows else math.inf
         if self.epsilon < costs:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..clients.pool import ClientPool
 from ..privacy.ledger import PrivacyLedger, ReleaseLostError
 from ..privacy.report import rounded_up
 from ..processes import broadcast, is_main_process, progress_label
@@ -17,7 +18,6 @@ from .folder import RunFolder, is_count
 from .history import RoundRecord
 
 if TYPE_CHECKING:
-    from ..clients.pool import ClientPool
     from ..clients.questions import Question
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Run:
         mechanism = self.ledger.plan.entry(question).mechanism
         return mechanism.noise_std if self.num_clients is None else mechanism.noise_std_of_sum(self.num_clients)
 
-    def release(self, about: Asks, clients: "ClientPool | None") -> np.ndarray | None:
+    def release(self, about: Asks, clients: ClientPool | None) -> np.ndarray | None:
         """Return a noisy answer: from the ledger, or else from the clients. None if it was lost.
 
         Raises:
@@ -156,7 +156,7 @@ class Run:
             asked = time.perf_counter()
             if clients is not None:
                 try:
-                    clients.release(question, self.ledger)
+                    ClientPool.release(clients, question, self.ledger)  # Whatever an object calls `release`.
                 except ReleaseLostError as error:
                     logger.warning("%s", error)
             self.ledger.share()
@@ -183,7 +183,7 @@ class Run:
         kept = self.keep(f"record-{number}", RoundRecord.is_valid, lambda: asdict(record))
         self.history.append(RoundRecord.from_dict(kept))
 
-    def begin(self, clients: "ClientPool | None") -> int:
+    def begin(self, clients: ClientPool | None) -> int:
         """Return the number of clients that the run began with, and refuse a pool of another number."""
         now = broadcast(None if clients is None else clients.num_clients)
         begun = self.keep("clients", is_count, lambda: now)

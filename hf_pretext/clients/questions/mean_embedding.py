@@ -6,7 +6,7 @@ import numpy as np
 
 from ...privacy.plan import MEAN_CLIP, MEAN_EMBEDDING
 from ..clipping import Answers
-from ..samples import EMBEDDING_UNITS, Samples, quantize_embeddings
+from ..samples import EMBEDDING_UNITS, Samples, check_quantized, quantize_embeddings
 from .question import Question
 
 
@@ -31,6 +31,11 @@ class MeanEmbedding(Question):
 
     name, is_signed = MEAN_EMBEDDING
 
+    def __post_init__(self) -> None:
+        check_quantized("center", self.center)
+        if len(self.center) != 1:
+            raise ValueError(f"`center` of shape {self.center.shape} must have one row.")
+
     @classmethod
     def of(cls, embeddings: np.ndarray) -> "MeanEmbedding":
         """Ask relative to the mean of public embeddings of shape `(n, d)`, of length at most one."""
@@ -46,7 +51,7 @@ class MeanEmbedding(Question):
         return self._scaled(samples.embeddings.sum(axis=0, dtype=np.int64), np.array(len(samples.owners)))
 
     def answers(self, samples: Samples) -> Answers:
-        """Compute the vectors of several clients. See `Question`."""
+        """Compute the vectors of several clients."""
         clients, counts = np.unique(samples.owners, return_counts=True)
         starts = np.cumsum(counts) - counts
         sums = np.add.reduceat(samples.embeddings, starts, axis=0, dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...privacy.plan import VOTES
 from ..clipping import Answers
-from ..samples import Samples, quantize_embeddings
+from ..samples import Samples, check_quantized, quantize_embeddings
 from .question import Question
 
 SAMPLES_PER_PRODUCT = 1024
@@ -37,6 +37,11 @@ class NearestCandidates(Question):
 
     name, is_signed = VOTES
 
+    def __post_init__(self) -> None:
+        check_quantized("candidates", self.candidates)
+        if type(self.votes_per_sample) is not int or self.votes_per_sample < 1:
+            raise ValueError(f"`votes_per_sample`={self.votes_per_sample!r} must be a positive integer.")
+
     @classmethod
     def of(cls, embeddings: np.ndarray, votes_per_sample: int = 1) -> "NearestCandidates":
         """Ask about candidates with these embeddings, of length at most one."""
@@ -52,7 +57,7 @@ class NearestCandidates(Question):
         return np.bincount(self.nearest(samples.embeddings).ravel(), minlength=self.num_bins).astype(np.float64)
 
     def answers(self, samples: Samples) -> Answers:
-        """Count the votes of several clients. See `Question`."""
+        """Count the votes of several clients."""
         nearest = self.nearest(samples.embeddings)
         pairs, counts = np.unique(samples.owners[:, None] * self.num_bins + nearest, return_counts=True)
         return Answers(pairs // self.num_bins, pairs % self.num_bins, counts.astype(np.float64))

@@ -4,26 +4,27 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ...privacy.mechanism import Mechanism
-from ..clipping import Answers, quantize, without_malformed
-from ..samples import EMBEDDING_UNITS, Samples
+from ..samples import Samples
 
-SAMPLES_AT_ONCE = 2**14
-"""Samples whose vectors are in memory at a time."""
+Own = TypeVar("Own", bound="Question")
 
 
 class Question(ABC):
     """What clients are asked. Everyone may know it.
 
-    A subclass is a frozen dataclass whose fields are public numbers and arrays. It says how one client's samples
-    become a vector. It need not bound that vector: clipping, quantizing, noise, ledger and accounting are shared by
-    all questions. So the sensitivity of every question is that of its `Mechanism`, and its proof is that of
-    `clients.clipping.quantize`. What a subclass has to guarantee is that a client's vector depends on that client's
-    samples only, bit for bit. With `answer` alone this holds, because it gets the samples of one client.
+    A subclass is a frozen dataclass whose fields are public numbers, strings and arrays. It says how the samples of
+    one client become a vector. It need not bound that vector: clipping, quantizing, noise, ledger and accounting are
+    shared by all questions. So the sensitivity of every question is that of its `Mechanism`, and its proof is that of
+    `clients.clipping.quantize`.
+
+    What a subclass has to guarantee is that a client's vector depends on that client's samples only. `answer` gets the
+    samples of one client, and the private side asks a copy of the question that is thrown away afterwards
+    (`ClientPool.release`). So this holds as long as `answer` keeps nothing outside of its question, such as in a
+    global variable.
 
     Attributes:
         name (`str`): Name of the kind of question.
@@ -48,21 +49,9 @@ class Question(ABC):
             samples (`Samples`): The samples of this client, at least one.
 
         Returns:
-            `np.ndarray` of shape `(num_bins,)`: Finite numbers. They are clipped to the norm of the mechanism.
+            `np.ndarray` of shape `(num_bins,)`: Finite numbers. They are clipped to the norm of the mechanism. If it
+            raises an error or returns anything else, the client contributes zero.
         """
-
-    def answers(self, samples: Samples) -> Answers:
-        """Compute the vectors of several clients. A subclass may do so faster, with the same result bit for bit."""
-        clients, vectors = [], []
-        for client, own in samples.each_client():
-            vector = np.asarray(self.answer(own), dtype=np.float64)
-            if vector.shape == (self.num_bins,):  # Else it counts as malformed, and contributes zero.
-                clients.append(client)
-                vectors.append(vector)
-        matrix = np.array(vectors).reshape(len(vectors), self.num_bins)
-        # NaN is not zero either, so it is found later.
-        rows, bins = np.nonzero(matrix)
-        return Answers(np.array(clients, dtype=np.int64)[rows], bins, matrix[rows, bins])
 
     def check_dimensions(self, num_dimensions: int) -> None:
         """Raise a `ValueError` if the question is about embeddings with another number of dimensions."""
@@ -81,69 +70,48 @@ class Question(ABC):
         """Return the fields that are not arrays."""
         return {name: value for name, value in self._values().items() if not isinstance(value, np.ndarray)}
 
+    @classmethod
+    def from_parts(cls: type[Own], arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> Own:
+        """Make a question of its arrays and numbers, such as a message to a client carries."""
+        return cls(**arrays, **numbers)
+
     def fingerprint(self) -> str:
-        """Return a digest of the name, the arrays and the numbers, by which a run folder knows its questions."""
-        digest = hashlib.blake2b(repr([self.name, self.num_bins, sorted(self.numbers().items())]).encode())
+        """Return a digest of everything that makes the question what it is, by which others know it."""
+        numbers = sorted(self.numbers().items())
+        digest = hashlib.blake2b(
+            repr([type(self).__name__, self.name, self.num_bins, self.is_signed, numbers]).encode()
+        )
         for name, array in sorted(self.arrays().items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
-    @classmethod
-    def from_parts(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> "Question":
-        """Make a question of its arrays and numbers, such as a message to a client carries."""
-        return cls(**arrays, **numbers)
+    def copy(self: Own) -> Own:
+        """Make a question of copies of the fields, without anything else that this object may hold.
+
+        Raises:
+            TypeError: The question is not a frozen dataclass of numbers, strings and arrays.
+            ValueError: The copy is another question.
+        """
+        kind = type(self)
+        is_frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen
+        odd = [
+            name
+            for name, value in self._values().items()
+            if not (isinstance(value, (bool, int, float, str)) or _is_plain_array(value))
+        ]
+        if not is_frozen or odd:
+            raise TypeError(
+                f"The question {self.name!r} must be a frozen dataclass whose fields are numbers, strings and numpy "
+                f"arrays of numbers, so that everyone can know it{f'. {odd} are not' if odd else ''}."
+            )
+        copy = kind.from_parts({name: array.copy() for name, array in self.arrays().items()}, self.numbers())
+        if copy.fingerprint() != self.fingerprint():
+            raise ValueError(f"The question {self.name!r} is another one when it is made again of its fields.")
+        return copy
 
     def _values(self) -> dict[str, Any]:
-        return {field.name: vars(self)[field.name] for field in fields(self)} if is_dataclass(self) else {}
+        return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}
 
 
-def sum_answers(question: Question, samples: Samples, mechanism: Mechanism) -> np.ndarray:
-    """Sum the contributions of some clients, or of one: what the private side computes before any noise.
-
-    Released to no one. Unit: the client. The contribution of each has an L2 norm of at most
-    `mechanism.clip_norm * mechanism.units`, and depends on its own samples only.
-
-    Args:
-        question (`Question`): What is asked.
-        samples (`Samples`): The samples of the clients.
-        mechanism (`Mechanism`): Norm and units.
-
-    Returns:
-        `np.ndarray` of shape `(question.num_bins,)`: The clean sum, in integer units, int64.
-    """
-    total = np.zeros(question.num_bins, dtype=np.int64)
-    for block in samples.blocks(SAMPLES_AT_ONCE):
-        answers = without_malformed(question.answers(block), question.is_signed)
-        total += quantize(answers, mechanism.clip_norm, mechanism.units).sum(question.num_bins)
-    return total
-
-
-def check_question(question: Question, num_dimensions: int) -> None:
-    """Try a question on made-up samples, before anything is spent and without any private text.
-
-    Raises:
-        ValueError: It does not fit the embeddings, or its vector has another length than it says, has entries that are
-            not finite, or negative ones though it is not signed, or depends on other clients.
-    """
-    question.check_dimensions(num_dimensions)
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(9, num_dimensions))
-    points *= EMBEDDING_UNITS / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
-    samples = Samples(np.repeat([0, 1, 2], [1, 3, 5]), np.rint(points).astype(np.int16))
-    together = question.answers(samples)
-    for client, own in samples.each_client():
-        vector = np.asarray(question.answer(own), dtype=np.float64)
-        if vector.shape != (question.num_bins,):
-            raise ValueError(
-                f"The question {question.name!r} makes a vector of shape {vector.shape}, but has `num_bins`="
-                f"{question.num_bins}."
-            )
-        if not np.isfinite(vector).all():
-            raise ValueError(f"The question {question.name!r} makes a vector with entries that are not finite.")
-        if not question.is_signed and (vector < 0).any():
-            raise ValueError(f"The question {question.name!r} makes negative entries, but has `is_signed`=False.")
-        mine = together.clients == client
-        row = np.zeros(question.num_bins)
-        row[together.bins[mine]] = together.values[mine]
-        if not np.array_equal(row, vector):
-            raise ValueError(f"The question {question.name!r} answers differently for clients alone and together.")
+def _is_plain_array(value: object) -> bool:
+    return type(value) is np.ndarray and value.dtype.kind in "biuf"

@@ -1,0 +1,105 @@
+"""The sum over the clients: what the private side computes before any noise, and a trial of it on made-up samples."""
+
+import warnings
+
+import numpy as np
+
+from ...privacy.mechanism import Mechanism
+from ..clipping import Answers, quantize, without_malformed
+from ..samples import EMBEDDING_UNITS, Samples
+from .mean_embedding import MeanEmbedding
+from .nearest_candidates import NearestCandidates
+from .question import Question
+
+QUESTIONS = (NearestCandidates, MeanEmbedding)
+"""The library's own questions. They compute the vectors of several clients at once, bit for bit as one by one."""
+
+SAMPLES_AT_ONCE = 2**14
+"""Samples whose vectors are in memory at a time."""
+
+
+def sum_answers(question: Question, samples: Samples, mechanism: Mechanism) -> np.ndarray:
+    """Sum the contributions of some clients, or of one.
+
+    Released to no one. Unit: the client. The contribution of each has an L2 norm of at most
+    `mechanism.clip_norm * mechanism.units`, and depends on its own samples only. A client whose vector cannot be
+    computed contributes zero.
+
+    Args:
+        question (`Question`): What is asked.
+        samples (`Samples`): The samples of the clients.
+        mechanism (`Mechanism`): Norm and units.
+
+    Returns:
+        `np.ndarray` of shape `(question.num_bins,)`: The clean sum, in integer units, int64.
+    """
+    num_bins = question.num_bins
+    total = np.zeros(num_bins, dtype=np.int64)
+    for block in samples.blocks(SAMPLES_AT_ONCE):
+        answers = without_malformed(answers_of(question, block, num_bins), mechanism.is_signed)
+        total += quantize(answers, mechanism.clip_norm, mechanism.units).sum(num_bins)
+    return total
+
+
+def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
+    """Compute the vectors of several clients: those of a question of the caller one by one.
+
+    That is what makes them depend on one client each. A product of floats over several clients, for example, would
+    round by their number.
+    """
+    if type(question) in QUESTIONS:
+        return question.answers(samples)  # type: ignore[attr-defined]
+    clients, vectors, failure = [], [], None
+    for client, own in samples.each_client():
+        vector = None
+        try:
+            vector = np.asarray(question.answer(own), dtype=np.float64)
+        except Exception as error:
+            failure = type(error).__name__  # Its words may quote what the client holds.
+        if vector is not None and vector.shape == (num_bins,):
+            clients.append(client)
+            vectors.append(vector)
+    if failure:
+        warnings.warn(
+            f"The question {question.name!r} failed for some clients, with a {failure}. They contribute nothing.",
+            stacklevel=4,
+        )
+    matrix = np.array(vectors).reshape(len(vectors), num_bins)
+    # NaN is not zero either, so it is found later.
+    rows, bins = np.nonzero(matrix)
+    return Answers(np.array(clients, dtype=np.int64)[rows], bins, matrix[rows, bins])
+
+
+def check_question(question: Question, num_dimensions: int) -> None:
+    """Try a question on made-up samples, before anything is spent and without any private text.
+
+    Raises:
+        ValueError: It does not fit the embeddings, or its vector has another length than it says, has entries that are
+            not finite, or negative ones though it is not signed, or depends on other clients.
+    """
+    question.check_dimensions(num_dimensions)
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(9, num_dimensions))
+    points *= EMBEDDING_UNITS / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
+    samples = Samples(np.repeat([0, 1, 2], [1, 3, 5]), np.rint(points).astype(np.int16))
+    expected = np.zeros((3, question.num_bins))
+    for client, own in samples.each_client():
+        try:
+            vector = np.asarray(question.answer(own), dtype=np.float64)
+        except Exception as error:  # On made-up samples, so its words may be shown.
+            raise ValueError(f"The question {question.name!r} fails on made-up samples: {error}") from error
+        if vector.shape != (question.num_bins,):
+            raise ValueError(
+                f"The question {question.name!r} makes a vector of shape {vector.shape}, but has `num_bins`="
+                f"{question.num_bins}."
+            )
+        if not np.isfinite(vector).all():
+            raise ValueError(f"The question {question.name!r} makes a vector with entries that are not finite.")
+        if not question.is_signed and (vector < 0).any():
+            raise ValueError(f"The question {question.name!r} makes negative entries, but has `is_signed`=False.")
+        expected[client] = vector
+    together = answers_of(question, samples, question.num_bins)
+    found = np.zeros_like(expected)
+    np.add.at(found, (together.clients, together.bins), together.values)
+    if not np.array_equal(found, expected):
+        raise ValueError(f"The question {question.name!r} answers differently for clients alone and together.")
