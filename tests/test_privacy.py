@@ -594,8 +594,6 @@ def test_an_accountant_that_returns_no_epsilon_is_named(value):
 def test_an_accountant_that_no_noise_satisfies_is_named():
     with pytest.raises(ValueError, match="`epsilon`=1.29 cannot be reached with any noise by the accountant 'toy'"):
         Plan.from_config(MIXED, accountant=Named("toy", lambda multiplier: 7.0))
-    with pytest.raises(ValueError, match="cannot be reached with any noise by the accountant 'rdp'"):
-        calibrate_noise_multiplier(1e-3, 1e-5, 3, "rdp")
     # One that asks for no noise gets next to none, for which the library claims nothing.
     assert math.isinf(Plan.from_config(MIXED, accountant=Named("toy", lambda multiplier: 0.0)).epsilon(DELTA))
 
@@ -607,7 +605,7 @@ def test_an_accountant_that_no_noise_satisfies_is_named():
         ({"num_bins": 0}, "`num_bins`=0, which must be a positive `int`"),
         ({"num_bins": 2.0}, "`num_bins`=2.0, which must be a positive `int`"),
         ({"num_bins": np.int64(2)}, "which must be a positive `int`"),
-        ({"is_signed": np.bool_(True)}, "`is_signed`=.*, not a bool"),
+        ({"is_signed": np.bool_(True)}, "`is_signed`=.*, which must be a bool"),
     ],
 )
 def test_a_question_that_would_fail_after_it_was_asked_is_refused(changes, message):
