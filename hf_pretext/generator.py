@@ -14,12 +14,13 @@ from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
+from .coverage import mark, texts_of
 from .data import make_dataset
 from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
-from .hub import check_guarantee, description_of_report
+from .hub import check_guarantee
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import PrivacyLedger
@@ -237,6 +238,7 @@ class PrivateEvolutionGenerator:
                 for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
                     row["preference"] = preference
             self._seeds = make_dataset(list(rows.values()))
+            mark(self._seeds, self.privacy_report, texts_of(self._seeds))
             self._num_runs = run.number
             return self._seeds
 
@@ -262,8 +264,7 @@ class PrivateEvolutionGenerator:
         examples = SeedTexts(seeds)
         self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
-        # The report of this generator is about its own seeds, so only what comes from them gets its card. Votes and
-        # preferences from elsewhere could choose the texts by anything.
+        # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
         is_own = examples.are_among(self._seeds)
         with self._working():
             # A run that broke off, after that of these seeds, is not theirs.
@@ -280,7 +281,7 @@ class PrivateEvolutionGenerator:
                 else:
                     synthetic = make_dataset([{"text": text} for text in written])
         if is_own:
-            synthetic.info.description = description_of_report(self.privacy_report, len(synthetic))
+            mark(synthetic, self.privacy_report, texts_of(self._seeds, synthetic))
         self._synthetic = synthetic if is_own else None
         return synthetic
 

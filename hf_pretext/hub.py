@@ -8,10 +8,16 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .artifacts import CARD_NAME, REPORT_NAME
+from .coverage import report_of_rows
+from .data import read_texts
 from .privacy.report import PrivacyReport
+from .privacy.texts import HASH_BYTES, PATTERN, file_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +74,7 @@ def push_folder(
             commit_message=commit_message,
             ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
             # What an earlier push of the same run left and this one does not bring.
-            delete_patterns=["data/*", "seeds/*", "*.safetensors"],
+            delete_patterns=["data/*", "seeds/*", "*.safetensors", "evaluation.*", PATTERN],
             parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report),
         )
         return str(address)
@@ -148,46 +154,59 @@ def fetch_folder(
         ) from error
 
 
-def find_privacy_report(source: Any, revision: str | None = None, token: str | None = None) -> PrivacyReport | None:
-    """Find the guarantee of a dataset: in its `info`, in its folder, or in its repository.
+def find_privacy_report(
+    source: "Dataset | str | Path",
+    name: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    text_column: str = "text",
+) -> PrivacyReport | None:
+    """Find the guarantee of all rows of a dataset. See `coverage.report_of_rows`.
 
     Args:
-        source (`datasets.Dataset`, `str` or `Path`): A dataset that a generator made, a folder, or a repository.
+        source (`datasets.Dataset`, `str` or `Path`): A dataset, or a folder or repository that holds one.
+        name (`str` or `Path`, *optional*):
+            Folder or repository that the dataset was loaded from, such as `"me/jobs-dp"`, with the report and the list
+            of its texts. A dataset that a generator returned, or that was loaded from a folder, knows it.
         revision (`str`, *optional*): Revision of the repository.
         token (`str`, *optional*): Token of the Hub.
+        text_column (`str`, *optional*, defaults to `"text"`): Column of texts, which the guarantee is about.
 
     Returns:
-        `PrivacyReport`, or None if there is none.
-
-    Raises:
-        ValueError: The dataset has more rows than the generator wrote: it was joined with others, whose origin is
-            unknown.
+        `PrivacyReport`: The report, or the sum of several, or None if a single row is not covered.
     """
-    if not isinstance(source, (str, Path)):
-        return report_of_description(source.info.description or "", source.num_rows)
-    folder = fetch_folder(source, [REPORT_NAME], revision, token)
-    return PrivacyReport.from_pretrained(folder) if (folder / REPORT_NAME).is_file() else None
+    if isinstance(source, (str, Path)):
+        name, dataset = source, read_texts(source, text_column, revision=revision)
+    else:
+        dataset = source
+    folders = [] if name is None or Path(name).is_file() else [fetch_guarantee(name, revision, token)]
+    return report_of_rows(dataset, folders, text_column)
 
 
-_MARK = "privacy_report.json: "
+def fetch_guarantee(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """Return a local folder, or fetch the report and the list of texts of a dataset repository.
 
+    A list of another size than the report names is not fetched.
+    """
+    folder = fetch_folder(name, [REPORT_NAME], revision, token)
+    if Path(name).is_dir() or not (folder / REPORT_NAME).is_file():
+        return folder
+    report = PrivacyReport.from_pretrained(folder)
+    if report.texts_digest is None:
+        return folder
+    from huggingface_hub import HfApi
 
-def description_of_report(report: PrivacyReport, num_rows: int) -> str:
-    """Write a report as the description of a dataset's `info`, for people and for `find_privacy_report`."""
-    return f"{report}\n{_MARK}{json.dumps({'num_rows': num_rows, 'report': report.to_dict()})}"
-
-
-def report_of_description(description: str, num_rows: int) -> PrivacyReport | None:
-    """Read what `description_of_report` wrote. See `find_privacy_report`."""
-    found = [json.loads(line[len(_MARK) :]) for line in description.splitlines() if line.startswith(_MARK)]
-    if not found:
-        return None
-    if len(found) > 1 or num_rows > found[0]["num_rows"]:
-        raise ValueError(
-            f"The dataset carries {len(found)} privacy reports, the first one about {found[0]['num_rows']} texts, but "
-            f"has {num_rows} rows: it was joined from several, and no guarantee is known for all of them."
-        )
-    return PrivacyReport.from_dict(found[0]["report"])
+    file = file_name(report.texts_digest)
+    try:
+        infos: list[Any] = HfApi(token=token).get_paths_info(str(name), [file], repo_type="dataset", revision=revision)
+    except Exception as error:  # The client's transport has its own exceptions. Offline, a cache may have the file.
+        logger.info("The size of %s could not be determined: %s", file, error)
+        return folder
+    if [info.size for info in infos] != [(report.num_texts or 0) * HASH_BYTES]:
+        logger.warning("%s in %r does not have the size that the privacy report names.", file, str(name))
+        return folder
+    return fetch_folder(name, [REPORT_NAME, file], revision, token)
 
 
 def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyReport | None) -> str | None:

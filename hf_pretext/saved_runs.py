@@ -1,6 +1,8 @@
 """Saving and loading of a run: its configuration, report, models, seeds, history, texts, card and picture."""
 
+import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,16 +24,19 @@ from .artifacts import (
 )
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
+from .coverage import report_of_rows, texts_of
 from .files import atomic_folder, read_json, write_json
-from .hub import fetch_folder, find_privacy_report, push_folder
+from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .plots import plot_run
 from .privacy.report import PrivacyReport
+from .privacy.texts import PATTERN
 from .runs.history import RoundRecord
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
@@ -69,15 +74,22 @@ class SavedRun:
             FileNotFoundError: `name` is neither.
         """
         folder = fetch_folder(name, ["*.json", SEEDS_FILE], revision, token)
+        report = PrivacyReport.from_pretrained(folder)
         sources = {
             argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
         seeds = _read_seeds(folder)
+        if seeds is not None and digest_of_seeds(seeds) != report.seeds_digest:
+            logger.warning(
+                "The seeds in %r are not those that its privacy report names: they were changed, or saved by an older "
+                "version. They are not loaded, because texts written from them would have no guarantee.",
+                str(name),
+            )
+            seeds = None
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
-        report = PrivacyReport.from_pretrained(folder)
         history = [RoundRecord.from_dict(record) for record in records]
-        synthetic = _read_texts(folder, report)
+        synthetic = _read_texts(folder, report) if seeds is not None else None
         return cls(PrivateEvolutionConfig.from_pretrained(folder), report, sources, history, seeds, synthetic)
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +131,7 @@ class SavedRun:
         """
         path = Path(folder)
         self._check_report_is_not_lost(path)
-        with atomic_folder(path, replaces=FILES_OF_A_RUN) as scratch:
+        with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN)) as scratch:
             self._write(scratch, maps, self.sources)
             if self.seeds is not None:
                 # `to_json` would round the votes.
@@ -158,17 +170,20 @@ class SavedRun:
     ) -> None:
         """Write everything but the seeds and the synthetic texts."""
         self.config.save_pretrained(folder)
-        self.report.save_pretrained(folder)
+        report = self.report
+        if self.seeds is not None:
+            texts = texts_of(self.seeds, self.synthetic)
+            texts.save(folder)
+            report = report.about(texts, digest_of_seeds(self.seeds))
+        report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
         if self.seeds is not None:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
             labels = {argument: source.label for argument, source in sources.items()}
-            texts = self.synthetic["text"]
-            card = dataset_card(
-                self.report, self.config, labels, texts, len(self.seeds), federation=self.costs, **header
-            )
+            samples = self.synthetic["text"]
+            card = dataset_card(report, self.config, labels, samples, len(self.seeds), federation=self.costs, **header)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
@@ -205,4 +220,13 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
     from datasets import load_from_disk
 
     synthetic = load_from_disk(str(folder), keep_in_memory=True)
-    return synthetic if find_privacy_report(synthetic) == report else None
+    covered = report_of_rows(synthetic, [folder])
+    return synthetic if covered is not None and report.covers(covered) else None
+
+
+def digest_of_seeds(seeds: "Dataset") -> str:
+    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written."""
+    rows = hashlib.sha256()
+    for seed in seeds:
+        rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
+    return rows.hexdigest()

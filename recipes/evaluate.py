@@ -70,11 +70,15 @@ class EvaluationArguments:
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model again, with the figures in its card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to."})
     hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub."})
+    publish_private_evaluation: bool = field(
+        default=False, metadata={"help": "Publish rounded figures with the model although they are of private text."}
+    )
 
 
 def main(arguments: EvaluationArguments) -> None:
     """Measure as the arguments say."""
     push = check_push(arguments.hub_model_id, arguments.hub_token) if arguments.push_to_hub else None
+    publish = arguments.publish_private_evaluation
     folder = fetch_folder(arguments.model, ["*"], repo_type="model")
     output = Path(arguments.output_dir or (arguments.model if Path(arguments.model).is_dir() else ""))
     if output == Path():
@@ -105,7 +109,7 @@ def main(arguments: EvaluationArguments) -> None:
         print(table(figures))
         print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
         if push:
-            print(f"Pushed to {push_model(output, **push)}.")
+            print(f"Pushed to {push_model(output, publish_private_evaluation=publish, **push)}.")
 
 
 def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]]:

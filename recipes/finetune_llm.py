@@ -18,14 +18,22 @@ sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__fi
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
-from hf_pretext.finetuning import FinetuningArguments, load_training_texts, run_recipe, take_over_push, train_and_save
+from hf_pretext.finetuning import (
+    FinetuningArguments,
+    load_training_texts,
+    report_of_model_to_be,
+    run_recipe,
+    take_over_push,
+    train_and_save,
+)
 from hf_pretext.models.packaged import locate
 
 
 def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig) -> None:
     """Finetune as the arguments say."""
     texts = load_training_texts(arguments, training.seed)
-    push = take_over_push(training, texts, arguments)
+    report = report_of_model_to_be(texts, model.model_name_or_path, model.model_revision)
+    push = take_over_push(training, report, arguments)
     base = str(locate(model.model_name_or_path))
     training.model_init_kwargs = {
         "revision": model.model_revision,
@@ -43,7 +51,7 @@ def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, push)
+    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push)
 
 
 if __name__ == "__main__":

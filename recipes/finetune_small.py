@@ -23,6 +23,7 @@ from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
     load_training_texts,
+    report_of_model_to_be,
     run_recipe,
     take_over_push,
     train_and_save,
@@ -56,22 +57,22 @@ def make_trainer(model: object, tokenizer: object, training: SFTConfig, texts: T
 def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     """Finetune as the arguments say."""
     texts = load_training_texts(arguments, training.seed)
-    push = take_over_push(training, texts, arguments)
+    public = copy.copy(arguments)
+    public.dataset, public.dataset_revision = arguments.public_dataset, None
+    public_texts = load_training_texts(public, training.seed) if arguments.public_dataset else None
+    report = report_of_model_to_be(texts, arguments.model_name_or_path, arguments.model_revision, public_texts)
+    push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)
     model = AutoModelForCausalLM.from_pretrained(base, revision=arguments.model_revision, dtype="float32")
-    public_texts = None
-    if arguments.public_dataset:
-        public = copy.copy(arguments)
-        public.dataset, public.dataset_revision = arguments.public_dataset, None
+    if public_texts is not None:
         stage = copy.copy(training)
         stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"
-        public_texts = load_training_texts(public, training.seed)
         trainer = make_trainer(model, tokenizer, stage, public_texts)
         trainer.train()
         model = trainer.model
     trainer = make_trainer(model, tokenizer, training, texts)
-    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, push, public_texts)
+    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, report, push)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 python recipes/train_with_generator.py --output_dir build/own-training
 ```
 
-It is short on purpose, to be copied into a script of your own. The synthetic dataset carries its privacy report in
-`info`, so it may be saved, loaded, selected from and split, and `find_privacy_report` (or `recipes/finetune_llm.py
---dataset build/own-training/texts`) still finds the guarantee.
+It is short on purpose, to be copied into a script of your own. The synthetic dataset carries its privacy report, so it
+may be selected from, split and joined with others of its kind, and the guarantee is still found. So it is from the
+folder that the generator saves, by `recipes/finetune_llm.py --dataset build/own-training/texts`.
 """
 
 import sys
@@ -29,7 +29,6 @@ from transformers import (
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.finetuning import GuaranteeCallback
-from hf_pretext.hub import find_privacy_report
 from hf_pretext.models.packaged import locate
 from hf_pretext.plays import load_plays
 
@@ -61,7 +60,7 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
     )
     generator = PrivateEvolutionGenerator(None, arguments.embedding_model, arguments.model, config=config)
     synthetic = generator(private, num_samples=arguments.num_samples)
-    synthetic.save_to_disk(f"{arguments.output_dir}/texts")
+    generator.save_pretrained(f"{arguments.output_dir}/texts")
 
     tokenizer = AutoTokenizer.from_pretrained(locate(arguments.model))
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -83,7 +82,7 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
     # Epsilon and delta go wherever the trainer logs: its history, TensorBoard, Weights & Biases, Trackio...
-    trainer.add_callback(GuaranteeCallback(trainer, find_privacy_report(synthetic)))
+    trainer.add_callback(GuaranteeCallback(trainer))
     trainer.train()
     return trainer
 

@@ -87,6 +87,7 @@ def push(folder):
     outcome["synthetic"], outcome["more"] = list(synthetic["text"]), list(more["text"])
     outcome["seeds"] = generator.seeds.to_list()
     outcome["report"] = generator.privacy_report.to_dict()
+    outcome["report of texts"] = find_privacy_report(more).without_names().to_dict()
     outcome |= finetune(folder)
     (folder / "pushed.json").write_text(json.dumps(outcome))
 
@@ -145,7 +146,8 @@ def pull(folder):
         "restored seeds": generator.seeds.to_list(),
         "config equal": generator.config == config_of(DATA),
         "report": generator.privacy_report.to_dict(),
-        "found report": find_privacy_report(DATA).to_dict(),
+        "found report": find_privacy_report(DATA).without_names().to_dict(),
+        "loaded report": find_privacy_report(load_dataset(DATA, split="train"), DATA).without_names().to_dict(),
         "no models": error_of(lambda: PrivateEvolutionGenerator.from_pretrained(DATA)),
         "no repository": error_of(lambda: PrivateEvolutionGenerator.from_pretrained("me/nothing")),
         "card": card.data.to_dict(),

@@ -39,6 +39,7 @@ from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.models.prompted_variation import PromptedVariation
 from hf_pretext.plots import plot_run
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
+from hf_pretext.privacy.report_format import checksum_of
 from hf_pretext.runs.history import RoundRecord
 
 NAMED = {
@@ -252,6 +253,11 @@ def test_domains_and_names_of_models_are_words_in_the_card(text):
     assert names["expansion_model"] == repr(one_line(valid_unicode(text.split(" (")[0])))
 
 
+def sealed(values):
+    """Make the checksum fit again, as a stranger can."""
+    return {**values, "checksum": checksum_of(values)}
+
+
 def test_a_stranger_s_report_is_words_in_the_card(config):
     hostile = "x |\n\n# heading <script> [a](b)"
     report = PrivacyReport.from_ledger(PrivacyLedger(Plan.from_config(config)), config)
@@ -260,10 +266,10 @@ def test_a_stranger_s_report_is_words_in_the_card(config):
     # What goes into sentences has to be plain words.
     for refused in ({"accountant": hostile}, {"descriptions": {"votes": hostile}}, {"descriptions": {hostile: "a"}}):
         with pytest.raises(ValueError, match="is not valid: use"):
-            PrivacyReport.from_dict({**report.to_dict(), **words, **refused})
+            PrivacyReport.from_dict(sealed({**report.to_dict(), **words, **refused}))
     with pytest.raises(ValueError, match="is not valid: use"):
-        PrivacyReport.from_dict({**report.to_dict(), **words, "releases": [{**told, "question": hostile}]})
-    report = PrivacyReport.from_dict({**report.to_dict(), **words})
+        PrivacyReport.from_dict(sealed({**report.to_dict(), **words, "releases": [{**told, "question": hostile}]}))
+    report = PrivacyReport.from_dict(sealed({**report.to_dict(), **words}))
     card = dataset_card(report, config, {}, ["a"], 1)
     assert "\n# heading" not in card and not re.search(r"[^\\]<script|[^\\]\[a", card)
 
@@ -534,9 +540,12 @@ def test_a_configuration_that_is_none_is_named(tmp_path, content):
         {"releases": [{"id": "a", "question": "x", "num_bins": 3, "mechanism": {"noise_multiplier": -1.0}}]},
         {"descriptions": 5},
         {"unit": 5},
+        {"texts_digest": "../../etc"},
+        {"parts": 5},
+        {"parts": [5]},
     ],
 )
 def test_a_report_that_is_none_is_named(config, change):
     report = PrivacyReport.from_ledger(PrivacyLedger(Plan.from_config(config)), config)
-    with pytest.raises(ValueError, match="A privacy report with|is not a mechanism"):
-        PrivacyReport.from_dict({**report.to_dict(), **change})
+    with pytest.raises(ValueError, match="A privacy report (with|that)|is not a mechanism"):
+        PrivacyReport.from_dict(sealed({**report.to_dict(), **change}))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import read_run
-from hf_pretext.finetuning import FinetuningArguments, load_training_texts
+from hf_pretext.finetuning import FinetuningArguments, load_training_texts, push_model, report_of_model
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -204,7 +204,7 @@ def test_a_model_of_unknown_texts_says_so_in_its_card(folder, script):
     """The tokenizer has no padding token, and nothing is pickled."""
     finetune(folder, str(folder / "texts.jsonl"), script)
     card = (folder / "out" / "README.md").read_text()
-    assert "no guarantee is known" in card and "epsilon" not in card
+    assert "No guarantee is known" in card and "epsilon" not in card
     names = {path.name for path in (folder / "out").iterdir()}
     assert "training_args.bin" not in names and not [name for name in names if name.startswith(".writing")]
     assert ("adapter_model.safetensors" if script == "finetune_llm" else "model.safetensors") in names
@@ -292,7 +292,7 @@ def test_a_guarantee_does_not_outlive_its_model(folder, private, public):
     assert "epsilon = 4" in (folder / "out" / "README.md").read_text()
     (folder / "out" / "evaluation.json").write_text("{}")
     finetune(folder, str(folder / "texts.jsonl"), "finetune_small")
-    assert "no guarantee is known" in (folder / "out" / "README.md").read_text()
+    assert "No guarantee is known" in (folder / "out" / "README.md").read_text()
     for name in ("privacy_report.json", "evaluation.json", "run.png", "adapter_config.json"):
         assert not (folder / "out" / name).exists(), name
 
@@ -305,7 +305,71 @@ def test_a_model_that_learned_from_two_runs_says_so(folder, private, public):
     for base, out, dataset in zip(places, places[1:], (first, second, second), strict=False):
         arguments = module.SmallModelArguments(dataset=dataset, model_name_or_path=base)
         module.main(arguments, SFTConfig(output_dir=out, **training))
-    cards = {name: (folder / name / "README.md").read_text() for name in ("one", "two", "again")}
-    assert "epsilons add up" not in cards["one"] and "epsilons add up" in cards["two"]
+    reports = {name: report_of_model(folder / name) for name in ("one", "two", "again")}
+    assert reports["one"].epsilon == pytest.approx(4, rel=1e-3) and not reports["one"].parts
+    assert reports["two"].epsilon == pytest.approx(8, rel=1e-3) and len(reports["two"].parts) == 2
     # The first run's guarantee is not forgotten where the second one's texts are seen once more.
-    assert "epsilons add up" in cards["again"]
+    assert reports["again"].without_names() == reports["two"].without_names()
+    card = (folder / "again" / "README.md").read_text()
+    assert "epsilon = 8" in card and "sum of 2 runs" in card and "Run 2 of 2" in card
+
+
+def test_what_a_model_learned_from_raw_text_is_not_forgotten(folder, private, public, monkeypatch):
+    """First private text, then texts with a guarantee: there is none, and a push is refused before training."""
+    private.to_json(folder / "private.jsonl")
+    finetune(folder, str(folder / "private.jsonl"), "finetune_small")
+    texts = dp_texts(folder, private, public, "first")
+    module = load_script("finetune_small")
+    training = {"max_steps": 1, "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 32}
+    arguments = module.SmallModelArguments(dataset=texts, model_name_or_path=str(folder / "out"))
+    module.main(arguments, SFTConfig(output_dir=str(folder / "then"), **training))
+    assert report_of_model(folder / "then") is None
+    assert "No guarantee is known for this model" in (folder / "then" / "README.md").read_text()
+    pushing = SFTConfig(output_dir=str(folder / "pushed"), push_to_hub=True, hub_model_id="me/model", **training)
+    with pytest.raises(ValueError, match="has no finite privacy guarantee"):
+        module.main(arguments, pushing)
+    assert not (folder / "pushed").exists()
+
+
+def test_private_figures_are_not_published_unless_asked_for(folder, private, public, monkeypatch):
+    """What a push publishes, in the place of the Hub: with one person more or less, next to nothing changes."""
+    finetune(folder, dp_texts(folder, private, public, "first"), "finetune_small")
+    module = load_script("evaluate")
+    more = Dataset.from_dict({"client_id": ["alice"], "text": ["the clinic sends me notes on " + "sleep " * 20]})
+    published = {}
+    for name, data in (("without", private), ("with", concatenate_datasets([private, more]))):
+        data.to_json(folder / f"{name}-alice.jsonl")
+        module.main(
+            module.EvaluationArguments(
+                model=str(folder / "out"),
+                base_model=str(folder / "llm"),
+                dataset=str(folder / f"{name}-alice.jsonl"),
+                synthetic=str(folder / "texts.jsonl"),
+                embedding_model=str(folder / "embedder"),
+                device="cpu",
+            )
+        )
+        for asked in (False, True):
+
+            def keep(target, *_, key=(name, asked), **__):
+                published[key] = {path.name: path.read_bytes() for path in Path(target).iterdir()}
+                return ""
+
+            monkeypatch.setattr("hf_pretext.finetuning.models.push_folder", keep)
+            push_model(folder / "out", "me/model", publish_private_evaluation=asked)
+    for name in ("without", "with"):
+        files = published[name, False]
+        assert {"model.safetensors", "privacy_report.json", "README.md"} <= set(files)
+        assert not [file for file in files if file.startswith("evaluation")]
+        assert b"model-index" not in files["README.md"] and b"## Evaluation" not in files["README.md"]
+    figures = {name: json.loads(published[name, True]["evaluation.json"]) for name in ("without", "with")}
+    assert figures["with"]["num_clients"] == figures["without"]["num_clients"] == 10
+    assert set(figures["with"]) == {
+        *("dataset", "split", "is_private", "covered_by_the_guarantee", "num_texts", "num_clients"),
+        *("before", "after", "difference"),
+    }
+    assert figures["with"]["after"]["top_1_accuracy"] == round(figures["with"]["after"]["top_1_accuracy"], 2)
+    for content in published["with", True].values():
+        assert b"alice" not in content and b"num_tokens" not in content
+    # The owner still has all of it.
+    assert "num_tokens" in json.loads((folder / "out" / "evaluation.json").read_text())

@@ -4,12 +4,14 @@ The recipes build a trainer around it, with `trl` and `peft`. A training script 
 at least:
 
 ```python
-trainer = Trainer(model, args, train_dataset=...)
-trainer.add_callback(GuaranteeCallback(trainer, generator.privacy_report))
+trainer = Trainer(model, args, train_dataset=tokenized(synthetic))
+trainer.add_callback(GuaranteeCallback(trainer))
 ```
 """
 
 from ..artifacts import TRAINING_NAME as TRAINING_NAME
+from .chain import report_of_model as report_of_model
+from .chain import report_of_model_to_be as report_of_model_to_be
 from .models import load_before_and_after as load_before_and_after
 from .models import push_model as push_model
 from .models import write_model_card as write_model_card

@@ -1,15 +1,26 @@
 """Finetuned models: loading them before and after, their card, and their push."""
 
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME, CARD_NAME, EVALUATION_NAME, TRAINING_NAME
-from ..cards import model_card
-from ..files import read_json
-from ..hub import check_guarantee, find_privacy_report, push_folder
+from ..artifacts import (
+    ADAPTER_CONFIG_NAME,
+    CARD_NAME,
+    EVALUATION_NAME,
+    EVALUATION_PICTURE_NAME,
+    TRAINING_NAME,
+)
+from ..cards import MEASURES, model_card
+from ..files import read_json, write_json
+from ..hub import check_guarantee, push_folder
 from ..models.loading import resolve_device
 from ..models.packaged import locate
+from ..plots import plot_evaluation
+from .chain import report_of_model
 
 
 def load_before_and_after(
@@ -58,22 +69,76 @@ def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
     facts = read_json(path / TRAINING_NAME)
     evaluation = path / EVALUATION_NAME
     figures = read_json(evaluation) if evaluation.is_file() else None
-    card = model_card(facts, find_privacy_report(path), figures, repo_id)
+    card = model_card(facts, report_of_model(path), figures, repo_id)
     (path / CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def push_model(folder: str | Path, repo_id: str, **options: Any) -> str:
+def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: bool = False, **options: Any) -> str:
     """Push a finetuned model's folder, in one commit, without its checkpoints.
+
+    An evaluation on private text is not covered by any guarantee: exact figures can tell what one person wrote. So it
+    stays where it is. If you ask for it in words, rounded figures are published (see `rounded_evaluation`).
 
     Args:
         folder (`str` or `Path`): Folder that a recipe wrote.
         repo_id (`str`): Name of the repository.
+        publish_private_evaluation (`bool`, *optional*, defaults to `False`):
+            Publish rounded figures of an evaluation on private text.
         **options: `private`, `token`, `allow_no_guarantee`. See `hub.push_folder`.
 
     Returns:
         `str`: Address of the repository.
+
+    Raises:
+        ValueError: There is no finite guarantee for these weights, or the repository holds something else.
     """
-    report = find_privacy_report(folder)
+    path = Path(folder)
+    report = report_of_model(path)
     check_guarantee(report, options.get("allow_no_guarantee", False))
-    write_model_card(folder, repo_id)
-    return push_folder(folder, repo_id, "model", report, commit_message="Model finetuned on synthetic text", **options)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path) as scratch:
+        # What is published is put together beside the weights, which are linked and not copied.
+        target = Path(scratch) / "model"
+        left_out = shutil.ignore_patterns("checkpoint-*", ".writing-*", "stage-*", CARD_NAME, "evaluation.*")
+        shutil.copytree(path, target, ignore=left_out, copy_function=os.link)
+        if (path / EVALUATION_NAME).is_file():
+            figures = read_json(path / EVALUATION_NAME)
+            if not figures["is_private"] or publish_private_evaluation:
+                shown = rounded_evaluation(figures) if figures["is_private"] else figures
+                write_json(target / EVALUATION_NAME, shown)
+                plot_evaluation(shown, target / EVALUATION_PICTURE_NAME)
+        write_model_card(target, repo_id)
+        title = "Model finetuned on synthetic text"
+        return push_folder(target, repo_id, "model", report, commit_message=title, **options)
+
+
+def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Round an evaluation on private text for publication. It is still not covered by any guarantee.
+
+    Left out are the number of tokens, the measures of the texts themselves (which have extremes), and the name of the
+    file. Accuracies and entropies keep two decimals, and the numbers of texts and clients one digit.
+
+    Args:
+        figures (`Mapping[str, Any]`): What `recipes/evaluate.py` wrote.
+    """
+
+    def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: round(value, 2) for name, value in values.items() if name in (*MEASURES, *_OF_A_DIFFERENCE)}
+
+    return {
+        "dataset": "private text",
+        "split": "held out",
+        "is_private": True,
+        "covered_by_the_guarantee": False,
+        "num_texts": _one_digit(figures["num_texts"]),
+        "num_clients": _one_digit(figures["num_clients"]),
+        "before": rounded(figures["before"]),
+        "after": rounded(figures["after"]),
+        "difference": {name: rounded(change) for name, change in figures["difference"].items()},
+    }
+
+
+_OF_A_DIFFERENCE = ("difference", "low", "high")
+
+
+def _one_digit(number: int) -> int:
+    return round(number, 1 - len(str(number)))

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts import PICTURE_NAME, REPORT_NAME
+from ..artifacts import PICTURE_NAME
+from ..coverage import mark, texts_of
 from ..data import list_texts, read_texts
 from ..hub import fetch_folder, find_privacy_report
 from ..privacy.report import PrivacyReport
@@ -37,7 +38,7 @@ class TrainingTexts:
     Args:
         train (`datasets.Dataset`): Column `text`.
         validation (`datasets.Dataset`): Column `text`, for choosing a checkpoint.
-        report (`PrivacyReport`, *optional*): The guarantee, if one is known.
+        report (`PrivacyReport`, *optional*): The guarantee, if one is known of every text.
         name (`str`): What to call the texts.
         hub_id (`str`, *optional*): Their repository on the Hub.
         revision (`str`, *optional*): Its commit.
@@ -71,11 +72,10 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     texts = [text for text in list_texts(dataset, column, "dataset") if text.strip()]
     if len(texts) < 2:
         raise ValueError(f"`dataset`={name!r} holds {len(texts)} texts that are not blank. It needs at least 2.")
-    report = find_privacy_report(dataset)
+    report = find_privacy_report(dataset, name, revision=arguments.dataset_revision, text_column=column)
     hub_id = revision = picture = None
     if not Path(name).is_file():
-        folder = fetch_folder(name, [REPORT_NAME, PICTURE_NAME], arguments.dataset_revision)
-        report = report or find_privacy_report(folder)
+        folder = fetch_folder(name, [PICTURE_NAME], arguments.dataset_revision)
         picture = folder / PICTURE_NAME if (folder / PICTURE_NAME).is_file() else None
         if not Path(name).exists():
             # The cache names a snapshot's folder after its commit.
@@ -83,7 +83,10 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     from datasets import Dataset
 
     # In memory, where a trainer's `map` leaves no files beside the data.
-    split = Dataset.from_dict({"text": texts}).train_test_split(test_size=arguments.validation_share, seed=seed)
+    rows = Dataset.from_dict({"text": texts})
+    if report is not None:
+        mark(rows, report, texts_of(rows))
+    split = rows.train_test_split(test_size=arguments.validation_share, seed=seed)
     return TrainingTexts(split["train"], split["test"], report, public_name(name), hub_id, revision, picture)
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, PICTURE_NAME, REPORT_NAME, TRAINING_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, PICTURE_NAME, TRAINING_NAME
+from ..coverage import marks_of, report_of_rows
 from ..files import atomic_folder, read_json, write_json
-from ..hub import check_guarantee, check_token, fetch_folder, find_privacy_report
+from ..hub import check_guarantee, check_token
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
+from .chain import digest_of_weights
 from .models import push_model, write_model_card
 from .texts import FinetuningArguments, TrainingTexts, public_name
 
@@ -31,45 +33,67 @@ LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "dataset
 class GuaranteeCallback(TrainerCallback):
     """Logs epsilon and delta of the training texts with the other figures, wherever the trainer logs.
 
+    The texts are those of `trainer.train_dataset`. Each of its rows has to be among the texts that a report names. A
+    dataset that holds tokens in the place of texts is known by its mark, which `datasets` keeps through `map`.
+
     Args:
         trainer (`transformers.Trainer`): The trainer.
-        report (`PrivacyReport`, *optional*): The guarantee of the texts. A warning is logged if there is none.
+        report (`PrivacyReport`, *optional*): The guarantee that you expect. If the texts have another, none is logged.
     """
 
-    def __init__(self, trainer: Any, report: PrivacyReport | None) -> None:
+    def __init__(self, trainer: Any, report: PrivacyReport | None = None) -> None:
         self._trainer = trainer
-        self._report = report
+        self._expected = report
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Log the guarantee once, at the beginning."""
-        if self._report is None or not self._report.is_finite:
-            logger.warning("No finite privacy guarantee is known for the training texts.")
+        """Log the guarantee once, at the beginning, or a warning if there is none."""
+        report = _report_of_training(self._trainer.train_dataset)
+        if report is None or not report.is_finite or (self._expected and not self._expected.covers(report)):
+            logger.warning(
+                "No finite privacy guarantee is known for the training texts. Train on a dataset that a generator "
+                "returned, or that was derived from such."
+            )
             return
-        logger.info("%s", self._report.guarantee)
-        self._trainer.log({"privacy_epsilon": self._report.epsilon, "privacy_delta": self._report.delta})
+        logger.info("%s", report.guarantee)
+        self._trainer.log({"privacy_epsilon": report.epsilon, "privacy_delta": report.delta})
 
 
-def take_over_push(training: Any, texts: TrainingTexts, arguments: FinetuningArguments) -> dict[str, Any] | None:
+def _report_of_training(dataset: Any) -> PrivacyReport | None:
+    from datasets import Dataset
+
+    if not isinstance(dataset, Dataset):
+        return None
+    if "text" in dataset.column_names:
+        return report_of_rows(dataset)
+    marks = marks_of(dataset)
+    # A list that names fewer texts than there are rows cannot be about all of them.
+    num_texts = sum(each.num_texts or 0 for each in marks)
+    return PrivacyReport.of_several(marks) if marks and dataset.num_rows <= num_texts else None
+
+
+def take_over_push(
+    training: Any, report: PrivacyReport | None, arguments: FinetuningArguments
+) -> dict[str, Any] | None:
     """Take the push over from a trainer, and check before hours of training whether it will be possible.
 
     A trainer would push file by file, with checkpoints and pickled arguments, and write a card of its own.
 
     Args:
         training (`transformers.TrainingArguments`): Loses `push_to_hub`. Name, token and privacy are read from it.
-        texts (`TrainingTexts`): Their guarantee decides whether the model may be pushed.
+        report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
         arguments (`FinetuningArguments`): Say whether it may be pushed without one.
 
     Returns:
         `dict`: Arguments of `push_model` except the folder, or None if there is nothing to push.
 
     Raises:
-        ValueError: The texts have no finite guarantee.
+        ValueError: The model will have no finite guarantee.
         PermissionError: There is no token.
     """
     if not training.push_to_hub:
         return None
     training.push_to_hub = False
-    check_guarantee(texts.report, arguments.allow_no_guarantee)
+    check_guarantee(report, arguments.allow_no_guarantee)
     target = check_push(training.hub_model_id, training.hub_token)
     return {
         **target,
@@ -98,8 +122,8 @@ def train_and_save(
     texts: TrainingTexts,
     arguments: FinetuningArguments,
     base_model: str,
+    report: PrivacyReport | None,
     push: dict[str, Any] | None = None,
-    first_stage: TrainingTexts | None = None,
 ) -> None:
     """Train, save the model with its card, and push it.
 
@@ -108,10 +132,10 @@ def train_and_save(
         texts (`TrainingTexts`): What it trains on.
         arguments (`FinetuningArguments`): License of the model.
         base_model (`str`): Name of the model that is finetuned.
+        report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
         push (`dict`, *optional*): What `take_over_push` returned.
-        first_stage (`TrainingTexts`, *optional*): What the model was trained on just before.
     """
-    trainer.add_callback(GuaranteeCallback(trainer, texts.report))
+    trainer.add_callback(GuaranteeCallback(trainer))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     seconds = time.perf_counter() - started
@@ -123,32 +147,11 @@ def train_and_save(
         trainer.save_model(str(scratch))
         if is_main_process():
             facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds)
-            facts["earlier_guarantees"] = _earlier_guarantees(texts, base_model, first_stage)
-            _write_beside(Path(scratch), facts, texts, base_model)
+            _write_beside(Path(scratch), facts, texts, base_model, report)
     if is_main_process():
         print(f"The model and its card are in {output}/.")
         if push:
             print(f"Pushed to {push_model(output, **push)}.")
-
-
-def _earlier_guarantees(texts: TrainingTexts, base_model: str, first_stage: TrainingTexts | None) -> list[str]:
-    """Collect the guarantees of texts that the model learned before. Their epsilons may add to that of `texts`."""
-    folder = None
-    if base_model not in PACKAGED:
-        try:
-            folder = fetch_folder(base_model, [REPORT_NAME, TRAINING_NAME], repo_type="model")
-        except FileNotFoundError:
-            logger.info("Whether %s has a privacy report of its own could not be determined.", base_model)
-    reports, guarantees = [first_stage.report] if first_stage else [], []
-    if folder is not None and (folder / TRAINING_NAME).is_file():
-        guarantees += read_json(folder / TRAINING_NAME)["earlier_guarantees"]
-        reports.append(find_privacy_report(folder))
-        if reports[-1] is None:
-            guarantees.append("No guarantee is known for the texts that its base model was finetuned on.")
-    counted = [report for report in reports if report is not None]
-    return guarantees + [
-        report.guarantee for report in counted if texts.report is None or not texts.report.covers(report)
-    ]
 
 
 def training_facts(
@@ -196,7 +199,9 @@ def training_facts(
     }
 
 
-def _write_beside(folder: Path, facts: dict[str, Any], texts: TrainingTexts, base_model: str) -> None:
+def _write_beside(
+    folder: Path, facts: dict[str, Any], texts: TrainingTexts, base_model: str, report: PrivacyReport | None
+) -> None:
     """Write what goes with the weights into their folder."""
     adapter_config = folder / ADAPTER_CONFIG_NAME
     if base_model in PACKAGED and adapter_config.is_file():
@@ -207,8 +212,8 @@ def _write_beside(folder: Path, facts: dict[str, Any], texts: TrainingTexts, bas
     # A trainer writes its arguments pickled. No one is to unpickle them.
     (folder / "training_args.bin").unlink(missing_ok=True)
     write_json(folder / TRAINING_NAME, facts)
-    if texts.report is not None:
-        texts.report.save_pretrained(folder)
+    if report is not None:
+        report.about_weights(digest_of_weights(folder)).save_pretrained(folder)
     if texts.picture is not None:
         shutil.copyfile(texts.picture, folder / PICTURE_NAME)
     write_model_card(folder)

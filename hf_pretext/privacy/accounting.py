@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 from ..settings import check_name
@@ -285,8 +285,12 @@ def calibrate(
     return [math.exp(log_scale) * each for each in relative]
 
 
-@cache  # It takes a while, and reports ask for the same again.
 def _compose(method: str, noise_multipliers: tuple[float, ...], delta: float, sampling_rate: float) -> float:
+    return float(_composed(method, noise_multipliers, sampling_rate).get_epsilon(delta))
+
+
+@lru_cache(maxsize=64)  # It takes a while, and reports ask for the same again.
+def _composed(method: str, noise_multipliers: tuple[float, ...], sampling_rate: float) -> Any:
     import dp_accounting
 
     if method == "pld":
@@ -299,7 +303,7 @@ def _compose(method: str, noise_multipliers: tuple[float, ...], delta: float, sa
         if sampling_rate < 1:
             event = dp_accounting.PoissonSampledDpEvent(sampling_rate, event)
         accountant.compose(dp_accounting.SelfComposedDpEvent(event, noise_multipliers.count(multiplier)))
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 def _log_delta(noise_multiplier: float, epsilon: float) -> float:

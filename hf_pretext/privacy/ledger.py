@@ -195,6 +195,12 @@ class PrivacyLedger:
             return math.inf
         return self.plan.epsilon(delta, [(release.mechanism, release.num_bins) for release in self._releases])
 
+    def exchange_epsilon(self, delta: float) -> float:
+        """Compute the total epsilon for the exchange of a client's texts. See `epsilon`, `Plan.exchange_epsilon`."""
+        if not all(release.noise_is_genuine for release in self._releases):
+            return math.inf
+        return self.plan.exchange_epsilon(delta, [(each.mechanism, each.num_bins) for each in self._releases])
+
     def reload(self) -> None:
         """Read the file again, which another process may have continued. Without a file there is nothing to do.
 

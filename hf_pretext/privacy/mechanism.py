@@ -1,7 +1,7 @@
 """The mechanism of one release: how much noise, at which sensitivity, and what its discreteness costs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNITS = 2**20
 """Integer units per 1.0. Fine enough that the discrete Gaussian is accounted for as the continuous one."""
@@ -80,6 +80,11 @@ class Mechanism:
         if self.neighboring_relation == "add_or_remove_one":
             return self.clip_norm
         return self.clip_norm * (2.0 if self.is_signed else math.sqrt(2))
+
+    def for_exchange(self) -> "Mechanism":
+        """Return this mechanism, with the same noise, as it protects the exchange of a client for another one."""
+        exchanged = replace(self, neighboring_relation="replace_one")
+        return replace(exchanged, noise_multiplier=self.noise_std / exchanged.sensitivity)
 
     @property
     def noise_std(self) -> float:

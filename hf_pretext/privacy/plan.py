@@ -193,6 +193,26 @@ class Plan:
             return math.inf
         return checked_epsilon(self.accountant, multipliers, left, self.client_sampling_rate) + 2 * cost
 
+    def exchange_epsilon(self, delta: float, releases: Iterable[tuple[Mechanism, int]] | None = None) -> float:
+        """Compute the epsilon for the exchange of all texts of a client for any others.
+
+        It is that of the same noise at the sensitivity of an exchange: `sqrt(2)` times that of adding or removing a
+        client, or 2 times if entries have signs (see `Mechanism`). With a sample of the clients, an exchange is a
+        removal and an addition: two steps of `(e, d)` are `(2 e, (1 + exp(e)) d)` (Dwork and Roth 2014, theorem 2.2).
+
+        Args:
+            delta (`float`): Probability with which the guarantee may fail.
+            releases (`Iterable` of `(Mechanism, int)`, *optional*): As in `epsilon`.
+        """
+        spent = self.one_run if releases is None else list(releases)
+        if self.client_sampling_rate == 1:
+            return self.epsilon(delta, [(mechanism.for_exchange(), num_bins) for mechanism, num_bins in spent])
+        step, epsilon = delta / 2, self.epsilon(delta, spent)
+        while math.isfinite(epsilon) and (1 + math.exp(epsilon)) * step > delta:
+            step = 0.999 * delta / (1 + math.exp(epsilon))
+            epsilon = self.epsilon(step, spent) if step else math.inf
+        return 2 * epsilon
+
     @property
     def noise_multiplier(self) -> float:
         """Multiplier of the one Gaussian release that costs what one run costs (without sampling)."""

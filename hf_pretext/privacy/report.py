@@ -1,45 +1,42 @@
 """The privacy report: what is guaranteed, to whom, by which mechanism, and under which assumptions."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import REPORT_NAME
 from ..configuration import PrivateEvolutionConfig
 from ..files import read_json, write_json
-from ..settings import check_name, check_plain_words, shortened
+from ..settings import check_name, shortened
 from ..version import __version__
-from .accounting import ALIASES, method_of
-from .ledger import PrivacyLedger, Release, read_mechanism
-from .mechanism import Mechanism
+from .accounting import method_of
+from .ledger import PrivacyLedger, Release
 from .plan import VOTES, Plan
-
-
-@dataclass(frozen=True)
-class ReportedRelease:
-    """A release, as far as a report shows it.
-
-    Args:
-        id (`str`): Its random name. What two reports do not share adds up.
-        question (`str`): Kind of the question that was answered.
-        num_bins (`int`): Number of bins.
-        mechanism (`Mechanism`): Its noise and sensitivity.
-    """
-
-    id: str
-    question: str
-    num_bins: int
-    mechanism: Mechanism
+from .report_format import (
+    TYPES_IN_A_REPORT,
+    ReportedRelease,
+    check_checksum,
+    check_digest,
+    checksum_of,
+    read_descriptions,
+    read_list,
+    read_releases,
+    with_releases,
+)
+from .texts import CoveredTexts
 
 
 @dataclass(frozen=True)
 class PrivacyReport:
-    """What is guaranteed, to whom, by which mechanism, and under which assumptions.
+    """What is guaranteed, to whom, by which mechanism, under which assumptions, and about which texts or weights.
+
+    A statement about a guarantee is about rows or weights that can be named. A report of a dataset names its texts,
+    and one of a model its weights. What is not among them has no guarantee.
 
     Args:
-        epsilon (`float`): Total privacy loss of everything released so far.
+        epsilon (`float`): Total privacy loss of everything released so far, under `neighboring_relation`.
         delta (`float`): Probability with which the guarantee may fail.
         unit (`str`): What is protected: `"client"`, all samples of one client.
         neighboring_relation (`str`): `"add_or_remove_one"` or `"replace_one"`.
@@ -53,6 +50,13 @@ class PrivacyReport:
         client_sampling_rate (`float`): Probability with which a client participated in a release.
         num_lost (`int`): Releases that are counted, but whose answer was lost.
         max_dropout (`float`, *optional*): Fraction of a federation's clients that may have failed to answer.
+        exchange_epsilon (`float`, *optional*):
+            The same loss under exchanging all texts of a client for any others. Under `"replace_one"` it is `epsilon`.
+        texts_digest (`str`, *optional*): Digest of the list of texts that the report is about (see `CoveredTexts`).
+        num_texts (`int`, *optional*): Number of different texts in that list.
+        seeds_digest (`str`, *optional*): Digest of the seeds, with their votes, that lie beside the report.
+        weights_digest (`str`, *optional*): Digest of the weights of the model that the report is about.
+        parts (`tuple` of `PrivacyReport`): Reports of several runs that this one adds up.
         hf_pretext_version (`str`): Version that made the report.
     """
 
@@ -70,6 +74,12 @@ class PrivacyReport:
     client_sampling_rate: float = 1.0
     num_lost: int = 0
     max_dropout: float | None = None
+    exchange_epsilon: float | None = None
+    texts_digest: str | None = None
+    num_texts: int | None = None
+    seeds_digest: str | None = None
+    weights_digest: str | None = None
+    parts: tuple["PrivacyReport", ...] = ()
     hf_pretext_version: str = __version__
 
     @classmethod
@@ -95,6 +105,42 @@ class PrivacyReport:
             client_sampling_rate=plan.client_sampling_rate,
             num_lost=ledger.num_lost,
             max_dropout=config.max_dropout,
+            exchange_epsilon=ledger.exchange_epsilon(config.delta),
+        )
+
+    @classmethod
+    def of_several(cls, reports: Sequence["PrivacyReport"]) -> "PrivacyReport":
+        """Add up the reports of runs whose outputs are used together.
+
+        Epsilons and deltas are added, as if all runs were about the same clients. A report whose releases another one
+        counts as well is not added again. If the relations differ, the sum is about the exchange of a client's texts,
+        which adding or removing a client does not follow from.
+
+        Args:
+            reports (`Sequence` of `PrivacyReport`): At least one.
+        """
+        parts: list[PrivacyReport] = []
+        for each in [part for report in reports for part in report.parts or (report,)]:
+            if not any(other.covers(each) for other in parts):
+                parts = [*(other for other in parts if not each.covers(other)), each]
+        if len(parts) == 1:
+            return parts[0]
+        relations = {each.neighboring_relation for each in parts}
+        exchange = math.fsum(math.inf if each.exchange_epsilon is None else each.exchange_epsilon for each in parts)
+        epsilon = math.fsum(each.epsilon for each in parts) if len(relations) == 1 else exchange
+        return cls(
+            epsilon=epsilon if len({each.unit for each in parts}) == 1 else math.inf,
+            delta=math.fsum(each.delta for each in parts),
+            unit=parts[0].unit,
+            neighboring_relation=relations.pop() if len(relations) == 1 else "replace_one",
+            max_samples_per_client=max(each.max_samples_per_client for each in parts),
+            accountant="sum",
+            vote_clipping=parts[0].vote_clipping,
+            releases=tuple(release for each in parts for release in each.releases),
+            descriptions={name: words for each in parts for name, words in (each.descriptions or {}).items()},
+            num_lost=sum(each.num_lost for each in parts),
+            exchange_epsilon=exchange,
+            parts=tuple(parts),
         )
 
     @classmethod
@@ -102,19 +148,32 @@ class PrivacyReport:
         """Read what `to_dict` returned, also of the first edition. The words are made again from the figures.
 
         Raises:
-            ValueError: A figure is missing, or is not valid.
+            ValueError: A figure is missing, is not valid, or was edited.
         """
-        values = values if "releases" in values else _with_releases(values)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"A privacy report that is {shortened(values)} is not valid.")
+        if "releases" in values:
+            check_checksum(values)
+        else:
+            values = with_releases(values)
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
-        known["epsilon"] = math.inf if known.get("epsilon") is None else known["epsilon"]
-        known["releases"] = _read_releases(known["releases"])
-        known["descriptions"] = _read_descriptions(known.get("descriptions"))
+        known |= {name: math.inf for name in ("epsilon", "exchange_epsilon") if known.get(name, 0) is None}
+        known["releases"] = read_releases(known["releases"])
+        known["descriptions"] = read_descriptions(known.get("descriptions"))
+        parts = known["parts"] = tuple(map(cls.from_dict, read_list("parts", known.get("parts", ()))))
         for each in fields(cls):
-            value, kinds = known.get(each.name, each.default), _TYPES_IN_A_REPORT.get(str(each.type))
+            value, kinds = known.get(each.name, each.default), TYPES_IN_A_REPORT.get(str(each.type))
             if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise ValueError(f"A privacy report with `{each.name}`={shortened(value)} is not valid.")
+        for name in ("texts_digest", "seeds_digest", "weights_digest"):
+            check_digest(name, known.get(name))
         check_name("accountant", known["accountant"])
-        return cls(**known)
+        report = cls(**known)
+        if parts:
+            total = replace(cls.of_several(parts), hf_pretext_version=report.hf_pretext_version)
+            if any(part.parts for part in parts) or report.without_names() != total:
+                raise ValueError("A privacy report whose figures are not the sum of its parts is not valid.")
+        return report
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PrivacyReport":
@@ -154,6 +213,18 @@ class PrivacyReport:
                 "reports."
             )
         return ledger
+
+    def about(self, texts: CoveredTexts, seeds_digest: str | None = None) -> "PrivacyReport":
+        """Return this report as it is about these texts, and no others."""
+        return replace(self, texts_digest=texts.digest, num_texts=len(texts), seeds_digest=seeds_digest)
+
+    def about_weights(self, digest: str) -> "PrivacyReport":
+        """Return this report as it is about the weights with this digest, and no others."""
+        return replace(self.without_names(), weights_digest=digest)
+
+    def without_names(self) -> "PrivacyReport":
+        """Return the guarantee alone, without what it is about."""
+        return replace(self, texts_digest=None, num_texts=None, seeds_digest=None, weights_digest=None)
 
     def covers(self, other: "PrivacyReport") -> bool:
         """Return whether every release that another report counts is counted here, so that this one may replace it."""
@@ -205,6 +276,8 @@ class PrivacyReport:
         if math.isinf(self.epsilon):
             return "There is no guarantee: the noise did not come from the library, or there is too little of it."
         over = ""
+        if self.parts:
+            over = f" This is the sum of {len(self.parts)} runs, as if they were about the same clients."
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
             over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
         neighbors = (
@@ -216,12 +289,26 @@ class PrivacyReport:
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
             f"{self.delta:g}, under {neighbors}, any outcome of this run is at most "
             f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
-            f"delta.{over}"
+            f"delta.{over}{self._other_relation}"
+        )
+
+    @property
+    def _other_relation(self) -> str:
+        """What holds for the other way in which data sets can differ."""
+        if self.neighboring_relation == "replace_one":
+            return " Whether someone is a client at all is not hidden."
+        if self.exchange_epsilon is None:
+            return ""
+        return (
+            " This hides whether a client participates. What a participant's texts are is hidden at epsilon = "
+            f"{rounded_up(self.exchange_epsilon)}, under exchanging all of them for any others."
         )
 
     @property
     def mechanism(self) -> str:
         """The mechanism in words."""
+        if self.parts:
+            return " ".join(f"Run {number}: {part.mechanism}" for number, part in enumerate(self.parts, start=1))
         sampled = self.client_sampling_rate < 1
         who = f"participates with probability {self.client_sampling_rate:g} and answers" if sampled else "answers"
         lost = (
@@ -263,11 +350,12 @@ class PrivacyReport:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What the guarantee assumes or does not cover, a sentence each."""
+        if self.parts:
+            return tuple(dict.fromkeys(sentence for part in self.parts for sentence in part.assumptions))
         return (
             "Every sample of a person carries the same client id. A person with two ids is protected as two clients.",
             *(_ASSUMPTIONS_OF_ONE_PROCESS if self.max_dropout is None else self._assumptions_of_a_federation),
-            "The number of clients, the configuration and the public models are not secret: what is hidden is which "
-            "samples a client has, or whether it has any.",
+            "The number of clients, the configuration and the public models are not secret.",
             "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
             "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
@@ -304,9 +392,12 @@ class PrivacyReport:
             "noise_multiplier": self.noise_multiplier,
             "noise_std": self.noise_std,
         }
-        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
-        releases = [asdict(release) for release in self.releases]
-        return {**asdict(self), **figures, "releases": releases, "epsilon": epsilon, **words}
+        own = {name: value for name, value in vars(self).items() if name != "exchange_epsilon" or value is not None}
+        own |= {name: None for name in ("epsilon", "exchange_epsilon") if math.isinf(own.get(name, 0))}
+        own |= {"releases": [asdict(release) for release in self.releases]}
+        own |= {"parts": [part.to_dict() for part in self.parts]}
+        values = {**own, **figures, **words}
+        return {**values, "checksum": checksum_of(values)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `privacy_report.json` to `folder`, which is created if it does not exist."""
@@ -336,61 +427,3 @@ _ASSUMPTIONS_OF_ONE_PROCESS = (
     "The process that held the private text is trusted: this was a simulation in one process, not a federation with "
     "secure aggregation.",
 )
-
-_TYPES_IN_A_REPORT: dict[str, tuple[type, ...]] = {
-    "<class 'float'>": (int, float),
-    "<class 'int'>": (int,),
-    "<class 'str'>": (str,),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-}
-
-
-def _read_releases(values: Any) -> tuple[ReportedRelease, ...]:
-    try:
-        releases = tuple(
-            ReportedRelease(each["id"], each["question"], each["num_bins"], read_mechanism(each["mechanism"]))
-            for each in values
-        )
-    except (KeyError, TypeError):
-        raise ValueError("A privacy report with `releases` that lack a field is not valid.") from None
-    for each in releases:
-        is_size = isinstance(each.num_bins, int) and not isinstance(each.num_bins, bool) and each.num_bins > 0
-        if not (is_size and isinstance(each.id, str)):
-            raise ValueError(f"A privacy report with the release {shortened(each)} is not valid.")
-        check_name("question", each.question)
-    return releases
-
-
-def _read_descriptions(values: Any) -> dict[str, str]:
-    if not isinstance(values or {}, Mapping):
-        raise ValueError(f"A privacy report with `descriptions`={shortened(values)} is not valid.")
-    descriptions = dict(values or {})
-    for name, words in descriptions.items():
-        check_name("question", name)
-        check_plain_words("description", words)
-    return descriptions
-
-
-def _with_releases(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the releases of a report of the first edition, which has one mechanism for all of them."""
-    try:
-        relation = values["neighboring_relation"]
-        by_sensitivity = math.sqrt(2) if relation == "replace_one" else 1.0
-        mechanism = {
-            "noise_multiplier": values["noise_multiplier"],
-            "clip_norm": values["sensitivity"] / by_sensitivity,
-            "neighboring_relation": relation,
-            "max_dropout": values.get("max_dropout"),
-        }
-        names, sizes = values.get("release_ids", ()), values.get("bins_per_release", ())
-        releases = [
-            {"id": name, "question": VOTES.name, "num_bins": num_bins, "mechanism": mechanism}
-            for name, num_bins in zip(names, sizes, strict=True)
-        ]
-        if len(releases) != values["num_rounds"]:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("A privacy report whose releases do not add up, or lack a figure, is not valid.") from None
-    accountant = values.get("accountant")
-    return {**values, "releases": releases, "accountant": ALIASES.get(str(accountant), accountant)}

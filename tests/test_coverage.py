@@ -1,0 +1,236 @@
+"""Reports that know their rows: what is covered, what is not, and what a stranger's files can claim."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets, interleave_datasets, load_from_disk
+from guarantee_rows import PRIVATE, make_run, models
+
+from conftest import random_texts
+from hf_pretext import PrivateEvolutionGenerator, coverage
+from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
+from hf_pretext.hub import find_privacy_report
+from hf_pretext.privacy import PrivacyReport
+from hf_pretext.privacy.report_format import checksum_of
+from hf_pretext.privacy.texts import CoveredTexts, hash_texts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of tiny models with 40 texts, and the folder that it was saved in."""
+    generator, synthetic = make_run(0)
+    folder = tmp_path_factory.mktemp("run") / "out"
+    generator.save_pretrained(folder)
+    return generator, synthetic, folder
+
+
+@pytest.fixture
+def forgets(monkeypatch):
+    """As in another process: only what lies in folders is known."""
+    monkeypatch.setattr(coverage, "_LISTS", {})
+
+
+DERIVED = {
+    "itself": lambda own: own,
+    "select": lambda own: own.select(range(5)),
+    "filter": lambda own: own.filter(lambda row: len(row["text"]) > 10),
+    "shuffle": lambda own: own.shuffle(seed=1),
+    "split": lambda own: own.train_test_split(test_size=0.2, seed=0)["train"],
+    "sort": lambda own: own.sort("text"),
+    "joined with itself": lambda own: concatenate_datasets([own, own]),
+    "mapped to another column": lambda own: own.map(lambda row: {"size": len(row["text"])}),
+}
+
+
+@pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
+def test_what_is_derived_from_covered_rows_is_covered(run, derive):
+    generator, synthetic, _ = run
+    report = find_privacy_report(derive(synthetic))
+    assert report is not None and report.without_names() == generator.privacy_report
+
+
+MIXED = {
+    "joined with private rows": lambda own, others: concatenate_datasets([own, others]),
+    "joined, and as many rows as before": lambda own, others: (
+        concatenate_datasets([own, others]).shuffle(seed=0).select(range(40))
+    ),
+    "the half of a split": lambda own, others: concatenate_datasets([own, others]).train_test_split(
+        train_size=30, seed=0
+    )["train"],
+    "one foreign row": lambda own, others: concatenate_datasets([own.select(range(10)), others.select([0])]),
+    "interleaved": lambda own, others: interleave_datasets([own, others], probabilities=[0.5, 0.5], seed=0).select(
+        range(40)
+    ),
+    "mapped to other texts": lambda own, others: own.map(
+        lambda row, index: {"text": others[index]["text"]}, with_indices=True
+    ),
+    "one character more": lambda own, others: own.map(lambda row: {"text": row["text"] + "."}),
+    "another dataset": lambda own, others: others,
+}
+
+
+@pytest.mark.parametrize("mix", MIXED.values(), ids=MIXED)
+def test_a_single_foreign_row_and_no_guarantee_is_known(run, mix, caplog):
+    _, synthetic, _ = run
+    mixed = mix(synthetic, PRIVATE.select_columns("text"))
+    assert find_privacy_report(mixed) is None
+    if coverage.marks_of(mixed):
+        assert "rows are not among the texts" in caplog.text and "such as row" in caplog.text
+        assert not [text for text in PRIVATE["text"] if text in caplog.text]
+
+
+def test_rows_of_two_runs_have_the_sum_of_both_reports(run):
+    generator, synthetic, _ = run
+    other, others = make_run(7)
+    both = find_privacy_report(concatenate_datasets([synthetic, others]))
+    assert [part.without_names() for part in both.parts] == [generator.privacy_report, other.privacy_report]
+    assert both.epsilon == pytest.approx(generator.privacy_report.epsilon + other.privacy_report.epsilon)
+    assert both.exchange_epsilon > both.epsilon and both.delta == pytest.approx(2e-5)
+    assert "sum of 2 runs" in both.guarantee
+    assert PrivacyReport.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+    # Only the rows that are left decide.
+    left = concatenate_datasets([synthetic, others]).filter(lambda row: row["text"] in set(synthetic["text"]))
+    assert find_privacy_report(left).without_names() == generator.privacy_report
+
+
+def test_two_expansions_of_one_run_cost_what_one_costs(run):
+    generator, synthetic, _ = run
+    more = generator.expand(generator.seeds, num_samples=12)
+    report = find_privacy_report(concatenate_datasets([synthetic, more, generator.seeds.select_columns("text")]))
+    assert report.without_names() == generator.privacy_report
+
+
+def test_a_saved_folder_knows_its_rows_in_another_process(run, forgets, tmp_path):
+    generator, synthetic, folder = run
+    assert find_privacy_report(folder).without_names() == generator.privacy_report
+    assert find_privacy_report(load_from_disk(str(folder)).select(range(3))) is not None
+    again = PrivateEvolutionGenerator.from_pretrained(folder, **models())
+    assert again.seeds.to_list() == generator.seeds.to_list()
+    # Rows that were derived and saved elsewhere find their list once it is copied beside them.
+    coverage._LISTS.clear()
+    synthetic.select(range(4)).save_to_disk(str(tmp_path / "part"))
+    assert find_privacy_report(load_from_disk(str(tmp_path / "part"))) is None
+    for path in folder.glob("covered-texts-*.hashes"):
+        shutil.copy(path, tmp_path / "part")
+    assert find_privacy_report(load_from_disk(str(tmp_path / "part"))) is not None
+
+
+def spoiled(folder, target, spoil):
+    shutil.copytree(folder, target)
+    (path,) = target.glob("covered-texts-*.hashes")
+    spoil(path)
+    return target
+
+
+SPOILED = {
+    "missing": (lambda path: path.unlink(), "is not beside the texts"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-12]), "bytes instead of"),
+    "of another dataset": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size)),
+        "is not the list",
+    ),
+    "of ten gigabytes": (lambda path: path.open("ab").truncate(10 * 2**30), "bytes instead of"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)
+def test_a_list_that_is_not_the_report_s_claims_nothing(run, forgets, tmp_path, spoil, words, caplog):
+    _, _, folder = run
+    bad = spoiled(folder, tmp_path / "bad", spoil)
+    started = time.perf_counter()
+    assert find_privacy_report(bad) is None
+    assert time.perf_counter() - started < 5, "a huge file is not read"
+    assert words in caplog.text and "Copy 'covered-texts-" in caplog.text
+    texts = load_training_texts(FinetuningArguments(dataset=str(bad)))
+    assert texts.report is None
+
+
+def test_a_report_that_was_edited_claims_nothing(run, forgets, tmp_path):
+    _, _, folder = run
+    shutil.copytree(folder, tmp_path / "edited")
+    path = tmp_path / "edited" / "privacy_report.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "epsilon": 0.1}))
+    with pytest.raises(ValueError, match="was edited after it was written.*Restore the file"):
+        find_privacy_report(tmp_path / "edited")
+    with pytest.raises(ValueError, match="was edited after it was written"):
+        PrivateEvolutionGenerator.from_pretrained(tmp_path / "edited")
+    # A sum that is not the sum of its parts is noticed under a new checksum as well.
+    report = PrivacyReport.of_several([make_run(3)[0].privacy_report, PrivacyReport.from_dict(values)])
+    wrong = {**report.to_dict(), "epsilon": 1.0}
+    with pytest.raises(ValueError, match="not the sum of its parts"):
+        PrivacyReport.from_dict({**wrong, "checksum": checksum_of(wrong)})
+
+
+def test_exchanged_rows_and_seeds_are_not_loaded(run, tmp_path, caplog):
+    generator, synthetic, folder = run
+    foreign = synthetic.map(lambda row, index: {"text": PRIVATE[index]["text"]}, with_indices=True)
+    foreign.save_to_disk(str(tmp_path / "foreign"))
+    exchanged = tmp_path / "exchanged"
+    shutil.copytree(folder, exchanged, ignore=shutil.ignore_patterns("data-*.arrow"))
+    for path in (tmp_path / "foreign").iterdir():
+        shutil.copy(path, exchanged)
+    again = PrivateEvolutionGenerator.from_pretrained(exchanged, **models())
+    assert again._synthetic is None
+    again.save_pretrained(tmp_path / "saved")
+    assert not [path for path in (tmp_path / "saved").iterdir() if PRIVATE["text"][0].encode() in path.read_bytes()]
+    lines = [json.loads(line) for line in (folder / "seeds.jsonl").read_text().splitlines()]
+    lines[0]["votes"] += 1
+    (exchanged / "seeds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = PrivateEvolutionGenerator.from_pretrained(exchanged, **models())
+    assert again.seeds is None and "are not those that its privacy report names" in caplog.text
+
+
+@pytest.mark.parametrize("is_tokenized", [False, True])
+def test_the_callback_logs_the_guarantee_of_what_is_trained_on_only(run, is_tokenized, caplog):
+    generator, synthetic, _ = run
+
+    class Trainer:
+        def __init__(self, dataset):
+            tokens = {"batched": True, "remove_columns": dataset.column_names}
+            self.logged = []
+            self.train_dataset = (
+                dataset.map(lambda rows: {"input_ids": [[1]] * len(rows["text"])}, **tokens)
+                if is_tokenized
+                else dataset
+            )
+
+        def log(self, figures):
+            self.logged.append(figures)
+
+    def logged(dataset, *arguments):
+        trainer = Trainer(dataset)
+        GuaranteeCallback(trainer, *arguments).on_train_begin()
+        return trainer.logged
+
+    report = generator.privacy_report
+    assert logged(synthetic) == [{"privacy_epsilon": report.epsilon, "privacy_delta": report.delta}]
+    private = PRIVATE.select_columns("text")
+    assert logged(private) == logged(private, report) == []
+    assert logged(concatenate_datasets([synthetic, private])) == []
+    assert logged(synthetic, make_run(5)[0].privacy_report) == []
+    assert "No finite privacy guarantee is known" in caplog.text
+
+
+def test_a_million_rows_are_checked_in_seconds(tmp_path):
+    texts = Dataset.from_dict({"text": [f"text number {number}" for number in range(1_000_000)]})
+    generator, _ = make_run(0)
+    started = time.perf_counter()
+    coverage.mark(texts, generator.privacy_report, listed := coverage.texts_of(texts))
+    assert time.perf_counter() - started < 20
+    started = time.perf_counter()
+    assert find_privacy_report(texts) is not None
+    assert time.perf_counter() - started < 10
+    assert listed.save(tmp_path).stat().st_size == 12_000_000
+
+
+def test_hashes_tell_texts_apart():
+    texts = random_texts(200)
+    listed = CoveredTexts.of(texts)
+    assert listed.contains(hash_texts(texts)).all() and len(listed) == len(set(texts))
+    others = [text.upper() for text in texts] + ["", "\ud800", "\x00"]
+    assert not listed.contains(hash_texts(others)).any()
+    assert not CoveredTexts.of([]).contains(hash_texts(others)).any()
