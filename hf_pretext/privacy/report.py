@@ -1,5 +1,6 @@
 """The privacy report: what is guaranteed, to whom, by which mechanism, and under which assumptions."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -119,26 +120,27 @@ class PrivacyReport:
         Args:
             reports (`Sequence` of `PrivacyReport`): At least one.
         """
-        parts: list[PrivacyReport] = []
-        for each in [part for report in reports for part in report.parts or (report,)]:
-            if not any(other.covers(each) for other in parts):
-                parts = [*(other for other in parts if not each.covers(other)), each]
+        parts = _distinct([part for report in reports for part in report.parts or (report,)])
         if len(parts) == 1:
             return parts[0]
-        relations = {each.neighboring_relation for each in parts}
-        exchange = math.fsum(math.inf if each.exchange_epsilon is None else each.exchange_epsilon for each in parts)
-        epsilon = math.fsum(each.epsilon for each in parts) if len(relations) == 1 else exchange
+
+        def each(name: str) -> list[Any]:
+            return [vars(part)[name] for part in parts]
+
+        is_alike = len(set(each("neighboring_relation"))) == 1
+        exchange = math.fsum(math.inf if value is None else value for value in each("exchange_epsilon"))
+        epsilon = math.fsum(each("epsilon")) if is_alike else exchange
         return cls(
-            epsilon=epsilon if len({each.unit for each in parts}) == 1 else math.inf,
-            delta=math.fsum(each.delta for each in parts),
+            epsilon=epsilon if len(set(each("unit"))) == 1 else math.inf,
+            delta=math.fsum(each("delta")),
             unit=parts[0].unit,
-            neighboring_relation=relations.pop() if len(relations) == 1 else "replace_one",
-            max_samples_per_client=max(each.max_samples_per_client for each in parts),
+            neighboring_relation=parts[0].neighboring_relation if is_alike else "replace_one",
+            max_samples_per_client=max(each("max_samples_per_client")),
             accountant="sum",
             vote_clipping=parts[0].vote_clipping,
-            releases=tuple(release for each in parts for release in each.releases),
-            descriptions={name: words for each in parts for name, words in (each.descriptions or {}).items()},
-            num_lost=sum(each.num_lost for each in parts),
+            releases=tuple(itertools.chain.from_iterable(each("releases"))),
+            descriptions={name: words for known in each("descriptions") for name, words in (known or {}).items()},
+            num_lost=sum(each("num_lost")),
             exchange_epsilon=exchange,
             parts=tuple(parts),
         )
@@ -407,6 +409,15 @@ class PrivacyReport:
 
     def __str__(self) -> str:
         return f"{self.guarantee}\n{self.mechanism}"
+
+
+def _distinct(reports: Sequence[PrivacyReport]) -> list[PrivacyReport]:
+    """Drop the reports whose releases another one counts as well."""
+    kept: list[PrivacyReport] = []
+    for each in reports:
+        if not any(other.covers(each) for other in kept):
+            kept = [*(other for other in kept if not each.covers(other)), each]
+    return kept
 
 
 def rounded_up(value: float, digits: int = 4) -> str:
