@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifacts import CARD_NAME, REPORT_NAME
+from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 
 logger = logging.getLogger(__name__)
@@ -205,8 +206,8 @@ def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyR
     there = PrivacyReport.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     if report is None or not report.covers(there):
         raise ValueError(
-            f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon {there.epsilon:.4g}, "
-            f"{there.num_releases} releases). If both runs saw the same clients, their epsilons add up, and a push "
-            "would hide the older one. Choose another name, or delete that repository."
+            f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon "
+            f"{rounded_up(there.epsilon)}, {there.num_releases} releases). If both runs saw the same clients, their "
+            "epsilons add up, and a push would hide the older one. Choose another name, or delete that repository."
         )
     return info.sha

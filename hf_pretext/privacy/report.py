@@ -12,6 +12,7 @@ from ..files import read_json, write_json
 from ..settings import check_name, check_plain_words, shortened
 from ..version import __version__
 from .accounting import ALIASES, method_of
+from .figures import rounded_up
 from .ledger import PrivacyLedger, Release, read_mechanism
 from .mechanism import Mechanism
 from .plan import VOTES, Plan
@@ -148,10 +149,10 @@ class PrivacyReport:
         costs = ledger.epsilon(self.delta) * (1 - 1e-6) if follows else math.inf
         if self.epsilon < costs:
             raise ValueError(
-                f"The privacy report (epsilon {self.epsilon:.6g}, {self.num_releases} releases, {said}) and the plan "
-                f"of the configuration ({meant}), whose releases cost {costs:.6g}, do not belong together. A ledger "
-                "continues with the plan that it began with. Make a new generator for another one, and add up the "
-                "reports."
+                f"The privacy report (epsilon {rounded_up(self.epsilon, 6)}, {self.num_releases} releases, {said}) "
+                f"and the plan of the configuration ({meant}), whose releases cost {rounded_up(costs, 6)}, do not "
+                "belong together. A ledger continues with the plan that it began with. Make a new generator for "
+                "another one, and add up the reports."
             )
         return ledger
 
@@ -206,7 +207,8 @@ class PrivacyReport:
             return "There is no guarantee: the noise did not come from the library, or there is too little of it."
         over = ""
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
-            over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
+            target = rounded_up(self.target_epsilon)
+            over = f" This is more than the {target} of one run, because several runs are added up."
         neighbors = (
             "adding or removing all samples of one client: with or without any one client's text"
             if self.neighboring_relation == "add_or_remove_one"
@@ -214,7 +216,7 @@ class PrivacyReport:
         )
         return (
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
-            f"{self.delta:g}, under {neighbors}, any outcome of this run is at most "
+            f"{rounded_up(self.delta)}, under {neighbors}, any outcome of this run is at most "
             f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
             f"delta.{over}"
         )
@@ -316,15 +318,6 @@ class PrivacyReport:
 
     def __str__(self) -> str:
         return f"{self.guarantee}\n{self.mechanism}"
-
-
-def rounded_up(value: float, digits: int = 4) -> str:
-    """Show a positive number with this many digits, and never as less than it is, as befits an epsilon."""
-    if not 0 < value < math.inf:
-        return f"{value:g}"
-    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
-    # A thousandth of a step is what floating point may add to a number that has these digits.
-    return f"{math.ceil(value / step - 1e-3) * step:.{digits}g}"
 
 
 def count_of(number: int, noun: str) -> str:
