@@ -1,10 +1,10 @@
 """From private text to what questions read: grouping by client, the cap, and embeddings on an integer grid.
 
 A client's samples depend on that client's texts only, bit for bit. Its texts make batches of their own in the
-embedding model, and its subset is drawn from a generator of its own. Embeddings are rounded to integers that are small
-enough for every product and every partial sum to be exact in float32, in any order (`quantize_embeddings`). A
-floating-point matrix product does not promise this: in a larger batch the sum behind an entry may be ordered
-differently.
+embedding model, and its subset follows from hashes of its texts under a key of its own. Embeddings are rounded to
+integers that are small enough for every product and every partial sum to be exact in float32, in any order
+(`quantize_embeddings`). A floating-point matrix product does not promise this: in a larger batch the sum behind an
+entry may be ordered differently.
 """
 
 import warnings
@@ -183,8 +183,8 @@ def cap_samples(client: object, samples: list[str], cap: int, seed: int) -> list
     subset is exchanged for another. For a client of more than `cap` samples, its votes of L2 norm 1 then change by at
     most `sqrt(2 / cap)`, which is 0.5 for 8 samples. (Two vectors scaled to length 1 differ by at most `|a - b| /
     sqrt(|a| |b|)`. For `k` votes per sample `|a - b|^2` is at most `2 k`, and `|a|^2` and `|b|^2` are at least `k
-    cap`.) Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is about all samples of a
-    client, for which the change is at most 1, and does not rest on this.
+    cap`.) Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is about a client with all
+    of its samples, and does not rest on this.
 
     Args:
         client (`object`): The client's id.
