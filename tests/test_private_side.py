@@ -156,6 +156,14 @@ def test_who_ends_the_process_is_obeyed_and_nothing_comes_along(ending):
         make_in_memory([*ROWS, HOSTILE], Panics(ending))
     assert not str(caught.value) and caught.value.__context__ is None
     assert "encode" not in [frame.f_code.co_name for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert not left_in_frames(caught.value), "the embeddings of the clients before"
+
+
+@pytest.mark.filterwarnings("error:`embedding_model` failed")
+def test_a_warning_that_is_an_error_leaves_without_embeddings():
+    with pytest.raises(UserWarning, match="failed on the texts of some clients") as caught:
+        make_in_memory([*ROWS, HOSTILE], Panics())
+    assert not left_in_frames(caught.value)
 
 
 def test_work_that_succeeds_is_returned():

@@ -45,9 +45,9 @@ class Embedder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
-    """The samples of some clients, as questions read them.
+    """The samples of some clients, as questions read them. Its representation shows none of them.
 
     Args:
         owners (`np.ndarray` of shape `(n,)`): Index of the client of each sample, sorted.
@@ -219,8 +219,19 @@ def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: 
         ValueError: No text of any client can be embedded. The message quotes none.
     """
     embedded: list[np.ndarray | None] = []
-    failures: list[str] = []
-    cuts = False
+    try:
+        width = _embed_into(embedded, samples, embedder, cap, seed)
+    except BaseException:
+        embedded.clear()  # The frames of an error, such as an interruption, keep what they hold.
+        raise
+    return [np.zeros((0, width), dtype=np.int16) if own is None else own for own in embedded]
+
+
+def _embed_into(
+    embedded: list[np.ndarray | None], samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int
+) -> int:
+    """Append each client's embeddings, or None if there are none, and return the number of dimensions."""
+    failure, cuts = None, False
 
     def embed(texts: list[str]) -> np.ndarray:
         nonlocal cuts
@@ -229,26 +240,26 @@ def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: 
 
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
         for client, texts in samples.items():
-            own, failure = attempted(embed, cap_samples(client, texts, cap, seed)) if texts else (None, None)
-            embedded.append(own)
-            failures += [failure] if failure else []
+            embedded.append(None)
+            if texts:
+                embedded[-1], failed = attempted(embed, cap_samples(client, texts, cap, seed))
+                failure = failed or failure
             bar.update()
-    succeeded = [own for own in embedded if own is not None]
-    if not succeeded:
+    widths = {own.shape[1] for own in embedded if own is not None}
+    if not widths:
         raise ValueError(
-            f"`embedding_model` failed on all private texts, with a {failures[-1]}. What it said may quote them, so "
-            "it is not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
+            f"`embedding_model` failed on all private texts, with a {failure}. What it said may quote them, so it is "
+            "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
         )
-    if failures:
+    if failure:
         warnings.warn(
-            f"`embedding_model` failed on the texts of some clients, with a {failures[-1]}. They contribute nothing.",
-            stacklevel=3,
+            f"`embedding_model` failed on the texts of some clients, with a {failure}. They contribute nothing.",
+            stacklevel=4,
         )
     if cuts:
         warnings.warn(
             f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
             "reads. Only their beginnings count. Split long texts into several rows of the same client.",
-            stacklevel=3,
+            stacklevel=4,
         )
-    nothing = succeeded[0][:0]
-    return [nothing if own is None else own for own in embedded]
+    return widths.pop()
