@@ -7,6 +7,7 @@ from typing import Any
 from .artifacts import DATA_FILE, EVALUATION_PICTURE_NAME, PICTURE_NAME, SEEDS_FILE
 from .cleaning import one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
+from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
@@ -146,7 +147,7 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters.update(as_words=_as_words, as_string=_as_string)
+    templates.filters.update(as_words=_as_words, as_string=_as_string, rounded_up=rounded_up)
     return valid_unicode(
         templates.get_template(template).render(
             picture=PICTURE_NAME, evaluation_picture=EVALUATION_PICTURE_NAME, paper=PAPER, **values

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -35,7 +35,8 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
-        ValueError: The file is of another type, cannot be read, or lacks a column.
+        ValueError: The file is of another type, cannot be read, or lacks a column. A row of a `.csv` has too many or
+            too few fields, or a stray quotation mark: the message has the number of its line.
         TypeError: Some texts are not strings.
     """
     from datasets import Dataset
@@ -49,11 +50,7 @@ def read_dataset(path: str | Path, text_column: str, client_column: str | None =
         return _read_folder(path, columns)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{str(path)!r} must be a folder of `save_to_disk` or end in one of {list(SUFFIXES)}.")
-    try:
-        rows = _read_rows(path)
-    except Exception:
-        # What a parser says of a line may quote it.
-        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}. Is it one record per line or row?") from None
+    rows = _read_rows(path)
     for role, column in zip(("text_column", "client_column"), columns, strict=False):
         if any(column not in row for row in rows):
             # The names are not shown: if a file has no header, they are its first text.
@@ -132,6 +129,17 @@ def _read_id(value: Any) -> str | None:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return _parse(path)
+    except MalformedError as error:
+        trouble = str(error)
+    except Exception:
+        trouble = "It cannot be read. Is it one record per line or row?"
+    # Raised out here, since what a parser says of a line, and its frames, may quote it.
+    raise ValueError(f"{str(path)!r} is not valid {path.suffix}. {trouble}")
+
+
+def _parse(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -140,15 +148,55 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     # Some programs mark UTF-8 by a byte order mark, which is not part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
-            limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
-            try:
-                return list(csv.DictReader(file))
-            finally:
-                csv.field_size_limit(limit)
+            return _read_csv(file)
         rows = json.load(file) if path.suffix == ".json" else [json.loads(line) for line in file if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError
     return list(rows)
+
+
+class MalformedError(ValueError):
+    """What is wrong with a file, where, and how to mend it. It quotes nothing of the file."""
+
+
+def _read_csv(file: TextIO) -> list[dict[str, Any]]:
+    """Read rows that have exactly the fields that the first line names.
+
+    A comma or quotation mark that is not quoted moves a part of a text into the next column, or the next rows into a
+    text. Rows would then count as other clients than they are, and the cap on samples per client would be void. So
+    nothing is guessed.
+    """
+    limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
+    reader, start = csv.reader(file, strict=True), 1
+    names: list[str] = []
+    rows = []
+    try:
+        for row in reader:
+            if not row:
+                pass  # A blank line is no row.
+            elif not names:
+                names = row
+            elif len(row) == len(names):
+                rows.append(dict(zip(names, row, strict=True)))
+            else:
+                raise MalformedError(
+                    f"The row that begins in line {start} has {len(row)} fields, but the first line names "
+                    f"{len(names)} columns. A text with a comma in it needs quotation marks around it, and those in "
+                    "it are doubled. Programs that write .csv do that, such as `pandas.DataFrame.to_csv`."
+                )
+            start = reader.line_num + 1
+    except csv.Error:
+        raise MalformedError(
+            f"The row that begins in line {start} has a quotation mark that is not closed, or that text follows. A "
+            "text that begins with a quotation mark needs others around it, and those in it are doubled. Programs "
+            "that write .csv do that, such as `pandas.DataFrame.to_csv`."
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+    named = list(filter(None, names))
+    if len(set(named)) < len(named):
+        raise MalformedError("The first line names a column twice. Give each column a name of its own.")
+    return rows
 
 
 def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifacts import RUN_FOLDER as RUN_FOLDER
+from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
@@ -23,7 +24,7 @@ from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
-from .privacy.ledger import PrivacyLedger
+from .privacy.ledger import CountsAlone, PrivacyLedger
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class PrivateEvolutionGenerator:
+class PrivateEvolutionGenerator(CountsAlone):
     """Generates differentially private synthetic text by Private Evolution.
 
     The method is [PrE-Text](https://huggingface.co/papers/2406.02958). Candidates evolve towards what the clients
@@ -436,8 +437,8 @@ class PrivateEvolutionGenerator:
                     "too. Give public texts, or describe the domain in a few public words."
                 )
             self._components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
-        elif public is private:
-            raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
+        else:
+            check_public_texts(private, public, self.config.text_column)
 
     def _client_pool(self, private: Any) -> ClientPool:
         if isinstance(private, ClientPool):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .artifacts import CARD_NAME, REPORT_NAME
 from .coverage import report_of_rows
 from .data import read_texts
+from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import HASH_BYTES, PATTERN, file_name
 
@@ -224,8 +225,8 @@ def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyR
     there = PrivacyReport.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     if report is None or not report.covers(there):
         raise ValueError(
-            f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon {there.epsilon:.4g}, "
-            f"{there.num_releases} releases). If both runs saw the same clients, their epsilons add up, and a push "
-            "would hide the older one. Choose another name, or delete that repository."
+            f"`repo_id`={repo_id!r} exists and holds the privacy report of another run (epsilon "
+            f"{rounded_up(there.epsilon)}, {there.num_releases} releases). If both runs saw the same clients, their "
+            "epsilons add up, and a push would hide the older one. Choose another name, or delete that repository."
         )
     return info.sha

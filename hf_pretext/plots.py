@@ -8,6 +8,7 @@ import numpy as np
 
 from .audit.bounds import AuditReading
 from .configuration import PrivateEvolutionConfig
+from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .runs.history import RoundRecord
 
@@ -42,8 +43,8 @@ def plot_run(
     _plot_survivors(survivors_axes, history)
     _plot_map(map_axes, maps)
     figure.suptitle(
-        f"Private Evolution: {report.num_releases} releases, client-level epsilon = {report.epsilon:.3g}, "
-        f"delta = {report.delta:g}"
+        f"Private Evolution: {report.num_releases} releases, client-level epsilon = {rounded_up(report.epsilon)}, "
+        f"delta = {rounded_up(report.delta)}"
     )
     figure.supxlabel(footer, fontsize="small")
     figure.savefig(path)
@@ -141,7 +142,7 @@ def plot_audit(
     bounds.set_yticks(places, [reading.attack for reading in readings])
     bounds.invert_yaxis()
     if np.isfinite(claim):
-        bounds.axvline(claim, color=COLORS[1], ls="--", label=f"claim {claim:.3g}")
+        bounds.axvline(claim, color=COLORS[1], ls="--", label=f"claim {rounded_up(claim)}")
         bounds.legend(fontsize="small")
     bounds.set(title="Lower bounds on epsilon", xlabel="epsilon, 95 % confidence")
     bounds.margins(x=0.2)

@@ -90,7 +90,7 @@ def main(arguments: EvaluationArguments) -> None:
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)
     figures = {
-        "dataset": Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset,
+        "dataset": published_name(arguments),
         "split": arguments.split,
         "is_private": arguments.is_private,
         "covered_by_the_guarantee": False,
@@ -110,6 +110,13 @@ def main(arguments: EvaluationArguments) -> None:
         print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
         if push:
             print(f"Pushed to {push_model(output, publish_private_evaluation=publish, **push)}.")
+
+
+def published_name(arguments: EvaluationArguments) -> str:
+    """Return what the card calls the held-out texts. What the owner calls private ones is not for the public."""
+    if arguments.is_private:
+        return "a private dataset"
+    return Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset
 
 
 def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]]:

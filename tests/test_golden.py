@@ -1,8 +1,10 @@
 """The method as it was recorded, with fixed noise and tiny models: seeds, texts, history and every file of the run.
 
-`golden.json` was recorded with the code of the first edition, before the second one moved it. A change of the method
-changes it, and `RECORD_GOLDEN=1 pytest tests/test_golden.py` writes it again. Words and whole numbers must be equal.
-Numbers with a fraction may differ by rounding, since processors order their sums differently.
+`golden.json` was recorded with the code of the first edition, before the second one moved it. Since then one change of
+the method changed it: which eight of its texts answer for a client that has more. (The clients of the federation have
+at most eight.) A change of the method changes it, and `RECORD_GOLDEN=1 pytest tests/test_golden.py` writes it again.
+Words and whole numbers must be equal. Numbers with a fraction may differ by rounding, since processors order sums
+differently.
 """
 
 import json

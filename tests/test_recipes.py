@@ -236,6 +236,8 @@ def test_evaluation_before_and_after(folder, private, capsys):
     assert "| next-token accuracy |" in capsys.readouterr().out
     for path in (folder / "out").rglob("*.json"):
         assert private["text"][0] not in path.read_text()
+    # What the owner of private text calls its file may say whose it is.
+    assert figures["dataset"] == "a private dataset" in card and "held_out" not in card + json.dumps(figures)
 
 
 @pytest.mark.parametrize(

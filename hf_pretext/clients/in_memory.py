@@ -10,6 +10,7 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource, sample_clients
 from ..privacy.plan import Plan
 from ..processes import is_main_process, num_processes
+from .guard import attempted
 from .pool import ClientPool, warn_of_delta, warn_of_few_clients
 from .questions import Question, check_question, sum_answers
 from .samples import Embedder, Samples, embed_clients, group_by_client
@@ -83,8 +84,20 @@ class InMemoryClientPool(ClientPool):
         check_question(question, self._samples.num_dimensions)
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
-        """Sum the contributions of the clients that participate, and add the noise. See `ClientPool`."""
-        # Drawn before the sum is computed, so that no failure of it leaves a clean sum in a traceback.
+        """Sum the contributions of the clients that participate, and add the noise. See `ClientPool`.
+
+        Raises:
+            RuntimeError: That failed. Neither the error nor its traceback holds a clean sum, noise or embeddings.
+        """
+        noisy, failure = attempted(self._noisy_sum, question, mechanism)
+        if noisy is None:
+            raise RuntimeError(
+                f"The sum over the clients failed, with a {failure}. What it said may quote what clients hold, so it "
+                "is not shown. The release is counted as spent. With a `run_dir`, the same call continues without it."
+            )
+        return noisy
+
+    def _noisy_sum(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         noise = self._noise(mechanism.noise_scale, question.num_bins)
         participates = sample_clients(self._num_clients, self._plan.client_sampling_rate)
         return sum_answers(question, self._samples.select(participates[self._samples.owners]), mechanism) + noise

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
 from ..privacy.bill import better_votes_per_sample
-from ..privacy.ledger import PrivacyLedger
+from ..privacy.figures import rounded_up
+from ..privacy.ledger import CountsAlone, PrivacyLedger
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from .questions import Question
@@ -17,7 +18,7 @@ from .questions import Question
 logger = logging.getLogger(__name__)
 
 
-class ClientPool(ABC):
+class ClientPool(CountsAlone, ABC):
     """The clients, as far as a server may see them: a public number of them, and one operation.
 
     `release` takes a question, and returns the noisy sum of the clients' vectors. What it releases, to whoever holds
@@ -111,8 +112,8 @@ def warn_of_delta(delta: float, num_clients: int) -> None:
     """Warn if `delta` is too large to mean anything for this many clients."""
     if delta >= 1 / num_clients:
         warnings.warn(
-            f"`delta`={delta:g} is not below one over the number of clients ({num_clients}). A mechanism that "
-            "publishes one random client's text would satisfy such a guarantee. Choose a `delta` well below "
+            f"`delta`={rounded_up(delta)} is not below one over the number of clients ({num_clients}). A mechanism "
+            "that publishes one random client's text would satisfy such a guarantee. Choose a `delta` well below "
             f"{1 / num_clients:.1e}.",
             stacklevel=4,
         )

@@ -1,22 +1,25 @@
 """From private text to what questions read: grouping by client, the cap, and embeddings on an integer grid.
 
 A client's samples depend on that client's texts only, bit for bit. Its texts make batches of their own in the
-embedding model, and its subset is drawn from a generator of its own. Embeddings are rounded to integers that are small
-enough for every product and every partial sum to be exact in float32, in any order (`quantize_embeddings`). A
-floating-point matrix product does not promise this: in a larger batch the sum behind an entry may be ordered
-differently.
+embedding model, and its subset follows from hashes of its texts under a key of its own. Embeddings are rounded to
+integers that are small enough for every product and every partial sum to be exact in float32, in any order
+(`quantize_embeddings`). A floating-point matrix product does not promise this: in a larger batch the sum behind an
+entry may be ordered differently.
 """
 
-import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
 from ..processes import progress_bar
+from .guard import attempted
+from .identity import check_clients
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,9 +45,9 @@ class Embedder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
-    """The samples of some clients, as questions read them.
+    """The samples of some clients, as questions read them. Its representation shows none of them.
 
     Args:
         owners (`np.ndarray` of shape `(n,)`): Index of the client of each sample, sorted.
@@ -147,11 +150,7 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
         raise TypeError(
             f"`private` has rows in column {config.text_column!r} that are not strings. Drop or convert them."
         )
-    # NaN, which pandas writes for a missing id, is not equal to itself.
-    if any(client is None or client != client for client in ids):
-        raise ValueError(f"`private` has rows without a client in column {config.client_column!r}. Name or drop them.")
-    if any(isinstance(client, (list, dict)) for client in ids):
-        raise ValueError(f"`private` has lists in column {config.client_column!r}. A client's id is one value.")
+    check_clients(ids, config.client_column)
     return texts, ids
 
 
@@ -159,7 +158,8 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
     """Group the texts that are not blank. A client with blank texts only is still a client, which contributes zero.
 
     Raises:
-        ValueError: A column is missing, or rows have no client.
+        ValueError: A column is missing, or rows have no client (`identity.check_clients`, which also warns of ids that
+            look alike).
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
     texts, ids = _read_columns(private, config)
@@ -173,19 +173,44 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
 
 
 def cap_samples(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
-    """Draw a client's subset from a generator of its own, so that it does not depend on who else participates."""
+    """Choose a client's random subset, which does not depend on who else participates or on the order of the rows.
+
+    Each sample gets a rank, a hash of its text and of which copy of that text it is, under a key of the seed and the
+    client. The subset is the `cap` samples of the smallest ranks. So all samples have the same chance, and where a
+    text is there twice, each copy counts.
+
+    *What one text can change.* A text that is added or removed changes no other rank. So at most one sample of the
+    subset is exchanged for another. For a client of more than `cap` samples, its votes of L2 norm 1 then change by at
+    most `sqrt(2 / cap)`, which is 0.5 for 8 samples. (Two vectors scaled to length 1 differ by at most `|a - b| /
+    sqrt(|a| |b|)`. For `k` votes per sample `|a - b|^2` is at most `2 k`, and `|a|^2` and `|b|^2` are at least `k
+    cap`.) Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is about a client with all
+    of its samples, and does not rest on this.
+
+    Args:
+        client (`object`): The client's id.
+        samples (`list` of `str`): Its texts.
+        cap (`int`): Most samples of the subset.
+        seed (`int`): Seed of the run. It counts as public.
+
+    Returns:
+        `list` of `str`: All samples if there are at most `cap`, in their order. Else the subset, by rank.
+    """
     if len(samples) <= cap:
         return samples
-    digest = hashlib.blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-    chosen = rng.choice(len(samples), size=cap, replace=False)
-    return [samples[index] for index in chosen]
+    key = blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
+    copies: Counter[str] = Counter()
+    ranks = []
+    for text in samples:
+        ranks.append(blake2b(f"{copies[text]}/{text}".encode("utf-8", "surrogatepass"), key=key).digest())
+        copies[text] += 1
+    return [samples[index] for index in sorted(range(len(samples)), key=ranks.__getitem__)[:cap]]
 
 
 def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int) -> list[np.ndarray]:
     """Cap and embed every client's samples, in batches of their own.
 
-    A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place.
+    A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place. Of
+    an embedding model that kills the process this cannot be said.
 
     Returns:
         `list` of `np.ndarray`: Each client's quantized embeddings, of shape `(at most cap, d)`.
@@ -194,23 +219,34 @@ def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: 
         ValueError: No text of any client can be embedded. The message quotes none.
     """
     embedded: list[np.ndarray | None] = []
-    failure = None
-    cuts = False
+    try:
+        width = _embed_into(embedded, samples, embedder, cap, seed)
+    except BaseException:
+        embedded.clear()  # The frames of an error, such as an interruption, keep what they hold.
+        raise
+    return [np.zeros((0, width), dtype=np.int16) if own is None else own for own in embedded]
+
+
+def _embed_into(
+    embedded: list[np.ndarray | None], samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int
+) -> int:
+    """Append each client's embeddings, or None if there are none, and return the number of dimensions."""
+    failure, cuts = None, False
+
+    def embed(texts: list[str]) -> np.ndarray:
+        nonlocal cuts
+        cuts = cuts or embedder.cuts(texts)
+        return quantize_embeddings(embedder(texts))
+
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
         for client, texts in samples.items():
-            own = None
-            try:
-                if texts:
-                    kept = cap_samples(client, texts, cap, seed)
-                    cuts = cuts or embedder.cuts(kept)
-                    own = quantize_embeddings(embedder(kept))
-            except Exception as error:
-                failure = type(error).__name__
-            embedded.append(own)
+            embedded.append(None)
+            if texts:
+                embedded[-1], failed = attempted(embed, cap_samples(client, texts, cap, seed))
+                failure = failed or failure
             bar.update()
-    succeeded = [own for own in embedded if own is not None]
-    if not succeeded:
-        # Raised out here, so that the message and the frames of the other error, which may hold text, stay behind.
+    widths = {own.shape[1] for own in embedded if own is not None}
+    if not widths:
         raise ValueError(
             f"`embedding_model` failed on all private texts, with a {failure}. What it said may quote them, so it is "
             "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
@@ -218,13 +254,12 @@ def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: 
     if failure:
         warnings.warn(
             f"`embedding_model` failed on the texts of some clients, with a {failure}. They contribute nothing.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if cuts:
         warnings.warn(
             f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
             "reads. Only their beginnings count. Split long texts into several rows of the same client.",
-            stacklevel=3,
+            stacklevel=4,
         )
-    nothing = succeeded[0][:0]
-    return [nothing if own is None else own for own in embedded]
+    return widths.pop()

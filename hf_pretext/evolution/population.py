@@ -278,7 +278,15 @@ class Population:
 
     def _vary(self, texts: list[str], rng: np.random.Generator, label: str) -> list[str]:
         with self._run.stage("varying", label):
-            return self._tools.vary(texts, int(rng.integers(2**32)))
+            varied = self._tools.vary(texts, int(rng.integers(2**32)))
+        if len(varied) != len(texts):
+            # More of them could be more candidates than the plan accounts for, which no later round could ask about.
+            raise ValueError(
+                f"`variation_model` made {len(varied)} variations of {len(texts)} texts. It has to return one of "
+                "each, in their order. Nothing was spent for this step: mend it, and repeat the call with the same "
+                "`run_dir`."
+            )
+        return varied
 
 
 class Reserve:

@@ -14,6 +14,7 @@ from ..artifacts import REPORT_NAME as REPORT_NAME
 from .accounting import Accountant as Accountant
 from .accounting import calibrate_noise_multiplier as calibrate_noise_multiplier
 from .accounting import compute_epsilon as compute_epsilon
+from .figures import rounded_up as rounded_up
 from .ledger import PrivacyLedger as PrivacyLedger
 from .ledger import Release as Release
 from .ledger import ReleaseLostError as ReleaseLostError
@@ -21,4 +22,3 @@ from .mechanism import Mechanism as Mechanism
 from .plan import Plan as Plan
 from .plan import PlannedRelease as PlannedRelease
 from .report import PrivacyReport as PrivacyReport
-from .report import rounded_up as rounded_up

@@ -270,7 +270,7 @@ def calibrate(
         enough += math.log(2)
         if enough > math.log(LARGEST_MULTIPLIER):
             raise ValueError(
-                f"`epsilon`={epsilon:g} cannot be reached with any noise by the accountant {found.name!r}: ask for a "
+                f"`epsilon`={epsilon} cannot be reached with any noise by the accountant {found.name!r}: ask for a "
                 "larger one, or use the accountant 'exact'."
             )
     too_small = enough - math.log(2)

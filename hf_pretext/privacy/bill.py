@@ -3,9 +3,10 @@
 import math
 
 from ..configuration import PrivateEvolutionConfig
+from .figures import rounded_up
 from .mechanism import Mechanism
 from .plan import MEAN_CLIP, MEAN_EMBEDDING, VOTES, Plan, PlannedRelease
-from .report import count_of, rounded_up
+from .report import count_of
 
 USUAL_DIMENSIONS = 384
 """Dimensions of all-MiniLM-L6-v2, the paper's embedding model, with which the bill illustrates a mean."""
@@ -26,7 +27,8 @@ def bill(config: PrivateEvolutionConfig, plan: Plan, num_clients: int | None = N
     neighbors = "adding or removing" if config.neighboring_relation == "add_or_remove_one" else "exchanging"
     lines = [
         f"{count_of(plan.num_releases, 'release')}, together epsilon = {rounded_up(epsilon)} at delta = "
-        f"{plan.delta:g}, under {neighbors} all samples of one client. Nothing was spent, no private text was read.",
+        f"{rounded_up(plan.delta)}, under {neighbors} all samples of one client. Nothing was spent, no private text "
+        "was read.",
         "",
         "| question | releases | bins, at most | of the budget | noise multiplier | noise per bin | epsilon alone |",
         "|---|---|---|---|---|---|---|",
@@ -40,8 +42,8 @@ def bill(config: PrivateEvolutionConfig, plan: Plan, num_clients: int | None = N
     if num_clients is not None:
         if plan.delta >= 1 / num_clients:
             lines.append(
-                f"- Warning: `delta`={plan.delta:g} is not below one over the number of clients. Choose it well below "
-                f"{1 / num_clients:.1e}."
+                f"- Warning: `delta`={rounded_up(plan.delta)} is not below one over the number of clients. Choose it "
+                f"well below {1 / num_clients:.1e}."
             )
         better = better_votes_per_sample(config, plan, num_clients)
         if better is not None:

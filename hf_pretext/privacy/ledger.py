@@ -78,7 +78,21 @@ def read_mechanism(values: Mapping[str, Any]) -> Mechanism:
     return mechanism
 
 
-class PrivacyLedger:
+class CountsAlone:
+    """What counts releases, or makes them: two copies would each count only their own, and state too small an epsilon.
+
+    So it cannot be copied (`copy.copy`, `copy.deepcopy`) or pickled.
+    """
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"A {type(self).__name__} cannot be copied or pickled: two copies would each count only their own "
+            "releases about the same clients. Use the same object everywhere, or make a new one, whose epsilon adds "
+            "to this one's."
+        )
+
+
+class PrivacyLedger(CountsAlone):
     """The releases about the private data, and what they cost together.
 
     A pool of clients counts a release here before it draws the noise, and returns the answer once it is kept here

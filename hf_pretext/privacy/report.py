@@ -13,6 +13,7 @@ from ..files import read_json, write_json
 from ..settings import check_name, shortened
 from ..version import __version__
 from .accounting import method_of
+from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
 from .plan import VOTES, Plan
 from .report_format import (
@@ -209,10 +210,10 @@ class PrivacyReport:
         costs = ledger.epsilon(self.delta) * (1 - 1e-6) if follows else math.inf
         if self.epsilon < costs:
             raise ValueError(
-                f"The privacy report (epsilon {self.epsilon:.6g}, {self.num_releases} releases, {said}) and the plan "
-                f"of the configuration ({meant}), whose releases cost {costs:.6g}, do not belong together. A ledger "
-                "continues with the plan that it began with. Make a new generator for another one, and add up the "
-                "reports."
+                f"The privacy report (epsilon {rounded_up(self.epsilon, 6)}, {self.num_releases} releases, {said}) "
+                f"and the plan of the configuration ({meant}), whose releases cost {rounded_up(costs, 6)}, do not "
+                "belong together. A ledger continues with the plan that it began with. Make a new generator for "
+                "another one, and add up the reports."
             )
         return ledger
 
@@ -281,7 +282,8 @@ class PrivacyReport:
         if self.parts:
             over = f" This is the sum of {len(self.parts)} runs, as if they were about the same clients."
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
-            over = f" This is more than the {self.target_epsilon:g} of one run, because several runs are added up."
+            target = rounded_up(self.target_epsilon)
+            over = f" This is more than the {target} of one run, because several runs are added up."
         neighbors = (
             "adding or removing all samples of one client: with or without any one client's text"
             if self.neighboring_relation == "add_or_remove_one"
@@ -289,7 +291,7 @@ class PrivacyReport:
         )
         return (
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
-            f"{self.delta:g}, under {neighbors}, any outcome of this run is at most "
+            f"{rounded_up(self.delta)}, under {neighbors}, any outcome of this run is at most "
             f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
             f"delta.{over}{self._other_relation}"
         )
@@ -418,15 +420,6 @@ def _distinct(reports: Sequence[PrivacyReport]) -> list[PrivacyReport]:
         if not any(other.covers(each) for other in kept):
             kept = [*(other for other in kept if not each.covers(other)), each]
     return kept
-
-
-def rounded_up(value: float, digits: int = 4) -> str:
-    """Show a positive number with this many digits, and never as less than it is, as befits an epsilon."""
-    if not 0 < value < math.inf:
-        return f"{value:g}"
-    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
-    # A thousandth of a step is what floating point may add to a number that has these digits.
-    return f"{math.ceil(value / step - 1e-3) * step:.{digits}g}"
 
 
 def count_of(number: int, noun: str) -> str:

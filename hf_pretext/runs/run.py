@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..clients.pool import ClientPool
+from ..privacy.figures import rounded_up
 from ..privacy.ledger import PrivacyLedger, ReleaseLostError
-from ..privacy.report import rounded_up
 from ..processes import broadcast, is_main_process, progress_label
 from .folder import RunFolder, is_count
 from .history import RoundRecord

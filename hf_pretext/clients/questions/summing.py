@@ -6,6 +6,7 @@ import numpy as np
 
 from ...privacy.mechanism import Mechanism
 from ..clipping import Answers, quantize, without_malformed
+from ..guard import attempted
 from ..samples import EMBEDDING_UNITS, Samples
 from .mean_embedding import MeanEmbedding
 from .nearest_candidates import NearestCandidates
@@ -49,13 +50,10 @@ def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
     """
     if type(question) in QUESTIONS:
         return question.answers(samples)  # type: ignore[attr-defined]
-    clients, vectors, failure = [], [], None
+    clients, vectors, failure = [], [], ""
     for client, own in samples.each_client():
-        vector = None
-        try:
-            vector = np.asarray(question.answer(own), dtype=np.float64)
-        except Exception as error:
-            failure = type(error).__name__  # Its words may quote what the client holds.
+        vector, failed = attempted(_vector, question, own)
+        failure = failed or failure
         if vector is not None and vector.shape == (num_bins,):
             clients.append(client)
             vectors.append(vector)
@@ -68,6 +66,10 @@ def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
     # NaN is not zero either, so it is found later.
     rows, bins = np.nonzero(matrix)
     return Answers(np.array(clients, dtype=np.int64)[rows], bins, matrix[rows, bins])
+
+
+def _vector(question: Question, samples: Samples) -> np.ndarray:
+    return np.asarray(question.answer(samples), dtype=np.float64)
 
 
 def check_question(question: Question, num_dimensions: int) -> None:
@@ -85,7 +87,7 @@ def check_question(question: Question, num_dimensions: int) -> None:
     expected = np.zeros((3, question.num_bins))
     for client, own in samples.each_client():
         try:
-            vector = np.asarray(question.answer(own), dtype=np.float64)
+            vector = _vector(question, own)
         except Exception as error:  # On made-up samples, so its words may be shown.
             raise ValueError(f"The question {question.name!r} fails on made-up samples: {error}") from error
         if vector.shape != (question.num_bins,):

@@ -1,0 +1,61 @@
+"""Who a client is: ids that name no one are refused, and ids that look alike are warned of.
+
+Nothing here is released. Errors and warnings are for the owner of the data, at the console of the trusted side. They
+name the column and no id, and say not how many there are.
+"""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+
+NAMES_OF_NOTHING = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
+"""What programs write for an id that is missing, in lower case."""
+
+_WHOLE_NUMBER = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
+
+
+def check_clients(ids: Sequence[object], column: str) -> None:
+    """Check the column of client ids.
+
+    The unit of the guarantee is the client. All rows without an id would be one client, and a person with two ids is
+    protected as two.
+
+    Args:
+        ids (`Sequence`): The id of each row.
+        column (`str`): Name of the column, for the message.
+
+    Raises:
+        ValueError: Rows have no id (None, NaN, blanks, or a word such as "null"), or an id is a list or dictionary.
+    """
+    if any(isinstance(client, (list, dict)) for client in ids):
+        raise ValueError(f"`private` has lists in column {column!r}. A client's id is one value.")
+    different = set(ids)
+    looks = set(map(look_of, different))
+    if looks & NAMES_OF_NOTHING:
+        raise ValueError(
+            f"`private` has rows without a client in column {column!r}: an id that is missing, blank, or a word such "
+            "as 'nan' or 'null'. Name or drop them. If such a word really is an id, write it in another way, such as "
+            "'id-na'."
+        )
+    if len(looks) < len(different):
+        warnings.warn(
+            f"`private` has client ids in column {column!r} that differ only in case, blanks, the form of a number or "
+            "characters that look alike. They count as different clients. If they are the same person, give that "
+            "person one id: a person with two ids is protected as two clients.",
+            stacklevel=5,
+        )
+
+
+def look_of(client: object) -> str:
+    """Return what ids that look alike have in common.
+
+    Compatible characters count as one (NFKC), and so do cases. Blanks around an id and characters without a width are
+    left out. `7`, `7.0` and `"07"` are one number. Letters of different alphabets stay different.
+    """
+    look = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", str(client)).casefold())
+    if not look.isascii():
+        look = "".join(each for each in look if unicodedata.category(each) != "Cf")
+    look = look.strip()
+    number = _WHOLE_NUMBER.fullmatch(look)
+    return number[1].replace("+", "") + (number[2].lstrip("0") or "0") if number else look
