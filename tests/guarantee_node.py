@@ -1,7 +1,7 @@
 """Checks of a node's own budget, and mutations that each of them has to catch. See `tests/guarantee.py`.
 
-None of them is statistical, but for the instants of kills. The clients' texts name bins, which are their embeddings, so
-that no model is loaded. All else is real: the ClientApp, Flower's SecAgg+, ledgers on the disk, processes and kills.
+None of them is statistical, but for the instants of kills. The clients' texts name bins, which are their embeddings,
+so that no model is loaded. All else is real: the ClientApp, Flower's SecAgg+, ledgers on disk, processes and kills.
 """
 
 import contextlib
@@ -122,6 +122,22 @@ def check_whole_run(num_runs):
     files = make_files()
     assert run_to_its_end(begin(files, epsilon=5.0)) == 0
     assert not any(map(entries, files)), "a node answers a run that its limit does not allow"
+
+
+@with_bins
+def check_two_runs_at_once(num_runs):
+    """Two runs that fit the limit one by one, of which one answers while the other is about to."""
+    files, once = make_files(), {"num-rounds": 1, "epsilon": 2.0}
+    released = []
+
+    def let_another_run_answer(number, stage, reply):
+        if stage == "share_keys" and not released:
+            released.append(0)
+            released.append(run_to_its_end(begin(files, 2, **once)))
+        return reply
+
+    released.append(run_to_its_end(begin(files, 1, meddle=let_another_run_answer, **once)))
+    assert released == [0, 1, 0] and all(spent(file) <= 3 for file in files), f"{released} answers of two runs at once"
 
 
 @with_bins
@@ -271,6 +287,16 @@ def _only_one_round():
     return mock.patch.object(node, "epsilon_of", lambda releases, delta: epsilon_of(releases[-1:], delta))
 
 
+def _only_before_it_answers():
+    record = NodeBudget.record
+
+    def record_unchecked(self, *arguments):
+        with mock.patch.object(NodeBudget, "_check_limits", lambda *_: None):
+            record(self, *arguments)
+
+    return mock.patch.object(NodeBudget, "record", record_unchecked)
+
+
 def _counted_after_the_answer():
     record, late = NodeBudget.record, []
 
@@ -290,7 +316,8 @@ MUTATIONS = {
     "a node's ledger is written after its answer": (_counted_after_the_answer, check_ledger_before_noise),
     "a node's limit is held against one run only": (_only_this_run, check_total_of_all_runs),
     "a node's limit is held against one round only": (_only_one_round, check_whole_run),
-    "a node's limit is held against what a server says that it wants": (
+    "a node's limit is not held again before each answer": (_only_before_it_answers, check_two_runs_at_once),
+    "a node's limit is not held against anything": (
         lambda: mock.patch.object(NodeBudget, "_check_limits", lambda *_: None),
         check_total_against_a_lying_server,
     ),
@@ -311,5 +338,5 @@ MUTATIONS = {
 
 CHECKS = (
     *(check_total_of_all_runs, check_total_against_a_lying_server, check_whole_run, check_ledger_before_noise),
-    *(check_asked, check_older_copy, check_two_copies, check_kills),
+    *(check_two_runs_at_once, check_asked, check_older_copy, check_two_copies, check_kills),
 )

@@ -168,6 +168,8 @@ class NodeLedger:
             "folder on a lasting disk that it may write to: that of `private`, or of the file that `ledger` names in "
             f"its configuration. Also let it write the marker {str(self.marker)!r}"
         ):
+            if not self.path.parent.is_dir():  # A disk that is not mounted, which `FileLock` would make a folder of.
+                raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r}.")
             with FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS):
                 yield self.answers()
 
