@@ -21,6 +21,12 @@ SETTINGS_NAME = "settings.json"
 FEDERATION_NAME = "federation.json"
 METRICS_NAME = "metrics.json"
 
+BUDGET_SUFFIX = ".budget.json"
+"""What a federation's node appends to the name of its private texts for the name of its ledger."""
+
+STATE_FOLDER = "hf_pretext"
+"""Subfolder of the user's state folder, in which a node marks its newest answer."""
+
 DATA_FILE = "data/train-00000-of-00001.parquet"
 SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 

@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart`, `generate`, `plan` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `plan`, `node` and `plays`."""
 
 import argparse
 import re
@@ -81,6 +81,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--num-clients", "--num_clients", type=int, help="Number of clients, for what stands out of the noise."
     )
     plan.set_defaults(run=_plan)
+    node = commands.add_parser(
+        "node", help="Print what a federation's node has answered, and what it costs. It reads no private text."
+    )
+    node.add_argument("--private", required=True, help="The file or folder of `private` in the node's configuration.")
+    node.add_argument("--ledger", help="The file of `ledger` there, if it has one.")
+    node.set_defaults(run=_node)
     return parser
 
 
@@ -106,6 +112,12 @@ def _plan(options: argparse.Namespace) -> None:
     _, settings = read_run(Path(options.config), needs=("delta",))
     config = PrivateEvolutionConfig(**settings)
     print(bill(config, Plan.from_config(config), options.num_clients))
+
+
+def _node(options: argparse.Namespace) -> None:
+    from .federated.node_ledger import NodeLedger, statement
+
+    print(statement(NodeLedger(options.private, options.ledger)))
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -1,7 +1,11 @@
 """A federation in one process: Flower's real SecAgg+ and the real ClientApp, over a grid that hands messages over."""
 
 import json
+import os
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +24,12 @@ from hf_pretext.privacy import Plan, PrivacyLedger
 
 # What a process of Flower's own knows of itself, and stamps on its messages.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+SCRATCH = tempfile.TemporaryDirectory(prefix="federation-")
+# Nodes mark their newest answers there, and not in the home folder of who runs the tests.
+os.environ["XDG_STATE_HOME"] = f"{SCRATCH.name}/state"
+
+LIMITS = {"max-epsilon": 1e5, "max-delta": 1e-5}
+"""What a node allows unless a test says otherwise: a thousand rounds of noise multiplier 1."""
 
 
 def _copy(content):
@@ -30,8 +40,8 @@ def no_noise(scale, size):
     return np.zeros(size, dtype=np.int64)
 
 
-def make_context(run_config, node=0, **node_config):
-    return Context(run_id=1, node_id=node, node_config=node_config, state=RecordDict(), run_config=run_config)
+def make_context(run_config, node=0, run_id=1, **node_config):
+    return Context(run_id=run_id, node_id=node, node_config=node_config, state=RecordDict(), run_config=run_config)
 
 
 class HandingGrid:
@@ -116,11 +126,14 @@ def make_federation(
     questions=(),
     accountant=None,
     of_clients=None,
+    node_config=None,
+    run_id=1,
     **changes,
 ):
-    """Make the pool of a federation whose clients hold these files, and its grid.
+    """Make the pool of a federation whose clients hold copies of these files, and its grid.
 
     Args:
+        node_config: Of every node, besides `private`. With it, the clients hold the files themselves.
         questions: Those of the server and, unless `of_clients` says otherwise, of every client.
         accountant: That of the server.
         of_clients: The questions that each client is started with, by the number of the client.
@@ -128,8 +141,12 @@ def make_federation(
     run_config = make_run_config(embedding_model, **{"num-clients": len(files), **changes})
     run_config = {name: value for name, value in run_config.items() if name not in without}
     settings, config = FederationSettings.split(run_config)
+    places = files if node_config is not None else copies_of(files)
     contexts = {
-        1000 + number: make_context(run_config, 1000 + number, private=str(file)) for number, file in enumerate(files)
+        1000 + number: make_context(
+            run_config, 1000 + number, run_id, **{"private": str(place), **(node_config or LIMITS)}
+        )
+        for number, place in enumerate(places)
     }
     apps = {node: make_client_app(noise, (of_clients or {}).get(node - 1000, questions)) for node in contexts}
     grid = HandingGrid(contexts, apps, meddle)
@@ -140,6 +157,12 @@ def make_federation(
         return pool.release(NearestCandidates.of(candidates, config.votes_per_sample), ledger)
 
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger, release=release)
+
+
+def copies_of(files):
+    """Copy files into a new folder, in which no node has a ledger yet."""
+    folder = Path(tempfile.mkdtemp(prefix="clients-", dir=SCRATCH.name))
+    return [shutil.copy(file, folder) if Path(file).exists() else folder / Path(file).name for file in files]
 
 
 def in_memory_answer(files, embedder, config, question, questions=()):

@@ -25,6 +25,7 @@ from hf_pretext import PrivacyReport
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.federated import protocol
+from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
@@ -35,6 +36,12 @@ BUILD = Path("build/federation").absolute()
 APP = Path("recipes/federated").absolute()
 BIN = Path(sys.executable).parent
 NUM_CLIENTS = 8
+# The node's markers must not be in the home folder of who runs this.
+os.environ["XDG_STATE_HOME"] = str(BUILD / "state")
+WITHOUT = "client-without-noise"
+MAX_EPSILON = 8.0
+"""What every node allows in all: the epsilon of the app in `recipes/federated`."""
+
 SIMULATED = (10, 100, 1000)
 MASKED = (10, 40)
 
@@ -152,10 +159,14 @@ def stop(process):
 
 
 class Deployment:
-    """A SuperLink and its SuperNodes, each a process of its own."""
+    """A SuperLink and its SuperNodes, each a process of its own.
 
-    def __init__(self, *options):
+    Answers without noise have no epsilon, so nodes that give them hold copies of the texts, with ledgers of their own.
+    """
+
+    def __init__(self, *options, texts="client"):
         self.port = free_port()
+        self.texts = texts
         self.nodes, self.proxies = {}, {}
         home = BUILD / "flwr"
         home.mkdir(parents=True, exist_ok=True)
@@ -167,9 +178,9 @@ class Deployment:
         wait_until(lambda: can_connect(self.port), 60, "the SuperLink")
 
     def start_node(self, number, **environment):
-        """Start the node of a client, whose texts lie in a file."""
+        """Start the node of a client, whose texts are in a file, and which allows one run."""
         proxy = self.proxies.setdefault(number, CountingProxy(self.port))
-        config = f'private="{client_file(number)}"'
+        config = f'private="{client_file(number, self.texts)}" max-epsilon={MAX_EPSILON} max-delta=1e-5'
         self.nodes[number] = start(
             f"node-{number}",
             *("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{proxy.port}"),
@@ -209,8 +220,8 @@ def wait_until(holds, seconds, what, process=None):
         time.sleep(0.2)
 
 
-def client_file(number):
-    return BUILD / f"client-{number}.jsonl"
+def client_file(number, texts="client"):
+    return BUILD / f"{texts}-{number}.jsonl"
 
 
 def log_of(name):
@@ -235,6 +246,7 @@ def write_inputs():
     for number, role in enumerate(roles):
         rows = ({"client_id": role, "text": text} for text in samples[role])
         client_file(number).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.copy(client_file(number), client_file(number, WITHOUT))
     (BUILD / "public.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out["text"]))
     rows = zip(private["client_id"], private["text"], strict=True)
     (BUILD / "everybody.jsonl").write_text(
@@ -358,7 +370,12 @@ def run_with_faults(deployment):
     report = PrivacyReport.from_pretrained(BUILD / name)
     asked = [int(line.split("sampled ")[1].split()[0]) for line in before.splitlines() if "strategy sampled" in line]
     answered = [int(line.split("received ")[1].split()[0]) for line in before.splitlines() if "aggregate_fit" in line]
+    spent = [
+        epsilon_of([(answer.mechanism, answer.num_bins) for answer in NodeLedger(client_file(number)).answers()], 1e-5)
+        for number in range(NUM_CLIENTS + 1)
+    ]
     return {
+        "spent_by_nodes": spent,
         "asked_before_the_restart": asked,
         "answered_before_the_restart": answered,
         "rounds_after_the_restart": json.loads((BUILD / name / "federation.json").read_text()),
@@ -430,12 +447,18 @@ def main():
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
     write_inputs()
-    deployment = Deployment()
+    deployment = Deployment(texts=WITHOUT)
     try:
         for number in range(NUM_CLIENTS):
             deployment.start_node(number)
         sums = compare_sums(deployment)
         print(json.dumps(sums, indent=2), flush=True)
+    finally:
+        deployment.stop()
+    deployment = Deployment()
+    try:
+        for number in range(NUM_CLIENTS):
+            deployment.start_node(number)
         faults = run_with_faults(deployment)
         print(json.dumps(faults, indent=2), flush=True)
     finally:
@@ -458,6 +481,8 @@ def main():
         "an oversized message ends nothing": faults["dropped_the_oversized"],
         "who joins late is asked": faults["late_joiner_asked"],
         "the guarantee holds": faults["epsilon"] <= faults["target_epsilon"],
+        "every node has a ledger, and keeps its limit": 0 < min(faults["spent_by_nodes"])
+        and max(faults["spent_by_nodes"]) <= MAX_EPSILON,
         "bytes are at most 1.1 times what the vectors need": max(each["ratio"] for each in wire.values()) <= 1.1,
         "1,000 clients were simulated": any(each["clients"] == 1000 for each in simulated),
     }

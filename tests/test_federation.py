@@ -293,6 +293,7 @@ SETUP = {
         ("threshold", 2),
         ("share_num", 3),
         ("sample_num", 2),
+        ("sample_num", 6),
         ("mod_range", 2**31),
         ("target_range", 2**22),
         ("clipping_range", 8.0),
@@ -449,18 +450,25 @@ def test_a_client_without_texts_adds_its_noise(files, embedding_model, embedder,
     assert made.pool.rounds[0].num_answered == 6
 
 
-def test_who_joins_late_is_asked_in_the_next_round(files, embedding_model, embedder, candidates):
-    made = make_federation(files, embedding_model, noise=no_noise)
-    late = made.grid.contexts.pop(1004)
-    made.pool._settings = replace(made.pool._settings, num_clients=4)
-    assert np.array_equal(made.release(candidates), in_memory_votes(files[:4], embedder, made.config, candidates))
-    made.grid.contexts[1004] = late
-    assert np.array_equal(made.release(candidates), in_memory_votes(files, embedder, made.config, candidates))
-    for node in (1001, 1002, 1003):
+def test_who_joins_late_takes_the_place_of_one_that_left(files, embedding_model, embedder, candidates):
+    """And no more clients are asked than the run has, among whom the noise is divided."""
+    made = make_federation(files, embedding_model, noise=no_noise, **{"num-clients": 4})
+
+    def votes_are_of(*numbers):
+        expected = in_memory_votes([files[number] for number in numbers], embedder, made.config, candidates)
+        return np.array_equal(made.release(candidates), expected) and made.pool.rounds[-1].num_asked == 4
+
+    late = made.grid.contexts.pop(1001)
+    assert votes_are_of(0, 2, 3, 4)
+    made.grid.contexts[1001] = late
+    assert votes_are_of(0, 2, 3, 4)
+    made.grid.contexts.pop(1003)
+    assert votes_are_of(0, 1, 2, 4)
+    for node in (1000, 1001):
         made.grid.contexts.pop(node)
     with pytest.raises(TimeoutError, match="2 clients are connected, and 3 are needed"):
         made.release(candidates)
-    assert made.ledger.num_releases == 2, "nothing is spent where nobody was asked"
+    assert made.ledger.num_releases == 3, "nothing is spent where nobody was asked"
 
 
 def test_a_simulation_without_masks(files, embedding_model, embedder, candidates):
@@ -594,7 +602,7 @@ def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates, rela
     for _ in range(24):
         draws.append(made.pool.release(question, made.ledger))
         for context in made.grid.contexts.values():
-            del context.state.config_records[client.ANSWERED]
+            context.run_id += 1
     draws = np.array(draws)
     mechanism = made.ledger.plan.entry("mean_embedding").mechanism
     assert mechanism.noise_multiplier == pytest.approx(1 / 3)

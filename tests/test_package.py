@@ -15,8 +15,8 @@ PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from its own floor and from those below it.
 FLOORS = (
     "version artifacts lazy moved settings configuration files processes cleaning data privacy clients runs evolution "
-    "models expansion evaluation audit plots cards coverage hub finetuning saved_runs generator plays quickstart cli "
-    "federated"
+    "models expansion evaluation audit plots cards coverage hub finetuning saved_runs generator federated plays "
+    "quickstart cli"
 ).split()
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -39,6 +39,7 @@ def imported_modules(code):
         "import hf_pretext.privacy, hf_pretext.clients.questions, hf_pretext.clients.clipping",
         "import hf_pretext.evolution.algorithm, hf_pretext.evolution.population, hf_pretext.evolution.selection",
         "import hf_pretext.models.engine, hf_pretext.models.variation",
+        "import hf_pretext.cli, hf_pretext.federated.node",
     ],
 )
 def test_light_imports(code):

@@ -8,14 +8,14 @@ whether it answers, which does not depend on its text: texts that cannot be read
 else leaves: no counts, no metrics, no text, no errors but those written here.
 
 It does not trust the server with what it can check itself. The parameters of secure aggregation have to be those that
-the run's settings imply. The run may cost no more than its own node's `max-epsilon` and `max-delta`. The number of
-answers that its noise relies on is the number below which it does not reveal its part of the keys. And it answers each
-kind of question no more often than the run's plan says.
+the run's settings imply, among no more clients than the run has. All of its answers, of all runs together, may cost no
+more than its own node's `max-epsilon` at `max-delta`. They are counted in a ledger beside the texts before their noise
+is drawn (see `node` and `node_ledger`). The number of answers that its noise relies on is the number below which it
+does not reveal its part of the keys. And it answers each kind of question no more often than the run's plan says.
 """
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,8 @@ from ..data import read_dataset
 from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource
 from ..privacy.plan import Plan
+from .node import AskedRun, NodeBudget, NodeSettings, RefusalError, all_answered
+from .node_ledger import NodeError
 from .protocol import (
     MODULUS,
     Encoded,
@@ -43,6 +45,7 @@ from .protocol import (
     check_capacity,
     decode,
     quantization_range,
+    read_wanted,
     use_strong_masks,
 )
 from .settings import FederationSettings
@@ -60,11 +63,8 @@ Result = TypeVar("Result")
 
 SAMPLES = "hf_pretext.samples"
 ANSWERED = "hf_pretext.answered"
-"""Records of a node's state, which stays in the memory of that node."""
-
-
-class RefusalError(ValueError):
-    """A client's refusal. The server gets its words, so they hold public facts only."""
+WANTED = "hf_pretext.wanted"
+"""Records of a node's state in one run, which stays in the memory of that node."""
 
 
 def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[Question, float]] = ()) -> ClientApp:
@@ -76,11 +76,11 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
             Questions of your own that this client answers besides those of the library, and the fraction of the budget
             of each: what the generator is given as `questions`.
     """
-    draw = noise or DiscreteGaussian()
+    draw, is_genuine = noise or DiscreteGaussian(), noise is None
     own = [question.copy() for question, _ in questions]
 
     def answer(message: Message, context: Context) -> Message:
-        plan = _read_run(context, questions)[2]
+        settings, _, plan = _read_run(context, questions)
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
         question = _read_question(Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config), own)
         mechanism = _check_planned(question.name, question.num_bins, question.is_signed, plan)
@@ -88,8 +88,10 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         samples = Samples(np.zeros(len(embeddings), dtype=np.int64), embeddings)
         # On made-up samples, so that whether it is refused does not depend on this client's text.
         _refusing(check_question, question, samples.num_dimensions)
-        share = mechanism.share_scale(mechanism.num_answers_needed(_num_asked(message, context)))
-        _count(question.name, context, plan)
+        num_asked = _num_asked(message, context)
+        _check_asked(num_asked, settings.num_clients)
+        share = mechanism.share_scale(mechanism.num_answers_needed(num_asked))
+        _count(context, plan, question, num_asked, is_genuine)
         noisy = sum_answers(question, samples, mechanism) + draw(share, question.num_bins)
         # Whole numbers below 2^53, which the doubles that Flower computes with hold exactly.
         reply = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([noisy.astype(np.float64)]), 1, {})
@@ -106,7 +108,7 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         return Message(RecordDict(), reply_to=message)
 
     def guard(message: Message, context: Context, call_next: Any) -> Message:
-        return _guard(message, context, call_next, questions)
+        return _guard(message, context, call_next, questions, is_genuine)
 
     app = ClientApp(mods=[guard, secaggplus_mod])
     app.train()(answer)
@@ -115,19 +117,30 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
     return app
 
 
-def _guard(message: Message, context: Context, call_next: Any, questions: Sequence[tuple[Question, float]]) -> Message:
+def _guard(
+    message: Message,
+    context: Context,
+    call_next: Any,
+    questions: Sequence[tuple[Question, float]],
+    is_genuine: bool,
+) -> Message:
     """Let through what the settings imply, and let nothing out but what the protocol needs."""
     use_strong_masks()
     kind = message.metadata.message_type
+    public = "The client failed. Its own log says more."
     try:
+        node = NodeSettings.from_node_config(context.node_config)
         if kind == f"{MessageType.TRAIN}.{KNOWS}":
             # The texts are embedded, and the budget is checked, before anything is spent.
-            _prepare(context, *_read_run(context, questions))
+            run = _read_run(context, questions)
+            wanted = _refusing(read_wanted, message.content.config_records[KNOWS])
+            context.state.config_records[WANTED] = ConfigRecord(wanted)
+            _prepare(context, node, is_genuine, *run)
             return call_next(message, context)
         if kind == f"{MessageType.TRAIN}.{PLAIN}":
             run = _read_run(context, questions)
-            _check_simulation(run[0], context)
-            _prepare(context, *run)
+            _check_simulation(run[0], node)
+            _prepare(context, node, is_genuine, *run)
             return call_next(message, context)
         if kind != MessageType.TRAIN:
             # Flower's SecAgg+ ignores other types, such as "train.default": the answer would have no mask.
@@ -137,17 +150,20 @@ def _guard(message: Message, context: Context, call_next: Any, questions: Sequen
         if request[Key.STAGE] == Stage.SETUP:
             run = _read_run(context, questions)
             for entry in run[2].releases:
-                _check_setup(request, entry.mechanism)
-            _prepare(context, *run)
+                _check_setup(request, entry.mechanism, run[0].num_clients)
+            _prepare(context, node, is_genuine, *run)
         elif request[Key.STAGE] == Stage.UNMASK:
             _check_unmasking(request, message.metadata.dst_node_id)
         return _with_short_numbers(call_next(message, context))
-    except RefusalError:
+    except (RefusalError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception:
+    except NodeError as error:
+        logger.error("%s", error)
+        public = "This node's configuration or ledger is not in order. Its own log says more."
+    except BaseException:  # A panic in a tokenizer that is written in Rust is no `Exception`.
         logger.exception("The client's own console may know:")
     # Raised out here, so that nothing of the other error, which may quote text, goes to the server.
-    raise RefusalError("The client failed. Its own log says more.")
+    raise RefusalError(public)
 
 
 def _read_run(
@@ -195,18 +211,17 @@ def _check_planned(name: str, num_bins: int, is_signed: bool, plan: Plan) -> Mec
     return entry.mechanism
 
 
-def _check_budget(context: Context, plan: Plan) -> None:
-    """Refuse a run that costs more than the node's own configuration allows, whatever the server asks for."""
-    for name, value in (("max-epsilon", plan.epsilon(plan.delta)), ("max-delta", plan.delta)):
-        allowed = float(context.node_config.get(name, math.inf))
-        if value > allowed * (1 + 1e-9):
-            raise RefusalError(f"`{name}`={allowed:g} of this node is less than this run's {value:.6g}.")
+def _check_asked(asked: int, num_clients: int) -> None:
+    """Refuse to divide the noise among more clients than the run has: this client's part of it would shrink."""
+    if asked > num_clients:
+        raise RefusalError(f"{asked} clients are asked, more than `num_clients`={num_clients} of this run.")
 
 
-def _check_setup(request: Any, mechanism: Mechanism) -> None:
+def _check_setup(request: Any, mechanism: Mechanism, num_clients: int) -> None:
     asked = request[Key.SAMPLE_NUMBER]
     if not isinstance(asked, int) or asked < 3:
         raise RefusalError(f"A sum of {asked} clients hides no one. At least 3 have to be asked.")
+    _check_asked(asked, num_clients)
     check_capacity(mechanism, asked)
     whole = quantization_range(asked)
     wanted = {
@@ -235,32 +250,50 @@ def _num_asked(message: Message, context: Context) -> int:
     return int(context.state.config_records[RECORD_KEY_STATE]["sample_num"])
 
 
-def _count(question: str, context: Context, plan: Plan) -> None:
-    """Count an answer before its noise is drawn. Refuse one more than the run's plan has of its kind."""
-    before = dict(context.state.config_records.get(ANSWERED, {}))
-    number, planned = int(before.get(question, 0)) + 1, plan.entry(question).count
-    context.state.config_records[ANSWERED] = ConfigRecord({**before, question: number})
-    if number > planned:
-        raise RefusalError(
-            f"The plan has {planned} releases of {question!r}, and this client has answered all of them."
-        )
+def _count(context: Context, plan: Plan, question: Question, num_asked: int, is_genuine: bool) -> None:
+    """Count an answer before its noise is drawn. Refuse one more than the plan has, or than the limits allow."""
+    node = NodeSettings.from_node_config(context.node_config)
+    if node.private is not None:
+        run = _asked_run(context, plan)
+        NodeBudget(node, is_genuine).record(run, question.name, question.num_bins, num_asked)
+        return
+    before: Mapping[str, Any] = context.state.config_records.get(ANSWERED, {})
+    number, entry = int(before.get(question.name, 0)) + 1, plan.entry(question.name)
+    context.state.config_records[ANSWERED] = ConfigRecord({**before, question.name: number})
+    if number > entry.count:
+        raise RefusalError(all_answered(entry))
 
 
-def _check_simulation(settings: FederationSettings, context: Context) -> None:
-    if settings.secure_aggregation or "private" in context.node_config:
+def _asked_run(context: Context, plan: Plan) -> AskedRun:
+    return AskedRun(context.run_id, plan, dict(context.state.config_records.get(WANTED, {})))
+
+
+def _check_simulation(settings: FederationSettings, node: NodeSettings) -> None:
+    if settings.secure_aggregation or node.private is not None:
         raise RefusalError("Answers without a mask are for simulations. This client has private text of its own.")
 
 
-def _prepare(context: Context, settings: FederationSettings, config: PrivateEvolutionConfig, plan: Plan) -> None:
+def _prepare(
+    context: Context,
+    node: NodeSettings,
+    is_genuine: bool,
+    settings: FederationSettings,
+    config: PrivateEvolutionConfig,
+    plan: Plan,
+) -> None:
     """Check the budget, and embed the client's texts once per run. They stay in the memory of the client's node."""
-    _check_budget(context, plan)
-    if SAMPLES in context.state.array_records:
+    is_embedded = SAMPLES in context.state.array_records
+    read = None if is_embedded else _find_samples(node, settings, config)
+    if node.private is not None:
+        NodeBudget(node, is_genuine).check(_asked_run(context, plan))
+    if read is None:
         return
-    read = _find_samples(context, settings, config)
     embedder = _embedder(settings.embedding_model)
     try:
         (own,) = embed_clients(read(), embedder, plan.max_samples_per_client, config.seed)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # Also a panic in a tokenizer that is written in Rust.
         # No one else may learn from whether it answers what its texts are: it contributes zero, and adds its noise.
         logger.exception("This client's texts could not be read or embedded, or it has none, so it contributes zero:")
         own = quantize_embeddings(embedder([]))
@@ -268,16 +301,16 @@ def _prepare(context: Context, settings: FederationSettings, config: PrivateEvol
 
 
 def _find_samples(
-    context: Context, settings: FederationSettings, config: PrivateEvolutionConfig
+    node: NodeSettings, settings: FederationSettings, config: PrivateEvolutionConfig
 ) -> Callable[[], dict[object, list[str]]]:
     """Find the client's texts by what its node says, which is not secret, and return what reads them."""
-    path = context.node_config.get("private")
+    path = node.private
     if path is not None:
-        if not Path(str(path)).exists():
+        if not Path(path).exists():
             raise RefusalError("The file that `private` names in the node's configuration does not exist.")
 
         def read() -> dict[object, list[str]]:
-            samples = group_by_client(read_dataset(str(path), config.text_column, config.client_column), config)
+            samples = group_by_client(read_dataset(path, config.text_column, config.client_column), config)
             if len(samples) > 1:
                 raise ValueError("`private` holds texts of several clients. A node is one client.")
             return samples
@@ -285,9 +318,9 @@ def _find_samples(
         return read
     if not settings.simulated_private:
         raise RefusalError("`private` is not in the node's configuration. It names the file of the client's texts.")
-    if "partition-id" not in context.node_config:
+    if node.partition_id is None:
         raise RefusalError("`simulated_private` is for simulations, whose nodes have numbers. This one has none.")
-    number = int(context.node_config["partition-id"])
+    number = node.partition_id
     everyone = _everyone(settings.simulated_private, config)
     return lambda: {client: everyone[client] for client in list(everyone)[number : number + 1]}
 

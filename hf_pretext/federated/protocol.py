@@ -122,12 +122,15 @@ def decode(encoded: Encoded, own: Iterable[Question] = ()) -> Question:
     return known[name].from_parts(arrays, values)
 
 
-def announce(question: Question, plan: Plan) -> dict[str, Any]:
+def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[str, Any]:
     """Describe a question and the plan to the clients, before anything is spent.
 
     Args:
         question (`Question`): What will be asked.
         plan (`Plan`): What the server accounts for.
+        wanted (`Mapping[str, int]`):
+            How many releases of each kind were left when this Flower run began. A run that is resumed has fewer than
+            the plan.
 
     Returns:
         `dict`: What a `ConfigRecord` can hold.
@@ -139,9 +142,22 @@ def announce(question: Question, plan: Plan) -> dict[str, Any]:
         "num_bins": question.num_bins,
         "is_signed": question.is_signed,
         "num_dimensions": [array.shape[-1] for array in question.arrays().values() if not own],
+        "wanted": [wanted[entry.question] for entry in plan.releases],
         **own,
         **_columns(plan),
     }
+
+
+def read_wanted(asked: Mapping[str, Any]) -> dict[str, int]:
+    """Read, at a client, how many answers of each kind the server wants in this run.
+
+    Raises:
+        ValueError: They are not numbers.
+    """
+    wanted = dict(zip(asked["questions"], asked["wanted"], strict=True))
+    if any(type(number) is not int or number < 0 for number in wanted.values()):
+        raise ValueError(f"The server wants {shortened(wanted)}, which are not numbers of answers.")
+    return wanted
 
 
 def check_announcement(

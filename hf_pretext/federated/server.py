@@ -4,6 +4,8 @@ import json
 import logging
 import statistics
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from ..clients.questions import Question
 from ..data import read_dataset
 from ..files import atomic_write, make_durable_folder, read_json
 from ..generator import PrivateEvolutionGenerator
-from ..privacy.ledger import ReleaseLostError
+from ..privacy.ledger import Release, ReleaseLostError
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
@@ -91,6 +93,8 @@ class FederatedClientPool(ClientPool):
         noise_is_genuine (`bool`, *optional*, defaults to `True`):
             False if the clients' app was made with other noise, in tests.
         record (`Path`, *optional*): File that keeps `rounds`, for a run that is resumed.
+        earlier (`Sequence[Release]`, *optional*):
+            Releases that a run that is resumed has already. A node's limit has to leave room for the others only.
 
     Attributes:
         rounds (`list` of `FederatedRound`): What every release cost.
@@ -108,6 +112,7 @@ class FederatedClientPool(ClientPool):
         *,
         noise_is_genuine: bool = True,
         record: Path | None = None,
+        earlier: Sequence[Release] = (),
     ) -> None:
         for entry in plan.releases:
             check_capacity(entry.mechanism, settings.num_clients)
@@ -116,6 +121,8 @@ class FederatedClientPool(ClientPool):
         self._context = context
         self._settings = settings
         self._plan = plan
+        done = Counter(release.question for release in earlier)
+        self._wanted = {entry.question: max(0, entry.count - done[entry.question]) for entry in plan.releases}
         self._noise_is_genuine = noise_is_genuine
         self._record = record
         self._known_by: dict[str, set[int]] = {}
@@ -155,7 +162,10 @@ class FederatedClientPool(ClientPool):
                 "breaks the protocol. The warnings above name nodes. Nothing was spent for this round. Mend the "
                 "cause, and start the run again: it resumes from its folder."
             )
-        self._nodes = self._knowing(question, self._wait_for(self._num_needed(question)))
+        willing = self._knowing(question, self._wait_for(self._num_needed(question)))
+        # No more than the run has, and first of all those that were asked before: clients refuse to share the noise
+        # among more. Who joins late takes the place of one that left.
+        self._nodes = sorted(willing, key=lambda node: (node not in self._nodes, node))[: self.num_clients]
         check_capacity(mechanism, len(self._nodes))
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
@@ -214,7 +224,7 @@ class FederatedClientPool(ClientPool):
             ValueError: No node will. The message has the first refusal.
         """
         knowing = self._known_by.setdefault(question.name, set())
-        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan))})
+        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted))})
         refusals: list[str] = []
 
         def check(request: Message, reply: Message) -> Message | None:
@@ -386,6 +396,7 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
             generator.ledger.plan,
             noise_is_genuine=noise_is_genuine,
             record=output_dir / FEDERATION_NAME,
+            earlier=generator.ledger.releases,
         )
         seeds = generator.evolve(pool, initial_population=public)
         generator.save_pretrained(output_dir)

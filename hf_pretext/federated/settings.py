@@ -17,7 +17,8 @@ class FederationSettings:
     In `pyproject.toml`, and in `flwr run --run-config`, hyphens may replace underscores.
 
     Args:
-        num_clients (`int`): Number of clients that the run begins with. It counts as public.
+        num_clients (`int`):
+            Number of clients that the run begins with, and the most that it asks at a time. It counts as public.
         num_samples (`int`): Number of synthetic texts.
         output_dir (`str`): Folder of the results and of the run's own folder, at the server.
         embedding_model (`str`): Model that the clients embed their texts with: the only one that they load.
