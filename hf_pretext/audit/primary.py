@@ -19,8 +19,8 @@ canaries (Johnson and Welch 1940). Its noncentrality is `mu` over the known `sqr
 interval inverts that distribution. It is exact, not asymptotic. Variances need not be allowed to differ, as in a test
 by Welch, because who participates does not change the noise. (3) Other clients, and other canaries with a similar
 direction, add to a score. Coins are independent of that, so it adds to the standard deviation, and `mu` is read too
-small. That is the safe side. A bin with very many votes of others is left out (`OUTLIER`). (4) With `client_sampling_rate` below 1, members' scores are a mixture, and the interval
-is approximate.
+small. That is the safe side. A bin with very many votes of others is left out (`OUTLIER`). (4) All clients participate
+in each release. With `client_sampling_rate` below 1, members' scores are a mixture, and the interval is approximate.
 
 *From `mu` to epsilon.* The scores of a member and of another target are Gaussians `mu` apart. Any mechanism that
 allows this has at least the epsilon of the Gaussian mechanism with noise multiplier `1 / mu`, at the same delta. If an
@@ -46,12 +46,12 @@ from ..privacy.plan import Plan
 from .canaries import Released
 
 OWN_DIRECTION = 0.1
-"""Length of what a canary adds beyond what the canaries before it span, from which it has a direction of its own."""
+"""A canary has a direction of its own if this fraction of what it adds is beyond what canaries before it span."""
 
 OUTLIER = 8.0
 """Standard deviations of the claimed noise beyond which other clients must have voted for a canary's bin.
 
-The canary's score then says nothing about this release. Whether it does not depend on the canary's own coin.
+The canary's score is then left out of this release. Its own vote is too small to decide that.
 """
 
 LARGEST_MU = 10.0
@@ -239,8 +239,9 @@ def effects(question: Question, canaries: Samples, mechanism: Mechanism) -> np.n
 def own_directions(added: np.ndarray) -> np.ndarray:
     """Find orthonormal directions that are nearest to what each canary adds (Löwdin 1950).
 
-    Noise along orthonormal directions is independent. A canary that adds nearly nothing beyond what those before it
-    span has no direction of its own. It gets zeros, and its score says nothing about this release.
+    Noise along orthonormal directions is independent. Canaries are taken in an order in which each adds as much
+    as possible beyond what those before it span. One that adds nearly nothing has no direction of its own. It gets
+    zeros, and its score says nothing about this release.
 
     Args:
         added (`np.ndarray` of shape `(num_bins, n)`): What each canary adds.
@@ -248,13 +249,15 @@ def own_directions(added: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(num_bins, n)`: Unit columns at right angles, or zeros.
     """
+    from scipy.linalg import qr
+
     gram, lengths = added.T @ added, np.linalg.norm(added, axis=0)
     if not (gram - np.diag(np.diag(gram))).any():  # Each canary alone in its bins, as with one vote per sample.
         return added / np.where(lengths > 0, lengths, 1.0)
+    upper, order = qr(added, mode="r", pivoting=True)
+    beyond = np.abs(np.diag(upper))
+    is_own = order[: len(beyond)][beyond > OWN_DIRECTION * max(float(lengths.max()), 1e-9)]
     directions = np.zeros_like(added)
-    beyond = np.abs(np.diag(np.linalg.qr(added, mode="r")))
-    beyond = np.pad(beyond, (0, added.shape[1] - len(beyond)))
-    is_own = beyond > OWN_DIRECTION * max(float(lengths.max()), 1e-9)
     values, vectors = np.linalg.eigh(gram[np.ix_(is_own, is_own)])
     directions[:, is_own] = added[:, is_own] @ (vectors / np.sqrt(values)) @ vectors.T
     return directions

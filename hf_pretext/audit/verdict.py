@@ -1,5 +1,6 @@
 """What an audit says: all readings, at a confidence that pays for their number, and a verdict in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,11 +47,11 @@ class Audit:
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     @property
-    def refuting(self) -> dict[str, tuple[float, float]]:
-        """Bound and claim of the readings that refute what is claimed, by name, the primary one first."""
-        mus = {each.question: (each.epsilon_lower_bound, each.claimed_epsilon) for each in (self.primary, *self.kinds)}
-        others = {each.attack: (each.epsilon_lower_bound, self.claimed_epsilon) for each in self.secondary}
-        return {name: pair for name, pair in {**mus, **others}.items() if pair[0] > pair[1]}
+    def refuting(self) -> list[tuple[str, float, float]]:
+        """Name, bound and claim of the readings that refute what is claimed, the primary one first."""
+        mus = [(f"mu of {e.question}", e.epsilon_lower_bound, e.claimed_epsilon) for e in (self.primary, *self.kinds)]
+        others = [(each.attack, each.epsilon_lower_bound, self.claimed_epsilon) for each in self.secondary]
+        return [(name, bound, claim) for name, bound, claim in [*mus, *others] if bound > claim]
 
     @property
     def epsilon_lower_bound(self) -> float:
@@ -62,11 +63,10 @@ class Audit:
     def verdict(self) -> str:
         """What the audit says, in words."""
         first = self.primary
+        power = math.floor(1000 * min(first.power_against_halved_noise, 0.999)) / 1000
         claim = f"epsilon {self.claimed_epsilon:.4g} at delta {self.delta:g}"
         if self.refuting:
-            shown = [
-                f"{name} (at least {bound:.3g} instead of {of:.3g})" for name, (bound, of) in self.refuting.items()
-            ]
+            shown = [f"{name} (at least {bound:.3g} instead of {of:.3g})" for name, bound, of in self.refuting]
             return (
                 f"Refuted. The run claims {claim}, but more is shown by {'; '.join(shown)}. At most "
                 f"{1 - self.confidence:.0%} of audits of a run that keeps its claim end like this. Check the noise, "
@@ -75,9 +75,8 @@ class Audit:
         return (
             f"Not refuted. The run claims {claim}. The primary attack shows that epsilon is at least "
             f"{first.epsilon_lower_bound:.2f}. It measured mu = {first.mu:.2f}, and {first.claimed_mu:.2f} is "
-            f"claimed. With half of its noise, such a run is refuted with a probability of "
-            f"{first.power_against_halved_noise:.1%}. A smaller fault may remain unnoticed, and so may one that these "
-            "attacks do not look for."
+            f"claimed. With half of its noise, such a run is refuted with a probability of at least {power:.1%}. A "
+            "smaller fault may remain unnoticed, and so may one that these attacks do not look for."
         )
 
     @property
@@ -118,7 +117,7 @@ class Audit:
             "delta": self.delta,
             "confidence": self.confidence,
             "epsilon_lower_bound": self.epsilon_lower_bound,
-            "refuted_by": list(self.refuting),
+            "refuted_by": [name for name, _, _ in self.refuting],
             "verdict": self.verdict,
             "primary": self.primary.to_dict(),
             "kinds": [each.to_dict() for each in self.kinds],
