@@ -147,7 +147,7 @@ def plot_audit(figures: Mapping[str, Any], scores: Mapping[str, tuple[np.ndarray
 def _plot_mus(axes: Any, readings: Sequence[Mapping[str, Any]]) -> None:
     """Draw mu by kind of question: the claim, and what the primary attack measured, with its interval."""
     rows = np.arange(len(readings))
-    middle = np.array([each["mu"] for each in readings])
+    middle = np.maximum([each["mu"] for each in readings], 0)
     reach = [middle - [each["low"] for each in readings], [each["high"] for each in readings] - middle]
     axes.errorbar(middle, rows, xerr=np.maximum(reach, 0), fmt="o", color=COLORS[2], capsize=4, label="measured")
     axes.plot([each["claimed_mu"] for each in readings], rows, "D", color=COLORS[1], label="claimed", zorder=3)
@@ -167,7 +167,7 @@ def _plot_bounds(axes: Any, figures: Mapping[str, Any]) -> None:
     bars = axes.barh(rows, [each["epsilon_lower_bound"] for each in readings], color=colors)
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(figures["claimed_epsilon"], color=COLORS[1], ls="--", label=f"claim {figures['claimed_epsilon']:.3g}")
-    axes.set_yticks(rows, [name.replace(", ", ",\n", 1) for name in names], fontsize="small")
+    axes.set_yticks(rows, names, fontsize="small")
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set(title=f"Lower bounds, together {figures['confidence']:.0%} confidence", xlabel="epsilon is at least")

@@ -16,7 +16,7 @@ from .primary import MuReading, canary_scores, read_mu
 PRIMARY_FRACTION = 0.5
 """Fraction of the allowed false alarms that the primary attack has for itself. The secondary ones share the rest."""
 
-CANARIES = "canaries, valid for any mechanism"
+CANARIES = "canaries, any mechanism"
 """Name of the secondary attack that reads the scores of the primary one without any assumption about the noise."""
 
 
