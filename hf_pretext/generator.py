@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,8 @@ class PrivateEvolutionGenerator(CountsAlone):
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
         self._questions = [question for question, _ in questions]
-        self._selection = selection_rule(selection, config)
+        rule = selection_rule(selection, config)
+        self._new_population = partial(Population, rule=rule, config=config, questions=self._questions)
         own = {"selection": selection, "accountant": accountant, "questions": questions}
         self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
@@ -221,8 +223,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 run.warn_of_a_second_one()
             clients = self._client_pool(private) if is_main_process() and not is_released else None
             self._num_clients = run.begin(clients)
-            rule, questions = self._selection, self._questions
-            population = Population(run, initial_population, self._tools, rule, self.config, questions)
+            population = self._new_population(run, initial_population, self._tools)
             self.history = run.history
             self._seeds = self._synthetic = None
             rows = evolve(run, clients, population, self.config).rows

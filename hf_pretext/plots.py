@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .audit.bounds import AuditReading
 from .configuration import PrivateEvolutionConfig
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
@@ -117,41 +116,60 @@ def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def plot_audit(
-    readings: Sequence[AuditReading], scores: Mapping[str, tuple[np.ndarray, np.ndarray]], claim: float, path: Path
-) -> None:
-    """Draw what the attacks of an audit achieved into a PNG file.
+def plot_audit(figures: Mapping[str, Any], scores: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+    """Draw what an audit measured beside what is claimed, and the scores of the attacks, into a PNG file.
 
     Args:
-        readings (`Sequence[AuditReading]`): The attacks.
+        figures (`Mapping[str, Any]`): What `Audit.to_dict` returns.
         scores (`Mapping[str, tuple[np.ndarray, np.ndarray]]`):
             Scores of members and of other targets, by the name of the attack.
-        claim (`float`): The epsilon that is claimed. Infinite if there is none.
         path (`Path`): The file to write.
     """
     from matplotlib.figure import Figure
 
-    num_rows = -(-(len(readings) + 1) // 3)
-    figure = Figure(figsize=(12, 3.2 * num_rows), dpi=110, layout="constrained")
-    bounds, *panels = figure.subplots(num_rows, 3).flat
-    for axes in panels[len(readings) :]:
+    num_rows = -(-(len(scores) + 2) // 3)
+    figure = Figure(figsize=(13, 3.2 * num_rows), dpi=110, layout="constrained")
+    mus, bounds, *panels = figure.subplots(num_rows, 3).flat
+    _plot_mus(mus, [figures["primary"], *figures["kinds"]])
+    _plot_bounds(bounds, figures)
+    for axes in panels[len(scores) :]:
         axes.set_axis_off()
-    places = np.arange(len(readings))
-    bars = bounds.barh(places, [reading.epsilon_lower_bound for reading in readings], color=COLORS[2])
-    bounds.bar_label(bars, fmt="%.2f", padding=3)
-    bounds.set_yticks(places, [reading.attack for reading in readings])
-    bounds.invert_yaxis()
-    if np.isfinite(claim):
-        bounds.axvline(claim, color=COLORS[1], ls="--", label=f"claim {rounded_up(claim)}")
-        bounds.legend(fontsize="small")
-    bounds.set(title="Lower bounds on epsilon", xlabel="epsilon, 95 % confidence")
-    bounds.margins(x=0.2)
-    for axes, reading in zip(panels, readings, strict=False):
-        members, others = scores[reading.attack]
+    for axes, (name, (members, others)) in zip(panels, scores.items(), strict=False):
         edges = np.histogram_bin_edges(np.concatenate([members, others]), bins=24)
         axes.hist(others, edges, color=COLORS[0], alpha=0.7, label="left out")
         axes.hist(members, edges, color=COLORS[2], alpha=0.5, label="participated")
-        axes.set(title=f"{reading.attack}: AUC {reading.auc:.2f}", xlabel="score", ylabel="targets")
+        axes.set(title=name, xlabel="score", ylabel="targets")
         axes.legend(fontsize="small")
-    figure.suptitle("Audit (about private data, not covered by the guarantee)")
+    outcome = "the claim is refuted" if figures["refuted_by"] else "the claim is not refuted"
+    figure.suptitle(f"Audit: {outcome} (about private data, not covered by the guarantee)")
     figure.savefig(path)
+
+
+def _plot_mus(axes: Any, readings: Sequence[Mapping[str, Any]]) -> None:
+    """Draw mu by kind of question: the claim, and what the primary attack measured, with its interval."""
+    rows = np.arange(len(readings))
+    middle = np.maximum([each["mu"] for each in readings], 0)
+    reach = [middle - [each["low"] for each in readings], [each["high"] for each in readings] - middle]
+    axes.errorbar(middle, rows, xerr=np.maximum(reach, 0), fmt="o", color=COLORS[2], capsize=4, label="measured")
+    axes.plot([each["claimed_mu"] for each in readings], rows, "D", color=COLORS[1], label="claimed", zorder=3)
+    axes.set_yticks(rows, [each["question"].replace(" and ", "\nand ") for each in readings])
+    axes.invert_yaxis()
+    axes.margins(y=0.5)
+    axes.set(title="Primary attack: canaries of every round", xlabel="mu", xlim=(0, None))
+    axes.legend(fontsize="small")
+
+
+def _plot_bounds(axes: Any, figures: Mapping[str, Any]) -> None:
+    """Draw the lower bounds on epsilon of all attacks beside the claim."""
+    readings = [figures["primary"], *figures["kinds"], *figures["secondary"]]
+    names = ["primary", *(each["question"] for each in figures["kinds"]), *(e["attack"] for e in figures["secondary"])]
+    rows = np.arange(len(readings))
+    colors = [COLORS[2]] * (1 + len(figures["kinds"])) + [COLORS[0]] * len(figures["secondary"])
+    bars = axes.barh(rows, [each["epsilon_lower_bound"] for each in readings], color=colors)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(figures["claimed_epsilon"], color=COLORS[1], ls="--", label=f"claim {figures['claimed_epsilon']:.3g}")
+    axes.set_yticks(rows, names, fontsize="small")
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set(title=f"Lower bounds, together {figures['confidence']:.0%} confidence", xlabel="epsilon is at least")
+    axes.legend(fontsize="small")

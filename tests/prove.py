@@ -1,8 +1,9 @@
 """`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 32 minutes on two cores.
 
 Kills and resumes a run of the quickstart's size thirty times, breaks the code in every way of `tests/guarantee.py`,
-measures mu with and without a worst-case client, audits real runs with and without noise and the models finetuned on
-them, and weighs what ledger and noise cost. Exits with status 1 where a claim fails.
+measures mu with and without a worst-case client, audits many runs with a made-up embedding model, audits real runs
+with and without noise and the models finetuned on them, and weighs what ledger and noise cost. Exits with status 1 if
+a claim fails. By chance alone, one audit of a real run in 20 refutes a claim that holds.
 """
 
 import json
@@ -25,6 +26,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import torch
 from guarantee import CHECKS, MUTATIONS, is_caught
+from guarantee_audit import audit_power, null_runs
 from test_guarantee import (
     test_a_million_draws_are_discrete_gaussian,
     test_a_million_draws_at_the_scale_of_a_run_are_gaussian,
@@ -42,6 +44,8 @@ from hf_pretext.quickstart import CONFIG, NUM_SAMPLES
 BUILD = Path("build/guarantee")
 NUM_KILLS = 30
 NUM_RUNS = 4000
+NUM_AUDITS = 60
+NUM_NULL_AUDITS = 200
 AUDIT = ("--config", "recipes/configs/audit/plays.yaml", "--client_share", 0.03)
 
 
@@ -173,13 +177,16 @@ def audit(name, *options):
     )
     command("recipes/audit.py", *AUDIT, "--output_dir", folder, "--model", model, *options)
     figures = json.loads((folder / "audit.json").read_text())
-    bounds = {reading["attack"]: reading["epsilon_lower_bound"] for reading in figures["readings"]}
-    aucs = {reading["attack"]: reading["auc"] for reading in figures["readings"]}
+    primary, secondary = figures["primary"], figures["secondary"]
     return {
         "claimed_epsilon": figures["claimed_epsilon"],
-        "bounds": bounds,
-        "auc": aucs,
-        "largest": max(bounds.values()),
+        "primary": primary,
+        "kinds": figures["kinds"],
+        "bounds": {reading["attack"]: reading["epsilon_lower_bound"] for reading in secondary},
+        "auc": {reading["attack"]: reading["auc"] for reading in secondary},
+        "largest": figures["epsilon_lower_bound"],
+        "refuted_by": figures["refuted_by"],
+        "verdict": figures["verdict"],
     }
 
 
@@ -207,6 +214,7 @@ def main():
     torch.set_num_threads(1)  # A process that has started threads cannot be forked safely.
     kills = kill_and_resume()
     claims = measure_claims()
+    power, nulls = audit_power(NUM_AUDITS), null_runs(NUM_NULL_AUDITS)
     command("-m", "hf_pretext.cli", "plays", "--output-dir", "plays")
     with_noise, without_noise = audit("with-noise"), audit("without-noise", "--noise", "false")
     seconds = weigh()
@@ -216,14 +224,18 @@ def main():
         "no noise was drawn twice": kills["double_draws"] == 0 and kills["within_budget"] == NUM_KILLS,
         "identical ledgers gave identical datasets": kills["identical"] == NUM_KILLS,
         "every mutation was caught": claims["mutations_missed"] == 0,
-        "a run without noise was caught (bound above 3)": without_noise["largest"] > 3,
-        "the run with noise stayed under its claim": with_noise["largest"] < with_noise["claimed_epsilon"],
+        "audits show an epsilon of at least 1.8 on average": power["bound"] >= 1.8,
+        "halved noise was refuted in at least 95 % of audits": power["halved_noise_refuted"] >= 0.95 * NUM_AUDITS,
+        "at most 5 % of audits refuted a claim that holds": nulls["claim_refuted"] <= 0.05 * NUM_NULL_AUDITS,
+        "at most 5 % of audits refuted an epsilon of zero": nulls["zero_refuted"] <= 0.05 * NUM_NULL_AUDITS,
+        "the real run without noise was refuted": bool(without_noise["refuted_by"]),
+        "the real run with noise was not refuted": not with_noise["refuted_by"],
         "ledger and noise cost less than 3 % of a round": overhead < 0.03,
     }
     results = {
         **kills,
         **claims,
-        "audit": {"with_noise": with_noise, "without_noise": without_noise},
+        "audit": {"power": power, "null": nulls, "with_noise": with_noise, "without_noise": without_noise},
         "overhead": overhead,
         "seconds_of_ledger_and_noise": seconds["ledger_and_noise"],
         "seconds_of_a_round": seconds["round"],

@@ -15,7 +15,7 @@ PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from its own floor and from those below it.
 FLOORS = (
     "version artifacts lazy moved settings configuration files processes cleaning data privacy clients runs evolution "
-    "models expansion evaluation audit plots cards coverage hub finetuning saved_runs generator federated plays "
+    "models expansion evaluation plots cards coverage hub finetuning saved_runs generator audit federated plays "
     "quickstart cli"
 ).split()
 MODULES = {

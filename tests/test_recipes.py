@@ -79,7 +79,7 @@ def test_audit_yaml_is_what_the_script_reads(path, tmp_path):
     parser = TrlParser((load_script("audit").AuditArguments,))
     (arguments,) = parser.parse_args_and_config(["--config", str(path)])
     run, settings = read_run(RECIPES.parent / arguments.run)
-    assert arguments.num_canaries <= settings["population_size"] and run["private"] != arguments.public
+    assert arguments.num_canaries >= settings["population_size"] and run["private"] != arguments.public
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text() + "\nnum_canarys: 1\n")
     with pytest.raises(ValueError, match="num_canarys"):
@@ -105,14 +105,18 @@ def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, pri
     script.main(script.AuditArguments(**arguments, model=str(model)))
     assert (tmp_path / "out" / "run" / "ledger.json").read_bytes() == releases, "the second call releases nothing"
     figures = json.loads((tmp_path / "out" / "audit.json").read_text())
-    attacks = {reading["attack"] for reading in figures["readings"]}
+    assert figures["primary"]["question"] == "votes" and figures["primary"]["num_targets"] == 16
+    attacks = {reading["attack"] for reading in figures["secondary"]}
     names = ("votes", "similarity", "n-grams", "loss")
-    assert attacks == {f"{name}, {kind}" for name in names for kind in ("canaries", "clients")}
+    expected = {f"{name}, {kind}" for name in names for kind in ("canaries", "clients")} - {"votes, canaries"}
+    assert attacks == {"canaries, any mechanism", *expected}
     assert figures["claimed_epsilon"] <= 2 and figures["covered_by_the_guarantee"] is False
     assert (tmp_path / "out" / "audit.png").read_bytes().startswith(b"\x89PNG")
-    assert "| votes, canaries | 16 |" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="`num_canaries`=30 and 60 public texts cannot make"):
-        script.main(script.AuditArguments(**{**arguments, "num_canaries": 30, "output_dir": str(tmp_path / "other")}))
+    printed = capsys.readouterr().out
+    assert "| **votes** (primary) | " in printed and "efuted. The run claims epsilon 2 at delta 0.001" in printed
+    with pytest.raises(ValueError, match="`is_member` has [01] members and [01] others. Use more targets"):
+        script.main(script.AuditArguments(**{**arguments, "num_canaries": 1, "output_dir": str(tmp_path / "other")}))
+    assert not (tmp_path / "other" / "run").exists(), "nothing was spent"
 
 
 @configs("generate")

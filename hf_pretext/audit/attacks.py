@@ -7,14 +7,13 @@ or by a model that was finetuned on it (`loss_scores`).
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..clients.questions import NearestCandidates
 from ..clients.samples import quantize_embeddings
-from ..runs.folder import RunFolder
+from .canaries import Released
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -25,29 +24,28 @@ OWN_CANDIDATE = 0.9
 
 
 def vote_scores(
-    run_dir: str | Path, targets: Targets, embed: Callable[[list[str]], np.ndarray], votes_per_sample: int = 1
+    released: Sequence[Released], targets: Targets, embed: Callable[[list[str]], np.ndarray]
 ) -> np.ndarray:
     """Score targets by the releases themselves: by how much their own votes seem to be in the histogram of each round.
 
-    The strongest attack here: it sees everything that the server sees. Canaries should be in the initial population,
-    so that each has a candidate of its own. A target that never has one scores zero.
+    Only votes for a candidate that is nearly the target's own text count. A target that never has one scores zero.
 
     Args:
-        run_dir (`str` or `Path`): The run folder.
+        released (`Sequence[Released]`): What the run released (`AuditedGenerator.released`).
         targets (`Targets`): Whom to score.
         embed (`Callable`): The embedding model of the run, such as `PrivateEvolutionGenerator.embed`.
-        votes_per_sample (`int`, *optional*, defaults to `1`): As in the configuration of the run.
 
     Returns:
         `np.ndarray`: A score for each target. Members should have higher ones.
     """
     scores = np.zeros(len(targets.texts))
     points, owners = _embed_targets(targets, embed)
-    for candidates, votes in RunFolder(run_dir).rounds():
-        question = NearestCandidates.of(embed(candidates), votes_per_sample)
+    for question, _, votes in released:
+        if not isinstance(question, NearestCandidates):
+            continue
         nearest = question.nearest(points)
         is_near = _cosines(points, question.candidates[nearest[:, 0]]) > OWN_CANDIDATE
-        added = np.zeros((len(candidates), len(scores)))
+        added = np.zeros((len(votes), len(scores)))
         np.add.at(added, (nearest[is_near], owners[is_near, None]), 1)
         added /= np.maximum(np.linalg.norm(added, axis=0), 1)
         scores += _memberships(added, votes)

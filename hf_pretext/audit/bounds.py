@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ def read_scores(
     return AuditReading(attack, bound, confidence, len(scores), num_guesses, num_correct, auc, low, high)
 
 
+@cache  # It takes a while, and attacks of an audit often have the same result.
 def epsilon_lower_bound(
     num_correct: int, num_guesses: int, num_targets: int, delta: float, confidence: float = 0.95
 ) -> float:

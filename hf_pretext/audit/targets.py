@@ -11,6 +11,9 @@ from ..configuration import PrivateEvolutionConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
+CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwz", "aeiou"
+"""Letters of the words of a canary."""
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -26,13 +29,27 @@ class Targets:
     is_canary: np.ndarray
     is_member: np.ndarray
 
+    @property
+    def canaries(self) -> list[str]:
+        """The text of each canary."""
+        return [own[0] for own, is_canary in zip(self.texts, self.is_canary, strict=True) if is_canary]
 
-def make_canaries(num_canaries: int, num_words: int = 8, seed: int = 0) -> list[str]:
-    """Make up texts of hexadecimal numbers, all different, so unlike any language that no one else votes for them."""
+
+def make_canaries(num_canaries: int, num_words: int = 4, seed: int = 0) -> list[str]:
+    """Make up texts of words that do not exist, all different.
+
+    They are so unlike any language that hardly anyone else votes for them. They are unlike one another as well, so
+    that a mean embedding shows each of them in a direction of its own. (Hexadecimal numbers, for example, are all
+    alike to an embedding model.)
+    """
     rng = np.random.default_rng([seed, 1])
     canaries: dict[str, None] = {}
     while len(canaries) < num_canaries:
-        canaries.setdefault(" ".join(f"{number:04x}" for number in rng.integers(2**16, size=num_words)))
+        letters = zip(
+            rng.choice(list(CONSONANTS), (num_words, 3)), rng.choice(list(VOWELS), (num_words, 3)), strict=True
+        )
+        words = ("".join(first + second for first, second in zip(*pair, strict=True)) for pair in letters)
+        canaries.setdefault(" ".join(words))
     return list(canaries)
 
 
