@@ -298,14 +298,3 @@ CHECKS = (
     *(check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise),
     *(check_mean, check_mean_exchange, check_run),
 )
-
-
-def is_caught(name, num_runs):
-    """Tell whether the check of a mutation fails under it."""
-    mutate, check = MUTATIONS[name]
-    with mutate():
-        try:
-            check(num_runs)
-        except AssertionError:
-            return True
-    return False

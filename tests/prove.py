@@ -1,7 +1,7 @@
 """`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 32 minutes on two cores.
 
-Kills and resumes a run of the quickstart's size thirty times, breaks the code in every way of `tests/guarantee.py`,
-measures mu with and without a worst-case client, audits many runs with a made-up embedding model, audits real runs
+Kills and resumes a run of the quickstart's size thirty times, kills nodes of a federation as often, breaks the code in
+every way of `tests/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up embedding model, audits real runs
 with and without noise and the models finetuned on them, and weighs what ledger and noise cost. Exits with status 1 if
 a claim fails. By chance alone, one audit of a real run in 20 refutes a claim that holds.
 """
@@ -25,8 +25,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import torch
-from guarantee import CHECKS, MUTATIONS, is_caught
 from guarantee_audit import audit_power, null_runs
+from guarantee_node import kill_nodes
+from mutations import CHECKS, MUTATIONS, is_caught
 from test_guarantee import (
     test_a_million_draws_are_discrete_gaussian,
     test_a_million_draws_at_the_scale_of_a_run_are_gaussian,
@@ -214,6 +215,7 @@ def main():
     torch.set_num_threads(1)  # A process that has started threads cannot be forked safely.
     kills = kill_and_resume()
     claims = measure_claims()
+    nodes = kill_nodes(NUM_KILLS)
     power, nulls = audit_power(NUM_AUDITS), null_runs(NUM_NULL_AUDITS)
     command("-m", "hf_pretext.cli", "plays", "--output-dir", "plays")
     with_noise, without_noise = audit("with-noise"), audit("without-noise", "--noise", "false")
@@ -223,6 +225,7 @@ def main():
         "every run was killed and came to its end": kills["kills"] == kills["resumes"] == NUM_KILLS,
         "no noise was drawn twice": kills["double_draws"] == 0 and kills["within_budget"] == NUM_KILLS,
         "identical ledgers gave identical datasets": kills["identical"] == NUM_KILLS,
+        "every node was killed, and answered once for each entry": nodes["kills"] == NUM_KILLS,
         "every mutation was caught": claims["mutations_missed"] == 0,
         "audits show an epsilon of at least 1.8 on average": power["bound"] >= 1.8,
         "halved noise was refuted in at least 95 % of audits": power["halved_noise_refuted"] >= 0.95 * NUM_AUDITS,
@@ -235,6 +238,7 @@ def main():
     results = {
         **kills,
         **claims,
+        "nodes": nodes,
         "audit": {"power": power, "null": nulls, "with_noise": with_noise, "without_noise": without_noise},
         "overhead": overhead,
         "seconds_of_ledger_and_noise": seconds["ledger_and_noise"],

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from guarantee import CHECKS, MUTATIONS, is_caught
+from mutations import CHECKS, MUTATIONS, PARTS, is_caught
 from scipy.stats import chi2, norm
 
 from hf_pretext.privacy.noise import DiscreteGaussian
@@ -18,6 +18,10 @@ def test_the_release_path_keeps_its_claim(check):
 def test_what_would_break_it_is_caught(name):
     """The nearest miss is sqrt(2) for 1, eight standard errors apart: missed once in 10,000 times."""
     assert is_caught(name, num_runs=1000)
+
+
+def test_no_mutation_hides_another_one_of_its_name():
+    assert len(MUTATIONS) == sum(len(part.MUTATIONS) for part in PARTS) >= 40
 
 
 @pytest.mark.slow
