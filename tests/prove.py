@@ -1,9 +1,10 @@
 """`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 32 minutes on two cores.
 
 Kills and resumes a run of the quickstart's size thirty times, kills nodes of a federation as often, breaks the code in
-every way of `tests/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up embedding model, audits real runs
-with and without noise and the models finetuned on them, and weighs what ledger and noise cost. Exits with status 1 if
-a claim fails. By chance alone, one audit of a real run in 20 refutes a claim that holds.
+every way of `tests/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up
+embedding model, audits real runs with and without noise and the models finetuned on them, and weighs what ledger and
+noise cost. Exits with status 1 if a claim fails. By chance alone, one audit of a real run in 20 refutes a claim that
+holds.
 """
 
 import json
