@@ -191,7 +191,7 @@ def check_older_copy(num_runs):
 @with_bins
 def check_two_copies(num_runs):
     """Two processes that count answers of one node at the same time lose none of them."""
-    file, each = make_files()[0], 40
+    file, each = make_files()[0], 15
     plan = begin([file] * 3, node_config=LARGE, **{"num-rounds": 2 * each}).ledger.plan
     settings = node.NodeSettings(private=str(file), max_epsilon=1e6, max_delta=1e-5)
 
@@ -238,7 +238,10 @@ def kill_nodes(num_kills, seed=0):
         AssertionError: An answer left without an entry of its own.
     """
     # Everything is imported before processes are forked, so that the instants of kills fall into answers.
-    assert run_to_its_end(begin(make_files())) == 3
+    for _ in range(2):
+        started = time.perf_counter()
+        run_to_its_end(begin(make_files()))
+        seconds = time.perf_counter() - started
     files = make_files()
     notes = files[0].parent / "notes.txt"
     instants = random.Random(seed)
@@ -259,7 +262,7 @@ def kill_nodes(num_kills, seed=0):
 
     for kill in range(num_kills):
         child = in_a_process(lambda kill=kill: answer_for_good(1 + kill))
-        time.sleep(instants.uniform(0.0, 0.6))
+        time.sleep(instants.uniform(0.2, 1.5) * seconds)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the loop ended before its kill"

@@ -134,7 +134,8 @@ class NodeBudget:
         """
         with self._ledger.locked() as answers:
             self._check_limits(run, answers)
-            self._ledger.write(answers, self._max_epsilon, self._max_delta)
+            if all(answer.run != run.id for answer in answers):  # Try it before the run has cost anything.
+                self._ledger.write(answers, self._max_epsilon, self._max_delta)
 
     def record(self, run: AskedRun, question: str, num_bins: int, num_asked: int) -> None:
         """Count one answer, before its noise is drawn. It is on the disk on return.
