@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard, hf_hub_download
 from peft import PeftModel
 from test_recipes import load_script
@@ -16,7 +16,7 @@ from trl import ModelConfig, SFTConfig
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
-from hf_pretext.finetuning import FinetuningArguments
+from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 from hf_pretext.hub import find_privacy_report
 
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
@@ -167,6 +167,12 @@ def pull(folder):
     generator.expand(generator.seeds, num_samples=45)
     generator.push_to_hub(DATA)
     outcome["after a push of the restored"] = load_dataset(DATA, split="train", revision="main").num_rows
+    # Someone's own push mixes private rows into the repository, beside the report of the run.
+    rows = load_dataset(DATA, split="train")
+    mixed = concatenate_datasets([rows, Dataset.from_dict({"text": ["my own diary"]}, features=rows.features)])
+    mixed.push_to_hub(DATA)
+    outcome["report of a mixed repository"] = find_privacy_report(DATA) is not None
+    outcome["training on it"] = load_training_texts(FinetuningArguments(dataset=DATA)).report is not None
     (folder / "pulled.json").write_text(json.dumps(outcome))
 
 

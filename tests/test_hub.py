@@ -40,6 +40,11 @@ def test_dataset_comes_back_equal(outcomes):
     assert pulled["found report"] == pulled["loaded report"] == pushed["report"]
 
 
+def test_a_repository_with_foreign_rows_has_no_report(outcomes):
+    _, pulled = outcomes
+    assert pulled["report of a mixed repository"] is pulled["training on it"] is False
+
+
 def test_models_come_back_equal(outcomes):
     pushed, pulled = outcomes
     for name in ("adapter tensors", "small tensors", "adapter card", "small card"):
