@@ -1,7 +1,7 @@
 """Who a client is: ids that name no one are refused, and ids that look alike are warned of.
 
 Nothing here is released. Errors and warnings are for the owner of the data, at the console of the trusted side. They
-name the column and no id, and say not how many there are.
+name the column, but no id and no number of ids.
 """
 
 import re
