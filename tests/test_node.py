@@ -61,7 +61,7 @@ def files():
         ({"max-delta": 1e-5}, "needs the keys \\['max_epsilon'\\]"),
         ({"max-epsilons": 0.1}, "\\['max_epsilons'\\] are unknown. Did you mean \\['max_epsilon'\\]\\? Known are"),
         ({**THREE, "Max-Epsilon": 0.1}, "\\['Max_Epsilon'\\] are unknown"),
-        ({**THREE, "max_epsilon": 0.1}, "\\['max_epsilon'\\] are there twice"),
+        ({**THREE, "max_epsilon": 0.1}, "\\['max_epsilon'\\] are given twice"),
         ({**THREE, "max-epsilon": math.nan}, "`max_epsilon`=nan must be above 0 and finite"),
         ({**THREE, "max-epsilon": math.inf}, "`max_epsilon`=inf must be finite"),
         ({**THREE, "max-epsilon": 0}, "`max_epsilon`=0 must be above 0"),
