@@ -117,7 +117,12 @@ def _plan(options: argparse.Namespace) -> None:
 def _node(options: argparse.Namespace) -> None:
     from .federated.node_ledger import NodeLedger, statement
 
-    print(statement(NodeLedger(options.private, options.ledger)))
+    ledger = NodeLedger(options.private, options.ledger)
+    if not ledger.path.exists() and not Path(options.private).exists():
+        raise FileNotFoundError(
+            f"`--private`={options.private!r} is no file or folder, and {str(ledger.path)!r} no ledger."
+        )
+    print(statement(ledger))
 
 
 def _generate(options: argparse.Namespace) -> None:

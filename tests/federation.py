@@ -24,7 +24,8 @@ from hf_pretext.privacy import Plan, PrivacyLedger
 
 # What a process of Flower's own knows of itself, and stamps on its messages.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-SCRATCH = tempfile.TemporaryDirectory(prefix="federation-")
+# In memory, if there is such a folder: ledgers are flushed to the disk at every answer.
+SCRATCH = tempfile.TemporaryDirectory(prefix="federation-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 # Nodes mark their newest answers there, and not in the home folder of who runs the tests.
 os.environ["XDG_STATE_HOME"] = f"{SCRATCH.name}/state"
 

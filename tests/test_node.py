@@ -1,6 +1,6 @@
 """A node's own budget: its configuration, its ledger, and the command that shows it.
 
-Twenty runs of a server, two runs at once, older copies and five kills are the checks of `tests/guarantee_node.py`.
+Twenty runs of a server, two runs at once, older copies and kills are the checks of `tests/guarantee_node.py`.
 """
 
 import json
@@ -18,6 +18,7 @@ from federation import make_context, make_federation, make_run_config, no_noise
 from flwr.app import ConfigRecord, Message, RecordDict
 from guarantee import CANDIDATES, NUM_BINS, BinEncoder
 from guarantee_node import (
+    CHECKS,
     COLLECT,
     LARGE,
     THREE,
@@ -27,6 +28,7 @@ from guarantee_node import (
     make_files,
     run_to_its_end,
     spent,
+    with_bins,
 )
 
 from hf_pretext.cli import main
@@ -59,7 +61,7 @@ def files():
         ({"max-delta": 1e-5}, "needs the keys \\['max_epsilon'\\]"),
         ({"max-epsilons": 0.1}, "\\['max_epsilons'\\] are unknown. Did you mean \\['max_epsilon'\\]\\? Known are"),
         ({**THREE, "Max-Epsilon": 0.1}, "\\['Max_Epsilon'\\] are unknown"),
-        ({**THREE, "max_epsilon": 0.1}, "\\['max_epsilon'\\] are there twice"),
+        ({**THREE, "max_epsilon": 0.1}, "\\['max_epsilon'\\] are given twice"),
         ({**THREE, "max-epsilon": math.nan}, "`max_epsilon`=nan must be above 0 and finite"),
         ({**THREE, "max-epsilon": math.inf}, "`max_epsilon`=inf must be finite"),
         ({**THREE, "max-epsilon": 0}, "`max_epsilon`=0 must be above 0"),
@@ -119,6 +121,7 @@ def test_the_command_without_answers_and_without_torch(files):
     script += "print('torch' in sys.modules, 'flwr' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "This node has answered nothing" in done.stdout and done.stdout.endswith("False False\n")
+    assert main(["node", "--private", f"{files[0]}x"]) == 2, "a name that is mistyped is not a node without answers"
 
 
 def test_the_total_is_exact_and_says_what_is_hidden(files):
@@ -189,11 +192,18 @@ CORRUPT = {
 }
 
 
-@pytest.mark.parametrize("name", [*CORRUPT, "not text", "an entry without noise", "an entry twice", "a folder"])
-def test_a_corrupt_ledger_releases_nothing_and_tells_only_the_owner(files, name, caplog, capsys):
-    run_to_its_end(begin(files, 1, **{"num-rounds": 1, "epsilon": 1.0}))
+@pytest.fixture(scope="module")
+def answered():
+    """Nodes that have answered once, and the ledger of the first one."""
+    files = make_files()
+    assert with_bins(run_to_its_end)(begin(files, 1, **{"num-rounds": 1, "epsilon": 1.0})) == 1
     path = Path(f"{files[0]}.budget.json")
-    whole = json.loads(path.read_text())
+    return files, path, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", [*CORRUPT, "not text", "an entry without noise", "an entry twice", "a folder"])
+def test_a_corrupt_ledger_releases_nothing_and_tells_only_the_owner(answered, name, caplog, capsys):
+    files, path, whole = answered
     if name == "a folder":
         path.unlink()
         path.mkdir()
@@ -202,21 +212,25 @@ def test_a_corrupt_ledger_releases_nothing_and_tells_only_the_owner(files, name,
     elif name == "an entry twice":
         path.write_text(json.dumps({**whole, "answers": whole["answers"] * 2}))
     elif name == "an entry without noise":
-        whole["answers"][0]["mechanism"]["noise_multiplier"] = math.inf
-        path.write_text(json.dumps(whole))
+        (entry,) = whole["answers"]
+        mechanism = {**entry["mechanism"], "noise_multiplier": math.inf}
+        path.write_text(json.dumps({**whole, "answers": [{**entry, "mechanism": mechanism}]}))
     else:
         path.write_text(CORRUPT[name])
     logging.getLogger("flwr").addHandler(caplog.handler)
     made = begin(files, 2, **{"num-rounds": 1, "epsilon": 1.0})
-    with pytest.raises(ValueError, match="2 of 3 clients will answer") as refused:
+    made.grid.contexts = {1000: made.grid.contexts[1000]}
+    made.pool._wait_for = lambda number: [1000]
+    with pytest.raises(ValueError, match="0 of 1 clients will answer") as refused:
         made.release(CANDIDATES)
     logging.getLogger("flwr").removeHandler(caplog.handler)
     assert PUBLIC in str(refused.value) and str(files[0].parent) not in str(refused.value)
-    assert made.ledger.num_releases == 0
     told = next(record.getMessage() for record in caplog.records if str(path) in record.getMessage())
-    assert "Restore its latest copy" in told or "Give the SuperNode a folder" in told or "cannot be read" in told
+    assert ("cannot be read" if name == "a folder" else "Restore its latest copy") in told
     assert main(["node", "--private", str(files[0])]) == 2
     assert str(path) in capsys.readouterr().err
+    if name == "a folder":
+        path.rmdir()
 
 
 @pytest.mark.parametrize("place", ["/sys/budget.json", "/dev/null/budget.json", "/nowhere/budget.json"])
@@ -271,7 +285,7 @@ def test_a_marker_that_is_damaged_or_cannot_be_kept(files, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", "/proc/nowhere")
         with pytest.raises(NodeError, match="Also let it write the marker '/proc/nowhere"):
-            NodeBudget(node, True).check(run)
+            NodeBudget(node, True).record(run, "votes", NUM_BINS, 3)
     # Another file for the ledger, which would begin with nothing.
     with pytest.raises(NodeError, match="lacks the newest of 1 answers"):
         NodeBudget(replace(node, ledger=f"{files[0]}.other"), True).check(run)
@@ -328,6 +342,11 @@ def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path):
     message = SimpleNamespace(metadata=SimpleNamespace(message_type="train.plain"), content=content)
     with pytest.raises(RefusalError, match="4 clients are asked, more than `num_clients`=3 of this run"):
         client._check_asked(client._num_asked(message, contexts[0]), 3)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_node_keeps_its_claim(check):
+    check(num_runs=1000)
 
 
 @pytest.mark.slow

@@ -71,7 +71,9 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
     """Make the ClientApp.
 
     Args:
-        noise (`NoiseSource`, *optional*): Source of the noise. Other than the default in tests only.
+        noise (`NoiseSource`, *optional*):
+            Source of the noise. Other than the default in tests only: a node's limit is then not held, and its ledger
+            counts answers without a guarantee.
         questions (`Sequence` of `(Question, float)`, *optional*):
             Questions of your own that this client answers besides those of the library, and the fraction of the budget
             of each: what the generator is given as `questions`.

@@ -77,7 +77,7 @@ class NodeSettings:
                 hint = f" Did you mean {near}?" if near else ""
                 raise ValueError(f"The keys {shortened(unknown)} are unknown.{hint} Known are {sorted(known)}.")
             if twice := [name for name, count in names.items() if count > 1]:
-                raise ValueError(f"The keys {twice} are there twice, with hyphens and underscores. Give each once.")
+                raise ValueError(f"The keys {twice} are given twice, with hyphens and underscores. Give each once.")
             return cls(**{key.replace("-", "_"): value for key, value in node_config.items()})
         except (ValueError, TypeError) as error:
             raise NodeError(f"The configuration of this node is not valid. {error}") from None
