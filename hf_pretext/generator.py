@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifacts import RUN_FOLDER as RUN_FOLDER
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
@@ -234,7 +233,6 @@ class PrivateEvolutionGenerator(CountsAlone):
                     "clients answered, and are counted as spent. There is nothing to continue from: a new run needs a "
                     "new budget and another `run_dir`."
                 )
-            # A pool also knows what an earlier process of the same run cost.
             self._costs = private.costs() if isinstance(private, ClientPool) else None
             if population.evidence:
                 for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):

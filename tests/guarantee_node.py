@@ -6,6 +6,7 @@ so that no model is loaded. All else is real: the ClientApp, Flower's SecAgg+, l
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -195,8 +196,11 @@ def check_two_copies(num_runs):
     plan = begin([file] * 3, node_config=LARGE, **{"num-rounds": 2 * each}).ledger.plan
     settings = node.NodeSettings(private=str(file), max_epsilon=1e6, max_delta=1e-5)
 
+    together = multiprocessing.get_context("fork").Barrier(2)
+
     def count(run):
         for _ in range(each):
+            together.wait()
             NodeBudget(settings, True).record(node.AskedRun(run, plan), "votes", NUM_BINS, NUM_NODES)
 
     children = [in_a_process(lambda run=run: count(run)) for run in (1, 2)]

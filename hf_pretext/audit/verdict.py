@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..clients.samples import Samples
+from ..privacy.figures import rounded_up
 from ..privacy.plan import Plan
 from .bounds import AuditReading, read_scores
 from .canaries import Released
@@ -64,7 +65,7 @@ class Audit:
         """What the audit says, in words."""
         first = self.primary
         power = math.floor(1000 * min(first.power_against_halved_noise, 0.999)) / 1000
-        claim = f"epsilon {self.claimed_epsilon:.4g} at delta {self.delta:g}"
+        claim = f"epsilon {rounded_up(self.claimed_epsilon)} at delta {rounded_up(self.delta)}"
         if self.refuting:
             shown = [f"{name} (at least {bound:.3g} instead of {of:.3g})" for name, bound, of in self.refuting]
             return (

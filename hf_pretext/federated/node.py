@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from ..privacy.figures import rounded_up
 from ..privacy.plan import Plan, PlannedRelease
 from ..settings import check_settings, setting, shortened
 from .node_ledger import Answer, NodeError, NodeLedger, epsilon_of
@@ -170,14 +171,14 @@ class NodeBudget:
             return
         if run.plan.delta > self._max_delta * ROUNDING:
             raise RefusalError(
-                f"`max-delta`={self._max_delta:g} of this node is less than this run's {run.plan.delta:.6g}."
+                f"`max-delta`={self._max_delta:g} of this node is less than this run's {rounded_up(run.plan.delta)}."
             )
         numbers = run.rest(answers)
         rest = [(each.mechanism, each.num_bins) for each in run.plan.releases for _ in range(numbers[each.question])]
         alone = epsilon_of(rest, self._max_delta)
         if alone > self._max_epsilon * ROUNDING:
             raise RefusalError(
-                f"`max-epsilon`={self._max_epsilon:g} of this node is less than this run's {alone:.6g}."
+                f"`max-epsilon`={self._max_epsilon:g} of this node is less than this run's {rounded_up(alone)}."
             )
         spent = [(answer.mechanism, answer.num_bins) for answer in answers]
         is_known = all(answer.noise_is_genuine for answer in answers)
