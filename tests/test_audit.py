@@ -220,7 +220,9 @@ def test_a_run_without_noise_is_refuted_and_one_with_noise_is_not(models, config
     confidence = 1 - 1e-6 if noise else 0.95
     audit = read_audit(plan, released, generator.canary_samples, coins, others, confidence)
     assert bool(audit.refuting) is not noise and audit.primary.is_refuted is not noise
-    assert audit.verdict.startswith("Not refuted. The run claims" if noise else "Refuted. The run claims epsilon 1 at")
+    assert audit.verdict.startswith(
+        "Not refuted. The run claims epsilon 1 at" if noise else "Refuted. The run claims epsilon 1 at"
+    )
     assert audit.table.count("\n| ") == 5 and audit.kinds == ()
     assert json.loads(json.dumps(audit.to_dict()))["refuted_by"] == [name for name, _, _ in audit.refuting]
 
@@ -294,6 +296,8 @@ def test_without_an_answer_there_is_nothing_to_audit(models, config):
     assert generator.released == []
     with pytest.raises(ValueError, match="`released` is empty"):
         read_audit(generator.ledger.plan, [], generator.canary_samples, np.arange(4) < 2, {})
+    with pytest.raises(ValueError, match="`noise_multiplier`=1e-06 is too small for a guarantee"):
+        AuditedGenerator(make_canaries(4), config=replace(config, epsilon=None, noise_multiplier=1e-6), **models)
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from federation import make_context, make_federation, make_run_config, no_noise
 from flwr.app import ConfigRecord, Message, RecordDict
 from guarantee import CANDIDATES, NUM_BINS, BinEncoder
 from guarantee_node import (
-    CHECKS,
     COLLECT,
     LARGE,
     THREE,
@@ -342,11 +341,6 @@ def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path):
     message = SimpleNamespace(metadata=SimpleNamespace(message_type="train.plain"), content=content)
     with pytest.raises(RefusalError, match="4 clients are asked, more than `num_clients`=3 of this run"):
         client._check_asked(client._num_asked(message, contexts[0]), 3)
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_node_keeps_its_claim(check):
-    check(num_runs=1000)
 
 
 @pytest.mark.slow

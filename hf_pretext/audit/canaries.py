@@ -5,6 +5,7 @@ candidates are the canaries first, and then as many others as without them. That
 which makes public texts only. The noise of a bin does not depend on the number of bins.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -77,10 +78,18 @@ class AuditedGenerator(PrivateEvolutionGenerator):
         canaries (`Sequence[str]`): The canaries, in the order of the targets.
         config (`PrivateEvolutionConfig`): Settings of the run to be audited. Its population grows by the canaries.
         **arguments: Arguments of `PrivateEvolutionGenerator`.
+
+    Raises:
+        ValueError: The settings give no guarantee, so there is nothing to refute.
     """
 
     def __init__(self, canaries: Sequence[str], *, config: PrivateEvolutionConfig, **arguments: Any) -> None:
         super().__init__(config=replace(config, population_size=config.population_size + len(canaries)), **arguments)
+        if math.isinf(self.ledger.plan.epsilon(config.delta)):
+            raise ValueError(
+                f"`noise_multiplier`={config.noise_multiplier} is too small for a guarantee, so an audit has no claim "
+                "to hold its figures against. Use more noise."
+            )
         self._canaries = list(canaries)
         self._population: PopulationWithCanaries | None = None
         make = partial(PopulationWithCanaries, self._canaries, **self._new_population.keywords)

@@ -64,20 +64,20 @@ class Audit:
     def verdict(self) -> str:
         """What the audit says, in words."""
         first = self.primary
-        power = math.floor(1000 * min(first.power_against_halved_noise, 0.999)) / 1000
-        claim = f"epsilon {rounded_up(self.claimed_epsilon)} at delta {rounded_up(self.delta)}"
+        claim = f"The run claims epsilon {rounded_up(self.claimed_epsilon)} at delta {rounded_up(self.delta)}"
+        measured = f"The primary attack measured mu = {first.mu:.2f}, and {first.claimed_mu:.2f} is claimed."
         if self.refuting:
             shown = [f"{name} (at least {bound:.3g} instead of {of:.3g})" for name, bound, of in self.refuting]
             return (
-                f"Refuted. The run claims {claim}, but more is shown by {'; '.join(shown)}. At most "
+                f"Refuted. {claim}, but more is shown by {'; '.join(shown)}. {measured} At most "
                 f"{1 - self.confidence:.0%} of audits of a run that keeps its claim end like this. Check the noise, "
                 "the clipping and the accounting, and repeat the audit with new coins."
             )
+        power = math.floor(1000 * min(first.power_against_halved_noise, 0.999)) / 1000
         return (
-            f"Not refuted. The run claims {claim}. The primary attack shows that epsilon is at least "
-            f"{first.epsilon_lower_bound:.2f}. It measured mu = {first.mu:.2f}, and {first.claimed_mu:.2f} is "
-            f"claimed. With half of its noise, such a run is refuted with a probability of at least {power:.1%}. A "
-            "smaller fault may remain unnoticed, and so may one that these attacks do not look for."
+            f"Not refuted. {claim}. {measured} So epsilon is at least {first.epsilon_lower_bound:.2f}. With half of "
+            f"its noise, such a run is refuted with a probability of at least {power:.1%}. A smaller fault may remain "
+            "unnoticed, and so may one that these attacks do not look for."
         )
 
     @property

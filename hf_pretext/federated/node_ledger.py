@@ -268,7 +268,7 @@ def statement(ledger: NodeLedger) -> str:
             "|---|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"{number} epsilon = {total}, at delta = {delta:g}. The node's limit is `max-epsilon`="
+            f"{number} epsilon = {total}, at delta = {rounded_up(delta)}. The node's limit is `max-epsilon`="
             f"{limits['max_epsilon']:g}. All of this is from {str(ledger.path)!r}.",
         ]
     )
