@@ -48,6 +48,7 @@ def test_modules_import_from_below_only_and_do_not_touch_the_path():
         assert "sys.path" not in text and "registry.npmjs" not in text, module
 
 
+@pytest.mark.slow
 def test_each_module_can_be_imported_first():
     """Each in a process that has imported other libraries, but nothing of the benchmark."""
     script = f"""

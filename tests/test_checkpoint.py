@@ -90,7 +90,7 @@ def run_and_die(generate, dies_at, before):
     return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.parametrize(("before", "mean_fraction"), [(True, 0.0), (False, 0.4)])
+@pytest.mark.parametrize(("before", "mean_fraction"), [pytest.param(True, 0.0, marks=pytest.mark.slow), (False, 0.4)])
 def test_killed_at_any_step_a_run_ends_with_the_same_texts(
     make_logged, private, public, tmp_path, before, mean_fraction
 ):

@@ -202,7 +202,7 @@ def test_masks_follow_from_the_whole_seed():
         assert import_module(name).pseudo_rand_gen is protocol.masks_from_seed
 
 
-@pytest.mark.parametrize("num_dropped", [0, 2])
+@pytest.mark.parametrize("num_dropped", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_noise_of_the_sum_is_what_is_accounted_for(files, embedding_model, candidates, num_dropped):
     """With as few answers as are needed, all but one are enough. 24 bins, 28 rounds: five standard errors."""
 
