@@ -20,7 +20,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from typing import Any
 from ..artifacts import BUDGET_SUFFIX, STATE_FOLDER
 from ..files import atomic_write, make_durable_folder, read_json
 from ..privacy.accounting import find_accountant
+from ..privacy.figures import rounded_up
 from ..privacy.ledger import read_mechanism
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
-from ..privacy.report import rounded_up
 from ..settings import shortened
 
 FORMAT = 1
@@ -99,14 +99,8 @@ def epsilon_of(releases: Sequence[tuple[Mechanism, int]], delta: float, is_excha
             counted if they are stated for different relations.
     """
     if is_exchange or len({mechanism.neighboring_relation for mechanism, _ in releases}) > 1:
-        releases = [(_under_exchange(mechanism), num_bins) for mechanism, num_bins in releases]
+        releases = [(mechanism.for_exchange(), num_bins) for mechanism, num_bins in releases]
     return Plan((), delta, find_accountant("exact")).epsilon(delta, releases)
-
-
-def _under_exchange(mechanism: Mechanism) -> Mechanism:
-    """State the same noise for the exchange of a client."""
-    stated = replace(mechanism, neighboring_relation="replace_one")
-    return replace(stated, noise_multiplier=mechanism.noise_std / stated.sensitivity)
 
 
 class NodeLedger:
