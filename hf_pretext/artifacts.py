@@ -31,6 +31,9 @@ DATA_FILE = "data/train-00000-of-00001.parquet"
 SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 
 TRAINING_NAME = "training.json"
+ORIGIN_NAME = "training_origin.json"
+"""In a checkpoint: what its training began with."""
+
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -39,6 +42,13 @@ FILES_OF_A_MODEL = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
 )
 """Files of a model that must go when another one is saved in the same folder, above all the older guarantee."""
+
+PUBLISHED_OF_A_MODEL = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER_CONFIG_NAME),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("chat_template.*", REPORT_NAME, TRAINING_NAME, PICTURE_NAME),
+)
+"""Files of a model's folder that a push publishes. Others may lie there, such as a copy of a held-out file."""
 
 AUDIT_NAME = "audit.json"
 AUDIT_PICTURE_NAME = "audit.png"

@@ -59,12 +59,12 @@ def dataset_card(
     from huggingface_hub import DatasetCardData
 
     header = DatasetCardData(
-        pretty_name="Differentially private synthetic text",
+        pretty_name=f"{'Differentially private synthetic' if report.is_finite else 'Synthetic'} text",
         license=license,
         language=language,
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M")],
         task_categories=["text-generation"],
-        tags=["synthetic", "differential-privacy", "private-evolution", "hf_pretext"],
+        tags=["synthetic", *_tags(report), "private-evolution", "hf_pretext"],
         configs=[
             {"config_name": "default", "data_files": DATA_FILE, "default": True},
             {"config_name": "seeds", "data_files": SEEDS_FILE},
@@ -123,7 +123,7 @@ def model_card(
         library_name="peft" if training["is_adapter"] else "transformers",
         pipeline_tag="text-generation",
         datasets=training["dataset_on_hub"],
-        tags=["differential-privacy", "synthetic", "hf_pretext", *(["lora"] if training["is_adapter"] else [])],
+        tags=[*_tags(report), "synthetic", "hf_pretext", *(["lora"] if training["is_adapter"] else [])],
         eval_results=results or None,
     )
     return _render(
@@ -135,6 +135,10 @@ def model_card(
         measures=MEASURES,
         repo_id=repo_id,
     )
+
+
+def _tags(report: PrivacyReport | None) -> list[str]:
+    return ["differential-privacy"] if report is not None and report.is_finite else []
 
 
 def _render(template: str, **values: Any) -> str:

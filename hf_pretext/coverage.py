@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .artifacts import REPORT_NAME
+from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import CoveredTexts, file_name, hash_texts
 
@@ -42,13 +43,30 @@ def mark(dataset: "Dataset", report: PrivacyReport, texts: CoveredTexts) -> None
     """
     _LISTS[texts.digest] = texts
     about = report.about(texts)
-    dataset.info.description = f"{about}\n{_MARK}{json.dumps(about.to_dict())}"
+    names = f"About the {len(texts)} texts with the digest {texts.digest[:16]}, and no others:"
+    dataset.info.description = f"{names}\n{about}\n{_MARK}{json.dumps(about.to_dict())}"
 
 
 def marks_of(dataset: "Dataset") -> list[PrivacyReport]:
     """Read the reports that a dataset carries. One that was joined from several carries several."""
     lines = (dataset.info.description or "").split("\n")
     return [PrivacyReport.from_dict(json.loads(line[len(_MARK) :])) for line in lines if line.startswith(_MARK)]
+
+
+def check_is_public(argument: str, texts: object) -> None:
+    """Refuse synthetic texts of a run as public texts of another one, whose report would not count the first.
+
+    Raises:
+        ValueError: `texts` is a dataset that carries a report.
+    """
+    from datasets import Dataset
+
+    if isinstance(texts, Dataset) and (reports := marks_of(texts)):
+        raise ValueError(
+            f"`{argument}` is synthetic text of a run with epsilon = {rounded_up(reports[0].epsilon)}, and not "
+            "public: the report of a new run would not count that one. Begin with public texts. If the clients of "
+            "that run are others, whose guarantee is not to be claimed, give the texts as a list."
+        )
 
 
 def report_of_rows(
@@ -90,7 +108,7 @@ def _lists_that_cover(rows: np.ndarray, lists: Mapping[str, CoveredTexts | None]
     used = set()
     for digest, texts in lists.items():
         found = is_covered if texts is None else texts.contains(rows)
-        if (found & ~is_covered).any():
+        if found.any():
             used.add(digest)
         is_covered = is_covered | found
     if is_covered.all():

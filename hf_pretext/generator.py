@@ -15,7 +15,7 @@ from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
-from .coverage import mark, texts_of
+from .coverage import check_is_public, mark, texts_of
 from .data import make_dataset
 from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
@@ -229,9 +229,8 @@ class PrivateEvolutionGenerator(CountsAlone):
             self.initial_population = population.initial
             if not rows:
                 raise RuntimeError(
-                    f"All {self.config.num_rounds} rounds of this run were lost, in crashes or because too few "
-                    "clients answered, and are counted as spent. There is nothing to continue from: a new run needs a "
-                    "new budget and another `run_dir`."
+                    f"All {self.config.num_rounds} rounds of this run were lost, in crashes or because too few clients "
+                    "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None
             if population.evidence:
@@ -437,6 +436,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 )
             self._components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
         else:
+            check_is_public("initial_population", public)
             check_public_texts(private, public, self.config.text_column)
 
     def _client_pool(self, private: Any) -> ClientPool:

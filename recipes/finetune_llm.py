@@ -32,14 +32,17 @@ from hf_pretext.models.packaged import locate
 def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig) -> None:
     """Finetune as the arguments say."""
     texts = load_training_texts(arguments, training.seed)
-    report = report_of_model_to_be(texts, model.model_name_or_path, model.model_revision)
+    report = report_of_model_to_be(
+        texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
+    )
     push = take_over_push(training, report, arguments)
     base = str(locate(model.model_name_or_path))
     training.model_init_kwargs = {
-        "revision": model.model_revision,
         "dtype": model.dtype,
         "attn_implementation": model.attn_implementation,
+        "use_safetensors": True,
         **(training.model_init_kwargs or {}),
+        "revision": model.model_revision,  # The one whose earlier trainings were looked up.
     }
     model.use_peft = True
     trainer = SFTTrainer(

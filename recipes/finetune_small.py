@@ -60,11 +60,15 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     public = copy.copy(arguments)
     public.dataset, public.dataset_revision = arguments.public_dataset, None
     public_texts = load_training_texts(public, training.seed) if arguments.public_dataset else None
-    report = report_of_model_to_be(texts, arguments.model_name_or_path, arguments.model_revision, public_texts)
+    report = report_of_model_to_be(
+        texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
+    )
     push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)
-    model = AutoModelForCausalLM.from_pretrained(base, revision=arguments.model_revision, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        base, revision=arguments.model_revision, dtype="float32", use_safetensors=True
+    )
     if public_texts is not None:
         stage = copy.copy(training)
         stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"

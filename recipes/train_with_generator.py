@@ -82,7 +82,7 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
     # Epsilon and delta go wherever the trainer logs: its history, TensorBoard, Weights & Biases, Trackio...
-    trainer.add_callback(GuaranteeCallback(trainer))
+    trainer.add_callback(GuaranteeCallback(trainer, synthetic))
     trainer.train()
     return trainer
 

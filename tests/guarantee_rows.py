@@ -1,6 +1,8 @@
 """Checks of what a report is about (rows, weights, a client's texts), and mutations that they have to catch."""
 
 import contextlib
+import hashlib
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -93,6 +95,30 @@ def check_chain(num_runs=0):
         (stolen / "privacy_report.json").write_bytes((of_one / "privacy_report.json").read_bytes())
         assert report_of_model(of_one) is not None and report_of_model(stolen) is None
         assert report_of_model_to_be(texts, str(stolen)) is None
+        # A checkpoint, a model without weights that a digest could be about, and an adapter of an unknown model.
+        checkpoint = Path(scratch, "checkpoint-8")
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text("{}")
+        assert report_of_model_to_be(texts, str(checkpoint)) is None
+        for name in ("pytorch_model.bin", None):
+            bare = make_model(Path(scratch, f"bare-{name}"), one)
+            for path in bare.glob("*.safetensors"):
+                path.unlink()
+            if name:
+                (bare / name).write_bytes(b"weights")
+            one.about_weights(hashlib.sha256(b"").hexdigest()).save_pretrained(bare)
+            assert report_of_model(bare) is None and report_of_model_to_be(texts, str(bare)) is None
+        adapter = Path(scratch, "adapter")
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(unknown)}))
+        assert report_of_model_to_be(texts, str(adapter)) is None
+        # A name whose files nobody can list, unless someone vouches for it.
+        assert report_of_model_to_be(texts, "me/nowhere") is None
+        assert report_of_model_to_be(texts, "me/nowhere", base_is_public=True).epsilon == two.epsilon
+        # A first stage with rows of a run that its report does not cover.
+        for is_derived in (False, True):
+            stage = TrainingTexts(synthetic, synthetic, None, "public", is_derived=is_derived)
+            assert (report_of_model_to_be(texts, str(public), None, stage) is None) == is_derived
         # Without the facts of its training, as a script of one's own may save it, the report still counts.
         (of_one / "training.json").unlink()
         assert report_of_model_to_be(texts, str(of_one)).epsilon == both.epsilon
@@ -140,7 +166,7 @@ MUTATIONS = {
     "rows are not looked up": (_any_row_counts, check_rows),
     "a report is taken for whatever rows lie beside it": (_the_folder_s_report_is_taken, check_rows),
     "what a base model learned is forgotten": (
-        lambda: _patched("hf_pretext.finetuning.chain._folder_of_base", lambda *_: None),
+        lambda: _patched("hf_pretext.finetuning.chain._reports_of_base", lambda *_: []),
         check_chain,
     ),
     "a report is taken for other weights": (

@@ -184,35 +184,69 @@ def test_exchanged_rows_and_seeds_are_not_loaded(run, tmp_path, caplog):
     assert again.seeds is None and "are not those that its privacy report names" in caplog.text
 
 
-@pytest.mark.parametrize("is_tokenized", [False, True])
-def test_the_callback_logs_the_guarantee_of_what_is_trained_on_only(run, is_tokenized, caplog):
+def tokens_of(dataset):
+    return dataset.map(
+        lambda rows: {"input_ids": [[1]] * len(rows["text"])}, batched=True, remove_columns=dataset.column_names
+    )
+
+
+def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplog):
     generator, synthetic, _ = run
+    private = PRIVATE.select_columns("text")
 
     class Trainer:
         def __init__(self, dataset):
-            tokens = {"batched": True, "remove_columns": dataset.column_names}
-            self.logged = []
-            self.train_dataset = (
-                dataset.map(lambda rows: {"input_ids": [[1]] * len(rows["text"])}, **tokens)
-                if is_tokenized
-                else dataset
-            )
+            self.logged, self.train_dataset = [], dataset
 
         def log(self, figures):
             self.logged.append(figures)
 
-    def logged(dataset, *arguments):
-        trainer = Trainer(dataset)
-        GuaranteeCallback(trainer, *arguments).on_train_begin()
+    def logged(trained_on, texts=None):
+        trainer = Trainer(trained_on)
+        GuaranteeCallback(trainer, texts).on_train_begin()
         return trainer.logged
 
     report = generator.privacy_report
-    assert logged(synthetic) == [{"privacy_epsilon": report.epsilon, "privacy_delta": report.delta}]
-    private = PRIVATE.select_columns("text")
-    assert logged(private) == logged(private, report) == []
-    assert logged(concatenate_datasets([synthetic, private])) == []
-    assert logged(synthetic, make_run(5)[0].privacy_report) == []
+    figures = [{"privacy_epsilon": report.epsilon, "privacy_delta": report.delta}]
+    assert logged(synthetic) == logged(tokens_of(synthetic), synthetic) == figures
+    mixed = concatenate_datasets([synthetic.select(range(10)), private.select(range(20))])
+    for trained_on in (
+        private,
+        mixed,
+        tokens_of(synthetic),
+        concatenate_datasets([tokens_of(synthetic.select(range(10))), tokens_of(private.select(range(20)))]),
+        mixed.rename_column("text", "content"),
+        synthetic.add_column("completion", private["text"][:40]),
+        synthetic.add_column("messages", [[{"role": "user", "content": text}] for text in private["text"][:40]]),
+        iter(()),
+    ):
+        assert logged(trained_on) == [], trained_on
+    # Neither do foreign texts beside tokens, nor foreign texts that are trained on beside covered ones.
+    assert (
+        logged(tokens_of(synthetic), private)
+        == logged(tokens_of(synthetic), mixed)
+        == logged(private, synthetic)
+        == []
+    )
     assert "No finite privacy guarantee is known" in caplog.text
+    with pytest.raises(TypeError, match="cannot tell what is trained on"):
+        GuaranteeCallback(Trainer(synthetic), report)
+
+
+def test_synthetic_texts_of_one_run_are_not_public_texts_of_another(run):
+    generator, synthetic, _ = run
+    with pytest.raises(ValueError, match="is synthetic text of a run with epsilon = 3, and not public"):
+        generator.evolve(PRIVATE, initial_population=synthetic)
+
+
+def test_a_text_of_two_runs_has_both_reports(run):
+    generator, synthetic, _ = run
+    other, _ = make_run(7)
+    again = synthetic.select(range(10))
+    both = Dataset.from_dict({"text": again["text"]})
+    coverage.mark(both, other.privacy_report, coverage.texts_of(both))
+    report = find_privacy_report(concatenate_datasets([synthetic, both]))
+    assert len(report.parts) == 2
 
 
 def test_a_million_rows_are_checked_in_seconds(tmp_path):

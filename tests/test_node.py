@@ -273,7 +273,7 @@ def test_a_marker_that_is_damaged_or_cannot_be_kept(files, monkeypatch):
     node = NodeSettings(private=str(files[0]), max_epsilon=3.0, max_delta=1e-5)
     run = AskedRun(1, begin(files).ledger.plan)
     NodeBudget(node, True).record(run, "votes", NUM_BINS, 3)
-    marker = NodeLedger(files[0]).marker
+    (marker,) = NodeLedger(files[0]).markers
     whole = marker.read_text()
     for content in ("", "{}", '{"num_answers": "x", "newest": 1}', '{"num_answers": -1, "newest": null}'):
         marker.write_text(content)
@@ -283,7 +283,7 @@ def test_a_marker_that_is_damaged_or_cannot_be_kept(files, monkeypatch):
     NodeBudget(node, True).check(run)
     with monkeypatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", "/proc/nowhere")
-        with pytest.raises(NodeError, match="Also let it write the marker '/proc/nowhere"):
+        with pytest.raises(NodeError, match="Also let it write the markers .'/proc/nowhere"):
             NodeBudget(node, True).record(run, "votes", NUM_BINS, 3)
     # Another file for the ledger, which would begin with nothing.
     with pytest.raises(NodeError, match="lacks the newest of 1 answers"):
@@ -347,3 +347,18 @@ def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path):
 def test_thirty_kills_and_each_answer_has_an_entry_of_its_own():
     counts = kill_nodes(30)
     assert counts["kills"] == 30 and counts["entries"] == counts["answers"] + counts["entries_without_answer"]
+
+
+def test_one_text_under_two_names_has_one_budget(files):
+    """A link to the texts, with another file for the ledger, does not begin a budget of its own."""
+    run = AskedRun(1, begin(files).ledger.plan)
+    link = files[0].with_name("link.jsonl")
+    link.symlink_to(files[0])
+    first, second = (
+        NodeSettings(private=str(path), max_epsilon=3.0, max_delta=1e-5, ledger=str(files[0].with_name(name)))
+        for path, name in ((files[0], "one"), (link, "two"))
+    )
+    NodeBudget(first, True).record(run, "votes", NUM_BINS, 3)
+    with pytest.raises(NodeError, match="lacks the newest of 1 answers"):
+        NodeBudget(second, True).record(run, "votes", NUM_BINS, 3)
+    NodeBudget(NodeSettings(**{**vars(second), "ledger": first.ledger}), True).record(run, "votes", NUM_BINS, 3)

@@ -96,13 +96,13 @@ class MuReading:
 
     @property
     def power_against_halved_noise(self) -> float:
-        """Probability that the claim is refuted if the noise is half of what is claimed."""
+        """Probability that the claim is refuted if the noise is half, and canaries have the effect measured here."""
         from scipy.optimize import brentq
 
         error, freedom = _error(self.num_members, self.num_targets), self.num_targets - 2
         claimed, miss = self.claimed_mu / error, 1 - self.confidence
         border = brentq(lambda t: _exceeds(t, claimed, freedom) - miss, -10, 3 * claimed + 50)
-        return _exceeds(border, 2 * claimed, freedom)
+        return _exceeds(border, 2 * self.mu / error, freedom)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary that JSON can hold."""

@@ -65,7 +65,7 @@ class Audit:
         """What the audit says, in words."""
         first = self.primary
         claim = f"The run claims epsilon {rounded_up(self.claimed_epsilon)} at delta {rounded_up(self.delta)}"
-        measured = f"The primary attack measured mu = {first.mu:.2f}, and {first.claimed_mu:.2f} is claimed."
+        measured = f"The primary attack measured mu = {first.mu:.2f}, and the plan has {first.claimed_mu:.2f}."
         if self.refuting:
             shown = [f"{name} (at least {bound:.3g} instead of {of:.3g})" for name, bound, of in self.refuting]
             return (
@@ -73,11 +73,11 @@ class Audit:
                 f"{1 - self.confidence:.0%} of audits of a run that keeps its claim end like this. Check the noise, "
                 "the clipping and the accounting, and repeat the audit with new coins."
             )
-        power = math.floor(1000 * min(first.power_against_halved_noise, 0.999)) / 1000
+        power = math.floor(100 * min(first.power_against_halved_noise, 0.99)) / 100
         return (
-            f"Not refuted. {claim}. {measured} So epsilon is at least {first.epsilon_lower_bound:.2f}. With half of "
-            f"its noise, such a run is refuted with a probability of at least {power:.1%}. A smaller fault may remain "
-            "unnoticed, and so may one that these attacks do not look for."
+            f"Not refuted. {claim}. {measured} So epsilon is at least {first.epsilon_lower_bound:.2f}. If "
+            f"canaries have the effect measured here, half of the noise is noticed with a probability of about "
+            f"{power:.0%}. A smaller fault may remain unnoticed, and so may one that these attacks do not look for."
         )
 
     @property

@@ -111,8 +111,9 @@ class NodeLedger:
     id of the newest one. A ledger that lacks this entry is an older copy, or another one, and is refused.
 
     What this cannot notice: that both files were put back, as with the snapshot of a whole machine. That the marker is
-    gone, as with a container whose home folder does not stay. That the texts were copied or moved to another path,
-    machine or user, which begins with an empty ledger. And whether the other nodes add their noise.
+    gone, as with a container whose home folder does not stay. That the texts were copied, moved or linked (by a hard
+    link) to another path, machine or user, which begins with an empty ledger. And whether the other nodes add their
+    noise.
 
     Args:
         private (`str` or `Path`): The texts, which are not read.
@@ -126,11 +127,14 @@ class NodeLedger:
         with _for_the_owner(f"`private`={shortened(str(private))} leads to no ledger"):
             # One text has one ledger, whatever link or relative path leads to it.
             resolved = Path(private).resolve()
-            self.path = Path(f"{resolved}{BUDGET_SUFFIX}") if path is None else Path(path).absolute()
-            # By the name that the owner gave, so that a link that leads to another file tomorrow is noticed.
-            name = hashlib.sha256(os.path.abspath(private).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-            state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-            self.marker = Path(state).absolute() / STATE_FOLDER / f"{name}.json"
+            self.path = Path(f"{resolved}{BUDGET_SUFFIX}") if path is None else Path(path).resolve()
+            state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
+            # By the name that the owner gave, so that a link that leads to another file tomorrow is noticed, and by
+            # the file that it leads to, so that the same text under two names has one ledger.
+            self.markers = [
+                state / STATE_FOLDER / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.json"
+                for name in dict.fromkeys((os.path.abspath(private), str(resolved)))
+            ]
 
     def answers(self) -> list[Answer]:
         """Read all entries, the oldest first. There are none if there is no ledger yet.
@@ -138,9 +142,11 @@ class NodeLedger:
         Raises:
             NodeError: The file is not a ledger, or not the latest one.
         """
-        with _for_the_owner(f"The ledger {str(self.path)!r} or its marker {str(self.marker)!r} cannot be read"):
+        markers = list(map(str, self.markers))
+        with _for_the_owner(f"The ledger {str(self.path)!r} or its markers {markers} cannot be read"):
             answers = self._read()[1] if os.path.lexists(self.path) else []
-            self._check_marker(answers)
+            for marker in self.markers:
+                self._check_marker(marker, answers)
             return answers
 
     def limits(self) -> dict[str, float]:
@@ -160,7 +166,7 @@ class NodeLedger:
         with _for_the_owner(
             f"The ledger {str(self.path)!r} cannot be read or written, so nothing is answered. Give the SuperNode a "
             "folder on a lasting disk that it may write to: that of `private`, or of the file that `ledger` names in "
-            f"its configuration. Also let it write the marker {str(self.marker)!r}"
+            f"its configuration. Also let it write the markers {list(map(str, self.markers))}"
         ):
             if not self.path.parent.is_dir():  # A disk that is not mounted, which `FileLock` would make a folder of.
                 raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r}.")
@@ -180,9 +186,10 @@ class NodeLedger:
         atomic_write(self.path, json.dumps(content, indent=1) + "\n")
         # Second, so that a crash between the two leaves a ledger with more than the marker knows.
         newest = answers[-1].id if answers else None
-        make_durable_folder(self.marker.parent)
+        make_durable_folder(self.markers[0].parent)
         marked = {"ledger": str(self.path), "num_answers": len(answers), "newest": newest}
-        atomic_write(self.marker, json.dumps(marked) + "\n")
+        for marker in self.markers:
+            atomic_write(marker, json.dumps(marked) + "\n")
 
     def _read(self) -> tuple[dict[str, float], list[Answer]]:
         try:
@@ -203,21 +210,21 @@ class NodeLedger:
             ) from None
         return limits, answers
 
-    def _check_marker(self, answers: Sequence[Answer]) -> None:
-        if not os.path.lexists(self.marker):
+    def _check_marker(self, marker: Path, answers: Sequence[Answer]) -> None:
+        if not os.path.lexists(marker):
             return
         try:
-            marked = read_json(self.marker)
+            marked = read_json(marker)
             number, newest = marked["num_answers"], marked["newest"]
             is_newest = number == 0 or (len(answers) >= number > 0 and answers[number - 1].id == newest)
         except (ValueError, KeyError, TypeError):
             raise NodeError(
-                f"The marker {str(self.marker)!r} is damaged. If {str(self.path)!r} is the latest ledger of this "
+                f"The marker {str(marker)!r} is damaged. If {str(self.path)!r} is the latest ledger of this "
                 "node, remove the marker, which is then written again."
             ) from None
         if not is_newest:
             raise NodeError(
-                f"{str(self.path)!r} lacks the newest of {number} answers that the marker {str(self.marker)!r} knows. "
+                f"{str(self.path)!r} lacks the newest of {number} answers that the marker {str(marker)!r} knows. "
                 "It is an older copy, belongs to another text, or was removed. Restore the latest copy. Only if "
                 "`private` now holds another client's texts, remove the marker."
             )

@@ -5,7 +5,7 @@ at least:
 
 ```python
 trainer = Trainer(model, args, train_dataset=tokenized(synthetic))
-trainer.add_callback(GuaranteeCallback(trainer))
+trainer.add_callback(GuaranteeCallback(trainer, synthetic))
 ```
 """
 

@@ -8,8 +8,11 @@ recipe made counts as public, and its card says so.
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
-from ..artifacts import REPORT_NAME, TRAINING_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
+from ..coverage import texts_of
+from ..files import read_json
 from ..hub import fetch_folder
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
@@ -18,12 +21,27 @@ from .texts import TrainingTexts
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "*.safetensors"
+OTHER_WEIGHTS = ("pytorch_model*", "adapter_model.bin", "pytorch_model_fsdp*")
+"""Weights that may be loaded in the place of those that a digest is about."""
+
+TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
+"""Files by which a repository shows what a model was trained on before."""
+
+LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
+"""The same of a local folder, which may also be a checkpoint."""
 
 
-def digest_of_weights(folder: Path) -> str:
-    """Compute the digest (SHA-256) of all weights in a folder."""
+class UnknownTrainingError(ValueError):
+    """A model was trained on something whose guarantee is not known."""
+
+
+def digest_of_weights(folder: Path) -> str | None:
+    """Compute the digest (SHA-256) of all weights in a folder. None if they are not all in safetensors."""
+    files = sorted(folder.glob(WEIGHTS))
+    if not files or any(True for pattern in OTHER_WEIGHTS for _ in folder.glob(pattern)):
+        return None
     digest = hashlib.sha256()
-    for path in sorted(folder.glob(WEIGHTS)):
+    for path in files:
         of_file = hashlib.sha256()
         with path.open("rb") as file:
             while part := file.read(2**24):
@@ -37,7 +55,7 @@ def report_of_model(folder: Path) -> PrivacyReport | None:
     if not (folder / REPORT_NAME).is_file():
         return None
     report = PrivacyReport.from_pretrained(folder)
-    if report.weights_digest != digest_of_weights(folder):
+    if report.weights_digest is None or report.weights_digest != digest_of_weights(folder):
         logger.warning(
             "The privacy report in %r is not about the weights beside it, so no guarantee is claimed for them. "
             "Finetune the model again with the recipes, or restore its files.",
@@ -48,7 +66,11 @@ def report_of_model(folder: Path) -> PrivacyReport | None:
 
 
 def report_of_model_to_be(
-    texts: TrainingTexts, base_model: str, revision: str | None = None, first_stage: TrainingTexts | None = None
+    texts: TrainingTexts,
+    base_model: str,
+    revision: str | None = None,
+    first_stage: TrainingTexts | None = None,
+    base_is_public: bool = False,
 ) -> PrivacyReport | None:
     """Add up what is guaranteed for a model that is about to be finetuned: its base, a first stage, and its texts.
 
@@ -56,41 +78,82 @@ def report_of_model_to_be(
         texts (`TrainingTexts`): What it will be trained on.
         base_model (`str`): Name of the model that is finetuned.
         revision (`str`, *optional*): Its revision.
-        first_stage (`TrainingTexts`, *optional*): Public texts that it is trained on first. If they are known to be
-            synthetic, their report counts.
+        first_stage (`TrainingTexts`, *optional*):
+            Public texts that it is trained on first. If a report comes with them, it has to cover them, and counts.
+        base_is_public (`bool`, *optional*, defaults to `False`):
+            Whether you vouch for it that the base model was not trained on texts of the clients, if this cannot be
+            looked up.
 
     Returns:
         `PrivacyReport`: The sum. None, with a warning, if the guarantee of any training is not known.
     """
-    reports = [each.report for each in (texts, first_stage) if each is not None and each.report is not None]
     if texts.report is None:
         return None
-    folder = _folder_of_base(base_model, revision)
-    if folder is not None:
-        earlier = report_of_model(folder)
-        if earlier is None:
-            logger.warning(
-                "`model_name_or_path`=%r was finetuned before, on texts whose guarantee is not known. So nothing is "
-                "known for a model that is finetuned from it. Begin with its own base model.",
-                base_model,
-            )
-            return None
-        reports.append(earlier)
+    reports = [texts.report]
+    try:
+        if first_stage is not None and first_stage.report is not None:
+            reports.append(first_stage.report)
+        elif first_stage is not None and first_stage.is_derived:
+            raise UnknownTrainingError("`public_dataset` has rows of a run, but no report covers all of its rows.")
+        reports += _reports_of_base(base_model, revision, base_is_public)
+    except UnknownTrainingError as error:
+        logger.warning("No guarantee is known for the finetuned model. %s", error)
+        return None
     return PrivacyReport.of_several(reports)
 
 
-def _folder_of_base(base_model: str, revision: str | None) -> Path | None:
-    """Return the folder of a base model that was finetuned before, by what lies beside its weights, or None."""
+def _reports_of_base(base_model: str, revision: str | None, is_public: bool) -> list[PrivacyReport]:
+    """Find the reports of a base model, which has none if it is public.
+
+    Raises:
+        UnknownTrainingError: It was finetuned before, and the guarantee of that is not known.
+    """
     if base_model in PACKAGED:
-        return None
-    try:
-        folder = fetch_folder(base_model, [REPORT_NAME, TRAINING_NAME], revision, repo_type="model")
-        if not any((folder / name).is_file() for name in (REPORT_NAME, TRAINING_NAME)):
-            return None
-        return fetch_folder(base_model, [REPORT_NAME, TRAINING_NAME, WEIGHTS], revision, repo_type="model")
-    except FileNotFoundError:
-        logger.warning(
-            "Whether `model_name_or_path`=%r was finetuned before could not be determined. It counts as public.",
-            base_model,
+        return []
+    if not Path(base_model).is_dir() and not _is_listed(base_model, revision):
+        if is_public:
+            return []
+        raise UnknownTrainingError(
+            f"Whether `model_name_or_path`={base_model!r} was finetuned before cannot be looked up on the Hub. Go "
+            "online, or say `base_is_public=True` if it never saw text of the clients."
         )
-        return None
+    folder = fetch_folder(base_model, [*TRACES, "*.safetensors.index.json"], revision, repo_type="model")
+    own = LOCAL_TRACES if Path(base_model).is_dir() else (REPORT_NAME, TRAINING_NAME)
+    if not any((folder / name).is_file() for name in own):
+        adapter = folder / ADAPTER_CONFIG_NAME
+        # An adapter that no recipe made, of a model that a recipe may have made.
+        return _reports_of_base(_base_of(read_json(adapter)), None, is_public) if adapter.is_file() else []
+    report = report_of_model(fetch_folder(base_model, [*TRACES, WEIGHTS], revision, repo_type="model"))
+    if report is None:
+        raise UnknownTrainingError(
+            f"`model_name_or_path`={base_model!r} was finetuned before, on texts whose guarantee is not known. Begin "
+            "with its own base model."
+        )
+    return [report]
+
+
+def _is_listed(repo_id: str, revision: str | None) -> bool:
+    """Return whether the Hub says which files a repository has. A cache may lack those that count here."""
+    from huggingface_hub import HfApi
+
+    try:
+        return bool(HfApi().list_repo_files(repo_id, revision=revision))
+    except Exception as error:  # The client's transport has its own exceptions.
+        logger.info("The files of %s cannot be listed: %s", repo_id, error)
+        return False
+
+
+def _base_of(adapter_config: Any) -> str:
+    try:
+        return str(adapter_config["base_model_name_or_path"])
+    except (KeyError, TypeError):
+        raise UnknownTrainingError(f"{ADAPTER_CONFIG_NAME} does not name the base model of its adapter.") from None
+
+
+def origin_of(texts: TrainingTexts, base_model: str, report: PrivacyReport | None) -> dict[str, Any]:
+    """Describe what a training began with, for its checkpoints."""
+    return {
+        "base_model": base_model,
+        "texts": texts_of(texts.train).digest,
+        "releases": None if report is None else sorted(report.release_ids),
+    }

@@ -1,7 +1,7 @@
 """Finetuned models: loading them before and after, their card, and their push."""
 
+import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..artifacts import (
     CARD_NAME,
     EVALUATION_NAME,
     EVALUATION_PICTURE_NAME,
+    PUBLISHED_OF_A_MODEL,
     TRAINING_NAME,
 )
 from ..cards import MEASURES, model_card
@@ -74,7 +75,7 @@ def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
 
 
 def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: bool = False, **options: Any) -> str:
-    """Push a finetuned model's folder, in one commit, without its checkpoints.
+    """Push a finetuned model, in one commit: weights, tokenizer, card, report and pictures, and no other files.
 
     An evaluation on private text is not covered by any guarantee: exact figures can tell what one person wrote. So it
     stays where it is. If you ask for it in words, rounded figures are published (see `rounded_evaluation`).
@@ -98,8 +99,9 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path) as scratch:
         # What is published is put together beside the weights, which are linked and not copied.
         target = Path(scratch) / "model"
-        left_out = shutil.ignore_patterns("checkpoint-*", ".writing-*", "stage-*", CARD_NAME, "evaluation.*")
-        shutil.copytree(path, target, ignore=left_out, copy_function=os.link)
+        target.mkdir()
+        for file in {file for pattern in PUBLISHED_OF_A_MODEL for file in path.glob(pattern) if file.is_file()}:
+            os.link(file, target / file.name)
         if (path / EVALUATION_NAME).is_file():
             figures = read_json(path / EVALUATION_NAME)
             if not figures["is_private"] or publish_private_evaluation:
@@ -122,8 +124,19 @@ def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: round(value, 2) for name, value in values.items() if name in (*MEASURES, *_OF_A_DIFFERENCE)}
+        shown = {name: round(values[name], 2) for name in MEASURES if name != "perplexity"}
+        # From the rounded entropy, which it would otherwise give away.
+        return {**shown, "perplexity": round(math.exp(shown["cross_entropy"]), 2)}
 
+    before, after = rounded(figures["before"]), rounded(figures["after"])
+    changes = {
+        name: {end: round(value, 2) for end, value in figures["difference"][name].items()}
+        for name in MEASURES
+        if name != "perplexity"
+    }
+    changes["perplexity"] = {
+        end: round(before["perplexity"] * math.expm1(value), 2) for end, value in changes["cross_entropy"].items()
+    }
     return {
         "dataset": "private text",
         "split": "held out",
@@ -131,13 +144,10 @@ def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:
         "covered_by_the_guarantee": False,
         "num_texts": _one_digit(figures["num_texts"]),
         "num_clients": _one_digit(figures["num_clients"]),
-        "before": rounded(figures["before"]),
-        "after": rounded(figures["after"]),
-        "difference": {name: rounded(change) for name, change in figures["difference"].items()},
+        "before": before,
+        "after": after,
+        "difference": changes,
     }
-
-
-_OF_A_DIFFERENCE = ("difference", "low", "high")
 
 
 def _one_digit(number: int) -> int:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifacts import PICTURE_NAME
-from ..coverage import mark, texts_of
+from ..artifacts import PICTURE_NAME, REPORT_NAME
+from ..coverage import mark, marks_of, texts_of
 from ..data import list_texts, read_texts
 from ..hub import fetch_folder, find_privacy_report
 from ..privacy.report import PrivacyReport
@@ -26,6 +26,10 @@ class FinetuningArguments:
         metadata={"help": "Fraction of the texts that the checkpoint is chosen by."},
     )
     license: str | None = field(default=None, metadata={"help": "License of the finetuned model, for its card."})
+    base_is_public: bool = field(
+        default=False,
+        metadata={"help": "You vouch that the base model saw no text of the clients, if this cannot be looked up."},
+    )
     allow_no_guarantee: bool = field(
         default=False, metadata={"help": "Push a model even if no finite guarantee of its texts is known."}
     )
@@ -43,6 +47,7 @@ class TrainingTexts:
         hub_id (`str`, *optional*): Their repository on the Hub.
         revision (`str`, *optional*): Its commit.
         picture (`Path`, *optional*): The picture of the run that made them.
+        is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
     """
 
     train: "Dataset"
@@ -52,6 +57,7 @@ class TrainingTexts:
     hub_id: str | None = None
     revision: str | None = None
     picture: Path | None = None
+    is_derived: bool = False
 
 
 def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:
@@ -74,8 +80,10 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
         raise ValueError(f"`dataset`={name!r} holds {len(texts)} texts that are not blank. It needs at least 2.")
     report = find_privacy_report(dataset, name, revision=arguments.dataset_revision, text_column=column)
     hub_id = revision = picture = None
+    is_derived = bool(marks_of(dataset))
     if not Path(name).is_file():
-        folder = fetch_folder(name, [PICTURE_NAME], arguments.dataset_revision)
+        folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME], arguments.dataset_revision)
+        is_derived = is_derived or (folder / REPORT_NAME).is_file()
         picture = folder / PICTURE_NAME if (folder / PICTURE_NAME).is_file() else None
         if not Path(name).exists():
             # The cache names a snapshot's folder after its commit.
@@ -87,7 +95,8 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     if report is not None:
         mark(rows, report, texts_of(rows))
     split = rows.train_test_split(test_size=arguments.validation_share, seed=seed)
-    return TrainingTexts(split["train"], split["test"], report, public_name(name), hub_id, revision, picture)
+    named = (public_name(name), hub_id, revision, picture, is_derived)
+    return TrainingTexts(split["train"], split["test"], report, *named)
 
 
 def public_name(name: str) -> str:

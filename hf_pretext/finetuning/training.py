@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -9,21 +10,24 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, PICTURE_NAME, TRAINING_NAME
-from ..coverage import marks_of, report_of_rows
+from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, PICTURE_NAME, TRAINING_NAME
+from ..coverage import report_of_rows
 from ..files import atomic_folder, read_json, write_json
 from ..hub import check_guarantee, check_token
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import digest_of_weights
+from .chain import digest_of_weights, origin_of
 from .models import push_model, write_model_card
 from .texts import FinetuningArguments, TrainingTexts, public_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -33,42 +37,77 @@ LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "dataset
 class GuaranteeCallback(TrainerCallback):
     """Logs epsilon and delta of the training texts with the other figures, wherever the trainer logs.
 
-    The texts are those of `trainer.train_dataset`. Each of its rows has to be among the texts that a report names. A
-    dataset that holds tokens in the place of texts is known by its mark, which `datasets` keeps through `map`.
+    Each text has to be among those that a report names. A dataset of tokens holds no texts that could be looked up.
+    Then `texts` is looked up, and that the trainer trains on these texts is for you to see to.
 
     Args:
         trainer (`transformers.Trainer`): The trainer.
-        report (`PrivacyReport`, *optional*): The guarantee that you expect. If the texts have another, none is logged.
+        texts (`datasets.Dataset`, *optional*):
+            The texts, in the column `text`, as a generator returned them or as they were derived from such. By default
+            `trainer.train_dataset`.
     """
 
-    def __init__(self, trainer: Any, report: PrivacyReport | None = None) -> None:
+    def __init__(self, trainer: Any, texts: "Dataset | None" = None) -> None:
+        if isinstance(texts, PrivacyReport):
+            raise TypeError("`texts` is a privacy report, which cannot tell what is trained on. Give the dataset.")
         self._trainer = trainer
-        self._expected = report
+        self._texts = texts
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
-        report = _report_of_training(self._trainer.train_dataset)
-        if report is None or not report.is_finite or (self._expected and not self._expected.covers(report)):
-            logger.warning(
-                "No finite privacy guarantee is known for the training texts. Train on a dataset that a generator "
-                "returned, or that was derived from such."
-            )
-            return
-        logger.info("%s", report.guarantee)
-        self._trainer.log({"privacy_epsilon": report.epsilon, "privacy_delta": report.delta})
+        log_guarantee(self._trainer, _report_of_training(self._trainer.train_dataset, self._texts))
 
 
-def _report_of_training(dataset: Any) -> PrivacyReport | None:
+def log_guarantee(trainer: Any, report: PrivacyReport | None) -> None:
+    """Log epsilon and delta, or a warning if there is no finite guarantee."""
+    if report is None or not report.is_finite:
+        logger.warning(
+            "No finite privacy guarantee is known for the training texts. Train on a dataset that a generator "
+            "returned, or that was derived from such. If it holds tokens, give its texts to `GuaranteeCallback`."
+        )
+        return
+    logger.info("%s", report.guarantee)
+    trainer.log({"privacy_epsilon": report.epsilon, "privacy_delta": report.delta})
+
+
+def _report_of_training(trained_on: Any, texts: Any) -> PrivacyReport | None:
     from datasets import Dataset
 
-    if not isinstance(dataset, Dataset):
-        return None
-    if "text" in dataset.column_names:
-        return report_of_rows(dataset)
-    marks = marks_of(dataset)
-    # A list that names fewer texts than there are rows cannot be about all of them.
-    num_texts = sum(each.num_texts or 0 for each in marks)
-    return PrivacyReport.of_several(marks) if marks and dataset.num_rows <= num_texts else None
+    looked_up = [each for each in (trained_on, texts) if isinstance(each, Dataset)]
+    columns = [(each, name) for each in looked_up for name in each.column_names if _has_strings(each.features[name])]
+    reports = [report_of_rows(each, text_column=name) for each, name in columns]
+    # One column of strings that no report covers, such as the answers to prompts, and there is no guarantee.
+    found = [report for report in reports if report is not None]
+    return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
+
+
+def _has_strings(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return any(map(_has_strings, feature.values()))
+    kind = vars(feature) if hasattr(feature, "__dict__") else {}
+    return "string" in str(kind.get("dtype")) or ("feature" in kind and _has_strings(kind["feature"]))
+
+
+class _OriginCallback(TrainerCallback):
+    """Writes into each checkpoint what its training began with."""
+
+    def __init__(self, origin: dict[str, Any]) -> None:
+        self._origin = origin
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if is_main_process() and folder.is_dir():
+            write_json(folder / ORIGIN_NAME, self._origin)
+
+
+def _is_continued(resume: str | bool | None, output: str, origin: dict[str, Any]) -> bool:
+    """Return whether a training that is resumed began with the same base, texts and guarantee."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if not resume:
+        return True
+    folder = Path(resume if isinstance(resume, str) else get_last_checkpoint(output) or "")
+    return (folder / ORIGIN_NAME).is_file() and read_json(folder / ORIGIN_NAME) == origin
 
 
 def take_over_push(
@@ -135,7 +174,13 @@ def train_and_save(
         report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
         push (`dict`, *optional*): What `take_over_push` returned.
     """
-    trainer.add_callback(GuaranteeCallback(trainer))
+    origin = origin_of(texts, base_model, report)
+    if not _is_continued(trainer.args.resume_from_checkpoint, trainer.args.output_dir, origin):
+        logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
+        report = None
+        check_guarantee(report, push is None or push["allow_no_guarantee"])
+    trainer.add_callback(_OriginCallback(origin))
+    log_guarantee(trainer, report)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     seconds = time.perf_counter() - started
@@ -212,8 +257,11 @@ def _write_beside(
     # A trainer writes its arguments pickled. No one is to unpickle them.
     (folder / "training_args.bin").unlink(missing_ok=True)
     write_json(folder / TRAINING_NAME, facts)
-    if report is not None:
-        report.about_weights(digest_of_weights(folder)).save_pretrained(folder)
+    digest = digest_of_weights(folder)
+    if report is not None and digest is None:
+        logger.warning("The weights are not in safetensors, so no report can name them, and none is written.")
+    elif report is not None and digest is not None:
+        report.about_weights(digest).save_pretrained(folder)
     if texts.picture is not None:
         shutil.copyfile(texts.picture, folder / PICTURE_NAME)
     write_model_card(folder)
@@ -221,7 +269,13 @@ def _write_beside(
 
 def _command() -> str:
     launcher = "torchrun" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "accelerate launch"
-    return f"{launcher} recipes/{Path(sys.argv[0]).name} {shlex.join(map(public_name, sys.argv[1:]))}".strip()
+    words = [re.sub(r"(?<=token=).+", "...", public_name(word)) for word in sys.argv[1:]]
+    # A token of the Hub is a password.
+    shown = [
+        "..." if before.startswith("--") and before.endswith("token") else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+    return f"{launcher} recipes/{Path(sys.argv[0]).name} {shlex.join(shown)}".strip()
 
 
 def _is_installed(name: str) -> bool:

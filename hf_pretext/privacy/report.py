@@ -329,11 +329,12 @@ class PrivacyReport:
             if self.max_dropout is not None
             else ""
         )
+        source = ", drawn from the operating system's randomness" if math.isfinite(self.epsilon) else ""
         were = "was" if self.num_releases == 1 else "were"
         return (
             f"{count_of(self.num_releases, 'noisy sum')} over all clients {were} released.{lost} In each, a client "
             f"{who} with at most {self.max_samples_per_client} of its samples. "
-            f"{kinds} Every bin gets discrete Gaussian noise, drawn from the operating system's randomness.{shares} "
+            f"{kinds} Every bin gets discrete Gaussian noise{source}.{shares} "
             "The epsilon of all releases together was computed "
             f"{method_of(self.accountant, self.client_sampling_rate)}."
         )
@@ -364,6 +365,7 @@ class PrivacyReport:
             "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
             "private text.",
+            "Which texts, seeds or models are kept is decided without looking at private text.",
             "The text on which the public models were pretrained is not protected. Neither is any evaluation on "
             "private text.",
             *(
