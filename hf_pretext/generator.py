@@ -229,7 +229,7 @@ class PrivateEvolutionGenerator(CountsAlone):
             self.initial_population = population.initial
             if not rows:
                 raise RuntimeError(
-                    f"All {self.config.num_rounds} rounds of this run were lost, in crashes or because too few clients "
+                    f"All {self.config.num_rounds} rounds of this run were lost, in crashes or as too few clients "
                     "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None

@@ -275,9 +275,14 @@ def test_the_power_against_halved_noise_is_what_a_simulation_finds():
     """Of 400 simulated audits; 0.11 is five standard errors."""
     plan, rng = Plan.from_config(PrivateEvolutionConfig(epsilon=3.0, delta=1e-5)), np.random.default_rng(8)
     coins = np.arange(60) < 30
-    readings = [read_mu(sum(scores_of(rng, plan, coins, 0.5).values()), coins, plan) for _ in range(400)]
-    power = readings[0].power_against_halved_noise
-    assert 0.3 < power < 0.9 and abs(np.mean([each.is_refuted for each in readings]) - power) < 0.11
+    whole, half = (
+        [read_mu(sum(scores_of(rng, plan, coins, noise).values()), coins, plan) for _ in range(400)]
+        for noise in (1.0, 0.5)
+    )
+    power = replace(whole[0], mu=float(np.mean([each.mu for each in whole]))).power_against_halved_noise
+    assert 0.3 < power < 0.9 and abs(np.mean([each.is_refuted for each in half]) - power) < 0.11
+    # What does not reach the releases shows no fault in them.
+    assert replace(whole[0], mu=0.1).power_against_halved_noise < 0.05
 
 
 def test_a_bin_where_others_pile_up_is_left_out():

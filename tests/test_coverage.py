@@ -252,12 +252,12 @@ def test_a_text_of_two_runs_has_both_reports(run):
 def test_a_million_rows_are_checked_in_seconds(tmp_path):
     texts = Dataset.from_dict({"text": [f"text number {number}" for number in range(1_000_000)]})
     generator, _ = make_run(0)
-    started = time.perf_counter()
+    started = time.process_time()
     coverage.mark(texts, generator.privacy_report, listed := coverage.texts_of(texts))
-    assert time.perf_counter() - started < 20
-    started = time.perf_counter()
+    assert time.process_time() - started < 20
+    started = time.process_time()
     assert find_privacy_report(texts) is not None
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert listed.save(tmp_path).stat().st_size == 12_000_000
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import read_run
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, push_model, report_of_model
+from hf_pretext.finetuning.training import _command
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -337,6 +339,30 @@ def test_what_a_model_learned_from_raw_text_is_not_forgotten(folder, private, pu
     assert not (folder / "pushed").exists()
 
 
+def test_a_training_that_is_resumed_on_other_texts_has_no_guarantee(folder, private, public):
+    """A checkpoint of private text goes on with synthetic text, and one of synthetic text with the same."""
+    texts = dp_texts(folder, private, public, "first")
+    private.to_json(folder / "private.jsonl")
+    for dataset, out in ((texts, "same"), (str(folder / "private.jsonl"), "other")):
+        finetune(
+            folder,
+            dataset,
+            "finetune_small",
+            output_dir=str(folder / out),
+            max_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+        )
+        changes = {"output_dir": str(folder / out), "resume_from_checkpoint": str(folder / out / "checkpoint-1")}
+        finetune(folder, texts, "finetune_small", **changes)
+        assert (report_of_model(folder / out) is not None) == (out == "same")
+
+
+def test_no_token_is_published(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["recipes/x.py", "--hub_token", "hf_1", "--lr", "3", "--hub_token=hf_2"])
+    assert _command() == "accelerate launch recipes/x.py --hub_token ... --lr 3 --hub_token=..."
+
+
 def test_private_figures_are_not_published_unless_asked_for(folder, private, public, monkeypatch):
     """What a push publishes, in the place of the Hub: with one person more or less, next to nothing changes."""
     finetune(folder, dp_texts(folder, private, public, "first"), "finetune_small")
@@ -374,7 +400,9 @@ def test_private_figures_are_not_published_unless_asked_for(folder, private, pub
         *("dataset", "split", "is_private", "covered_by_the_guarantee", "num_texts", "num_clients"),
         *("before", "after", "difference"),
     }
-    assert figures["with"]["after"]["top_1_accuracy"] == round(figures["with"]["after"]["top_1_accuracy"], 2)
+    after = figures["with"]["after"]
+    assert after["top_1_accuracy"] == round(after["top_1_accuracy"], 2)
+    assert after["perplexity"] == round(math.exp(after["cross_entropy"]), 2)
     for content in published["with", True].values():
         assert b"alice" not in content and b"num_tokens" not in content
     # The owner still has all of it.

@@ -75,17 +75,17 @@ def _report_of_training(trained_on: Any, texts: Any) -> PrivacyReport | None:
 
     looked_up = [each for each in (trained_on, texts) if isinstance(each, Dataset)]
     columns = [(each, name) for each in looked_up for name in each.column_names if _has_strings(each.features[name])]
-    reports = [report_of_rows(each, text_column=name) for each, name in columns]
     # One column of strings that no report covers, such as the answers to prompts, and there is no guarantee.
+    reports = [None if name != "text" else report_of_rows(each) for each, name in columns]
     found = [report for report in reports if report is not None]
     return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
 
 
 def _has_strings(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return any(map(_has_strings, feature.values()))
-    kind = vars(feature) if hasattr(feature, "__dict__") else {}
-    return "string" in str(kind.get("dtype")) or ("feature" in kind and _has_strings(kind["feature"]))
+    """Return whether a column holds strings, also in lists and dictionaries."""
+    if isinstance(feature, (list, dict)):
+        return any(map(_has_strings, feature.values() if isinstance(feature, dict) else feature))
+    return "string" in repr(feature)
 
 
 class _OriginCallback(TrainerCallback):
