@@ -25,6 +25,7 @@ from hf_pretext import PrivacyReport
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.federated import protocol
+from hf_pretext.federated.client import SIMULATION
 from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
@@ -466,6 +467,7 @@ def main():
     eight_bits = effect_of_eight_bits()
     plan = [(number, False) for number in SIMULATED] + [(number, True) for number in MASKED]
     app = make_app("rounds_only", ROUNDS_ONLY)
+    os.environ[SIMULATION] = "1"
     deployment = Deployment("--simulation")
     try:
         tried = [simulate(deployment, app, *each) for each in tqdm(plan, "Simulating", unit="federation")]

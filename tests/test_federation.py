@@ -351,6 +351,9 @@ def test_no_server_chooses_the_file_that_a_node_reads(files, embedding_model):
     del made.grid.contexts[1000].node_config["private"]
     with pytest.raises(client.RefusalError, match="`simulated_private` is for simulations"):
         ask(made, 1000, other(SETUP))
+    made.grid.contexts[1000].node_config["partition-id"] = 0
+    with pytest.raises(client.RefusalError, match="which no server may choose.*HF_PRETEXT_SIMULATION=1"):
+        ask(made, 1000, other(SETUP))
 
 
 def test_a_client_votes_no_oftener_than_the_run_has_rounds(files, embedding_model, candidates):
@@ -471,7 +474,8 @@ def test_who_joins_late_takes_the_place_of_one_that_left(files, embedding_model,
     assert made.ledger.num_releases == 3, "nothing is spent where nobody was asked"
 
 
-def test_a_simulation_without_masks(files, embedding_model, embedder, candidates):
+def test_a_simulation_without_masks(files, embedding_model, embedder, candidates, monkeypatch):
+    monkeypatch.setenv(client.SIMULATION, "1")
     changes = {"secure-aggregation": False, "simulated-private": str(files[0].parent / "all.jsonl")}
     made = make_federation(files, embedding_model, noise=no_noise, **changes)
     for number, node in enumerate(made.grid.contexts):

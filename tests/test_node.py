@@ -326,7 +326,8 @@ def test_a_panic_is_no_way_around_the_guards(files, name, monkeypatch):
     assert len(reasons) == 1 and "The client failed" in (reason := reasons.pop()) and "quokka" not in reason
 
 
-def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path):
+def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv(client.SIMULATION, "1")
     everyone = tmp_path / "all.jsonl"
     everyone.write_text("".join(json.dumps({"client_id": n, "text": f"bin {n}"}) + "\n" for n in "123"))
     changes = {"num-clients": 3, "population-size": NUM_BINS, "secure-aggregation": False, "num-rounds": 1}

@@ -15,6 +15,7 @@ does not reveal its part of the keys. And it answers each kind of question no mo
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +53,9 @@ from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
 logger = logging.getLogger(f"flwr.{__name__}")
+
+SIMULATION = "HF_PRETEXT_SIMULATION"
+"""Environment variable by which whoever starts a simulation says that its nodes are no one's."""
 
 PLAIN = "plain"
 """Action of the messages of a simulation without secure aggregation."""
@@ -322,6 +326,11 @@ def _find_samples(
         raise RefusalError("`private` is not in the node's configuration. It names the file of the client's texts.")
     if node.partition_id is None:
         raise RefusalError("`simulated_private` is for simulations, whose nodes have numbers. This one has none.")
+    if os.environ.get(SIMULATION) != "1":
+        raise RefusalError(
+            f"`simulated_private` names a file of the node's machine, which no server may choose. If you simulate all "
+            f"clients on your own machine, set {SIMULATION}=1 in the environment of the simulation."
+        )
     number = node.partition_id
     everyone = _everyone(settings.simulated_private, config)
     return lambda: {client: everyone[client] for client in list(everyone)[number : number + 1]}
