@@ -16,10 +16,11 @@ with one variance. For the discrete Gaussian of a release this holds to all digi
 directions it remains so. (2) Coins are fair and independent, and each canary that participates adds what it should.
 Then the difference of the means over the pooled standard deviation has a noncentral t distribution, for any number of
 canaries (Johnson and Welch 1940). Its noncentrality is `mu` over the known `sqrt(1 / members + 1 / others)`. The
-interval inverts that distribution. It is exact, not asymptotic. Variances need not be allowed to differ, as in a test
-by Welch, because who participates does not change the noise. (3) Other clients, and other canaries with a similar
+interval inverts that distribution. With one vote per sample it is exact, not asymptotic: variances need not be allowed
+to differ, as in a test by Welch, because who participates does not change the noise. With several votes per sample the
+effects of canaries differ, and it is approximate. (3) Other clients, and other canaries with a similar
 direction, add to a score. Coins are independent of that, so it adds to the standard deviation, and `mu` is read too
-small. That is the safe side. A bin with very many votes of others is left out (`OUTLIER`). (4) All clients participate
+small. The bound stays valid, but faults are harder to notice. A bin with very many votes of others is left out (`OUTLIER`). (4) All clients participate
 in each release. With `client_sampling_rate` below 1, members' scores are a mixture, and the interval is approximate.
 
 *From `mu` to epsilon.* The scores of a member and of another target are Gaussians `mu` apart. Any mechanism that
