@@ -20,8 +20,9 @@ interval inverts that distribution. With one vote per sample it is exact, not as
 to differ, as in a test by Welch, because who participates does not change the noise. With several votes per sample the
 effects of canaries differ, and it is approximate. (3) Other clients, and other canaries with a similar
 direction, add to a score. Coins are independent of that, so it adds to the standard deviation, and `mu` is read too
-small. The bound stays valid, but faults are harder to notice. A bin with very many votes of others is left out (`OUTLIER`). (4) All clients participate
-in each release. With `client_sampling_rate` below 1, members' scores are a mixture, and the interval is approximate.
+small. The bound stays valid, but faults are harder to notice. A bin with very many votes of others is left out
+(`OUTLIER`). (4) All clients participate in each release. With `client_sampling_rate` below 1, members' scores are a
+mixture, and the interval is approximate.
 
 *From `mu` to epsilon.* The scores of a member and of another target are Gaussians `mu` apart. Any mechanism that
 allows this has at least the epsilon of the Gaussian mechanism with noise multiplier `1 / mu`, at the same delta. If an
