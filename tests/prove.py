@@ -1,4 +1,4 @@
-"""`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 32 minutes on two cores.
+"""`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 22 minutes on two cores.
 
 Kills and resumes a run of the quickstart's size thirty times, kills nodes of a federation as often, breaks the code in
 every way of `tests/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up
