@@ -191,7 +191,7 @@ def tokens_of(dataset):
 
 
 def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplog):
-    generator, synthetic, _ = run
+    generator, synthetic, folder = run
     private = PRIVATE.select_columns("text")
 
     class Trainer:
@@ -201,14 +201,16 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
         def log(self, figures):
             self.logged.append(figures)
 
-    def logged(trained_on, texts=None):
+    def logged(trained_on, *arguments):
         trainer = Trainer(trained_on)
-        GuaranteeCallback(trainer, texts).on_train_begin()
+        GuaranteeCallback(trainer, *arguments).on_train_begin()
         return trainer.logged
 
     report = generator.privacy_report
     figures = [{"privacy_epsilon": report.epsilon, "privacy_delta": report.delta}]
     assert logged(synthetic) == logged(tokens_of(synthetic), synthetic) == figures
+    unmarked = Dataset.from_dict({"text": synthetic["text"]})  # as the Hub gives them
+    assert logged(unmarked) == [] and logged(unmarked, None, folder) == figures
     mixed = concatenate_datasets([synthetic.select(range(10)), private.select(range(20))])
     for trained_on in (
         private,

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, PICTURE_NAME, TRAINING_NAME
-from ..coverage import report_of_rows
 from ..files import atomic_folder, read_json, write_json
-from ..hub import check_guarantee, check_token
+from ..hub import check_guarantee, check_token, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
@@ -45,17 +44,20 @@ class GuaranteeCallback(TrainerCallback):
         texts (`datasets.Dataset`, *optional*):
             The texts, in the column `text`, as a generator returned them or as they were derived from such. By default
             `trainer.train_dataset`.
+        source (`str` or `Path`, *optional*): Folder or repository of the Hub that they were loaded from.
     """
 
-    def __init__(self, trainer: Any, texts: "Dataset | None" = None) -> None:
+    def __init__(self, trainer: Any, texts: "Dataset | None" = None, source: str | Path | None = None) -> None:
         if isinstance(texts, PrivacyReport):
             raise TypeError("`texts` is a privacy report, which cannot tell what is trained on. Give the dataset.")
         self._trainer = trainer
         self._texts = texts
+        self._source = source
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
-        log_guarantee(self._trainer, _report_of_training(self._trainer.train_dataset, self._texts))
+        report = _report_of_training(self._trainer.train_dataset, self._texts, self._source)
+        log_guarantee(self._trainer, report)
 
 
 def log_guarantee(trainer: Any, report: PrivacyReport | None) -> None:
@@ -70,13 +72,13 @@ def log_guarantee(trainer: Any, report: PrivacyReport | None) -> None:
     trainer.log({"privacy_epsilon": report.epsilon, "privacy_delta": report.delta})
 
 
-def _report_of_training(trained_on: Any, texts: Any) -> PrivacyReport | None:
+def _report_of_training(trained_on: Any, texts: Any, source: str | Path | None) -> PrivacyReport | None:
     from datasets import Dataset
 
     looked_up = [each for each in (trained_on, texts) if isinstance(each, Dataset)]
     columns = [(each, name) for each in looked_up for name in each.column_names if _has_strings(each.features[name])]
     # One column of strings that no report covers, such as the answers to prompts, and there is no guarantee.
-    reports = [None if name != "text" else report_of_rows(each) for each, name in columns]
+    reports = [None if name != "text" else find_privacy_report(each, source) for each, name in columns]
     found = [report for report in reports if report is not None]
     return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
 
