@@ -69,7 +69,7 @@ server = app
 class Client(ClientApp):
     def __call__(self, message, context):
         reply = honest(message, context)
-        given = reply.content.config_records["secaggplus_configs"]
+        given = reply.content.config_records.get("secaggplus_configs", {})
         if "masked_params" in given and os.environ.get("SENDS") == "oversized":
             given["masked_params"] = [b"1234", bytes(10**7)]
         return reply
