@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from functools import wraps
@@ -200,7 +201,8 @@ def check_two_copies(num_runs):
 
     def count(run):
         for _ in range(each):
-            together.wait()
+            with contextlib.suppress(threading.BrokenBarrierError):  # The other one may have failed.
+                together.wait(timeout=5)
             NodeBudget(settings, True).record(node.AskedRun(run, plan), "votes", NUM_BINS, NUM_NODES)
 
     children = [in_a_process(lambda run=run: count(run)) for run in (1, 2)]
