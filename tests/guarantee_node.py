@@ -205,7 +205,14 @@ def check_two_copies(num_runs):
                 together.wait(timeout=5)
             NodeBudget(settings, True).record(node.AskedRun(run, plan), "votes", NUM_BINS, NUM_NODES)
 
-    children = [in_a_process(lambda run=run: count(run)) for run in (1, 2)]
+    write = NodeLedger.write
+
+    def slow_write(self, *arguments):
+        time.sleep(0.02)  # Long enough for the other process to read in between, if nothing keeps it away.
+        write(self, *arguments)
+
+    with mock.patch.object(NodeLedger, "write", slow_write):
+        children = [in_a_process(lambda run=run: count(run)) for run in (1, 2)]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     runs = Counter(entry["run"] for entry in entries(file))
     assert statuses == [0, 0] and runs == {1: each, 2: each}, f"entries of two processes: {dict(runs)}"
