@@ -192,24 +192,24 @@ def check_independent(standardized):
 
 
 @contextlib.contextmanager
-def _patched(target, replacement):
+def patched(target, replacement):
     with mock.patch(target, replacement):
         yield
 
 
 def _halved_noise():
     draw = DiscreteGaussian.__call__
-    return _patched(DRAW, lambda self, scale, size: draw(self, scale / 2, size))
+    return patched(DRAW, lambda self, scale, size: draw(self, scale / 2, size))
 
 
 def _one_draw_for_all_bins():
     draw = DiscreteGaussian.__call__
-    return _patched(DRAW, lambda self, scale, size: np.repeat(draw(self, scale, 1), size))
+    return patched(DRAW, lambda self, scale, size: np.repeat(draw(self, scale, 1), size))
 
 
 def _one_draw_for_all_rounds():
     draw, kept = DiscreteGaussian.__call__, {}
-    return _patched(
+    return patched(
         DRAW,
         lambda self, scale, size: kept.setdefault(size, draw(self, scale, size)),
     )
@@ -221,7 +221,7 @@ def _two_halves_of_the_bins_share_a_draw():
     def halved(self, scale, size):
         return np.tile(draw(self, scale, (size + 1) // 2), 2)[:size]
 
-    return _patched(DRAW, halved)
+    return patched(DRAW, halved)
 
 
 def _noise_comes_back_six_rounds_later():
@@ -231,7 +231,7 @@ def _noise_comes_back_six_rounds_later():
         kept.append(kept[-6] if len(kept) % 12 >= 6 else draw(self, scale, size))
         return kept[-1]
 
-    return _patched(DRAW, recurring)
+    return patched(DRAW, recurring)
 
 
 def _not_clipped(answers, clip_norm, units):
@@ -242,7 +242,7 @@ def _without_signs():
     def sensitivity(self):
         return self.clip_norm * (1.0 if self.neighboring_relation == "add_or_remove_one" else math.sqrt(2))
 
-    return _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(sensitivity))
+    return patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(sensitivity))
 
 
 def _mean_with_half_of_its_noise():
@@ -252,31 +252,31 @@ def _mean_with_half_of_its_noise():
         factor = 0.5 if question.name == MeanEmbedding.name else 1.0
         return answer(self, question, replace(mechanism, noise_multiplier=factor * mechanism.noise_multiplier))
 
-    return _patched("hf_pretext.clients.in_memory.InMemoryClientPool._answer", quieter)
+    return patched("hf_pretext.clients.in_memory.InMemoryClientPool._answer", quieter)
 
 
 MUTATIONS = {
     "noise is halved": (_halved_noise, check_one_bin),
     "samples per client are not capped": (
-        lambda: _patched("hf_pretext.clients.samples.cap_samples", lambda client, samples, cap, seed: samples),
+        lambda: patched("hf_pretext.clients.samples.cap_samples", lambda client, samples, cap, seed: samples),
         check_every_bin,
     ),
     "votes are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
+        lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_one_bin,
     ),
     "votes that are spread are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
+        lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_spread,
     ),
     "means are not clipped": (
-        lambda: _patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
+        lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_mean,
     ),
     "replacing a client gets the noise of a question without signs": (_without_signs, check_mean_exchange),
     "a mean gets half of its noise": (_mean_with_half_of_its_noise, check_run),
     "replacing a client gets the noise of removing one": (
-        lambda: _patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
+        lambda: patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
         check_exchange,
     ),
     "one draw of noise serves all bins": (_one_draw_for_all_bins, check_noise),
@@ -284,11 +284,11 @@ MUTATIONS = {
     "two halves of the bins share one draw": (_two_halves_of_the_bins_share_a_draw, check_noise),
     "noise comes back six rounds later": (_noise_comes_back_six_rounds_later, check_noise),
     "all clients participate in every round": (
-        lambda: _patched(SAMPLE, lambda number, rate: np.ones(number, dtype=bool)),
+        lambda: patched(SAMPLE, lambda number, rate: np.ones(number, dtype=bool)),
         check_sampling,
     ),
     "the same clients participate in every round": (
-        lambda: _patched(SAMPLE, lambda number, rate: np.arange(number) < rate * number),
+        lambda: patched(SAMPLE, lambda number, rate: np.arange(number) < rate * number),
         check_sampling,
     ),
 }

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from datasets import Dataset
-from guarantee import STANDARD_ERRORS, _halved_noise, _mean_with_half_of_its_noise, _patched
+from guarantee import STANDARD_ERRORS, _halved_noise, _mean_with_half_of_its_noise, patched
 from scipy.special import ndtr
 from scipy.stats import binom
 from sentence_transformers import SentenceTransformer
@@ -168,7 +168,7 @@ def _canaries_in_the_first_round_only():
         self.asked.append(Population.represent(self, others, number))
         return self.asked[-1]
 
-    return _patched("hf_pretext.audit.canaries.PopulationWithCanaries.represent", forgetful)
+    return patched("hf_pretext.audit.canaries.PopulationWithCanaries.represent", forgetful)
 
 
 MUTATIONS = {
@@ -176,11 +176,11 @@ MUTATIONS = {
     "in an audited run, a mean gets half of its noise": (_mean_with_half_of_its_noise, check_canaries),
     "canaries are candidates in the first round only": (_canaries_in_the_first_round_only, check_canaries),
     "attacks of an audit do not pay for their number": (
-        lambda: _patched("hf_pretext.audit.verdict.confidence_of_each", lambda confidence, number: confidence),
+        lambda: patched("hf_pretext.audit.verdict.confidence_of_each", lambda confidence, number: confidence),
         check_false_alarms,
     ),
     "the interval of mu is half as long": (
-        lambda: _patched(
+        lambda: patched(
             "hf_pretext.audit.primary._exceeds", lambda seen, true, freedom: float(ndtr(2 * (true - seen)))
         ),
         check_false_alarms,

@@ -1,16 +1,14 @@
 """Checks of what a report is about (rows, weights, a client's texts), and mutations that they have to catch."""
 
-import contextlib
 import hashlib
 import json
 import tempfile
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from guarantee import ALL_IN_ONE_BIN, NUM_BINS, ONE_BIN, STANDARD_ERRORS, measure_effect
+from guarantee import ALL_IN_ONE_BIN, NUM_BINS, ONE_BIN, STANDARD_ERRORS, measure_effect, patched
 from safetensors.numpy import save_file
 
 from conftest import make_llama, make_sentence_transformer, random_texts
@@ -138,14 +136,8 @@ def check_hidden_texts(num_runs):
     assert plan.exchange_epsilon(1e-5) > plan.epsilon(1e-5)
 
 
-@contextlib.contextmanager
-def _patched(target, replacement):
-    with mock.patch(target, replacement):
-        yield
-
-
 def _any_row_counts():
-    return _patched(
+    return patched(
         "hf_pretext.privacy.texts.CoveredTexts.contains", lambda self, hashes: np.ones(len(hashes), dtype=bool)
     )
 
@@ -155,7 +147,7 @@ def _the_folder_s_report_is_taken():
         marks = coverage.marks_of(dataset)
         return marks[0] if marks else next((PrivacyReport.from_pretrained(place) for place in folders), None)
 
-    return _patched("hf_pretext.hub.report_of_rows", found)
+    return patched("hf_pretext.hub.report_of_rows", found)
 
 
 def _report_as_it_lies_there(folder):
@@ -166,15 +158,15 @@ MUTATIONS = {
     "rows are not looked up": (_any_row_counts, check_rows),
     "a report is taken for whatever rows lie beside it": (_the_folder_s_report_is_taken, check_rows),
     "what a base model learned is forgotten": (
-        lambda: _patched("hf_pretext.finetuning.chain._reports_of_base", lambda *_: []),
+        lambda: patched("hf_pretext.finetuning.chain._reports_of_base", lambda *_: []),
         check_chain,
     ),
     "a report is taken for other weights": (
-        lambda: _patched("hf_pretext.finetuning.chain.report_of_model", _report_as_it_lies_there),
+        lambda: patched("hf_pretext.finetuning.chain.report_of_model", _report_as_it_lies_there),
         check_chain,
     ),
     "texts are hidden at the epsilon of presence": (
-        lambda: _patched("hf_pretext.privacy.mechanism.Mechanism.for_exchange", lambda self: self),
+        lambda: patched("hf_pretext.privacy.mechanism.Mechanism.for_exchange", lambda self: self),
         check_hidden_texts,
     ),
 }

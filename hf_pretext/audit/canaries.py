@@ -18,13 +18,12 @@ from ..clients.samples import Samples, quantize_embeddings
 from ..configuration import PrivateEvolutionConfig
 from ..evolution.candidates import Candidates
 from ..evolution.population import Population, Tools
-from ..evolution.selection import SelectionRule
 from ..generator import PrivateEvolutionGenerator
 from ..privacy.mechanism import Mechanism
 from ..runs.run import Asks, Run
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 
 class Released(NamedTuple):
@@ -48,14 +47,14 @@ class PopulationWithCanaries(Population):
         self,
         canaries: Sequence[str],
         run: Run,
-        public: "Dataset | Sequence[str] | None",
+        public: Any,
         tools: Tools,
-        rule: SelectionRule,
+        *,
         config: PrivateEvolutionConfig,
-        questions: Sequence[Question] = (),
+        **rest: Any,
     ) -> None:
         others = replace(config, population_size=config.population_size - len(canaries))
-        super().__init__(run, public, tools, rule, others, questions)
+        super().__init__(run, public, tools, config=others, **rest)
         self._canaries = list(canaries)
         self.asked: list[Candidates] = []
 

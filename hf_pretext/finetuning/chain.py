@@ -21,7 +21,7 @@ from .texts import TrainingTexts
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "*.safetensors"
-OTHER_WEIGHTS = ("pytorch_model*", "adapter_model.bin", "pytorch_model_fsdp*")
+OTHER_WEIGHTS = ("pytorch_model*", "adapter_model.bin")
 """Weights that may be loaded in the place of those that a digest is about."""
 
 TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
@@ -38,7 +38,7 @@ class UnknownTrainingError(ValueError):
 def digest_of_weights(folder: Path) -> str | None:
     """Compute the digest (SHA-256) of all weights in a folder. None if they are not all in safetensors."""
     files = sorted(folder.glob(WEIGHTS))
-    if not files or any(True for pattern in OTHER_WEIGHTS for _ in folder.glob(pattern)):
+    if not files or any(any(folder.glob(pattern)) for pattern in OTHER_WEIGHTS):
         return None
     digest = hashlib.sha256()
     for path in files:
@@ -117,7 +117,7 @@ def _reports_of_base(base_model: str, revision: str | None, is_public: bool) -> 
             f"Whether `model_name_or_path`={base_model!r} was finetuned before cannot be looked up on the Hub. Go "
             "online, or say `base_is_public=True` if it never saw text of the clients."
         )
-    folder = fetch_folder(base_model, [*TRACES, "*.safetensors.index.json"], revision, repo_type="model")
+    folder = fetch_folder(base_model, list(TRACES), revision, repo_type="model")
     own = LOCAL_TRACES if Path(base_model).is_dir() else (REPORT_NAME, TRAINING_NAME)
     if not any((folder / name).is_file() for name in own):
         adapter = folder / ADAPTER_CONFIG_NAME

@@ -21,6 +21,7 @@ from ..hub import check_guarantee, push_folder
 from ..models.loading import resolve_device
 from ..models.packaged import locate
 from ..plots import plot_evaluation
+from ..privacy.report import PrivacyReport
 from .chain import report_of_model
 
 
@@ -67,11 +68,15 @@ def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
         repo_id (`str`, *optional*): Repository that it will be pushed to.
     """
     path = Path(folder)
-    facts = read_json(path / TRAINING_NAME)
-    evaluation = path / EVALUATION_NAME
+    write_card_of_report(path, report_of_model(path), repo_id)
+
+
+def write_card_of_report(folder: Path, report: PrivacyReport | None, repo_id: str | None = None) -> None:
+    """Render the card of a model whose report is known to be about its weights, which need not be read again."""
+    facts = read_json(folder / TRAINING_NAME)
+    evaluation = folder / EVALUATION_NAME
     figures = read_json(evaluation) if evaluation.is_file() else None
-    card = model_card(facts, report_of_model(path), figures, repo_id)
-    (path / CARD_NAME).write_text(card, encoding="utf-8")
+    (folder / CARD_NAME).write_text(model_card(facts, report, figures, repo_id), encoding="utf-8")
 
 
 def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: bool = False, **options: Any) -> str:
@@ -108,7 +113,7 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
                 shown = rounded_evaluation(figures) if figures["is_private"] else figures
                 write_json(target / EVALUATION_NAME, shown)
                 plot_evaluation(shown, target / EVALUATION_PICTURE_NAME)
-        write_model_card(target, repo_id)
+        write_card_of_report(target, report, repo_id)
         title = "Model finetuned on synthetic text"
         return push_folder(target, repo_id, "model", report, commit_message=title, **options)
 

@@ -22,7 +22,7 @@ from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
 from .chain import digest_of_weights, origin_of
-from .models import push_model, write_model_card
+from .models import push_model, write_card_of_report
 from .texts import FinetuningArguments, TrainingTexts, public_name
 
 if TYPE_CHECKING:
@@ -262,11 +262,12 @@ def _write_beside(
     digest = digest_of_weights(folder)
     if report is not None and digest is None:
         logger.warning("The weights are not in safetensors, so no report can name them, and none is written.")
-    elif report is not None and digest is not None:
-        report.about_weights(digest).save_pretrained(folder)
+    named = report.about_weights(digest) if report is not None and digest is not None else None
+    if named is not None:
+        named.save_pretrained(folder)
     if texts.picture is not None:
         shutil.copyfile(texts.picture, folder / PICTURE_NAME)
-    write_model_card(folder)
+    write_card_of_report(folder, named)
 
 
 def _command() -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -205,15 +205,16 @@ class PrivacyLedger(CountsAlone):
 
     def epsilon(self, delta: float) -> float:
         """Compute the total epsilon spent so far. It is infinite after any noise that is not the library's."""
-        if not all(release.noise_is_genuine for release in self._releases):
-            return math.inf
-        return self.plan.epsilon(delta, [(release.mechanism, release.num_bins) for release in self._releases])
+        return self._cost(self.plan.epsilon, delta)
 
     def exchange_epsilon(self, delta: float) -> float:
         """Compute the total epsilon for the exchange of a client's texts. See `epsilon`, `Plan.exchange_epsilon`."""
+        return self._cost(self.plan.exchange_epsilon, delta)
+
+    def _cost(self, compute: Callable[[float, list[tuple[Mechanism, int]]], float], delta: float) -> float:
         if not all(release.noise_is_genuine for release in self._releases):
             return math.inf
-        return self.plan.exchange_epsilon(delta, [(each.mechanism, each.num_bins) for each in self._releases])
+        return compute(delta, [(release.mechanism, release.num_bins) for release in self._releases])
 
     def reload(self) -> None:
         """Read the file again, which another process may have continued. Without a file there is nothing to do.
