@@ -1,14 +1,9 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
-import json
-import warnings
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from .artifacts import CONFIG_NAME
-from .settings import check_settings, setting
-from .version import __version__
+from .settings import SavedSettings, check_settings, setting
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
@@ -19,7 +14,7 @@ _NEEDS_NOISE = "There is no guarantee without noise."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateEvolutionConfig:
+class PrivateEvolutionConfig(SavedSettings):
     r"""Settings of Private Evolution on text ([PrE-Text](https://huggingface.co/papers/2406.02958), Algorithm 1).
 
     A configuration is checked when it is made and cannot be changed afterwards. `dataclasses.replace` makes a changed
@@ -352,49 +347,3 @@ class PrivateEvolutionConfig:
             "max_new_tokens": 85,
         }
         return cls(**{**settings, **overrides})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "PrivateEvolutionConfig":
-        """Make a configuration from a dictionary. Keys that this version does not know are named in a warning."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known - {"hf_pretext_version"})
-        if unknown:
-            warnings.warn(
-                f"The configuration holds keys that hf_pretext {__version__} does not know and ignores: {unknown}. "
-                f"It was written by version {values.get('hf_pretext_version', 'unknown')}.",
-                stacklevel=2,
-            )
-        return cls(**{name: value for name, value in values.items() if name in known})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the library's version as a dictionary that JSON can hold."""
-        return {**asdict(self), "hf_pretext_version": __version__}
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "PrivateEvolutionConfig":
-        """Read a configuration that `save_pretrained` wrote.
-
-        Args:
-            folder (`str` or `Path`): Folder that holds `private_evolution_config.json`, or that file.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It does not hold a configuration.
-        """
-        path = Path(folder)
-        path = path / CONFIG_NAME if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}. `save_pretrained` writes one.")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            raise ValueError(f"{str(path)!r} does not hold a configuration as `save_pretrained` writes it.")
-        return cls.from_dict(values)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the configuration to `folder`, which is created if it does not exist."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
