@@ -1,7 +1,7 @@
 """Which columns of a dataset are read, and how: texts, client ids, and others as they are."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -133,6 +133,36 @@ def roots_of(names: Iterable[str], columns: Sequence[str]) -> list[str]:
     """List the columns that hold what these names and paths lead to, as far as they exist."""
     paths = {name: [name, *(name[: dot.start()] for dot in re.finditer(r"\.", name))] for name in names}
     return [column for column in columns if any(column in each for each in paths.values())]
+
+
+def values_of(dataset: "Dataset", name: str) -> list[Any]:
+    """Read a column of a dataset, or a field inside one.
+
+    A format such as `"numpy"` is left out, since it changes no text. A transform (`with_transform`) is applied.
+
+    Raises:
+        MissingColumnError: There is no such column.
+    """
+    if has_transform(dataset):
+        return gather(_transformed(dataset), [name])[name]
+    plain = dataset.with_format(None)
+    if name in plain.column_names:
+        return list(plain[name])
+    roots = roots_of([name], plain.column_names)
+    if not roots:
+        raise MissingColumnError(name)
+    return gather(plain.select_columns(roots), [name])[name]
+
+
+def has_transform(dataset: "Dataset") -> bool:
+    """Return whether a dataset has a transform, which makes other rows of several rows at a time."""
+    return bool(dataset.format["type"] == "custom")
+
+
+def _transformed(dataset: "Dataset", batch_size: int = 1000) -> Iterator[dict[str, Any]]:
+    for batch in dataset.iter(batch_size):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def is_id(value: Any) -> bool:
