@@ -188,7 +188,7 @@ def shown_names(columns: Iterable[str]) -> str:
     names = list(columns)
     if all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         return str(names)
-    return f"{len(names)} others. (They do not look like names, so they are not shown. Is there a header line?)"
+    return f"{len(names)} others (not shown, since they do not look like names: is there a header line?)"
 
 
 def _valid(value: Any) -> Any:
