@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts import PICTURE_NAME, REPORT_NAME
 from ..coverage import mark, marks_of, texts_of
@@ -58,6 +58,29 @@ class TrainingTexts:
     revision: str | None = None
     picture: Path | None = None
     is_derived: bool = False
+
+
+def take_over_text_field(arguments: FinetuningArguments, training: Any) -> None:
+    """Read texts from the column that `dataset_text_field` of TRL names, if the recipe was given that name only.
+
+    The texts of a training are always in column `text` (`TrainingTexts`), so that is what the trainer then reads.
+
+    Args:
+        arguments (`FinetuningArguments`): Their `text_column` becomes the other name.
+        training (`SFTConfig`): Its `dataset_text_field` becomes `"text"`.
+
+    Raises:
+        ValueError: Both name a column, and not the same one.
+    """
+    field = training.dataset_text_field
+    if field not in (None, "text") and arguments.text_column not in ("text", field):
+        raise ValueError(
+            f"`text_column`={arguments.text_column!r} and `dataset_text_field`={field!r} both say where the texts of "
+            "`dataset` are. Give one of them."
+        )
+    if field is not None and arguments.text_column == "text":
+        arguments.text_column = field
+    training.dataset_text_field = "text"
 
 
 def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:

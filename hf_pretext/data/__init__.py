@@ -1,0 +1,19 @@
+"""Reading of datasets and lists of texts, without a copy in any cache."""
+
+from .database import read_sql
+from .formats import SUFFIXES
+from .reading import read_dataset, read_texts
+from .repository import read_repository
+from .texts import draw_texts, list_texts, make_dataset, split_by_client
+
+__all__ = [
+    "SUFFIXES",
+    "draw_texts",
+    "list_texts",
+    "make_dataset",
+    "read_dataset",
+    "read_repository",
+    "read_sql",
+    "read_texts",
+    "split_by_client",
+]
