@@ -33,7 +33,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch
 
 def max_positions(model: Any) -> int | None:
     """Return how many tokens a model reads, or None if its configuration does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
