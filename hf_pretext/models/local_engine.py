@@ -14,6 +14,7 @@ from ..processes import map_over_processes, progress_bar
 from .loading import max_positions
 from .reading import find_reader, left_padded
 from .sampling import sample_tokens
+from .thinking import NO_THINKING, TAGS, begin_answer, without_thinking
 
 SLOT = "HF-PRETEXT-INSTRUCTION"
 """Placeholder for an instruction in the text of a chat template. The tokens of the instruction replace it."""
@@ -65,7 +66,7 @@ class LocalEngine:
             stop (`str`, *optional*): A continuation ends when it holds this string.
 
         Returns:
-            `list` of `str`: The continuations in the order of the prompts, without special tokens.
+            `list` of `str`: The continuations in the order of the prompts, without special tokens and thinking.
 
         Raises:
             ValueError: A prompt and its continuation do not fit into the model's context.
@@ -96,7 +97,7 @@ class LocalEngine:
                 for index, text in zip(chosen, continued, strict=True):
                     texts[index] = text
                 bar.update(len(chosen))
-        return texts
+        return without_thinking(texts)
 
     def _batches(self, tokens: Sequence[list[int]]) -> Iterator[list[int]]:
         """Divide prompts into batches of similar length, or of equal length if the model cannot read padded ones."""
@@ -106,14 +107,18 @@ class LocalEngine:
             yield from (part[start : start + self._batch_size] for start in range(0, len(part), self._batch_size))
 
     def answer(self, instructions: Sequence[str], max_new_tokens: int, seed: int) -> list[str]:
-        """Sample an answer to each instruction, in the model's chat format if it has one, else as in `complete`."""
+        """Sample an answer to each instruction, in the model's chat format if it has one, else as in `complete`.
+
+        A model that thinks first is asked not to.
+        """
         if not self._tokenizer.chat_template:
             return self.complete([f"{text}\n\n" for text in instructions], max_new_tokens, seed)
         chat = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True, **NO_THINKING
         )
         # The template's special tokens are tokens, and it writes the beginning-of-sequence token itself.
         before, _, after = chat.partition(SLOT)
+        after = begin_answer(after, str(self._tokenizer.chat_template))
         opening, closing = (self._tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
         tokens = [[*opening, *self._encode(text, add_special_tokens=False), *closing] for text in instructions]
         return self._continue(tokens, max_new_tokens, seed, None)
@@ -145,7 +150,7 @@ class LocalEngine:
                 rows, new_tokens, attention_mask = rows[going_on], new_tokens[going_on], attention_mask[going_on]
                 cache = self._reader.select_rows(cache, going_on)
             input_ids, attention_mask = new_tokens[:, None], F.pad(attention_mask, (0, 1), value=1)
-        return self._decode(written)
+        return self._decode_answers(written)
 
     def _next_logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[Any, Any]:
         return self._reader.next_logits(input_ids, attention_mask, cache)
@@ -159,6 +164,17 @@ class LocalEngine:
 
     def _decode(self, tokens: torch.Tensor) -> list[str]:
         return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    def _decode_answers(self, tokens: torch.Tensor) -> list[str]:
+        """Decode texts, with the special tokens that begin and end a thinking, if the tokenizer has such."""
+        special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        marks = [token for token in special if any(token in tag for tags in TAGS for tag in tags)]
+        if not marks:
+            return self._decode(tokens)
+        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=False)
+        for token in set(special) - set(marks):
+            texts = [text.replace(token, "") for text in texts]
+        return texts
 
     @cached_property
     def _end_tokens(self) -> torch.Tensor:
