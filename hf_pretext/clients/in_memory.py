@@ -1,7 +1,7 @@
 """All clients in one process, which has to be trusted with their text."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,6 +107,24 @@ class InMemoryClientPool(ClientPool):
 
     def __reduce__(self) -> str:
         raise TypeError(f"A {type(self).__name__} holds private data and is not to be pickled or copied.")
+
+
+def pool_of(
+    private: Any, embedder: Embedder, config: PrivateEvolutionConfig, plan: Plan, noise: NoiseSource | None = None
+) -> ClientPool:
+    """Return a pool of clients as it is, or the pool of a dataset's clients.
+
+    Raises:
+        ValueError: The configuration is that of a federation, and the clients are a dataset.
+    """
+    if isinstance(private, ClientPool):
+        return private
+    if config.max_dropout is not None:
+        raise ValueError(
+            f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but `private` is a "
+            "dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
+        )
+    return InMemoryClientPool(private, embedder, config, plan, noise)
 
 
 def _refuse_other_processes() -> None:
