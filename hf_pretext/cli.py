@@ -3,7 +3,8 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,8 +205,20 @@ def _generate(options: argparse.Namespace) -> None:
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
     generator.save_pretrained(output_dir)
-    try:
+    with _help_after_failure(output_dir, num_samples):
         synthetic = generator.expand(seeds, num_samples=num_samples)
+    generator.save_pretrained(output_dir)
+    address = generator.push_to_hub(repo_id) if repo_id is not None else None
+    _summarize(generator, len(synthetic), output_dir, address)
+
+
+@contextmanager
+def _help_after_failure(output_dir: str | Path, num_samples: int) -> Iterator[None]:
+    """Say how an expansion that fails is continued without spending again."""
+    from .processes import is_main_process
+
+    try:
+        yield
     except Exception:
         if is_main_process():
             print(
@@ -216,10 +229,13 @@ def _generate(options: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
         raise
-    generator.save_pretrained(output_dir)
-    address = generator.push_to_hub(repo_id) if repo_id is not None else None
+
+
+def _summarize(generator: Any, num_texts: int, output_dir: str | Path, address: str | None) -> None:
+    from .processes import is_main_process
+
     if is_main_process():
-        print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
+        print(f"{num_texts} synthetic texts, their card, report and picture are in {output_dir}/.")
         print(generator.privacy_report.guarantee)
         print(generator.time_table)
         if address:
@@ -233,7 +249,6 @@ def _expand(options: argparse.Namespace) -> None:
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
     from .hub import check_token, fetch_folder
-    from .processes import is_main_process
 
     check_num_samples(options.num_samples)
     if options.push_to_hub is not None:
@@ -252,11 +267,7 @@ def _expand(options: argparse.Namespace) -> None:
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
     address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None
-    if is_main_process():
-        print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {options.output_dir}/.")
-        print(generator.privacy_report.guarantee)
-        if address:
-            print(f"Pushed to {address}.")
+    _summarize(generator, len(synthetic), options.output_dir, address)
 
 
 def is_same_place(path: Any, other: Any) -> bool:

@@ -103,16 +103,7 @@ def find_reader(model: Any, tokens: Sequence[int]) -> Reader:
     """
     *prompt, first, second = tokens
     prompts = [prompt[: max(1, len(prompt) // 5)], prompt]
-    try:
-        expected = [_read_alone(model, [*each, first, second]) for each in prompts]
-        if not all(torch.isfinite(logits).all() for logits in expected):
-            raise ValueError("its logits are not finite")
-    except Exception as error:  # Whatever a model raises.
-        raise ValueError(
-            f"`expansion_model`={model.config.name_or_path or type(model).__name__!r} cannot be run: "
-            f"{type(error).__name__}: {str(error)[:300]}. Use another `dtype` or model, or serve this one and give "
-            "its address."
-        ) from error
+    expected = _read_alone(model, [[*each, first, second] for each in prompts])
     batches = {True: [[0, 1]], False: [[0], [1]]}
     for can_pad, can_cache in ((True, True), (False, True), (True, False), (False, False)):
         reader = Reader(model, can_pad, can_cache)
@@ -131,9 +122,20 @@ def find_reader(model: Any, tokens: Sequence[int]) -> Reader:
 
 
 @torch.inference_mode()
-def _read_alone(model: Any, tokens: list[int]) -> torch.Tensor:
-    input_ids = torch.tensor([tokens], device=model.device)
-    return model(input_ids=input_ids, use_cache=False).logits[0, -1].float()
+def _read_alone(model: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Return the logits of the next token of each prompt, read without padding and cache."""
+    try:
+        inputs = [torch.tensor([ids], device=model.device) for ids in prompts]
+        logits = [model(input_ids=input_ids, use_cache=False).logits[0, -1].float() for input_ids in inputs]
+        if not all(torch.isfinite(each).all() for each in logits):
+            raise ValueError("its logits are not finite")
+    except Exception as error:  # Whatever a model raises.
+        raise ValueError(
+            f"`expansion_model`={model.config.name_or_path or type(model).__name__!r} cannot be run: "
+            f"{type(error).__name__}: {str(error)[:300]}. Use another `dtype` or model, or serve this one and give "
+            "its address."
+        ) from error
+    return logits
 
 
 @torch.inference_mode()
