@@ -32,13 +32,13 @@ SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 
 TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
-"""In a checkpoint: what its training began with."""
+"""In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
 
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 FILES_OF_A_MODEL = (
-    *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ADAPTER_CONFIG_NAME),
+    *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ORIGIN_NAME, ADAPTER_CONFIG_NAME),
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
 )
 """Files of a model that must go when another one is saved in the same folder, above all the older guarantee."""

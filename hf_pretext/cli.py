@@ -1,9 +1,10 @@
-"""The command `hf-pretext`: `quickstart`, `generate`, `plan`, `node` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `plan`, `node` and `plays`."""
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,14 @@ RUN_KEYS = (
     "batch_size",
 )
 REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")
+
+EXPANSION_SETTINGS = {
+    **{"seeds_per_prompt": int, "texts_per_prompt": int, "max_new_tokens": int, "min_words": int, "best_of": int},
+    **{"temperature": float, "top_p": float},
+}
+"""Settings that `expand` may change, and their types. None of them changes what was released."""
+
+LOADING = ("device", "dtype", "device_map", "batch_size")
 
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
@@ -78,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
     )
     generate.set_defaults(run=_generate)
+    _add_expand(commands)
     plan = commands.add_parser(
         "plan", help="Print what a run will release and what it costs. It reads no private text and spends nothing."
     )
@@ -93,6 +103,30 @@ def make_parser() -> argparse.ArgumentParser:
     node.add_argument("--ledger", help="The file of `ledger` there, if it has one.")
     node.set_defaults(run=_node)
     return parser
+
+
+def _add_expand(commands: Any) -> None:
+    expand = commands.add_parser(
+        "expand", help="Write texts from the seeds of a saved run, with any language model. It spends nothing."
+    )
+
+    def option(name: str, **settings: Any) -> None:
+        spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        expand.add_argument(*spellings, **settings)
+
+    option("seeds", required=True, help="Folder that `generate` wrote, or dataset repository of the Hub, with seeds.")
+    option("expansion_model", required=True, help="Language model that writes: as in the file of `generate`.")
+    option("num_samples", required=True, type=int, help="Number of texts.")
+    option("output_dir", required=True, help="Folder for the dataset, its card, report and picture.")
+    option("embedding_model", help="Model that judges the texts, if the saved run does not say where its own is.")
+    option("push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub.")
+    option("device", help="Where the models go. By default an accelerator or the CPU.")
+    option("dtype", help="Their dtype.")
+    option("device_map", help="How a model that is too large for one device is spread, such as 'auto'.")
+    option("batch_size", type=int, help="Texts per forward pass, or requests at a time.")
+    for name, kind in EXPANSION_SETTINGS.items():
+        option(name, type=kind, help="Setting of the expansion. By default the saved run's.")
+    expand.set_defaults(run=_expand)
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -175,15 +209,69 @@ def _generate(options: argparse.Namespace) -> None:
     seeds = generator.evolve(private, initial_population=public)
     # What was spent and what it bought are on disk before anything else can fail.
     generator.save_pretrained(output_dir)
-    synthetic = generator.expand(seeds, num_samples=num_samples)
+    with _help_after_failure(output_dir, num_samples):
+        synthetic = generator.expand(seeds, num_samples=num_samples)
     generator.save_pretrained(output_dir)
     address = generator.push_to_hub(repo_id) if repo_id is not None else None
+    _summarize(generator, len(synthetic), output_dir, address)
+
+
+@contextmanager
+def _help_after_failure(output_dir: str | Path, num_samples: int) -> Iterator[None]:
+    """Say how an expansion that fails is continued without spending again."""
+    from .processes import is_main_process
+
+    try:
+        yield
+    except Exception:
+        if is_main_process():
+            print(
+                f"hf-pretext: the seeds are in {output_dir}/, and what they cost is not spent again. Mend what "
+                "follows, or name another `expansion_model` in the file, and give the same command. Or write texts "
+                f"elsewhere: hf-pretext expand --seeds {output_dir} --expansion-model MODEL "
+                f"--num-samples {num_samples} --output-dir FOLDER",
+                file=sys.stderr,
+            )
+        raise
+
+
+def _summarize(generator: Any, num_texts: int, output_dir: str | Path, address: str | None) -> None:
+    from .processes import is_main_process
+
     if is_main_process():
-        print(f"{len(synthetic)} synthetic texts, their card, report and picture are in {output_dir}/.")
+        print(f"{num_texts} synthetic texts, their card, report and picture are in {output_dir}/.")
         print(generator.privacy_report.guarantee)
         print(generator.time_table)
         if address:
             print(f"Pushed to {address}.")
+
+
+def _expand(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from .configuration import PrivateEvolutionConfig
+    from .expansion import check_num_samples
+    from .generator import PrivateEvolutionGenerator
+    from .hub import check_token, fetch_folder
+
+    check_num_samples(options.num_samples)
+    if options.push_to_hub is not None:
+        check_token(None, options.push_to_hub)
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    overrides = {name: given[name] for name in ("embedding_model", *LOADING) if name in given}
+    changes = {name: given[name] for name in EXPANSION_SETTINGS if name in given}
+    if changes:
+        saved = PrivateEvolutionConfig.from_pretrained(fetch_folder(options.seeds, ["*.json"]))
+        overrides["config"] = replace(saved, **changes)
+    generator = PrivateEvolutionGenerator.from_pretrained(
+        options.seeds, variation_model=None, expansion_model=options.expansion_model, **overrides
+    )
+    if generator.seeds is None:
+        raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
+    synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
+    generator.save_pretrained(options.output_dir)
+    address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None
+    _summarize(generator, len(synthetic), options.output_dir, address)
 
 
 def is_same_place(path: Any, other: Any) -> bool:

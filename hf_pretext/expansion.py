@@ -17,6 +17,12 @@ from .processes import broadcast, progress_label
 if TYPE_CHECKING:
     from datasets import Dataset
 
+CONTINUE_HINT = (
+    "The seeds are there, and another model spends nothing again: make the generator with the same `run_dir` and "
+    "another `expansion_model`, or save it, and give another to `from_pretrained` or to `hf-pretext expand --seeds`."
+)
+"""What to do after an expansion that failed."""
+
 _HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+(?:[ \t]*:)?[ \t]*$", re.MULTILINE)
 
 
@@ -178,7 +184,7 @@ class Expander:
             rng = np.random.default_rng([self._config.seed, attempt, len(seeds.texts)])
             return keep(attempt + 1, lambda: self._write_best(examples, chances / chances.sum(), missing, rng, judge))
 
-        return collect_texts(num_samples, propose, "Expanding", known=seeds.texts)
+        return collect_texts(num_samples, propose, "Expanding", known=seeds.texts, hint=CONTINUE_HINT)
 
     def write_population(self, truncate: Callable[[str], str]) -> list[str]:
         """Write the initial population from `config.domain`, without any private access.

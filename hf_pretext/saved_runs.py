@@ -36,6 +36,8 @@ from .runs.history import RoundRecord
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .clients.questions import Question
+
 logger = logging.getLogger(__name__)
 
 MAP_SIZE = 500
@@ -196,6 +198,16 @@ class SavedRun:
                 f"generator counts {self.report.num_releases} others. Writing over it would hide what was spent: "
                 "choose another folder."
             )
+
+
+def run_settings(
+    config: PrivateEvolutionConfig, sources: Mapping[str, ModelSource], questions: "Sequence[Question]"
+) -> dict[str, Any]:
+    """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
+    settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
+    fingerprints = {f"questions.{each.name}": each.fingerprint() for each in questions}
+    models = {argument: each.label for argument, each in sources.items()}
+    return {"config": settings, "models": models, "questions": fingerprints}
 
 
 def _read_seeds(folder: Path) -> "Dataset | None":

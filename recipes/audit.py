@@ -25,7 +25,6 @@ from typing import Any
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
-from transformers import AutoTokenizer
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
@@ -47,6 +46,7 @@ from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.files import atomic_folder, atomic_write
 from hf_pretext.finetuning import load_before_and_after, run_recipe
 from hf_pretext.hub import fetch_folder
+from hf_pretext.models.checkpoints import read_tokenizer
 from hf_pretext.plots import plot_audit
 
 NO_CARD = """# An audited run: not to be published
@@ -153,7 +153,7 @@ def loss_of_model(arguments: AuditArguments, targets: Targets) -> np.ndarray:
     """Score the targets by a finetuned model."""
     folder = fetch_folder(str(arguments.model), ["*"], repo_type="model")
     base, finetuned = load_before_and_after(folder)
-    tokenizer, texts = AutoTokenizer.from_pretrained(folder), target_texts(targets)
+    tokenizer, texts = read_tokenizer(folder), target_texts(targets)
     options: dict[str, Any] = {"batch_size": arguments.batch_size}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)

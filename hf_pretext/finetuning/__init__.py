@@ -10,18 +10,26 @@ trainer.add_callback(GuaranteeCallback(trainer, synthetic))
 """
 
 from ..artifacts import TRAINING_NAME as TRAINING_NAME
-from .chain import report_of_model as report_of_model
-from .chain import report_of_model_to_be as report_of_model_to_be
-from .models import load_before_and_after as load_before_and_after
-from .models import push_model as push_model
-from .models import write_model_card as write_model_card
-from .recipes import run_recipe as run_recipe
-from .texts import FinetuningArguments as FinetuningArguments
-from .texts import TrainingTexts as TrainingTexts
-from .texts import load_training_texts as load_training_texts
-from .texts import take_over_text_field as take_over_text_field
-from .training import GuaranteeCallback as GuaranteeCallback
-from .training import check_push as check_push
-from .training import take_over_push as take_over_push
-from .training import train_and_save as train_and_save
-from .training import training_facts as training_facts
+from ..lazy import lazy_names
+
+# The chain of guarantees is asked where no trainer is needed.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "report_of_model": "chain",
+        "report_of_model_to_be": "chain",
+        "load_before_and_after": "models",
+        "push_model": "models",
+        "write_model_card": "models",
+        "run_recipe": "recipes",
+        "FinetuningArguments": "texts",
+        "TrainingTexts": "texts",
+        "load_training_texts": "texts",
+        "take_over_text_field": "texts",
+        "GuaranteeCallback": "training",
+        "check_push": "training",
+        "take_over_push": "training",
+        "train_and_save": "training",
+        "training_facts": "training",
+    },
+)

@@ -7,6 +7,9 @@ recipe made counts as public, and its card says so.
 
 import hashlib
 import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +105,37 @@ def report_of_model_to_be(
     return PrivacyReport.of_several(reports)
 
 
-def _reports_of_base(base_model: str, revision: str | None, is_public: bool) -> list[PrivacyReport]:
+def reports_of_writer(name: str | None) -> list[PrivacyReport] | None:
+    """Find the guarantees of what a model learned before it wrote texts for a run.
+
+    Only what can be looked up counts: pretraining is public, and so is a model of the Hub that cannot be reached.
+
+    Args:
+        name (`str`, *optional*): Folder or repository of the model.
+
+    Returns:
+        `list` of `PrivacyReport`: They are added to that of the run. None, with a warning, if the model was finetuned
+        on texts whose guarantee is not known.
+    """
+    try:
+        return _reports_of_base(name, None, is_public=True) if name else []
+    except FileNotFoundError:
+        return []
+    except UnknownTrainingError as error:
+        logger.warning("No guarantee is claimed for what `expansion_model` writes. %s", error)
+        return None
+
+
+def with_writer(report: PrivacyReport, earlier: Sequence[PrivacyReport] | None) -> PrivacyReport:
+    """Add to the report of a run what the model that writes its texts learned before, as `reports_of_writer` found."""
+    if earlier is None:
+        return replace(report, epsilon=math.inf, exchange_epsilon=math.inf)
+    return PrivacyReport.of_several([report, *earlier]) if earlier else report
+
+
+def _reports_of_base(
+    base_model: str, revision: str | None, is_public: bool, adapters: tuple[str, ...] = ()
+) -> list[PrivacyReport]:
     """Find the reports of a base model, which has none if it is public.
 
     Raises:
@@ -110,6 +143,8 @@ def _reports_of_base(base_model: str, revision: str | None, is_public: bool) -> 
     """
     if base_model in PACKAGED:
         return []
+    if base_model in adapters:
+        raise UnknownTrainingError(f"The adapter {base_model!r} names itself as its base model.")
     if not Path(base_model).is_dir() and not _is_listed(base_model, revision):
         if is_public:
             return []
@@ -122,12 +157,13 @@ def _reports_of_base(base_model: str, revision: str | None, is_public: bool) -> 
     if not any((folder / name).is_file() for name in own):
         adapter = folder / ADAPTER_CONFIG_NAME
         # An adapter that no recipe made, of a model that a recipe may have made.
-        return _reports_of_base(_base_of(read_json(adapter)), None, is_public) if adapter.is_file() else []
+        above = (*adapters, base_model)
+        return _reports_of_base(_base_of(read_json(adapter)), None, is_public, above) if adapter.is_file() else []
     report = report_of_model(fetch_folder(base_model, [*TRACES, WEIGHTS], revision, repo_type="model"))
     if report is None:
         raise UnknownTrainingError(
-            f"`model_name_or_path`={base_model!r} was finetuned before, on texts whose guarantee is not known. Begin "
-            "with its own base model."
+            f"The model {base_model!r} was finetuned before, on texts whose guarantee is not known. Begin with its "
+            "own base model."
         )
     return [report]
 

@@ -12,17 +12,19 @@ from ..artifacts import (
     CARD_NAME,
     EVALUATION_NAME,
     EVALUATION_PICTURE_NAME,
+    ORIGIN_NAME,
     PUBLISHED_OF_A_MODEL,
     TRAINING_NAME,
 )
 from ..cards import MEASURES, model_card
 from ..files import read_json, write_json
 from ..hub import check_guarantee, push_folder
+from ..models.checkpoints import Adapter, read_causal_lm
 from ..models.loading import resolve_device
-from ..models.packaged import locate
 from ..plots import plot_evaluation
 from ..privacy.report import PrivacyReport
 from .chain import report_of_model
+from .texts import public_name
 
 
 def load_before_and_after(
@@ -38,26 +40,27 @@ def load_before_and_after(
     Raises:
         ValueError: The folder does not say what it was finetuned from.
     """
-    adapter, facts = folder / ADAPTER_CONFIG_NAME, folder / TRAINING_NAME
-    name = base_model
-    if name is None and adapter.is_file():
-        name = read_json(adapter)["base_model_name_or_path"]
-    elif name is None and facts.is_file():
-        name = read_json(facts)["base_model"]
-    if name is None:
-        raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
+    adapter = Adapter.find(folder)
+    name = base_model or (_base_of(folder) if adapter is None else adapter.base)
 
-    def load(place: Any) -> Any:
-        from transformers import AutoModelForCausalLM
+    def load(place: Any, merge: bool = False) -> Any:
+        return read_causal_lm(place, merge)[0].to(resolve_device(device))
 
-        return AutoModelForCausalLM.from_pretrained(place, use_safetensors=True).to(resolve_device(device))
+    if adapter is None:
+        return lambda: load(name), lambda: load(folder)
+    base = load(name, merge=True)
+    # The tokenizer of the adapter may have more tokens than the base model had.
+    adapter.fit(base)
+    return lambda: base, lambda: adapter.change(base)
 
-    if not adapter.is_file():
-        return lambda: load(locate(name)), lambda: load(folder)
-    from peft import PeftModel
 
-    base = load(locate(name))
-    return lambda: base, lambda: PeftModel.from_pretrained(base, str(folder))
+def _base_of(folder: Path) -> str:
+    """Return the name of the model that a whole model was finetuned from."""
+    # `training.json` is published, and so names a folder of this machine by its last parts only.
+    for file in (folder / ORIGIN_NAME, folder / TRAINING_NAME):
+        if file.is_file():
+            return read_json(file)["base_model"]
+    raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
 
 
 def write_model_card(folder: str | Path, repo_id: str | None = None) -> None:
@@ -107,6 +110,7 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
         target.mkdir()
         for file in {file for pattern in PUBLISHED_OF_A_MODEL for file in path.glob(pattern) if file.is_file()}:
             os.link(file, target / file.name)
+        _hide_path_of_base(target / ADAPTER_CONFIG_NAME)
         if (path / EVALUATION_NAME).is_file():
             figures = read_json(path / EVALUATION_NAME)
             if not figures["is_private"] or publish_private_evaluation:
@@ -116,6 +120,15 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
         write_card_of_report(target, report, repo_id)
         title = "Model finetuned on synthetic text"
         return push_folder(target, repo_id, "model", report, commit_message=title, **options)
+
+
+def _hide_path_of_base(config: Path) -> None:
+    """Leave out where on this machine the base model of an adapter is, from a link to its configuration."""
+    values = read_json(config) if config.is_file() else {}
+    base = values.get("base_model_name_or_path")
+    if base is not None and Path(base).is_dir():
+        config.unlink()  # The link, and not the file.
+        write_json(config, {**values, "base_model_name_or_path": public_name(base)})
 
 
 def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:

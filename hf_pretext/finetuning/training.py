@@ -251,11 +251,16 @@ def _write_beside(
 ) -> None:
     """Write what goes with the weights into their folder."""
     adapter_config = folder / ADAPTER_CONFIG_NAME
-    if base_model in PACKAGED and adapter_config.is_file():
-        # PEFT wrote down where on this machine the packaged model was unpacked.
+    origin = origin_of(texts, base_model, report)
+    if Path(base_model).is_dir():
+        # Whoever loads the model again may be in another folder.
+        origin["base_model"] = str(Path(base_model).absolute())
+    if (base_model in PACKAGED or Path(base_model).is_dir()) and adapter_config.is_file():
+        # PEFT wrote down where on this machine the packaged model was unpacked, or a path from this folder.
         values = read_json(adapter_config)
-        values["base_model_name_or_path"] = base_model
+        values["base_model_name_or_path"] = origin["base_model"]
         write_json(adapter_config, values)
+    write_json(folder / ORIGIN_NAME, origin)
     # A trainer writes its arguments pickled. No one is to unpickle them.
     (folder / "training_args.bin").unlink(missing_ok=True)
     write_json(folder / TRAINING_NAME, facts)

@@ -1,5 +1,6 @@
 """Sentence embeddings of unit length, from a sentence-transformers model."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,10 @@ class TextEmbedder:
 
     @property
     def max_length(self) -> int | None:
-        """Number of tokens that the model reads. The rest of a longer text is not embedded."""
-        return self._model.max_seq_length
+        """Number of tokens that the model reads. The rest of a longer text is not embedded. None if it reads all."""
+        longest = self._model.max_seq_length
+        # A static model says that it is infinite.
+        return None if longest is None or math.isinf(longest) else int(longest)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.

@@ -53,6 +53,7 @@ def collect_texts(
     description: str,
     known: Iterable[str] = (),
     max_attempts: int = 20,
+    hint: str = "",
 ) -> Iterator[str]:
     """Ask for texts until there are enough different ones.
 
@@ -66,6 +67,7 @@ def collect_texts(
         known (`Iterable[str]`, *optional*): Texts that do not count as new.
         max_attempts (`int`, *optional*, defaults to `20`):
             Times that `propose` is called before giving up. There are more if many texts are wanted.
+        hint (`str`, *optional*): A sentence for the error.
 
     Yields:
         `str`: One of `num_texts` texts, all different.
@@ -95,7 +97,7 @@ def collect_texts(
     raise RuntimeError(
         f"{description}: the language model gave only {num_found} usable, different texts of {num_texts} in "
         f"{max_attempts} attempts. Use a stronger `expansion_model`, raise `temperature`, lower `min_words`, or ask "
-        "for fewer texts."
+        f"for fewer texts.{f' {hint}' if hint else ''}"
     )
 
 

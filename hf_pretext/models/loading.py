@@ -1,12 +1,14 @@
 """Loading of models: from a Hub id, a local folder, a package, or an object that is loaded already."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..processes import own_device
+from .checkpoints import read_causal_lm
 from .packaged import locate
 
 
@@ -33,7 +35,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch
 
 def max_positions(model: Any) -> int | None:
     """Return how many tokens a model reads, or None if its configuration does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) -> tuple[Any, Any]:
@@ -48,9 +50,18 @@ def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) 
     Raises:
         ValueError: The tokenizer has no mask token.
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    model, tokenizer = _load("variation_model", source, AutoModelForMaskedLM, device, dtype)
+    def read(name: str | Path) -> tuple[Any, Any]:
+        folder = locate(name)
+        # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForMaskedLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        return model.to(device), tokenizer
+
+    model, tokenizer = _load("variation_model", source, read)
     if tokenizer.mask_token_id is None:
         raise ValueError(
             f"`variation_model`={name_of(source)!r} has a tokenizer without a mask token, so it cannot fill masks. "
@@ -65,11 +76,18 @@ def load_causal_lm(
 ) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer. `source` is as in `load_masked_lm`.
 
-    With a `device_map`, as in `from_pretrained` of transformers, it is spread over devices, and `device` is not used.
+    A folder or repository may also hold an adapter of another model, such as the recipes make, and a local folder one
+    GGUF file. With a `device_map`, as in `from_pretrained` of transformers, the model is spread over devices, and
+    `device` is not used.
     """
-    from transformers import AutoModelForCausalLM
 
-    return _load("expansion_model", source, AutoModelForCausalLM, device, dtype, device_map)
+    def read(name: str | Path) -> tuple[Any, Any]:
+        return read_causal_lm(name, dtype=dtype, device_map=device_map)
+
+    model, tokenizer = _load("expansion_model", source, read)
+    # A model that was given, or that is spread, stays where it is.
+    moves = isinstance(source, (str, Path)) and device_map is None
+    return model.to(device) if moves else model, tokenizer
 
 
 def load_sentence_transformer(source: Any, device: torch.device, dtype: str | torch.dtype) -> Any:
@@ -83,7 +101,7 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         folder = str(locate(source))
         return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _unreachable("embedding_model", source) from error
+        raise _unreachable("embedding_model", source, error) from error
 
 
 def name_of(source: Any) -> str:
@@ -96,15 +114,9 @@ def name_of(source: Any) -> str:
     return str(getattr(holder, "name_or_path", ""))
 
 
-def _load(
-    argument: str,
-    source: Any,
-    auto_class: Any,
-    device: torch.device,
-    dtype: str | torch.dtype,
-    device_map: str | dict[str, Any] | None = None,
-) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, Pipeline
+def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Return a loaded model and its tokenizer, or read them from the place that their name says."""
+    from transformers import Pipeline
 
     if isinstance(source, tuple) and len(source) == 2:
         return source[0].eval(), source[1]
@@ -112,16 +124,10 @@ def _load(
         return source.model.eval(), source.tokenizer
     _check_source(argument, source)
     try:
-        folder = locate(source)
-        # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = auto_class.from_pretrained(
-            folder, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=False
-        )
+        model, tokenizer = read(source)
     except (OSError, ValueError) as error:
-        raise _unreachable(argument, source) from error
-    # A model that is spread must stay where it is.
-    return (model if device_map is not None else model.to(device)).eval(), tokenizer
+        raise _unreachable(argument, source, error) from error
+    return model.eval(), tokenizer
 
 
 def _check_source(argument: str, source: Any) -> None:
@@ -135,8 +141,10 @@ def _check_source(argument: str, source: Any) -> None:
         raise FileNotFoundError(f"`{argument}`={str(source)!r} is not a folder. Give a Hub id or an existing folder.")
 
 
-def _unreachable(argument: str, source: Any) -> OSError:
+def _unreachable(argument: str, source: Any, error: Exception) -> OSError:
+    reason = " ".join(str(error).split())[:300]
     return OSError(
         f"`{argument}`={str(source)!r} could not be loaded. Is it a Hub id that exists and that you may read (see "
-        "`hf auth login`), or a local folder with a configuration, a tokenizer and safetensors weights?"
+        "`hf auth login`), or a local folder with a configuration, a tokenizer and safetensors weights? "
+        f"{type(error).__name__}: {reason}"
     )

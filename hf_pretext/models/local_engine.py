@@ -1,8 +1,8 @@
 """A causal language model of transformers on this machine: batches of prompts in, continuations out."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,13 +12,17 @@ from ..cleaning import valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
 from .loading import max_positions
+from .reading import find_reader, left_padded
 from .sampling import sample_tokens
+from .thinking import NO_THINKING, TAGS, begin_answer, without_thinking
 
 SLOT = "HF-PRETEXT-INSTRUCTION"
 """Placeholder for an instruction in the text of a chat template. The tokens of the instruction replace it."""
 
 CHECK_EVERY = 4
 """Tokens between two checks for the stop string."""
+
+TRIAL = "A short public text, with which it is tried how the language model reads several prompts at once."
 
 
 class LocalEngine:
@@ -32,6 +36,9 @@ class LocalEngine:
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         config (`PrivateEvolutionConfig`): Temperature and `top_p`.
         batch_size (`int`, *optional*, defaults to `64`): Continuations per batch.
+
+    Raises:
+        ValueError: The model cannot be run.
     """
 
     def __init__(self, model: Any, tokenizer: Any, config: PrivateEvolutionConfig, batch_size: int = 64) -> None:
@@ -39,6 +46,7 @@ class LocalEngine:
         self._tokenizer = tokenizer
         self._config = config
         self._batch_size = batch_size
+        self._reader = find_reader(model, (self._encode(TRIAL) * 4)[:24])
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """Cut a text after `max_tokens` tokens. A shorter one is returned unchanged."""
@@ -58,7 +66,7 @@ class LocalEngine:
             stop (`str`, *optional*): A continuation ends when it holds this string.
 
         Returns:
-            `list` of `str`: The continuations in the order of the prompts, without special tokens.
+            `list` of `str`: The continuations in the order of the prompts, without special tokens and thinking.
 
         Raises:
             ValueError: A prompt and its continuation do not fit into the model's context.
@@ -81,27 +89,36 @@ class LocalEngine:
     def _continue_part(
         self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None
     ) -> list[str]:
-        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
         with progress_bar(len(tokens), "prompt") as bar:
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
+            for chosen in self._batches(tokens):
                 continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)
                 for index, text in zip(chosen, continued, strict=True):
                     texts[index] = text
                 bar.update(len(chosen))
-        return texts
+        return without_thinking(texts)
+
+    def _batches(self, tokens: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Divide prompts into batches of similar length, or of equal length if the model cannot read padded ones."""
+        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+        alike = groupby(order, key=lambda index: 0 if self._reader.can_pad else len(tokens[index]))
+        for part in (list(indices) for _, indices in alike):
+            yield from (part[start : start + self._batch_size] for start in range(0, len(part), self._batch_size))
 
     def answer(self, instructions: Sequence[str], max_new_tokens: int, seed: int) -> list[str]:
-        """Sample an answer to each instruction, in the model's chat format if it has one, else as in `complete`."""
+        """Sample an answer to each instruction, in the model's chat format if it has one, else as in `complete`.
+
+        A model that thinks first is asked not to.
+        """
         if not self._tokenizer.chat_template:
             return self.complete([f"{text}\n\n" for text in instructions], max_new_tokens, seed)
         chat = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": SLOT}], tokenize=False, add_generation_prompt=True, **NO_THINKING
         )
         # The template's special tokens are tokens, and it writes the beginning-of-sequence token itself.
         before, _, after = chat.partition(SLOT)
+        after = begin_answer(after, str(self._tokenizer.chat_template))
         opening, closing = (self._tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
         tokens = [[*opening, *self._encode(text, add_special_tokens=False), *closing] for text in instructions]
         return self._continue(tokens, max_new_tokens, seed, None)
@@ -114,13 +131,8 @@ class LocalEngine:
 
         Equal prompts are read once.
         """
-        width = max(map(len, tokens))
         different = {ids: row for row, ids in enumerate(dict.fromkeys(map(tuple, tokens)))}
-        input_ids = torch.full((len(different), width), self._padding, device=self._model.device)
-        attention_mask = torch.zeros_like(input_ids)
-        for ids, row in different.items():
-            input_ids[row, width - len(ids) :] = torch.tensor(ids)
-            attention_mask[row, width - len(ids) :] = 1
+        input_ids, attention_mask = left_padded(list(different), self._padding, self._model.device)
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
@@ -128,7 +140,7 @@ class LocalEngine:
             if len(logits) < len(rows):
                 shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)
                 logits, attention_mask = logits[shared], attention_mask[shared]
-                cache.batch_select_indices(shared)
+                cache = self._reader.select_rows(cache, shared)
             new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
             written[rows, step] = new_tokens
             going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)
@@ -136,19 +148,12 @@ class LocalEngine:
                 break
             if len(going_on) < len(rows):
                 rows, new_tokens, attention_mask = rows[going_on], new_tokens[going_on], attention_mask[going_on]
-                cache.batch_select_indices(going_on)
+                cache = self._reader.select_rows(cache, going_on)
             input_ids, attention_mask = new_tokens[:, None], F.pad(attention_mask, (0, 1), value=1)
-        return self._decode(written)
+        return self._decode_answers(written)
 
     def _next_logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[Any, Any]:
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
-        if "position_ids" in self._forward_arguments:
-            # Padding on the left takes no position.
-            inputs["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        if "logits_to_keep" in self._forward_arguments:
-            inputs["logits_to_keep"] = 1
-        output = self._model(**inputs, use_cache=True)
-        return output.logits[:, -1], output.past_key_values
+        return self._reader.next_logits(input_ids, attention_mask, cache)
 
     def _is_done(self, written: torch.Tensor, stop: str | None) -> torch.Tensor:
         done = torch.isin(written[:, -1], self._end_tokens)
@@ -160,9 +165,16 @@ class LocalEngine:
     def _decode(self, tokens: torch.Tensor) -> list[str]:
         return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
-    @cached_property
-    def _forward_arguments(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(self._model.forward).parameters
+    def _decode_answers(self, tokens: torch.Tensor) -> list[str]:
+        """Decode texts, with the special tokens that begin and end a thinking, if the tokenizer has such."""
+        special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        marks = [token for token in special if any(token in tag for tags in TAGS for tag in tags)]
+        if not marks:
+            return self._decode(tokens)
+        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=False)
+        for token in set(special) - set(marks):
+            texts = [text.replace(token, "") for text in texts]
+        return texts
 
     @cached_property
     def _end_tokens(self) -> torch.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from ..cleaning import valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
+from .thinking import NO_THINKING, without_thinking
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
@@ -39,7 +40,8 @@ class RemoteEngine:
     is asked no faster than it answers. Requests that fail for a passing reason are repeated with growing pauses.
 
     Prompts go to `/completions`, which continues them as they are. A server without it gets them as the turn of a
-    chat, which needs a model that follows instructions. The server has to sample at the temperature that it is given.
+    chat, which needs a model that follows instructions. A model that thinks first is asked not to, and what it thought
+    is cut off. The server has to sample at the temperature that it is given.
     `transformers serve` does so if the model's `generation_config` has `do_sample`. Otherwise it writes the same text
     for equal prompts.
 
@@ -74,6 +76,7 @@ class RemoteEngine:
         self._config = config
         self._max_requests = max_requests
         self._only_chats = False
+        self._knows_templates = True
         self.model = model or self._only_model()
 
     def truncate(self, text: str, max_tokens: int) -> str:
@@ -101,9 +104,11 @@ class RemoteEngine:
         def answer_one(instruction: str, seed: int) -> str:
             return self._chat(instruction, max_new_tokens, seed, None)[0]
 
-        return self._map(answer_one, instructions, seed)
+        return self._map(answer_one, instructions, seed, in_chat=True)
 
-    def _map(self, ask: Callable[[str, int], str], prompts: Sequence[str], seed: int) -> list[str]:
+    def _map(
+        self, ask: Callable[[str, int], str], prompts: Sequence[str], seed: int, in_chat: bool = False
+    ) -> list[str]:
         """Ask for each prompt, each with its own seed. Several processes divide the prompts."""
 
         def ask_part(prompts: Sequence[str], seed: int) -> list[str]:
@@ -121,14 +126,14 @@ class RemoteEngine:
                     # What has not been asked yet is not worth asking.
                     threads.shutdown(wait=False, cancel_futures=True)
                     raise
-            return answers
+            return without_thinking(answers, in_chat or self._only_chats)
 
         return map_over_processes(ask_part, prompts, seed)
 
     def _continue(self, prompt: str, max_new_tokens: int, seed: int, stop: str | None) -> str:
         if not self._only_chats:
             request = {"prompt": prompt, **self._sampling(max_new_tokens, seed, stop)}
-            answer = self._ask("completions", request, may_lack=True)
+            answer = self._ask("completions", request, (404, 405))
             if answer is not None:
                 return _with_stop(answer["choices"][0]["text"], answer["choices"][0].get("finish_reason"), stop)
             self._only_chats = True
@@ -136,9 +141,16 @@ class RemoteEngine:
 
     def _chat(self, message: str, max_new_tokens: int, seed: int, stop: str | None) -> tuple[str, str | None]:
         turns = [{"role": "user", "content": message}]
-        answer = self._ask("chat/completions", {"messages": turns, **self._sampling(max_new_tokens, seed, stop)})
+        request = {"messages": turns, **self._sampling(max_new_tokens, seed, stop)}
+        answer = None
+        if self._knows_templates:
+            answer = self._ask("chat/completions", {**request, "chat_template_kwargs": NO_THINKING}, (400, 422))
+        if answer is None:
+            answer = self._ask("chat/completions", request)
+            # Not before: a request may be refused for another reason.
+            self._knows_templates = False
         choice = answer["choices"][0]
-        return choice["message"].get("content") or "", choice.get("finish_reason")
+        return _words_of(choice["message"].get("content")), choice.get("finish_reason")
 
     def _sampling(self, max_new_tokens: int, seed: int, stop: str | None) -> dict[str, Any]:
         return {
@@ -150,9 +162,10 @@ class RemoteEngine:
             **({"stop": [stop]} if stop else {}),
         }
 
-    def _ask(self, path: str, request: dict[str, Any], may_lack: bool = False) -> Any:
+    def _ask(self, path: str, request: dict[str, Any], may_refuse: tuple[int, ...] = ()) -> Any:
+        """Send a request. Returns None if the server answers with one of the statuses with which it may refuse."""
         response = self._reach(self._session.post, path, json=request)
-        return None if may_lack and response.status_code in (404, 405) else self._content(response)
+        return None if response.status_code in may_refuse else self._content(response)
 
     def _only_model(self) -> str:
         import requests
@@ -213,6 +226,13 @@ def _session(client: "InferenceClient", max_requests: int) -> Any:
     if client.token:
         session.headers["Authorization"] = f"Bearer {client.token}"
     return session
+
+
+def _words_of(content: Any) -> str:
+    """Return what a message says. Some servers give its parts, of which one may be what the model thought."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    return content or ""
 
 
 def _with_stop(text: str, finish_reason: str | None, stop: str | None) -> str:

@@ -277,7 +277,10 @@ class PrivacyReport:
         if self.num_releases == 0:
             return "Nothing about the private data has been released yet."
         if math.isinf(self.epsilon):
-            return "There is no guarantee: the noise did not come from the library, or there is too little of it."
+            return (
+                "There is no guarantee: the noise did not come from the library, or there is too little of it, or the "
+                "model that wrote the texts had learned from others whose guarantee is not known."
+            )
         over = ""
         if self.parts:
             over = f" This is the sum of {len(self.parts)} runs, as if they were about the same clients."

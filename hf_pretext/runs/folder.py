@@ -8,6 +8,7 @@ stranger can be refused or lie about what was generated, but it cannot run anyth
 files' times, though, show how long the clients' side took, which depends on what they hold: do not publish those.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Format of the folder. Folders of the first edition have none."""
 
+OF_THE_EXPANSION = {
+    *("expansion_model", "max_new_tokens", "seeds_per_prompt", "texts_per_prompt", "continuations_per_prompt"),
+    *("weight_seeds", "best_of", "temperature", "top_p", "min_words"),
+}
+"""Settings that have no influence on a run whose last answer was released. Then they may differ."""
+
 ROWS_AT_ONCE = 1024
 """Texts of a dataset that are in memory at a time while it is written."""
 
@@ -40,7 +47,8 @@ class RunFolder:
         path (`str` or `Path`): The folder. It is created if it does not exist.
         settings (`Mapping[str, Any]`, *optional*):
             Public settings of the run, as JSON. A folder that was begun with others is refused, unless nothing was
-            released yet. Without them the folder is only read.
+            released yet, or everything was and only those of the expansion differ. Without them the folder is only
+            read.
 
     Raises:
         ValueError: The folder was begun with other settings, is of the first edition, lost its ledger, or holds links
@@ -56,8 +64,13 @@ class RunFolder:
         make_durable_folder(self.path)
         found = self._read_settings()
         self._settings = found if settings is None else json.loads(json.dumps({"format": FORMAT, **settings}))
+        self.texts_step = "texts"
         if found is not None and found != self._settings and (self._has_spent() or not self._empty()):
             self._check_settings(found)
+            # What another model wrote before stays apart.
+            own = {name: value for name, value in _flatten(self._settings).items() if name in OF_THE_EXPANSION}
+            digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+            self.texts_step = f"texts-{digest[:12]}"
 
     def _read_settings(self) -> Any:
         """Read the settings that the folder was begun with, if it is a run folder that can be continued."""
@@ -205,6 +218,13 @@ class RunFolder:
         is_later = any(any(self.path.glob(pattern)) for pattern in later) or any(self.release_indices())
         return num_releases > 0 or is_later
 
+    def _is_released(self, num_rounds: Any) -> bool:
+        """Return whether the ledger has the last answer of every run that was begun."""
+        num_releases = len(read_json(self.ledger_path)["releases"])
+        runs = {path.name.split("-")[1] for path in self.path.glob("run-*-release-*.json")}
+        last = [self.read(f"run-{run}-release-{num_rounds}", is_count) for run in runs]
+        return bool(last) and all(index is not None and index < num_releases for index in last)
+
     def _empty(self) -> bool:
         """Begin again, with other settings, if a run failed before it spent anything. Return whether it still had not.
 
@@ -226,11 +246,14 @@ class RunFolder:
     def _check_settings(self, found: Any) -> None:
         flat, meant = _flatten(found), _flatten(self._settings)
         differing = sorted(name for name in {*flat, *meant} if flat.get(name) != meant.get(name))
+        if set(differing) <= OF_THE_EXPANSION and self._is_released(flat.get("num_rounds")):
+            return
         if differing:
             changes = ", ".join(f"`{name}`={flat.get(name)!r} there, {meant.get(name)!r} here" for name in differing)
             raise ValueError(
                 f"`run_dir`={str(self.path)!r} holds a run with other settings: {changes}. A run continues with the "
-                "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's."
+                "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's. "
+                "Those of the expansion may change once the run's last answer is released."
             )
 
 

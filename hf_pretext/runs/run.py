@@ -114,6 +114,11 @@ class Run:
         return kept
 
     @property
+    def texts_step(self) -> str:
+        """Name of the steps that keep texts which were written from the seeds."""
+        return self._folder.texts_step if self._folder is not None else "texts"
+
+    @property
     def is_released(self) -> bool:
         """Whether every answer of the run is in the ledger, so that no client has to be asked."""
         last = f"run-{self.number}-release-{self.num_rounds}"

@@ -1,0 +1,169 @@
+"""Causal language models in the forms that they are saved in: whole, as an adapter of another one, or as GGUF."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import ADAPTER_CONFIG_NAME
+from .packaged import locate
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FILES_OF_AN_ADAPTER = (
+    *(ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS, "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
+    *("merges.txt", "*.model", "chat_template.*"),
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter of PEFT, which changes another model.
+
+    Args:
+        folder (`Path`): Its files.
+        base (`str`): Name of the model that it changes, which may be an adapter itself.
+    """
+
+    folder: Path
+    base: str
+
+    @classmethod
+    def find(cls, name: str | Path) -> "Adapter | None":
+        """Return the adapter in a folder or a repository of the Hub, or None if it holds something else.
+
+        Raises:
+            ValueError: It does not name its base model, or its base model leads back to it.
+        """
+        adapter = first = cls._read(name)
+        seen = {str(name)}
+        while adapter is not None:
+            if adapter.base in seen:
+                raise ValueError(
+                    f"The adapter {str(name)!r} names {adapter.base!r} as its base model, so it is its own base. "
+                    f"Write the name of the model that it was trained from into `base_model_name_or_path` in its "
+                    f"{ADAPTER_CONFIG_NAME}."
+                )
+            seen.add(adapter.base)
+            adapter = cls._read(adapter.base)
+        return first
+
+    @classmethod
+    def _read(cls, name: str | Path) -> "Adapter | None":
+        from transformers.utils import find_adapter_config_file
+
+        found = None if str(name).startswith("packaged/") else find_adapter_config_file(str(name))
+        if found is None:
+            return None
+        base = base_of(Path(found))
+        # A relative path is one from where the training was started, or from the adapter's folder.
+        beside = Path(found).parent / base
+        is_beside = not Path(base).is_dir() and beside.is_dir()
+        folder = Path(found).parent
+        if not Path(name).is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(name), allow_patterns=list(FILES_OF_AN_ADAPTER)))
+        return cls(folder, str(beside) if is_beside else base)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer was saved with it."""
+        return any(self.folder.glob("tokenizer*"))
+
+    def fit(self, base: Any) -> None:
+        """Give a base model as many embeddings as it had when the adapter was trained."""
+        from safetensors import safe_open
+
+        embedding = base.get_input_embeddings()
+        name = next(name for name, module in base.named_modules() if module is embedding)
+        ends = (f"{name}.weight", f"{name}.base_layer.weight", f"{name}.modules_to_save.weight")
+        with safe_open(self.folder / ADAPTER_WEIGHTS, "pt") as weights:
+            saved = [weights.get_slice(key).get_shape()[0] for key in weights.keys() if key.endswith(ends)]  # noqa: SIM118
+        if saved and saved[0] != len(embedding.weight):
+            base.resize_token_embeddings(saved[0])
+
+    def change(self, base: Any, merge: bool = False) -> Any:
+        """Return a base model with the adapter in its layers, or added to their weights. The base itself is changed.
+
+        Raises:
+            ValueError: The adapter does not change layers.
+        """
+        try:
+            from peft import PeftModel
+        except ImportError:
+            raise ImportError(f"The adapter {str(self.folder)!r} needs PEFT: `pip install peft`.") from None
+        model = PeftModel.from_pretrained(base, str(self.folder))
+        if model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"The adapter {str(self.folder)!r} is of the type {model.active_peft_config.peft_type.value}, which "
+                "puts a prompt before each text. Use one that changes layers, such as LoRA."
+            )
+        return model.merge_and_unload() if merge else model.get_base_model()
+
+
+def base_of(config: Path) -> str:
+    """Read the name of the base model from the configuration of an adapter."""
+    try:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{str(config)!r} does not name the base model of its adapter.")
+    return base
+
+
+def read_causal_lm(name: str | Path, merge: bool = False, **options: Any) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer from a folder or a repository of the Hub.
+
+    An adapter is loaded with its base model, and its tokenizer is its own or that of the base model. A local folder
+    may hold one GGUF file.
+
+    Args:
+        name (`str` or `Path`): The folder, the repository, or the name of a packaged model.
+        merge (`bool`, *optional*, defaults to `False`): Add an adapter to the weights, to make room for another.
+        **options: Arguments of `from_pretrained`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    adapter = Adapter.find(name)
+    if adapter is not None:
+        model, _ = read_causal_lm(adapter.base, merge=True, **options)
+        adapter.fit(model)
+        return adapter.change(model, merge), read_tokenizer(name)
+    folder = locate(name)
+    gguf = gguf_file(folder)
+    kind: dict[str, Any] = {"gguf_file": gguf} if gguf else {"use_safetensors": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kind, **options)
+    return model, read_tokenizer(name)
+
+
+def read_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer of a model, which for an adapter is its own or that of its base model."""
+    from transformers import AutoTokenizer
+
+    adapter = Adapter.find(name)
+    if adapter is not None and not adapter.has_tokenizer:
+        return read_tokenizer(adapter.base)
+    folder = locate(name) if adapter is None else adapter.folder
+    gguf = gguf_file(folder)
+    kind = {"gguf_file": gguf} if gguf else {}
+    # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kind)
+
+
+def gguf_file(folder: str | Path) -> str | None:
+    """Return the GGUF file of a local folder without other weights, or None if it holds none.
+
+    Raises:
+        ValueError: It holds several.
+    """
+    if not Path(folder).is_dir() or any(Path(folder).glob("*.safetensors")):
+        return None
+    names: Sequence[str] = sorted(path.name for path in Path(folder).glob("*.gguf"))
+    if len(names) > 1:
+        raise ValueError(
+            f"The folder {str(folder)!r} holds {len(names)} GGUF files, {names}. Put the one to load into a folder of "
+            "its own."
+        )
+    return names[0] if names else None

