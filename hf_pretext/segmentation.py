@@ -1,4 +1,4 @@
-"""Words, sentences, lines and characters of texts in any script, by the rules of Unicode: pure functions on strings."""
+"""Words, sentences and characters of texts in any script, by the rules of Unicode: pure functions on strings."""
 
 import re
 from bisect import bisect_right

@@ -1,7 +1,6 @@
 """Variation by prompting a causal language model, if there is no masked one."""
 
 from collections.abc import Sequence
-from itertools import compress
 
 import numpy as np
 
