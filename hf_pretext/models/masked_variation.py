@@ -1,15 +1,56 @@
 """Variation by mask filling with a masked language model, as in the paper."""
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..cleaning import valid_unicode
+from ..cleaning import has_lines, valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
+from .cutting import cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
+
+_LINE = re.compile(r"\S(?:[^\n]*\S)?")
+"""What stands on a line, without the blanks around it."""
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text and its tokens.
+
+    Args:
+        text (`str`): The text.
+        ids (`list` of `int`): Its tokens.
+        lines (`list` of `tuple`, *optional*): Where each of its lines begins and ends. Without them it has one.
+        owners (`list` of `int`, *optional*): Index of the line of each token, or -1 for a token between lines.
+    """
+
+    text: str
+    ids: list[int]
+    lines: list[tuple[int, int]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+
+    @property
+    def fixed(self) -> list[int]:
+        """Positions of the tokens between lines."""
+        return [position for position, owner in enumerate(self.owners) if owner < 0]
+
+    def write(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+        """Write the text with other tokens. Between lines it stays as it is, because many tokenizers lose blanks."""
+        if not self.lines:
+            return decode(ids).strip()
+        written, end = "", 0
+        for line in range(max(self.owners, default=-1) + 1):
+            own = [id for id, owner in zip(ids, self.owners, strict=True) if owner == line]
+            start = self.lines[line][0]
+            written += self.text[end:start] + (decode(own).strip() or self.text[slice(*self.lines[line])])
+            end = self.lines[line][1]
+        return written
 
 
 class MaskedVariation:
@@ -23,6 +64,8 @@ class MaskedVariation:
     With `masks_per_pass` above 1 a forward pass fills several of a text's masks, each drawn as if the others of its
     pass were unknown (mask-predict, Ghazvininejad et al. 2019, arXiv 1904.09324, with a random schedule instead of one
     by confidence, which would favor frequent words). They are as far apart in the text as possible.
+
+    A text of several lines keeps its lines and their indentation: what is between them is neither masked nor drawn.
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -48,10 +91,8 @@ class MaskedVariation:
         self._special = torch.tensor(sorted(special), device=model.device)
 
     def truncate(self, text: str) -> str:
-        """Cut a text to `max_length` tokens, special tokens included."""
-        # Decoding may change a text (an uncased tokenizer lowers its case). A text that is short enough is left alone.
-        fits = len(self._encode(text, self._config.max_length + 1)) <= self._config.max_length
-        return text if fits else self._decode(self._encode(text, self._config.max_length))
+        """Cut a text to `max_length` tokens, special tokens included. A shorter one is returned unchanged."""
+        return cut_to_tokens(self._tokenizer, text, self._config.max_length)
 
     def vary(self, texts: Sequence[str], seed: int) -> list[str]:
         """Vary each text. Several processes divide the texts, and all get all variations.
@@ -70,25 +111,41 @@ class MaskedVariation:
     @torch.inference_mode()
     def _vary(self, texts: Sequence[str], seed: int) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
-        tokens = [self._encode(text, self._config.max_length) for text in texts]
+        read = [self._read(text) for text in texts]
         # Longest first, so that texts of similar length share a forward pass.
-        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+        order = sorted(range(len(read)), key=lambda index: -len(read[index].ids))
         varied = list(texts)
-        for index, ids in zip(order, self._vary_tokens([tokens[i] for i in order], rng), strict=True):
-            varied[index] = self._decode(ids).strip() or texts[index]
+        ordered = [read[index] for index in order]
+        filled = self._vary_tokens([each.ids for each in ordered], rng, [each.fixed for each in ordered])
+        for index, ids in zip(order, filled, strict=True):
+            varied[index] = read[index].write(ids, self._decode) or texts[index]
         return varied
 
-    def _encode(self, text: str, max_length: int) -> list[int]:
-        limit = {"truncation": True, "max_length": max_length}
-        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **limit)["input_ids"]
+    def _read(self, text: str) -> "_Text":
+        limit = {"truncation": True, "max_length": self._config.max_length}
+        if not has_lines(text) or not self._tokenizer.is_fast:
+            return _Text(text, token_ids(self._tokenizer, text, **limit))
+        options = {**limit, "return_offsets_mapping": True}
+        read = self._tokenizer(valid_unicode(text), split_special_tokens=True, **options)
+        lines = [line.span() for line in _LINE.finditer(text)]
+        starts = [start for start, _ in lines]
+        # The line that a token ends in. A token of white space between lines ends in none.
+        owners = [bisect_left(starts, end) - 1 if end > start else -1 for start, end in read["offset_mapping"]]
+        owners = [
+            owner if owner >= 0 and start < lines[owner][1] else -1
+            for owner, (start, _) in zip(owners, read["offset_mapping"], strict=True)
+        ]
+        return _Text(text, read["input_ids"], lines, owners)
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
         word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
 
-    def _vary_tokens(self, tokens: list[list[int]], rng: torch.Generator) -> list[list[int]]:
-        """Vary texts as tokens, the longest first."""
+    def _vary_tokens(
+        self, tokens: list[list[int]], rng: torch.Generator, fixed: Sequence[Sequence[int]] = ()
+    ) -> list[list[int]]:
+        """Vary texts as tokens, the longest first. Those at the fixed positions stay."""
         device = self._model.device
         lengths = [len(ids) for ids in tokens]
         padding = self._tokenizer.pad_token_id or 0
@@ -98,6 +155,8 @@ class MaskedVariation:
             input_ids[row, : len(ids)] = torch.tensor(ids)
             attention_mask[row, : len(ids)] = 1
         can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
+        for row, positions in enumerate(fixed):
+            can_mask[row, list(positions)] = False
         num_masks = self._config.variation_steps * int(self._num_masks(can_mask).sum())
         with progress_bar(num_masks, "token") as bar:
             for _ in range(self._config.variation_steps):
