@@ -16,7 +16,7 @@ SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"
 MARKUP = "\\`*[]<>|~$&{}"
 """Characters that may be markup anywhere in a line."""
 
-MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@"
+MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@="
 """These, and what may be markup at the beginning of a line or make a link or a mention."""
 
 MAX_LINES_OF_A_QUOTE = 20

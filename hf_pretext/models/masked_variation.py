@@ -1,9 +1,7 @@
 """Variation by mask filling with a masked language model, as in the paper."""
 
-import re
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,42 +13,62 @@ from .cutting import cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
 
-_LINE = re.compile(r"\S(?:[^\n]*\S)?")
-"""What stands on a line, without the blanks around it."""
-
-
 @dataclass(frozen=True)
 class _Text:
-    """A text and its tokens.
+    """A text, its tokens, and the pieces of it that are written anew.
 
     Args:
         text (`str`): The text.
         ids (`list` of `int`): Its tokens.
-        lines (`list` of `tuple`, *optional*): Where each of its lines begins and ends. Without them it has one.
-        owners (`list` of `int`, *optional*): Index of the line of each token, or -1 for a token between lines.
+        pieces (`list` of `_Piece`, *optional*): The pieces. Without them all of it is one.
     """
 
     text: str
     ids: list[int]
-    lines: list[tuple[int, int]] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)
+    pieces: "list[_Piece] | None" = None
+
+    @classmethod
+    def of(cls, text: str, ids: list[int], offsets: Sequence[tuple[int, int]], unknown: int | None) -> "_Text":
+        """Divide a text at its line breaks and at what the model does not know. Both stay as they are."""
+        pieces: list[_Piece] = []
+        is_going_on = False
+        for position, (id, (start, end)) in enumerate(zip(ids, offsets, strict=True)):
+            shown = text[start:end]
+            if id == unknown or not shown.strip():
+                is_going_on = is_going_on and start == end and id != unknown
+                continue
+            if not is_going_on or "\n" in text[pieces[-1].end : end - len(shown.lstrip())]:
+                pieces.append(_Piece(end - len(shown.lstrip()), end, []))
+            pieces[-1].end, is_going_on = end, True
+            pieces[-1].positions.append(position)
+        return cls(text, ids, pieces)
 
     @property
     def fixed(self) -> list[int]:
-        """Positions of the tokens between lines."""
-        return [position for position, owner in enumerate(self.owners) if owner < 0]
+        """Positions of the tokens in no piece."""
+        if self.pieces is None:
+            return []
+        return sorted(set(range(len(self.ids))) - {each for piece in self.pieces for each in piece.positions})
 
     def write(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
-        """Write the text with other tokens. Between lines it stays as it is, because many tokenizers lose blanks."""
-        if not self.lines:
+        """Write the text with other tokens."""
+        if self.pieces is None:
             return decode(ids).strip()
         written, end = "", 0
-        for line in range(max(self.owners, default=-1) + 1):
-            own = [id for id, owner in zip(ids, self.owners, strict=True) if owner == line]
-            start = self.lines[line][0]
-            written += self.text[end:start] + (decode(own).strip() or self.text[slice(*self.lines[line])])
-            end = self.lines[line][1]
-        return written
+        for piece in self.pieces:
+            new = decode([ids[position] for position in piece.positions]).strip()
+            written += self.text[end : piece.start] + (new or self.text[piece.start : piece.end])
+            end = piece.end
+        return written + self.text[end:]
+
+
+@dataclass
+class _Piece:
+    """A stretch of a text, and the positions of its tokens."""
+
+    start: int
+    end: int
+    positions: list[int]
 
 
 class MaskedVariation:
@@ -65,7 +83,9 @@ class MaskedVariation:
     pass were unknown (mask-predict, Ghazvininejad et al. 2019, arXiv 1904.09324, with a random schedule instead of one
     by confidence, which would favor frequent words). They are as far apart in the text as possible.
 
-    A text of several lines keeps its lines and their indentation: what is between them is neither masked nor drawn.
+    A text of several lines keeps its lines and their indentation, and any text keeps the characters that the model
+    does not know, such as emoji: they are neither masked nor drawn. This needs a tokenizer that says where each token
+    is (a "fast" one).
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -121,21 +141,16 @@ class MaskedVariation:
             varied[index] = read[index].write(ids, self._decode) or texts[index]
         return varied
 
-    def _read(self, text: str) -> "_Text":
+    def _read(self, text: str) -> _Text:
+        tokenizer = self._tokenizer
         limit = {"truncation": True, "max_length": self._config.max_length}
-        if not has_lines(text) or not self._tokenizer.is_fast:
-            return _Text(text, token_ids(self._tokenizer, text, **limit))
-        options = {**limit, "return_offsets_mapping": True}
-        read = self._tokenizer(valid_unicode(text), split_special_tokens=True, **options)
-        lines = [line.span() for line in _LINE.finditer(text)]
-        starts = [start for start, _ in lines]
-        # The line that a token ends in. A token of white space between lines ends in none.
-        owners = [bisect_left(starts, end) - 1 if end > start else -1 for start, end in read["offset_mapping"]]
-        owners = [
-            owner if owner >= 0 and start < lines[owner][1] else -1
-            for owner, (start, _) in zip(owners, read["offset_mapping"], strict=True)
-        ]
-        return _Text(text, read["input_ids"], lines, owners)
+        ids, unknown = token_ids(tokenizer, text, **limit), tokenizer.unk_token_id
+        if not tokenizer.is_fast or not (has_lines(text) or unknown in ids):
+            return _Text(text, ids)
+        # What is beyond the limit is cut. Many tokenizers lose blanks and unknown characters, so places are needed.
+        read = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, **limit)
+        offsets = read["offset_mapping"]
+        return _Text.of(text[: max((end for _, end in offsets), default=0)], ids, offsets, unknown)
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
