@@ -21,7 +21,7 @@ from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_writer, with_writer
 from .hub import check_guarantee
-from .inputs import check_population, client_pool
+from .inputs import check_population, client_pool, warn_of_unknown
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
@@ -415,7 +415,13 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
-        write = (lambda: expander.write_population(components.truncate)) if expander is not None else list
+
+        def write() -> list[str]:
+            assert expander is not None  # As `check_population` made sure.
+            texts = expander.write_population(components.truncate)
+            warn_of_unknown(texts, components.embedder, "the initial population that was written")
+            return texts
+
         return Tools(components.variation.vary, components.truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:

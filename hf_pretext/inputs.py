@@ -1,13 +1,16 @@
 """What a run is given: the private clients and the public texts, checked before anything is spent."""
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
-from .clients.samples import Embedder
+from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
+from .data import list_texts
 from .models.components import Components
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
@@ -35,6 +38,25 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
     else:
         check_is_public("initial_population", public)
         check_public_texts(private, public, config.text_column)
+        warn_of_unknown(list_texts(public, config.text_column, "initial_population"), components.embedder)
+
+
+def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "`initial_population`") -> None:
+    """Warn if the embedding model does not know the characters of public texts, which then all look alike to it.
+
+    Args:
+        texts (`Sequence[str]`): Public texts. The first 500 are looked at.
+        embedder (`CountsUnknown`): The embedding model.
+        what (`str`, *optional*): What the warning calls the texts.
+    """
+    unknown, total = embedder.count_unknown(texts[:500])
+    if unknown > MOST_UNKNOWN * total:
+        warnings.warn(
+            f"`embedding_model` knows {1 - unknown / total:.0%} of the tokens of {what}: its tokenizer reads "
+            f"{unknown / total:.0%} of them as unknown. Texts that it cannot read are all alike to it, so votes and "
+            "distances say little. Use an embedding model that was trained on this script.",
+            stacklevel=4,
+        )
 
 
 def client_pool(
