@@ -1,8 +1,10 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .labels import check_labels, check_shares, check_shares_of, split_evenly
 from .settings import SavedSettings, check_settings, setting
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
@@ -142,6 +144,16 @@ class PrivateEvolutionConfig(SavedSettings):
             Column that holds the texts, in the private and in the public dataset.
         client_column (`str`, *optional*, defaults to `"client_id"`):
             Column of the private dataset that says whose text it is: the unit that the guarantee protects.
+        label_column (`str`, *optional*):
+            Column of labels, in the private dataset and, if it has one, in the public one. The synthetic texts get it
+            back as a `ClassLabel`. A sample then votes among the candidates of its own label. Needs `labels`.
+        labels (`Mapping[str, str]`, *optional*):
+            The name of each label and a few public words on it, such as `{"spam": "unwanted advertising", "ham":
+            "messages that people want"}`. They stand in prompts and are published. They must not be read from the
+            private data. At least two.
+        label_shares (`Mapping[str, float]`, *optional*):
+            Fraction of the synthetic texts that each label gets, such as equal ones. Without it, the clients' answers
+            say how many of their samples have each label, under the same guarantee and noise.
         seed (`int`, *optional*, defaults to `0`):
             Seed of everything but the noise. The noise comes from the operating system and cannot be reproduced.
 
@@ -243,6 +255,13 @@ class PrivateEvolutionConfig(SavedSettings):
 
     text_column: str = setting("text", help="Column that holds the texts.")
     client_column: str = setting("client_id", help="Column that says whose text it is.")
+    label_column: str | None = setting(None, help="Column of labels.")
+    labels: Mapping[str, str] | None = setting(
+        None, help="Name of each label, and a few public words on it.", check=check_labels
+    )
+    label_shares: Mapping[str, float] | None = setting(
+        None, help="Fraction of the synthetic texts of each label. By default from the votes.", check=check_shares
+    )
     seed: int = setting(0, help="Seed of everything but the noise.", at_least=0)
 
     def __post_init__(self) -> None:
@@ -254,8 +273,22 @@ class PrivateEvolutionConfig(SavedSettings):
         check_settings(self)
         if self.accountant == "pld":  # The name in the first edition.
             object.__setattr__(self, "accountant", "exact")
+        for name in ("labels", "label_shares"):
+            if vars(self)[name] is not None:  # A copy, which the caller's own mapping does not change.
+                object.__setattr__(self, name, dict(vars(self)[name]))
         self._check_guarantee()
         self._check_method()
+        self._check_labels()
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels, in the order of their numbers. Empty if there are none."""
+        return list(self.labels or ())
+
+    @property
+    def candidates_per_label(self) -> list[int]:
+        """Number of candidates of each label, in a round. One number if there are no labels."""
+        return split_evenly(self.population_size, max(len(self.label_names), 1))
 
     def _check_guarantee(self) -> None:
         """Refuse combinations that are not accounted for."""
@@ -298,6 +331,38 @@ class PrivateEvolutionConfig(SavedSettings):
             raise ValueError(f"`variation_prompt`={self.variation_prompt!r} must say where the text goes: '{{text}}'.")
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
+
+    def _check_labels(self) -> None:
+        """Refuse labels that are not whole, or that other settings do not go with."""
+        if (self.labels is None) != (self.label_column is None):
+            raise ValueError(
+                f"`label_column`={self.label_column!r} and `labels`={self.labels!r} need each other: the column has a "
+                "label per row, and `labels` are the public names and words of all that there are. Give both or none."
+            )
+        if self.labels is None:
+            if self.label_shares is not None:
+                raise ValueError(f"`label_shares`={self.label_shares!r} needs `label_column` and `labels`.")
+            return
+        check_shares_of("label_shares", self.label_shares, self.labels)
+        if self.label_column in (self.text_column, self.client_column):
+            raise ValueError(
+                f"`label_column`={self.label_column!r} is also the column of texts or clients. They must differ."
+            )
+        if self.max_dropout is not None:
+            raise ValueError(
+                f"`max_dropout`={self.max_dropout} is for a federation, which does not know `labels` yet. Leave one "
+                "of them out."
+            )
+        if self.vote_clipping == "count":
+            raise ValueError(
+                "`vote_clipping`='count' is the paper's counting, which has no `labels`. Use `vote_clipping`='l2'."
+            )
+        if max(2, self.votes_per_sample) > self.candidates_per_label[-1]:
+            raise ValueError(
+                f"`population_size`={self.population_size} leaves {self.candidates_per_label[-1]} candidates for a "
+                f"label. A label needs at least {max(2, self.votes_per_sample)}, for samples with `votes_per_sample`="
+                f"{self.votes_per_sample}."
+            )
 
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":

@@ -15,7 +15,7 @@ from ..version import __version__
 from .accounting import method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
-from .plan import VOTES, Plan
+from .plan import VOTE_NAMES, Plan
 from .report_format import (
     TYPES_IN_A_REPORT,
     ReportedRelease,
@@ -241,7 +241,7 @@ class PrivacyReport:
     @property
     def num_rounds(self) -> int:
         """Number of rounds, which are the releases of votes."""
-        return sum(each.question == VOTES.name for each in self.releases)
+        return sum(each.question in VOTE_NAMES for each in self.releases)
 
     @property
     def release_ids(self) -> tuple[str, ...]:
@@ -259,12 +259,12 @@ class PrivacyReport:
     @property
     def noise_std(self) -> float | None:
         """Standard deviation of the noise in a bin of votes, or None if no votes were released."""
-        return next((each.mechanism.noise_std for each in self.releases if each.question == VOTES.name), None)
+        return next((each.mechanism.noise_std for each in self.releases if each.question in VOTE_NAMES), None)
 
     @property
     def noise_multiplier(self) -> float | None:
         """Noise standard deviation over sensitivity, in each release of votes."""
-        return next((each.mechanism.noise_multiplier for each in self.releases if each.question == VOTES.name), None)
+        return next((each.mechanism.noise_multiplier for each in self.releases if each.question in VOTE_NAMES), None)
 
     @property
     def is_finite(self) -> bool:
