@@ -105,41 +105,6 @@ def read_texts(
     return dataset
 
 
-def read_labels(argument: str, dataset: "Dataset", column: str, names: Sequence[str]) -> list[int]:
-    """Read the label of each row.
-
-    Args:
-        argument (`str`): What the dataset was given as, for the message.
-        dataset (`datasets.Dataset`): The rows.
-        column (`str`): Column of labels: names, or numbers of a `ClassLabel`, which has names.
-        names (`Sequence` of `str`): The labels that there are.
-
-    Returns:
-        `list` of `int`: Number of each row's label among `names`.
-
-    Raises:
-        ValueError: The column is missing, or rows have a label that is not among the names. The message has the number
-            of such rows and the first of them, and quotes neither their labels nor their texts.
-    """
-    from datasets import ClassLabel
-
-    if column not in dataset.column_names:
-        raise ValueError(f"`label_column`={column!r} is not a column of `{argument}`.")
-    feature, values = dataset.features[column], dataset.with_format(None)[column]
-    if isinstance(feature, ClassLabel):
-        own = dict(enumerate(feature.names))
-        values = [own.get(value) for value in values]
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = [numbers.get(str(value), -1) if isinstance(value, (str, int)) else -1 for value in values]
-    unknown = [row for row, label in enumerate(labels) if label < 0]
-    if unknown:
-        raise ValueError(
-            f"`{argument}` has {len(unknown)} rows, such as row {unknown[0]}, whose label in column {column!r} is not "
-            f"one of `labels`={list(names)}. Add their labels there, if that they exist is public, or drop these rows."
-        )
-    return labels
-
-
 def _read_folder(path: Path, columns: Sequence[str]) -> "Dataset":
     from datasets import load_from_disk
 

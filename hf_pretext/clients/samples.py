@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
-from ..data import read_labels
+from ..labels import read_labels
 from ..processes import progress_bar
 from .guard import attempted
 from .identity import check_clients

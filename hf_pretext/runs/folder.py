@@ -21,7 +21,7 @@ import numpy as np
 from ..artifacts import LEDGER_NAME, SETTINGS_NAME
 from ..files import atomic_write, make_durable_folder, read_json
 from ..privacy.ledger import PrivacyLedger, Release
-from ..privacy.plan import VOTES, Plan
+from ..privacy.plan import VOTE_NAMES, Plan
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,7 +131,10 @@ class RunFolder:
             lock.release()
 
     def rounds(self, run: int = 1) -> list[tuple[list[str], np.ndarray]]:
-        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones."""
+        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones.
+
+        With labels, the candidates of all of them follow each other.
+        """
         ledger = self._read(LEDGER_NAME) or {"releases": []}
         releases = [Release.from_dict(release) for release in ledger["releases"]]
         rounds: list[tuple[list[str], np.ndarray]] = []
@@ -139,10 +142,11 @@ class RunFolder:
         number = 1
         while (index := self.read(f"run-{run}-release-{number}", is_count)) is not None and index < len(releases):
             # After a lost release the candidates stay.
-            candidates = self.read(f"run-{run}-candidates-{number}", _is_list_of_texts) or candidates
+            made = self.read(f"run-{run}-candidates-{number}", _are_candidates)
+            candidates = candidates if made is None else _joined(made)
             votes = releases[index].answer
-            if votes is not None and releases[index].question == VOTES.name:
-                rounds.append((candidates, np.array(votes)))
+            if votes is not None and releases[index].question in VOTE_NAMES:
+                rounds.append((candidates, np.array(votes)[: len(candidates)]))
             number += 1
         return rounds
 
@@ -237,6 +241,15 @@ class RunFolder:
 def is_count(value: Any) -> bool:
     """Return whether a value is an integer that counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_candidates(value: Any) -> bool:
+    """Return whether a value is a list of texts, or of the texts of each label."""
+    return _is_list_of_texts(value) or (isinstance(value, list) and all(map(_is_list_of_texts, value)))
+
+
+def _joined(candidates: Any) -> list[str]:
+    return candidates if _is_list_of_texts(candidates) else [text for part in candidates for text in part]
 
 
 def _is_list_of_texts(value: Any) -> bool:

@@ -138,11 +138,6 @@ class NearestLabeledCandidates(Question):
         return found
 
 
-def votes_and_shares(answer: np.ndarray, num_candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide an answer into the votes of the candidates and the bins of the labels, which may be none."""
-    return answer[:num_candidates], answer[num_candidates:]
-
-
 def shares_of(totals: np.ndarray) -> np.ndarray:
     """Estimate the share of each label by the noisy bins of labels.
 
