@@ -6,12 +6,9 @@ The names and words of labels are public. They are never read from private data.
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .settings import shortened
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 LONGEST_NAME, LONGEST_WORDS = 64, 300
 """Most characters of the name of a label, and of the words that describe it."""
@@ -77,41 +74,6 @@ def check_shares_of(argument: str, shares: Mapping[str, float] | None, labels: M
             f"`{argument}` names {shortened(list(shares))}, but `labels` are {shortened(list(labels))}. Give a share "
             "of each label, which may be 0."
         )
-
-
-def read_labels(argument: str, dataset: "Dataset", column: str, names: Sequence[str]) -> list[int]:
-    """Read the label of each row.
-
-    Args:
-        argument (`str`): What the dataset was given as, for the message.
-        dataset (`datasets.Dataset`): The rows.
-        column (`str`): Column of labels: names, or numbers of a `ClassLabel`, which has names.
-        names (`Sequence` of `str`): The labels that there are.
-
-    Returns:
-        `list` of `int`: Number of each row's label among `names`.
-
-    Raises:
-        ValueError: The column is missing, or rows have a label that is not among the names. The message has the number
-            of such rows and the first of them, and quotes neither their labels nor their texts.
-    """
-    from datasets import ClassLabel
-
-    if column not in dataset.column_names:
-        raise ValueError(f"`label_column`={column!r} is not a column of `{argument}`.")
-    feature, values = dataset.features[column], dataset.with_format(None)[column]
-    if isinstance(feature, ClassLabel):
-        own = dict(enumerate(feature.names))
-        values = [own.get(value) for value in values]
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = [numbers.get(str(value), -1) if isinstance(value, (str, int)) else -1 for value in values]
-    unknown = [row for row, label in enumerate(labels) if label < 0]
-    if unknown:
-        raise ValueError(
-            f"`{argument}` has {len(unknown)} rows, such as row {unknown[0]}, whose label in column {column!r} is not "
-            f"one of `labels`={list(names)}. Add their labels there, if that they exist is public, or drop these rows."
-        )
-    return labels
 
 
 def domain_of(domain: str | None, words: str | None) -> str | None:

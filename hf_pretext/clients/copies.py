@@ -4,13 +4,17 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..data.columns import MissingColumnError, has_transform, value_at, values_of
 from ..processes import is_main_process
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
+
+NUM_COMPARED = 1000
+"""Texts of a stream that are compared. If it is a stream of the private texts, these are private ones too."""
 
 
-def check_public_texts(private: Any, public: "Dataset | Sequence[str]", column: str) -> None:
+def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequence[str]", column: str) -> None:
     """Refuse public texts that are the private dataset itself, and warn if most of them are in it word for word.
 
     This reads private text, and so only in the process that holds it. *Released*: nothing. The warning goes to the
@@ -19,22 +23,24 @@ def check_public_texts(private: Any, public: "Dataset | Sequence[str]", column: 
 
     Args:
         private (`Any`): What was given as private texts. Anything but a dataset with that column is not compared.
-        public (`datasets.Dataset` or `Sequence[str]`): Public texts.
+        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
+            Public texts. Of a stream, the first are compared.
         column (`str`): Column of texts, in both.
 
     Raises:
         ValueError: They are the same object.
     """
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     if public is private:
         raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
-    if not (is_main_process() and isinstance(private, Dataset) and column in private.column_names):
+    if not (is_main_process() and isinstance(private, Dataset)) or has_transform(private):
         return
-    if isinstance(public, Dataset) and column not in public.column_names:
+    rows: Any = public.take(NUM_COMPARED) if isinstance(public, IterableDataset) else public
+    try:
+        own, others = (_different_texts(each, column) for each in (private, rows))
+    except MissingColumnError:
         return
-    own = _different_texts(private.with_format(None)[column])
-    others = _different_texts(public.with_format(None)[column] if isinstance(public, Dataset) else public)
     if 2 * len(own & others) > len(others):
         warnings.warn(
             "Most texts of `initial_population` are in `private` too, word for word. The initial population is "
@@ -44,5 +50,12 @@ def check_public_texts(private: Any, public: "Dataset | Sequence[str]", column: 
         )
 
 
-def _different_texts(texts: Any) -> set[str]:
+def _different_texts(source: Any, column: str) -> set[str]:
+    from datasets import Dataset, IterableDataset
+
+    texts = source
+    if isinstance(source, Dataset):
+        texts = values_of(source, column)
+    elif isinstance(source, IterableDataset):
+        texts = [value_at(row, column) for row in source]
     return {text.strip() for text in texts if isinstance(text, str) and text.strip()}

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
-from ..labels import read_labels
+from ..data.columns import MissingColumnError, has_transform, shown_names, values_of
+from ..data.labels import read_labels
 from ..processes import progress_bar
 from .guard import attempted
 from .identity import check_clients
@@ -160,26 +161,49 @@ def check_quantized(name: str, embeddings: np.ndarray) -> None:
         raise ValueError(f"`{name}` holds rows longer than 1. Normalize them to unit length first.")
 
 
-def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+def _column(private: "Dataset", argument: str, name: str, fix: str) -> list[Any]:
+    values = None
+    try:
+        values = values_of(private, name)
+    except MissingColumnError:
+        pass
+    if values is None:
+        names = shown_names(private.column_names)
+        raise ValueError(f"`{argument}`={name!r} is not a column of `private`, which has {names}.{fix}")
+    return values
+
+
+def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+    """Read the texts of private rows, and whose they are.
+
+    Raises:
+        ValueError: A column is missing, rows have no client, or a transform could mix the rows of clients.
+        TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
+    """
     from datasets import Dataset
 
     if not isinstance(private, Dataset):
         raise TypeError(
             f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
-            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one."
+            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one, also "
+            "of a stream: `Dataset.from_list(list(stream))`."
         )
-    columns = private.column_names
-    if config.text_column not in columns:
-        raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
-    if config.client_column not in columns:
+    if has_transform(private):
         raise ValueError(
-            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The "
-            "guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
-            "does. If each row really is a different person's, say so: "
-            f"`private.add_column({config.client_column!r}, list(range(len(private))))`."
+            "`private` has a transform (`with_transform`). It sees rows of several clients at a time, and could mix "
+            "them. Apply it to each row alone, in memory, and give the result: `private.with_format(None).map("
+            "transform, batched=True, batch_size=1, keep_in_memory=True)`. Or leave it out: "
+            "`private.with_format(None)`."
         )
-    plain = private.with_format(None)
-    texts, ids = list(plain[config.text_column]), list(plain[config.client_column])
+    texts = _column(private, "text_column", config.text_column, "")
+    ids = _column(
+        private,
+        "client_column",
+        config.client_column,
+        " The guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
+        "does. If each row really is a different person's, say so: "
+        f"`private.add_column({config.client_column!r}, list(range(len(private))))`.",
+    )
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(
             f"`private` has rows in column {config.text_column!r} that are not strings. Drop or convert them."
@@ -196,7 +220,7 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
             look alike).
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
-    texts, ids = _read_columns(private, config)
+    texts, ids = read_columns(private, config)
     return _group(texts, ids, texts)
 
 
@@ -206,7 +230,7 @@ def group_with_labels(private: "Dataset", config: PrivateEvolutionConfig) -> dic
     Raises:
         ValueError: As in `group_by_client`, or rows have a label that is not among `config.labels`.
     """
-    texts, ids = _read_columns(private, config)
+    texts, ids = read_columns(private, config)
     labels = read_labels("private", private, str(config.label_column), config.label_names)
     return _group(texts, ids, list(map(LabeledText, texts, labels)))
 
@@ -225,8 +249,8 @@ def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> l
     """Choose a client's random subset, which does not depend on who else participates or on the order of the rows.
 
     Each sample gets a rank, a hash of its text (and label, if it has one) and of which copy of that text it is, under
-    a key of the seed and the client. The subset is the `cap` samples of the smallest ranks. So all samples have the same chance, and where a
-    text is there twice, each copy counts.
+    a key of the seed and the client. The subset is the `cap` samples of the smallest ranks. So all samples have the
+    same chance, and where a text is there twice, each copy counts.
 
     *What one text can change.* A text that is added or removed changes no other rank. So at most one sample of the
     subset is exchanged for another. For a client of more than `cap` samples, its votes of L2 norm 1 then change by at

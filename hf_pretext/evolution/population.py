@@ -24,7 +24,7 @@ from .seeds import Seeds
 from .selection import SelectionRule
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     from ..runs.run import Run
 
@@ -74,7 +74,7 @@ class Population:
 
     Args:
         run (`Run`): Keeps what is made.
-        public (`datasets.Dataset` or `Sequence[str]`, *optional*): Public texts.
+        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*): Public texts.
         tools (`Tools`): What is done to texts.
         rule (`SelectionRule`): Weighs candidates by their votes.
         config (`PrivateEvolutionConfig`): The settings.
@@ -84,7 +84,7 @@ class Population:
     def __init__(
         self,
         run: "Run",
-        public: "Dataset | Sequence[str] | None",
+        public: "Dataset | IterableDataset | Sequence[str] | None",
         tools: Tools,
         rule: SelectionRule,
         config: PrivateEvolutionConfig,
