@@ -299,6 +299,11 @@ class PrivateEvolutionConfig(SavedSettings):
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
 
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """Columns of the synthetic dataset, which the privacy report is about together."""
+        return ("text",)
+
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":
         """Make the settings of the paper's experiments (ICML 2024, section 4 and appendix).

@@ -91,18 +91,35 @@ def read_texts(
     """
     if os.path.exists(name):
         return read_dataset(name, text_column, client_column)
-    from datasets import load_dataset
-
-    try:
-        dataset = load_dataset(str(name), split=split, revision=revision)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{str(name)!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
-        ) from error
+    dataset = open_dataset(name, split=split, revision=revision)
     for column in (text_column, client_column):
         if column is not None and column not in dataset.column_names:
             raise ValueError(f"{str(name)!r} has no column {column!r}, but {dataset.column_names}.")
     return dataset
+
+
+def open_dataset(name: str | Path, *, split: str = "train", revision: str | None = None) -> "Dataset":
+    """Open a folder of `save_to_disk`, or a dataset repository of the Hub, with all of its columns.
+
+    Args:
+        name (`str` or `Path`): Path, or name of a repository.
+        split (`str`, *optional*, defaults to `"train"`): Split of the repository.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: There is neither a folder nor a repository of that name.
+        ValueError: It cannot be read.
+    """
+    if os.path.exists(name):
+        return _read_folder(Path(name), [])
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(str(name), split=split, revision=revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
+        ) from error
 
 
 def _read_folder(path: Path, columns: Sequence[str]) -> "Dataset":
