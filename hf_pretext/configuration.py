@@ -9,6 +9,9 @@ from .settings import SavedSettings, check_settings, setting
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
+OTHER_COLUMNS = ("text", "round", "votes", "preference", "share")
+"""Columns of seeds beside that of labels."""
+
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
 
@@ -348,6 +351,11 @@ class PrivateEvolutionConfig(SavedSettings):
             raise ValueError(
                 f"`label_column`={self.label_column!r} is also the column of texts or clients. They must differ."
             )
+        if self.label_column in OTHER_COLUMNS:
+            raise ValueError(
+                f"`label_column`={self.label_column!r} is the name of another column of the synthetic texts or seeds, "
+                f"which have {list(OTHER_COLUMNS)}. Rename that column of the private dataset."
+            )
         if self.max_dropout is not None:
             raise ValueError(
                 f"`max_dropout`={self.max_dropout} is for a federation, which does not know `labels` yet. Leave one "
@@ -363,6 +371,11 @@ class PrivateEvolutionConfig(SavedSettings):
                 f"label. A label needs at least {max(2, self.votes_per_sample)}, for samples with `votes_per_sample`="
                 f"{self.votes_per_sample}."
             )
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """Columns of the synthetic dataset, which the privacy report is about together."""
+        return ("text",) if self.label_column is None else ("text", self.label_column)
 
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":

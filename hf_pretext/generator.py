@@ -236,7 +236,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
                     row["preference"] = preference
             self._seeds = make_dataset(list(rows.values()))
-            mark(self._seeds, self.privacy_report, texts_of(self._seeds))
+            mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
 
@@ -279,7 +279,8 @@ class PrivateEvolutionGenerator(CountsAlone):
                 else:
                     synthetic = make_dataset([{"text": text} for text in written])
         if is_own:
-            mark(synthetic, self.privacy_report, texts_of(self._seeds, synthetic))
+            texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
+            mark(synthetic, self.privacy_report, texts)
         self._synthetic = synthetic if is_own else None
         return synthetic
 

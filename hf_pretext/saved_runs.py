@@ -172,7 +172,7 @@ class SavedRun:
         self.config.save_pretrained(folder)
         report = self.report
         if self.seeds is not None:
-            texts = texts_of(self.seeds, self.synthetic)
+            texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)
             texts.save(folder)
             report = report.about(texts, digest_of_seeds(self.seeds))
         report.save_pretrained(folder)
