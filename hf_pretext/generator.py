@@ -15,8 +15,10 @@ from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
 from .coverage import mark, texts_of
 from .data import make_dataset
+from .data.labels import class_labels
 from .evolution.algorithm import evolve
-from .evolution.population import Population, Tools, is_texts
+from .evolution.parts import is_texts, joined
+from .evolution.population import Population, Tools
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee
@@ -224,18 +226,15 @@ class PrivateEvolutionGenerator(CountsAlone):
             population = self._new_population(run, initial_population, self._tools)
             self.history = run.history
             self._seeds = self._synthetic = None
-            rows = evolve(run, clients, population, self.config).rows
-            self.initial_population = population.initial
-            if not rows:
+            seeds = evolve(run, clients, population, self.config)
+            self.initial_population = joined(population.initial)
+            if not seeds.rows:
                 raise RuntimeError(
                     f"All {self.config.num_rounds} rounds of this run were lost, in crashes or as too few clients "
                     "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None
-            if population.evidence:
-                for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
-                    row["preference"] = preference
-            self._seeds = make_dataset(list(rows.values()))
+            self._seeds = make_dataset(population.finish(seeds), class_labels(self.config))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
@@ -401,7 +400,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
-        write = (lambda: expander.write_population(components.truncate)) if expander is not None else list
+        write = partial(expander.write_population, components.truncate) if expander is not None else _write_nothing
         return Tools(components.variation.vary, components.truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -429,3 +428,7 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     def _pool(self, private: Any) -> ClientPool:
         return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise)
+
+
+def _write_nothing(label: int) -> list[str]:
+    return []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..configuration import PrivateEvolutionConfig
 from .columns import MissingColumnError, has_transform, value_at, values_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ def read_labels(argument: str, dataset: "Dataset", column: str, names: Sequence[
             f"one of `labels`={list(names)}. Add their labels there, if their existence is public, or drop these rows."
         )
     return labels
+
+
+def class_labels(config: PrivateEvolutionConfig) -> dict[str, Any]:
+    """Return the feature of the column of labels, by its name. Empty without labels."""
+    from datasets import ClassLabel
+
+    return {} if config.label_column is None else {config.label_column: ClassLabel(names=config.label_names)}
 
 
 def _number(value: Any, numbers: dict[str, int]) -> int:
