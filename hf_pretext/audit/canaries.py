@@ -85,7 +85,7 @@ class AuditedGenerator(PrivateEvolutionGenerator):
     def __init__(self, canaries: Sequence[str], *, config: PrivateEvolutionConfig, **arguments: Any) -> None:
         if config.labels:
             raise ValueError(
-                f"`labels`={config.labels} are not audited yet: canaries have none. Audit the run without labels, whose "
+                f"`labels`={config.labels} are not audited yet: canaries have none. Audit the run without labels. Its "
                 "releases have the same clipping, noise and accounting."
             )
         super().__init__(config=replace(config, population_size=config.population_size + len(canaries)), **arguments)

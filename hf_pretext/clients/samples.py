@@ -280,9 +280,7 @@ def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> l
     return [samples[index] for index in sorted(range(len(samples)), key=ranks.__getitem__)[:cap]]
 
 
-def embed_with_labels(
-    samples: Mapping[object, list[LabeledText]], embedder: Embedder, cap: int, seed: int
-) -> Samples:
+def embed_with_labels(samples: Mapping[object, list[LabeledText]], embedder: Embedder, cap: int, seed: int) -> Samples:
     """Cap and embed every client's samples, and keep their labels. See `embed_clients`."""
     chosen = {client: cap_samples(client, own, cap, seed) for client, own in samples.items()}
     texts = {client: [sample.text for sample in own] for client, own in chosen.items()}

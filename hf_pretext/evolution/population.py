@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..clients.questions import MeanEmbedding, Question
+from ..clients.questions.labeled_candidates import shares_of
 from ..clients.samples import EMBEDDING_UNITS
 from ..configuration import PrivateEvolutionConfig
-from ..clients.questions.labeled_candidates import shares_of
 from ..privacy.plan import MEAN_EMBEDDING
 from ..processes import broadcast
 from .candidates import Candidates
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     from ..runs.run import Run
+
 
 @dataclass(frozen=True)
 class Tools:

@@ -1,4 +1,4 @@
-"""The question of Private Evolution on texts with labels: which candidates of its own label are nearest to a sample?"""
+"""The question of a run with labels: which candidates of its own label are nearest to a sample?"""
 
 import math
 from dataclasses import dataclass
