@@ -38,7 +38,7 @@ class Tools:
         truncate (`Callable`): Cuts a text to the longest that is varied.
         embed (`Callable`): Embeds texts as unit rows.
         write (`Callable`):
-            `write(label)` writes the first candidates of a label, if there are no public texts. Without labels it is 0.
+            `write(label)` writes the first candidates of a label if there are no public texts. Without labels it is 0.
     """
 
     vary: Callable[[Sequence[str], int], list[str]]

@@ -28,7 +28,7 @@ VOTE_NAMES = (VOTES.name, LABELED_VOTES.name)
 """Names of the questions of rounds. A plan has one of them."""
 
 SHARE_WEIGHT = 0.5
-"""Norm of what a client says of its labels beside its votes, at most (`clients.questions.NearestLabeledCandidates`)."""
+"""Most norm of what a client says of its labels beside its votes (`clients.questions.NearestLabeledCandidates`)."""
 
 MEAN_EMBEDDING = Kind("mean_embedding", is_signed=True)
 """The mean of a client's embeddings, relative to a public mean. One release before the first round."""
