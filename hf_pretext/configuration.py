@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .labels import check_labels, check_shares, check_shares_of, split_evenly
+from .labels import check_label_settings, check_labels, check_shares, split_evenly
 from .settings import SavedSettings, check_settings, setting, shortened
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
-OTHER_COLUMNS = ("text", "round", "votes", "preference", "share")
-"""Columns of seeds beside that of labels."""
-
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
 TITLE = "List of {size} diverse original text samples"
@@ -295,7 +292,7 @@ class PrivateEvolutionConfig(SavedSettings):
                 object.__setattr__(self, name, dict(vars(self)[name]))
         self._check_guarantee()
         self._check_method()
-        self._check_labels()
+        check_label_settings(self)
 
     @property
     def label_names(self) -> list[str]:
@@ -355,43 +352,6 @@ class PrivateEvolutionConfig(SavedSettings):
             )
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
-
-    def _check_labels(self) -> None:
-        """Refuse labels that are not whole, or that other settings do not go with."""
-        if (self.labels is None) != (self.label_column is None):
-            raise ValueError(
-                f"`label_column`={self.label_column!r} and `labels`={self.labels!r} need each other: the column has a "
-                "label per row, and `labels` are the public names and words of all that there are. Give both or none."
-            )
-        if self.labels is None:
-            if self.label_shares is not None:
-                raise ValueError(f"`label_shares`={self.label_shares!r} needs `label_column` and `labels`.")
-            return
-        check_shares_of("label_shares", self.label_shares, self.labels)
-        if self.label_column in (self.text_column, self.client_column):
-            raise ValueError(
-                f"`label_column`={self.label_column!r} is also the column of texts or clients. They must differ."
-            )
-        if self.label_column in OTHER_COLUMNS:
-            raise ValueError(
-                f"`label_column`={self.label_column!r} is the name of another column of the synthetic texts or seeds, "
-                f"which have {list(OTHER_COLUMNS)}. Rename that column of the private dataset."
-            )
-        if self.max_dropout is not None:
-            raise ValueError(
-                f"`max_dropout`={self.max_dropout} is for a federation, which does not know `labels` yet. Leave one "
-                "of them out."
-            )
-        if self.vote_clipping == "count":
-            raise ValueError(
-                "`vote_clipping`='count' is the paper's counting, which has no `labels`. Use `vote_clipping`='l2'."
-            )
-        if max(2, self.votes_per_sample) > self.candidates_per_label[-1]:
-            raise ValueError(
-                f"`population_size`={self.population_size} leaves {self.candidates_per_label[-1]} candidates for a "
-                f"label. A label needs at least {max(2, self.votes_per_sample)}, for samples with `votes_per_sample`="
-                f"{self.votes_per_sample}."
-            )
 
     @property
     def output_columns(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee
 from .inputs import check_population, client_pool
+from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
@@ -169,6 +170,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         initial_population: "Dataset | Sequence[str] | None" = None,
         *,
         num_samples: int,
+        label_shares: Mapping[str, float] | None = None,
     ) -> "Dataset":
         """Evolve seeds from private clients and expand them. Spends budget.
 
@@ -176,14 +178,18 @@ class PrivateEvolutionGenerator(CountsAlone):
             private (`datasets.Dataset` or `ClientPool`): The clients. See `evolve`.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*): Public texts. See `evolve`.
             num_samples (`int`): Number of synthetic texts.
+            label_shares (`Mapping[str, float]`, *optional*): Fraction of the texts of each label. See `expand`.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`).
+            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
+            column `config.label_column` (`ClassLabel`).
         """
         # Refused before any budget is spent.
         self._components.needed_engine("calling the generator")
         check_num_samples(num_samples)
-        return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
+        check_given_shares(label_shares, self.config.labels)
+        seeds = self.evolve(private, initial_population)
+        return self.expand(seeds, num_samples=num_samples, label_shares=label_shares)
 
     def evolve(
         self, private: "Dataset | ClientPool | None", initial_population: "Dataset | Sequence[str] | None" = None
@@ -206,9 +212,9 @@ class PrivateEvolutionGenerator(CountsAlone):
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived), `votes` (`float`, its votes above the threshold, of all
-            rounds) and, with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it the
-            evidence asks for).
+            with `config.labels` that of labels, `round` (`int`, the first that it survived), `votes` (`float`, its
+            votes above the threshold, of all rounds), with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it the
+            evidence asks for), and with `config.labels`, `share` (`float`, the fraction of texts that have its label).
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
@@ -239,7 +245,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             self._num_runs = run.number
             return self._seeds
 
-    def expand(self, seeds: "Dataset | Sequence[str]", num_samples: int) -> "Dataset":
+    def expand(
+        self,
+        seeds: "Dataset | Sequence[str]",
+        num_samples: int,
+        label_shares: Mapping[str, float] | None = None,
+    ) -> "Dataset":
         """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
 
         With `run_dir`, the texts of the latest run's seeds go to its folder, part by part, and the dataset is read
@@ -251,14 +262,21 @@ class PrivateEvolutionGenerator(CountsAlone):
                 `config.weight_seeds` and `config.best_of` use. Without votes all seeds are shown equally often.
                 Without preferences all usable texts are kept.
             num_samples (`int`): Number of synthetic texts.
+            label_shares (`Mapping[str, float]`, *optional*):
+                Fraction of the texts of each label, such as equal ones. By default that of the seeds, which is
+                `config.label_shares` or what the clients answered.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
-            own seeds, unchanged and each once, `info.description` carries the privacy report (`find_privacy_report`
-            reads it). Which of them are given must not be decided by looking at private text.
+            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
+            column `config.label_column` (`ClassLabel`). All texts are different. For the generator's own seeds,
+            unchanged and each once, `info.description` carries the privacy report (`find_privacy_report` reads it). Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
-        examples = SeedTexts(seeds)
+        check_given_shares(label_shares, self.config.labels)
+        examples, features = (
+            SeedTexts(seeds, self.config.label_column, self.config.label_names),
+            class_labels(self.config),
+        )
         self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
@@ -268,15 +286,15 @@ class PrivateEvolutionGenerator(CountsAlone):
             self._run = run = self._new_run(self._num_runs)
             is_kept = examples.are_all_of(self._seeds)
 
-            def keep(part: int, write: Callable[[], list[str]]) -> list[str]:
+            def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
                 return run.keep(f"texts-{part}", is_texts, write) if is_kept else write()
 
             with run.stage("expanding"):
-                written = self._expander.expand(examples, num_samples, keep)
+                rows = self._expander.rows(examples, num_samples, label_shares, keep)
                 if is_kept and self._folder is not None:
-                    synthetic = self._folder.dataset(f"run-{run.number}-texts", written)
+                    synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, class_labels(self.config))
                 else:
-                    synthetic = make_dataset([{"text": text} for text in written])
+                    synthetic = make_dataset(list(rows), class_labels(self.config))
         if is_own:
             texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
             mark(synthetic, self.privacy_report, texts)
@@ -400,7 +418,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
-        write = partial(expander.write_population, components.truncate) if expander is not None else _write_nothing
+        write = partial(expander.write_population, components.truncate) if expander is not None else lambda label: []
         return Tools(components.variation.vary, components.truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -412,7 +430,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         settings = {name: value for name, value in self.config.to_dict().items() if name != "hf_pretext_version"}
         questions = {f"questions.{each.name}": each.fingerprint() for each in self._questions}
         models = {argument: each.label for argument, each in self._sources.items()}
-        return {"config": settings, "models": models, "questions": questions}
+        # JSON objects are equal in any order, but labels are numbered by theirs.
+        order = {"label_names": self.config.label_names} if self.config.labels else {}
+        return {"config": settings, "models": models, "questions": questions, **order}
 
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
@@ -428,7 +448,3 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     def _pool(self, private: Any) -> ClientPool:
         return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise)
-
-
-def _write_nothing(label: int) -> list[str]:
-    return []

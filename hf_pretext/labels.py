@@ -13,6 +13,9 @@ from .settings import shortened
 LONGEST_NAME, LONGEST_WORDS = 64, 300
 """Most characters of the name of a label, and of the words that describe it."""
 
+OTHER_COLUMNS = ("text", "round", "votes", "preference", "share")
+"""Columns of seeds beside that of labels."""
+
 _NOT_IN_A_LINE = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 _TURNS_LINES = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -73,6 +76,66 @@ def check_shares_of(argument: str, shares: Mapping[str, float] | None, labels: M
         raise ValueError(
             f"`{argument}` names {shortened(list(shares))}, but `labels` are {shortened(list(labels))}. Give a share "
             "of each label, which may be 0."
+        )
+
+
+def check_given_shares(shares: Any, labels: Mapping[str, str] | None) -> None:
+    """Check `label_shares` of an expansion, which may be None.
+
+    Raises:
+        TypeError: They are not a mapping from names to numbers.
+        ValueError: They are not shares of the labels that there are, or there are none.
+    """
+    if shares is None:
+        return
+    check_shares("label_shares", shares)
+    if labels is None:
+        raise ValueError(f"`label_shares`={shortened(dict(shares))}, but the settings have no `labels`.")
+    check_shares_of("label_shares", shares, labels)
+
+
+def check_label_settings(settings: Any) -> None:
+    """Refuse labels of a `PrivateEvolutionConfig` that are not whole, or that its other settings do not go with.
+
+    Raises:
+        ValueError: They are so.
+    """
+    if (settings.labels is None) != (settings.label_column is None):
+        raise ValueError(
+            f"`label_column`={settings.label_column!r} and `labels`={settings.labels!r} need each other: the column "
+            "has a label per row, and `labels` are the public names and words of all that there are. Give both or "
+            "none."
+        )
+    if settings.labels is None:
+        if settings.label_shares is not None:
+            raise ValueError(f"`label_shares`={settings.label_shares!r} needs `label_column` and `labels`.")
+        return
+    check_shares_of("label_shares", settings.label_shares, settings.labels)
+    others = [settings.client_column]
+    others += [settings.text_column] if isinstance(settings.text_column, str) else settings.text_column
+    if settings.label_column in others:
+        raise ValueError(
+            f"`label_column`={settings.label_column!r} is also the column of texts or clients. They must differ."
+        )
+    if settings.label_column in OTHER_COLUMNS:
+        raise ValueError(
+            f"`label_column`={settings.label_column!r} is the name of another column of the synthetic texts or seeds, "
+            f"which have {list(OTHER_COLUMNS)}. Rename that column of the private dataset."
+        )
+    if settings.max_dropout is not None:
+        raise ValueError(
+            f"`max_dropout`={settings.max_dropout} is for a federation, which does not know `labels` yet. Leave one "
+            "of them out."
+        )
+    if settings.vote_clipping == "count":
+        raise ValueError(
+            "`vote_clipping`='count' is the paper's counting, which has no `labels`. Use `vote_clipping`='l2'."
+        )
+    fewest, needed = settings.candidates_per_label[-1], max(2, settings.votes_per_sample)
+    if needed > fewest:
+        raise ValueError(
+            f"`population_size`={settings.population_size} leaves {fewest} candidates for a label. A label needs at "
+            f"least {needed}, for samples with `votes_per_sample`={settings.votes_per_sample}."
         )
 
 

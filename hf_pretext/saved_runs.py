@@ -25,6 +25,8 @@ from .artifacts import (
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
+from .data import make_dataset
+from .data.labels import class_labels
 from .files import atomic_folder, read_json, write_json
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
@@ -79,7 +81,8 @@ class SavedRun:
             argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
-        seeds = _read_seeds(folder)
+        config = PrivateEvolutionConfig.from_pretrained(folder)
+        seeds = _read_seeds(folder, config)
         if seeds is not None and digest_of_seeds(seeds) != report.seeds_digest:
             logger.warning(
                 "The seeds in %r are not those that its privacy report names: they were changed, or saved by an older "
@@ -90,7 +93,7 @@ class SavedRun:
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
-        return cls(PrivateEvolutionConfig.from_pretrained(folder), report, sources, history, seeds, synthetic)
+        return cls(config, report, sources, history, seeds, synthetic)
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
@@ -198,19 +201,18 @@ class SavedRun:
             )
 
 
-def _read_seeds(folder: Path) -> "Dataset | None":
-    """Read the seeds of a local folder or of a repository."""
-    from datasets import Dataset
-
+def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":
+    """Read the seeds of a local folder or of a repository, with the names of their labels."""
     if (folder / SEEDS_FILE).is_file():
         import pyarrow.parquet
 
-        return Dataset.from_list(pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist())
+        rows = pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist()
+        return make_dataset(rows, class_labels(config))
     if not (folder / SEEDS_NAME).is_file():
         return None
     # Not `splitlines`: a text may hold other characters that end a line.
     lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
-    return Dataset.from_list([json.loads(line) for line in lines if line])
+    return make_dataset([json.loads(line) for line in lines if line], class_labels(config))
 
 
 def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":

@@ -16,7 +16,7 @@ def has_column(source: Any, column: str) -> bool:
 
     if not isinstance(source, (Dataset, IterableDataset)):
         return False
-    row = next(iter(source), {})
+    row: Any = next(iter(source), {})
     try:
         value_at(row, column)
     except MissingColumnError:

@@ -99,7 +99,9 @@ def _about_votes(entry: PlannedRelease, config: PrivateEvolutionConfig, particip
     mechanism = entry.mechanism
     spread = config.max_samples_per_client * config.votes_per_sample
     vote = 1.0 if config.vote_clipping == "count" else 1 / math.sqrt(spread)
-    num_whole, num_single = (math.ceil(STANDS_OUT * mechanism.noise_std / each) for each in (mechanism.clip_norm, vote))
+    num_whole, num_single = (
+        math.ceil(STANDS_OUT * mechanism.noise_std / each) for each in (mechanism.clip_norm, vote)
+    )
     words = (
         f"`{entry.question}`: a candidate stands out if {num_whole:,} clients give it all of their votes, or "
         f"{num_single:,} one of {spread} each."

@@ -174,18 +174,26 @@ class RunFolder:
         """Write a file durably. The step `x` has the name `x.json`."""
         atomic_write(self.path / name, json.dumps(content) + "\n")
 
-    def dataset(self, name: str, texts: Iterable[str]) -> "Dataset":
-        """Write texts to an Arrow file as they come, and return the dataset that is read from it."""
+    def dataset(
+        self, name: str, rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any] | None = None
+    ) -> "Dataset":
+        """Write rows to an Arrow file as they come, and return the dataset that is read from it.
+
+        Args:
+            name (`str`): Name of the file.
+            rows (`Iterable` of `Mapping`): The rows, with a column `text` (`str`).
+            features (`Mapping[str, Any]`, *optional*): Features of their other columns.
+        """
         import pyarrow as pa
-        from datasets import Dataset
+        from datasets import Dataset, Features, Value
 
         # Not durable, as it follows from the texts of the steps.
-        path, schema = self.path / f"{name}.arrow", pa.schema({"text": pa.string()})
-        scratch = path.with_suffix(".writing")
-        texts = iter(texts)
+        path, scratch = self.path / f"{name}.arrow", self.path / f"{name}.writing"
+        schema = Features({"text": Value("string"), **(features or {})}).arrow_schema
+        rows = iter(rows)
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while rows := list(islice(texts, ROWS_AT_ONCE)):
-                writer.write_batch(pa.record_batch([rows], schema=schema))
+            while batch := list(islice(rows, ROWS_AT_ONCE)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
         os.replace(scratch, path)
         return Dataset.from_file(str(path))
 
