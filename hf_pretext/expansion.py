@@ -63,6 +63,11 @@ class SeedTexts:
         if label_column is not None:
             self.labels = np.array(_read_labels(seeds, label_column, label_names))
 
+    @classmethod
+    def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
+        """Read seeds, with labels if the settings have any."""
+        return cls(seeds, config.label_column, config.label_names)
+
     @property
     def weights(self) -> np.ndarray | None:
         """How often to show each seed. None if all are shown equally often.

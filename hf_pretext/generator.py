@@ -22,7 +22,7 @@ from .evolution.population import Population, Tools
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee
-from .inputs import check_population, client_pool
+from .inputs import check_population, client_pool, run_settings
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
@@ -126,8 +126,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
         self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
+        settings = run_settings(config, self._questions, self._sources)
         # The main process alone writes. The others get what it reads.
-        self._folder = RunFolder(run_dir, self._settings()) if run_dir is not None and is_main_process() else None
+        self._folder = RunFolder(run_dir, settings) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
         self._num_clients: int | None = None
         self._costs: dict[str, Any] | None = None
@@ -213,8 +214,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
             with `config.labels` that of labels, `round` (`int`, the first that it survived), `votes` (`float`, its
-            votes above the threshold, of all rounds), with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it the
-            evidence asks for), and with `config.labels`, `share` (`float`, the fraction of texts that have its label).
+            votes above the threshold, of all rounds), with `config.smooth_votes`, `preference` (`float`, how many
+            times as many texts like it the evidence asks for), and with `config.labels`, `share` (`float`, the
+            fraction of texts that have its label).
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
@@ -269,14 +271,12 @@ class PrivateEvolutionGenerator(CountsAlone):
         Returns:
             `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
             column `config.label_column` (`ClassLabel`). All texts are different. For the generator's own seeds,
-            unchanged and each once, `info.description` carries the privacy report (`find_privacy_report` reads it). Which of them are given must not be decided by looking at private text.
+            unchanged and each once, `info.description` carries the privacy report (`find_privacy_report` reads it).
+            Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
         check_given_shares(label_shares, self.config.labels)
-        examples, features = (
-            SeedTexts(seeds, self.config.label_column, self.config.label_names),
-            class_labels(self.config),
-        )
+        examples = SeedTexts.of(seeds, self.config)
         self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
@@ -418,21 +418,16 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
-        write = partial(expander.write_population, components.truncate) if expander is not None else lambda label: []
+
+        def write(label: int) -> list[str]:
+            assert expander is not None  # `check_population` has looked.
+            return expander.write_population(components.truncate, label)
+
         return Tools(components.variation.vary, components.truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
         return np.stack(map_over_processes(lambda part: list(self._components.embedder(part)), texts))
-
-    def _settings(self) -> dict[str, Any]:
-        """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
-        settings = {name: value for name, value in self.config.to_dict().items() if name != "hf_pretext_version"}
-        questions = {f"questions.{each.name}": each.fingerprint() for each in self._questions}
-        models = {argument: each.label for argument, each in self._sources.items()}
-        # JSON objects are equal in any order, but labels are numbered by theirs.
-        order = {"label_names": self.config.label_names} if self.config.labels else {}
-        return {"config": settings, "models": models, "questions": questions, **order}
 
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
