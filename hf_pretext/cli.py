@@ -152,9 +152,10 @@ def _generate(options: argparse.Namespace) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     path = run.pop("private")
     # The other processes do not see private text.
-    private = read_input("private", path, config.text_column, config.client_column) if is_main_process() else None
+    wanted, labels = (config.text_column, config.client_column), [config.label_column] if config.label_column else []
+    private = read_input("private", path, *wanted, other_columns=labels) if is_main_process() else None
     source = run.pop("initial_population", None)
-    public = None if source is None else read_input("initial_population", source, config.text_column)
+    public = None if source is None else _read_public(source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
         counted, lost, planned = (
@@ -190,12 +191,22 @@ def is_same_place(path: Any, other: Any) -> bool:
         return str(path) == str(other)
 
 
-def read_input(key: str, path: Any, *columns: str) -> "Dataset":
+def _read_public(source: Any, config: Any) -> "Dataset":
+    """Read public texts, with their labels if all rows have them."""
+    if config.label_column is not None:
+        try:
+            return read_input("initial_population", source, config.text_column, other_columns=[config.label_column])
+        except ValueError:
+            pass  # If the labels are not what is missing, the error comes again.
+    return read_input("initial_population", source, config.text_column)
+
+
+def read_input(key: str, path: Any, *columns: str, other_columns: Sequence[str] = ()) -> "Dataset":
     """Read the texts that a key of a run's file names, and name the key in errors."""
     from .data import read_dataset
 
     try:
-        return read_dataset(str(path), *columns)
+        return read_dataset(str(path), *columns, other_columns=other_columns)
     except (OSError, ValueError, TypeError) as error:
         raise type(error)(f"`{key}`: {error}") from None
 

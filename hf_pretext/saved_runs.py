@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -184,10 +185,26 @@ class SavedRun:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
-            labels = {argument: source.label for argument, source in sources.items()}
+            labels: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
             samples = self.synthetic["text"]
-            card = dataset_card(report, self.config, labels, samples, len(self.seeds), federation=self.costs, **header)
+            about: dict[str, Any] = {"federation": self.costs, "labels": self._labels, **header}
+            card = dataset_card(report, self.config, labels, samples, len(self.seeds), **about)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    @property
+    def _labels(self) -> list[dict[str, Any]]:
+        """List what the card says of each label. Nothing if there are none."""
+        config, column = self.config, self.config.label_column
+        if column is None or self.seeds is None or self.synthetic is None:
+            return []
+        counts, shares = (
+            Counter(self.synthetic[column]),
+            dict(zip(self.seeds[column], self.seeds["share"], strict=True)),
+        )
+        return [
+            {"name": name, "words": words, "count": counts[number], "share": shares.get(number, 0.0)}
+            for number, (name, words) in enumerate((config.labels or {}).items())
+        ]
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
         if not (folder / REPORT_NAME).is_file():
