@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, load_from_disk
 from federation import no_noise
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.audit import AuditedGenerator
+from hf_pretext.cli import main
 from hf_pretext.clients.in_memory import InMemoryClientPool
 from hf_pretext.clients.samples import LabeledText, cap_samples, group_by_client, group_with_labels
 from hf_pretext.data.labels import read_labels
 from hf_pretext.evolution.parts import divide_public
 from hf_pretext.evolution.public_texts import public_texts_of_parts
 from hf_pretext.expansion import Expander, SeedTexts
+from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.labels import split_by_shares, split_evenly
 from hf_pretext.privacy import Plan
@@ -488,6 +490,8 @@ def test_a_run_with_labels_is_saved_and_continued(run, make, models_folder):
     more = other.expand(other.seeds, num_samples=10, label_shares={"ham": 0.5, "spam": 0.5})
     assert more["kind"].count(1) == 5 and find_privacy_report(more) is not None
     assert find_privacy_report(tmp_path / "saved") is not None
+    texts = load_training_texts(FinetuningArguments(dataset=str(tmp_path / "saved")))
+    assert texts.report is not None and texts.report.covers(generator.privacy_report)
 
 
 def test_what_is_not_there_yet_is_refused_by_name(make):
@@ -501,3 +505,43 @@ def test_labels_are_the_same_column_type_everywhere(run):
     expected = Features({"text": Value("string"), "kind": ClassLabel(names=list(LABELS))})
     assert made.features == expected
     assert list(seeds.features) == ["text", "kind", "round", "votes", "preference", "share"]
+
+
+@pytest.mark.parametrize(("suffix", "has_kind"), [(".csv", True), (".jsonl", False), (".parquet", True)])
+def test_the_command_reads_labels_from_files(models_folder, labeled, public, tmp_path, capsys, suffix, has_kind):
+    """Those of the private file, and those of the public one if it has any."""
+    kinds = [list(LABELS)[row % 2] for row in range(len(public))]
+    columns = {"text": public, **({"kind": kinds} if has_kind else {})}
+    for name, dataset in {"private": labeled, "public": Dataset.from_dict(columns)}.items():
+        write = {".csv": dataset.to_csv, ".jsonl": dataset.to_json, ".parquet": dataset.to_parquet}[suffix]
+        write(tmp_path / f"{name}{suffix}")
+    settings = {
+        **{"private": f"{tmp_path}/private{suffix}", "initial_population": f"{tmp_path}/public{suffix}"},
+        **{name: str(models_folder / name) for name in ("variation_model", "embedding_model", "expansion_model")},
+        **{"output_dir": str(tmp_path / "out"), "num_samples": 6, **SIZES, "epsilon": 2, "delta": 0.001},
+        **{"labels": LABELS, "label_column": "kind", "label_shares": {"ham": 0.5, "spam": 0.5}},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert main(["plan", "--config", str(path), "--num-clients", "12"]) == 0
+    assert "labeled_votes" in capsys.readouterr().out
+    assert main(["generate", "--config", str(path)]) == 0
+    made = load_from_disk(str(tmp_path / "out"))
+    assert sorted(made["kind"]) == [0, 0, 0, 1, 1, 1] and made.features["kind"].names == list(LABELS)
+    candidates = json.loads((tmp_path / "out" / "run" / "run-1-candidates-1.json").read_text())
+    of_label = [set(public[number::2]) if has_kind else set(public) for number in (0, 1)]
+    assert all(set(part) <= own for part, own in zip(candidates, of_label, strict=True))
+
+
+def test_the_command_refuses_labels_that_are_not_public(models_folder, labeled, public, tmp_path, capsys):
+    labeled.to_json(tmp_path / "private.jsonl")
+    Dataset.from_dict({"text": public}).to_json(tmp_path / "public.jsonl")
+    lines = [f"{name}: {models_folder / name}" for name in ("variation_model", "embedding_model", "expansion_model")]
+    lines += [f"private: {tmp_path}/private.jsonl", f"initial_population: {tmp_path}/public.jsonl"]
+    lines += [f"output_dir: {tmp_path}/out", "num_samples: 4", "epsilon: 2", "delta: 0.001", "label_column: kind"]
+    lines += [f"{name}: {value}" for name, value in SIZES.items()]
+    lines += ["labels: {ham: messages, eggs: recipes}"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    assert main(["generate", "--config", str(tmp_path / "run.yaml")]) == 2
+    assert "rows, such as row" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "run" / "ledger.json").read_text())["releases"] == []

@@ -34,6 +34,21 @@ def load_causal_lm(folder):
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
+def labeled_run(private, models, folder):
+    """Make a run with labels, each of which the language model writes a population of its own for."""
+    config = PrivateEvolutionConfig(
+        **{"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 8, "max_length": 16},
+        **{"max_new_tokens": 16, "min_words": 1, "domain": "messages", "label_column": "kind"},
+        labels={"ham": "messages that people want", "spam": "unwanted advertising"},
+    )
+    if private is not None:
+        private = private.add_column("kind", [("ham", "spam")[row % 2] for row in range(len(private))])
+    sources = {name: models / name for name in ("embedding_model", "expansion_model")}
+    generator = PrivateEvolutionGenerator(None, **sources, config=config, run_dir=folder / "labeled")
+    seeds = generator.evolve(private)
+    return {"seeds": seeds.to_list(), "synthetic": generator.expand(seeds, num_samples=8).to_list()}
+
+
 def main(folder, models):
     counted(DiscreteGaussian, "__call__", "draws")
     counted(LocalEngine, "_continue_part", "prompts", 0)
@@ -62,6 +77,7 @@ def main(folder, models):
     seeds = generator.evolve(private, initial_population=random_texts(60, seed=2))
     synthetic = list(generator.expand(seeds, num_samples=20)["text"])
     counts = dict(COUNTS)
+    labeled = labeled_run(private, models, folder)
     # As after a kill at the end: all is read, by the main process, and handed to the other.
     again = make_generator()
     texts_again = list(again.expand(again.evolve(None, random_texts(60, seed=2)), num_samples=20)["text"])
@@ -71,6 +87,7 @@ def main(folder, models):
         "initial_population": generator.initial_population,
         "seeds": seeds.to_list(),
         "synthetic": synthetic,
+        "labeled": labeled,
         "same_again": texts_again == synthetic and again.privacy_report == generator.privacy_report,
         "drawn_again": COUNTS["draws"] - counts["draws"],
         "report": generator.privacy_report.to_dict(),
