@@ -204,12 +204,14 @@ class PrivateEvolutionGenerator(CountsAlone):
 
         Args:
             private (`datasets.Dataset` or `ClientPool`):
-                Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
-                text it is. Or a `ClientPool`, such as a federation. With several processes only the main one's counts.
-                Give None in the others, so that they need not hold it.
+                Private texts: column `config.text_column` (`str`), column `config.client_column`, which says whose
+                text it is, and with `config.labels` column `config.label_column`. Or a `ClientPool`, such as a
+                federation. With several processes only the main one's counts. Give None in the others, so that they
+                need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
                 Public texts. Some of them are voted on first, and later those of the others that the evidence prefers
                 (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
+                With `config.labels`, they are candidates of their own label if they have that column, else of any.
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),

@@ -77,7 +77,6 @@ def main(folder, models):
     seeds = generator.evolve(private, initial_population=random_texts(60, seed=2))
     synthetic = list(generator.expand(seeds, num_samples=20)["text"])
     counts = dict(COUNTS)
-    labeled = labeled_run(private, models, folder)
     # As after a kill at the end: all is read, by the main process, and handed to the other.
     again = make_generator()
     texts_again = list(again.expand(again.evolve(None, random_texts(60, seed=2)), num_samples=20)["text"])
@@ -87,7 +86,6 @@ def main(folder, models):
         "initial_population": generator.initial_population,
         "seeds": seeds.to_list(),
         "synthetic": synthetic,
-        "labeled": labeled,
         "same_again": texts_again == synthetic and again.privacy_report == generator.privacy_report,
         "drawn_again": COUNTS["draws"] - counts["draws"],
         "report": generator.privacy_report.to_dict(),
@@ -96,6 +94,7 @@ def main(folder, models):
         "totals": score_next_tokens(*load_causal_lm(models / "expansion_model"), random_texts(15, seed=5)).totals(),
         **counts,
     }
+    outcome["labeled"] = labeled_run(private, models, folder)
     (folder / f"outcome-{os.environ['RANK']}.json").write_text(json.dumps(outcome))
 
 

@@ -62,7 +62,7 @@ def better_votes_per_sample(config: PrivateEvolutionConfig, plan: Plan, num_clie
     """
     noise_std = plan.votes.mechanism.noise_std
     wanted = int(300 * noise_std / (plan.client_sampling_rate * num_clients))
-    better = min(wanted, 16, config.population_size // 8)
+    better = min(wanted, 16, config.candidates_per_label[-1] // 8)
     return better if config.vote_clipping == "l2" and better >= 2 * config.votes_per_sample else None
 
 
