@@ -26,7 +26,7 @@ from hf_pretext.clients.questions.labeled_candidates import shares_of
 from hf_pretext.clients.samples import EMBEDDING_UNITS, Samples, quantize_embeddings
 from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger
 from hf_pretext.privacy.mechanism import UNITS, UNITS_OF_A_FEDERATION
-from hf_pretext.privacy.plan import MEAN_CLIP
+from hf_pretext.privacy.plan import MEAN_CLIP, SHARE_WEIGHT
 
 
 def unit_rows(rng, num_rows, dimension=16):
@@ -187,6 +187,29 @@ def test_shares_are_what_the_samples_have_and_never_negative():
     np.testing.assert_allclose(shares_of(totals[None]), numbers / numbers.sum(), atol=1e-4)
     np.testing.assert_allclose(shares_of(np.array([[4.0, -1.0, 1.0], [2.0, -1.0, 1.0]])), [0.75, 0, 0.25])
     np.testing.assert_allclose(shares_of(np.full((1, 4), -1.0)), np.full(4, 0.25))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_shares_at_a_thousand_clients_are_within_five_points(share):
+    """Epsilon 1.29, three rounds, three samples per client on average. Sums over the votes would miss it by more."""
+    rng = np.random.default_rng(0)
+    names = {"label_column": "kind", "labels": {"a": "one kind", "b": "another kind"}}
+    plan = Plan.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=3e-6, **names))
+    counts = np.minimum(rng.geometric(1 / 3, size=1000), 8)
+    owners = np.repeat(np.arange(1000), counts)
+    labels = (rng.random(len(owners)) < rng.beta(share, 1 - share, size=1000)[owners]).astype(np.int64)
+    samples = Samples(owners, quantize_embeddings(unit_rows(rng, len(owners))), labels)
+    points, of_points = 0.9 * unit_rows(rng, 1024), np.arange(1024) // 512
+    question = NearestLabeledCandidates.of(points, of_points, 2, 1, SHARE_WEIGHT, 8)
+    clean = sum_answers(question, samples, plan.votes.mechanism) / plan.votes.mechanism.units
+    errors, of_votes = [], []
+    for _ in range(200):
+        answers = clean + plan.votes.mechanism.noise_std * rng.standard_normal((3, len(clean)))
+        votes = np.stack([answers[:, :512].sum(axis=1), answers[:, 512:1024].sum(axis=1)], axis=1)
+        for found, totals in ((errors, answers[:, 1024:]), (of_votes, votes)):
+            found.append(abs(shares_of(totals)[1] - labels.mean()))
+    assert np.quantile(errors, 0.95) < 0.05 and max(errors) < 0.08
+    assert np.mean(of_votes) > 1.5 * np.mean(errors)
 
 
 @pytest.mark.parametrize("dimension", [2, 384, 4096])

@@ -256,8 +256,9 @@ def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> l
     subset is exchanged for another. For a client of more than `cap` samples, its votes of L2 norm 1 then change by at
     most `sqrt(2 / cap)`, which is 0.5 for 8 samples. (Two vectors scaled to length 1 differ by at most `|a - b| /
     sqrt(|a| |b|)`. For `k` votes per sample `|a - b|^2` is at most `2 k`, and `|a|^2` and `|b|^2` are at least `k
-    cap`.) Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is about a client with all
-    of its samples, and does not rest on this.
+    cap`.) With labels, the shares beside the votes change as well, by at most `sqrt(2) * SHARE_WEIGHT / cap`, and the
+    scale of the votes a little. Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is
+    about a client with all of its samples, and does not rest on this.
 
     Args:
         client (`object`): The client's id.
