@@ -43,6 +43,7 @@ def dataset_card(
     license: str | None = None,
     language: str | None = None,
     federation: Mapping[str, Any] | None = None,
+    labels: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the card of a synthetic dataset.
 
@@ -56,6 +57,8 @@ def dataset_card(
         license (`str`, *optional*): License of the texts.
         language (`str`, *optional*): Their language.
         federation (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
+        labels (`Sequence` of `Mapping`, *optional*):
+            Of each label its `name`, its `words`, its number of texts (`count`), and the `share` that its seeds have.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
@@ -67,7 +70,7 @@ def dataset_card(
         license=license,
         language=language,
         size_categories=[next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M")],
-        task_categories=["text-generation"],
+        task_categories=["text-generation", *(["text-classification"] if labels else [])],
         tags=["synthetic", *_tags(report), "private-evolution", "hf_pretext"],
         configs=[
             {"config_name": "default", "data_files": DATA_FILE, "default": True},
@@ -85,6 +88,7 @@ def dataset_card(
         samples=[_as_quote(text) for text in texts[:5]],
         repo_id=repo_id,
         federation=federation,
+        labels=labels,
     )
 
 

@@ -333,7 +333,7 @@ def read_public_source(
     from .hub import fetch_folder
 
     def read() -> "Dataset | IterableDataset":
-        public = read_public(**source, text_column=config.text_column)
+        public = read_public(**source, text_column=config.text_column, label_column=config.label_column)
         if is_repository(source["source"]) and (fetch_folder(source["source"], [REPORT_NAME]) / REPORT_NAME).is_file():
             raise ValueError(
                 f"{source['source']!r} is synthetic text of a run, and not public: the report of a new run would not "
@@ -345,7 +345,8 @@ def read_public_source(
 
 
 def _columns(config: "PrivateEvolutionConfig") -> dict[str, Any]:
-    return {"text_column": config.text_column, "client_column": config.client_column}
+    labels = [config.label_column] if config.label_column else []
+    return {"text_column": config.text_column, "client_column": config.client_column, "other_columns": labels}
 
 
 def _naming(key: str, read: Callable[[], Any]) -> Any:

@@ -1,9 +1,11 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .labels import check_label_settings, check_labels, check_shares, split_evenly
 from .settings import SavedSettings, check_settings, setting, shortened
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
@@ -154,6 +156,16 @@ class PrivateEvolutionConfig(SavedSettings):
             Column that holds the texts, in the private and in the public dataset.
         client_column (`str`, *optional*, defaults to `"client_id"`):
             Column of the private dataset that says whose text it is: the unit that the guarantee protects.
+        label_column (`str`, *optional*):
+            Column of labels, in the private dataset and, if it has one, in the public one. The synthetic texts get it
+            back as a `ClassLabel`. A sample then votes among the candidates of its own label. Needs `labels`.
+        labels (`Mapping[str, str]`, *optional*):
+            The name of each label and a few public words on it, such as `{"spam": "unwanted advertising", "ham":
+            "messages that people want"}`. They stand in prompts and are published. They must not be read from the
+            private data. At least two.
+        label_shares (`Mapping[str, float]`, *optional*):
+            Fraction of the synthetic texts that each label gets, such as equal ones. Without it, the clients' answers
+            say how many of their samples have each label, under the same guarantee and noise.
         seed (`int`, *optional*, defaults to `0`):
             Seed of everything but the noise. The noise comes from the operating system and cannot be reproduced.
 
@@ -257,6 +269,13 @@ class PrivateEvolutionConfig(SavedSettings):
 
     text_column: str = setting("text", help="Column that holds the texts.")
     client_column: str = setting("client_id", help="Column that says whose text it is.")
+    label_column: str | None = setting(None, help="Column of labels.")
+    labels: Mapping[str, str] | None = setting(
+        None, help="Name of each label, and a few public words on it.", check=check_labels
+    )
+    label_shares: Mapping[str, float] | None = setting(
+        None, help="Fraction of the synthetic texts of each label. By default from the votes.", check=check_shares
+    )
     seed: int = setting(0, help="Seed of everything but the noise.", at_least=0)
 
     def __post_init__(self) -> None:
@@ -268,8 +287,22 @@ class PrivateEvolutionConfig(SavedSettings):
         check_settings(self)
         if self.accountant == "pld":  # The name in the first edition.
             object.__setattr__(self, "accountant", "exact")
+        for name in ("labels", "label_shares"):
+            if vars(self)[name] is not None:  # A copy, which the caller's own mapping does not change.
+                object.__setattr__(self, name, dict(vars(self)[name]))
         self._check_guarantee()
         self._check_method()
+        check_label_settings(self)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels, in the order of their numbers. Empty if there are none."""
+        return list(self.labels or ())
+
+    @property
+    def candidates_per_label(self) -> list[int]:
+        """Number of candidates of each label, in a round. One number if there are no labels."""
+        return split_evenly(self.population_size, max(len(self.label_names), 1))
 
     def _check_guarantee(self) -> None:
         """Refuse combinations that are not accounted for."""
@@ -319,6 +352,11 @@ class PrivateEvolutionConfig(SavedSettings):
             )
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """Columns of the synthetic dataset, which the privacy report is about together."""
+        return ("text",) if self.label_column is None else ("text", self.label_column)
 
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":

@@ -4,23 +4,28 @@ A generator marks its dataset with its report, in `info.description`. `datasets`
 `shuffle`, `train_test_split`, `concatenate_datasets`, saving and loading. The mark names a list of hashes, one for
 each text that the report is about (`privacy.texts.CoveredTexts`). The list lies beside saved texts. A dataset has a
 guarantee if each of its rows is in the list of a report. If a single row is not, there is none.
+
+A report names the columns that it is about. If there are several, such as a text and its label, a row is covered if
+its values in all of them belong together. Fewer columns of covered rows are post-processing, and are as private. But
+they cannot be looked up, so no guarantee is claimed for a dataset that has lost one of the columns.
 """
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .artifacts import REPORT_NAME
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
-from .privacy.texts import CoveredTexts, file_name, hash_texts
+from .privacy.texts import TEXT_ALONE, CoveredTexts, file_name, hash_texts
+from .settings import shortened
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import ClassLabel, Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,8 @@ def mark(dataset: "Dataset", report: PrivacyReport, texts: CoveredTexts) -> None
     """
     _LISTS[texts.digest] = texts
     about = report.about(texts)
-    names = f"About the {len(texts)} texts with the digest {texts.digest[:16]}, and no others:"
+    rows = "texts" if texts.columns == TEXT_ALONE else f"rows of the columns {list(texts.columns)}"
+    names = f"About the {len(texts)} {rows} with the digest {texts.digest[:16]}, and no others:"
     dataset.info.description = f"{names}\n{about}\n{_MARK}{json.dumps(about.to_dict())}"
 
 
@@ -70,7 +76,7 @@ def check_is_public(argument: str, texts: object) -> None:
 
 
 def report_of_rows(
-    dataset: "Dataset", folders: Iterable[Path] = (), text_column: str = "text"
+    dataset: "Dataset", folders: Iterable[Path] = (), columns: str | Sequence[str] | None = None
 ) -> PrivacyReport | None:
     """Find the guarantee of all rows of a dataset.
 
@@ -79,8 +85,9 @@ def report_of_rows(
         folders (`Iterable` of `Path`, *optional*):
             Folders with a report of theirs, or with lists of texts. The folder that the dataset was loaded from is
             always among them.
-        text_column (`str`, *optional*, defaults to `"text"`):
-            Column of texts, which the guarantee is about. Other columns have none.
+        columns (`str` or `Sequence[str]`, *optional*):
+            Columns that are to be covered, by default those that the reports name. Other columns have no guarantee.
+            Give the new names of columns that were renamed, in the order of the report.
 
     Returns:
         `PrivacyReport`: The report, or the sum of several, if each row is in one of their lists. Else None, and a
@@ -91,47 +98,97 @@ def report_of_rows(
     reports = marks_of(dataset)
     reports += [PrivacyReport.from_pretrained(place) for place in places if (place / REPORT_NAME).is_file()]
     named = {(each.texts_digest, each.release_ids): each for each in reports if each.texts_digest is not None}
-    lists = {digest: _find(digest, report, places) for (digest, _), report in named.items()}
-    if text_column not in dataset.column_names or not any(lists.values()):
-        return None
-    used = _lists_that_cover(hash_texts(_texts(dataset, text_column)), lists)
-    found = [report for (digest, _), report in named.items() if digest in used]
+    asked = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
+    hashes: dict[tuple[str, ...], np.ndarray] = {}
+    lists = []
+    for (digest, _), report in named.items():
+        names = _columns_in(dataset, report, asked)
+        texts = _find(str(digest), report, places) if names is not None else None
+        if names is not None and texts is not None:
+            hashes[names] = hashes[names] if names in hashes else hash_texts(units(dataset, names))
+            lists.append((report, texts.contains(hashes[names])))
+    found = _those_that_cover(lists)
     if not found:
         return None
     total = PrivacyReport.of_several(found)
     return total if total in found else total.without_names()
 
 
-def _lists_that_cover(rows: np.ndarray, lists: Mapping[str, CoveredTexts | None]) -> set[str]:
-    """Return the digests of the lists that rows are in. None of them if a single row is in no list."""
-    is_covered = np.zeros(len(rows), dtype=bool)
-    used = set()
-    for digest, texts in lists.items():
-        found = is_covered if texts is None else texts.contains(rows)
-        if found.any():
-            used.add(digest)
-        is_covered = is_covered | found
+def _columns_in(dataset: "Dataset", report: PrivacyReport, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return where a dataset has the columns of a report, or None if it lacks one, with a warning."""
+    is_renamed = asked is not None and not set(asked) <= set(report.columns) and len(asked) == len(report.columns)
+    names = report.columns if asked is None or not is_renamed else asked
+    if asked is not None and not set(asked) <= set(names):
+        logger.warning(
+            "A privacy report is about the columns %s, and not about %s, so no guarantee is claimed.",
+            shortened(list(report.columns)),
+            shortened(list(asked)),
+        )
+        return None
+    lost = [name for name in names if name not in dataset.column_names]
+    if lost:
+        logger.warning(
+            "A privacy report is about the columns %s together, and the dataset has no column %s. Without it, rows "
+            "cannot be looked up, so no guarantee is claimed. Keep the columns, or look the guarantee up before you "
+            "drop or rename one.",
+            shortened(list(report.columns)),
+            shortened(lost[0]),
+        )
+    return None if lost else names
+
+
+def _those_that_cover(lists: Sequence[tuple[PrivacyReport, np.ndarray]]) -> list[PrivacyReport]:
+    """Return the reports whose lists rows are in. None of them if a single row is in no list."""
+    if not lists:
+        return []
+    is_covered = np.logical_or.reduce([is_listed for _, is_listed in lists])
     if is_covered.all():
-        return used
+        return [report for report, is_listed in lists if is_listed.any()]
     foreign = np.flatnonzero(~is_covered)
     logger.warning(
         "%d of %d rows are not among the texts that a privacy report names, such as row %d. No guarantee is claimed "
         "for any of them together. Drop these rows, or find out where they are from.",
         len(foreign),
-        len(rows),
+        len(is_covered),
         foreign[0],
     )
-    return set()
+    return []
 
 
-def texts_of(*datasets: "Dataset | None") -> CoveredTexts:
-    """List the texts of datasets."""
-    return CoveredTexts.of(text for dataset in datasets if dataset is not None for text in _texts(dataset, "text"))
+def texts_of(*datasets: "Dataset | None", columns: Sequence[str] = TEXT_ALONE) -> CoveredTexts:
+    """List the rows of datasets, by their values in these columns."""
+    rows = (unit for dataset in datasets if dataset is not None for unit in units(dataset, columns))
+    return CoveredTexts.of(rows, columns)
 
 
-def _texts(dataset: "Dataset", column: str) -> Iterator[str]:
-    for batch in dataset.select_columns(column).iter(BATCH):
-        yield from (text or "" for text in batch[column])
+def units(dataset: "Dataset", columns: Sequence[str]) -> Iterator[str]:
+    """Yield for each row the string by which it is looked up.
+
+    It is the text itself if there is one column of texts. Else it is JSON of the values in these columns, in this
+    order, with the names of labels instead of their numbers. So values of different rows that are put together are
+    no row that a report covers.
+    """
+    from datasets import ClassLabel
+
+    # A transform may show other values than the columns hold, and a trainer sees what it shows.
+    rows = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+    rows = rows.select_columns(list(columns))
+    labels = {name: rows.features[name] for name in columns if isinstance(rows.features[name], ClassLabel)}
+    for batch in rows.iter(BATCH):
+        for name, label in labels.items():
+            batch[name] = [_name_of(value, label) for value in batch[name]]
+        yield from map(_unit, zip(*(batch[name] for name in columns), strict=True))
+
+
+def _name_of(value: Any, label: "ClassLabel") -> Any:
+    is_index = isinstance(value, int) and 0 <= value < label.num_classes
+    return label.names[value] if is_index else value
+
+
+def _unit(values: tuple[Any, ...]) -> str:
+    if len(values) == 1 and isinstance(values[0], str | None):
+        return values[0] or ""
+    return json.dumps(values, sort_keys=True, default=repr)
 
 
 def _find(digest: str, report: PrivacyReport, places: list[Path]) -> CoveredTexts | None:

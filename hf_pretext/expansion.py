@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
+from .data.labels import read_labels
 from .evolution.evidence import Evidence, SeedsReading
-from .models.engine import ChecksContext, CountsTokens, TextEngine, collect_texts
+from .labels import domain_of, split_by_shares
+from .models.engine import ChecksContext, CountsTokens, KnownTexts, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
@@ -40,13 +43,18 @@ class SeedTexts:
 
     Args:
         seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), and `votes` and `preference` (`float`) if they are known. Or a list of texts.
+            Column `text` (`str`), and `votes`, `preference` and `share` (`float`) if they are known. Or a list of
+            texts.
+        label_column (`str`, *optional*): Column of labels. A text may be a seed of several.
+        label_names (`Sequence[str]`, *optional*): The labels that there are.
 
     Raises:
-        ValueError: There is no text, or a column does not hold a number per seed.
+        ValueError: There is no text, a column does not hold a number per seed, or a label is not valid.
     """
 
-    def __init__(self, seeds: "Dataset | Sequence[str]") -> None:
+    def __init__(
+        self, seeds: "Dataset | Sequence[str]", label_column: str | None = None, label_names: Sequence[str] = ()
+    ) -> None:
         from datasets import Dataset
 
         self._seeds = seeds
@@ -54,11 +62,20 @@ class SeedTexts:
         if not self.texts:
             raise ValueError("`seeds` holds no text to expand.")
         columns = seeds.column_names if isinstance(seeds, Dataset) else []
-        self.votes, self.preference = (
-            _numbers(seeds, name) if name in columns else None for name in ("votes", "preference")
+        self.votes, self.preference, self.share = (
+            _numbers(seeds, name) if name in columns else None for name in ("votes", "preference", "share")
         )
         if self.preference is not None and (self.preference == 0).any():
             raise ValueError("`seeds` holds a `preference` of zero. It must be above.")
+        self._label_column, self._label_names = label_column, list(label_names)
+        self.labels: np.ndarray | None = None
+        if label_column is not None:
+            self.labels = np.array(_read_labels(seeds, label_column, label_names))
+
+    @classmethod
+    def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
+        """Read seeds, with labels if the settings have any."""
+        return cls(seeds, config.label_column, config.label_names)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -71,19 +88,58 @@ class SeedTexts:
             return None
         return self.votes if self.preference is None else self.votes * self.preference
 
+    def with_label(self, label: int) -> "SeedTexts":
+        """Return the seeds with a label, as seeds without one."""
+        from datasets import Dataset
+
+        own = np.flatnonzero(self.labels == label)
+        columns = {"text": self.texts, "votes": self.votes, "preference": self.preference}
+        chosen = {name: [column[row] for row in own] for name, column in columns.items() if column is not None}
+        return SeedTexts(Dataset.from_dict(chosen))
+
+    def numbers(self, num_samples: int, shares: Mapping[str, float] | None) -> list[int]:
+        """Divide a number of texts among the labels, by given shares or those that come with the seeds.
+
+        Raises:
+            ValueError: A label is to get texts, but has no seeds. Or its share is not known.
+        """
+        assert self.labels is not None  # Labels are what this is about.
+        names, present = self._label_names, np.unique(self.labels)
+        if shares is None and self.share is None:
+            raise ValueError(
+                "`seeds` has no column 'share' that says how common each label is. Give `label_shares`, which maps "
+                f"each of {names} to its fraction of the texts."
+            )
+        wanted = np.zeros(len(names))
+        if shares is not None:
+            wanted[:] = [shares[name] for name in names]
+        else:
+            # The share of a label whose seeds were left out goes to the others.
+            wanted[present] = [self.share[self.labels == label].mean() for label in present]  # type: ignore[index]
+        if not wanted.any():
+            raise ValueError("`seeds` holds only labels with a `share` of zero. Give `label_shares`.")
+        numbers = split_by_shares(num_samples, wanted.tolist())
+        missing = [name for label, name in enumerate(names) if numbers[label] and label not in present]
+        if missing:
+            raise ValueError(f"`seeds` has no seed with the labels {missing}, whose `label_shares` are not zero.")
+        return numbers
+
     def are_among(self, known: "Dataset | None") -> bool:
-        """Return whether all of these are rows of a dataset, each once, with the same votes and preferences.
+        """Return whether all of these are rows of a dataset, each once, with the same numbers and label.
 
         A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
         """
-        if known is None or len(set(self.texts)) < len(self.texts):
+        columns: dict[str, Any] = {"votes": self.votes, "preference": self.preference, "share": self.share}
+        own = {name: column.tolist() for name, column in columns.items() if column is not None}
+        if self._label_column is not None and self.labels is not None:
+            own[self._label_column] = self.labels.tolist()
+        if known is None or not set(own) <= set(known.column_names):
             return False
-        columns = {"votes": self.votes, "preference": self.preference}
-        names = [name for name, column in columns.items() if column is not None]
-        if not set(names) <= set(known.column_names):
-            return False
-        own = zip(self.texts, *(columns[name].tolist() for name in names), strict=True)  # type: ignore[union-attr]
-        return set(own) <= set(zip(known["text"], *(known[name] for name in names), strict=True))
+        rows = list(zip(self.texts, *own.values(), strict=True))
+        there = zip(known["text"], *(known[name] for name in own), strict=True)
+        labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
+        are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
+        return are_different and set(rows) <= set(there)
 
     def are_all_of(self, known: "Dataset | None") -> bool:
         """Return whether these are the rows of a dataset, all of them, in their order."""
@@ -91,6 +147,14 @@ class SeedTexts:
 
         is_dataset = known is not None and isinstance(self._seeds, Dataset)
         return is_dataset and self._seeds.to_dict() == known.to_dict()  # type: ignore[union-attr]
+
+
+Keep = Callable[[str, Callable[[], list[str]]], list[str]]
+"""`keep(part, write)` returns what `write()` does, or what it returned for the part of this name before."""
+
+
+def _write_again(part: str, write: Callable[[], list[str]]) -> list[str]:
+    return write()
 
 
 class Expander:
@@ -110,25 +174,69 @@ class Expander:
     ) -> None:
         self._engine, self._config, self._embed = engine, config, embed
         self._list = ListPrompt.of(config)
+        domains = [domain_of(config.domain, words) for words in (config.labels or {}).values()] or [config.domain]
+        self._lists = [replace(self._list, domain=domain) for domain in domains]
         # Two models may count a text's tokens differently.
         self._longest_seed = 2 * config.max_length
         if not self._fits(1, self._longest_seed):
             self._longest_seed = config.max_length
             self._check_context(1, self._longest_seed)
 
+    def rows(
+        self,
+        seeds: SeedTexts,
+        num_samples: int,
+        label_shares: Mapping[str, float] | None = None,
+        keep: Keep = _write_again,
+    ) -> Iterator[dict[str, Any]]:
+        """Write the rows of a synthetic dataset: texts, and their labels if the settings have labels.
+
+        The texts of all labels are different. The labels are in a random order.
+
+        Args:
+            seeds (`SeedTexts`): Texts to imitate. A prompt shows those of one label.
+            num_samples (`int`): Number of rows wanted.
+            label_shares (`Mapping[str, float]`, *optional*): Fraction of each label. By default that of the seeds.
+            keep (`Callable`, *optional*): See `Keep`.
+
+        Returns:
+            `Iterator` of `dict`: The rows, as they are asked for. See `expand`.
+        """
+        column = self._config.label_column
+        if column is None:
+            return ({"text": text} for text in self.expand(seeds, num_samples, keep))
+        numbers = seeds.numbers(num_samples, label_shares)
+        known = KnownTexts(seeds.texts)
+
+        def keep_of(label: int) -> Keep:
+            return lambda part, write: keep(f"{label}-{part}", write)
+
+        written = {
+            label: self.expand(seeds.with_label(label), number, keep_of(label), label, known)
+            for label, number in enumerate(numbers)
+            if number
+        }
+        order = np.random.default_rng([self._config.seed, num_samples]).permutation(
+            np.repeat(range(len(numbers)), numbers)
+        )
+        return ({"text": next(written[label]), column: label} for label in order.tolist())
+
     def expand(
         self,
         seeds: SeedTexts,
         num_samples: int,
-        keep: Callable[[int, Callable[[], list[str]]], list[str]] = lambda part, write: write(),
+        keep: Keep = _write_again,
+        label: int = 0,
+        known: KnownTexts | None = None,
     ) -> Iterator[str]:
-        """Write texts.
+        """Write texts of one label, or without labels.
 
         Args:
             seeds (`SeedTexts`): Texts to imitate. Each prompt shows a random few of them.
             num_samples (`int`): Number of texts wanted.
-            keep (`Callable`, *optional*):
-                `keep(part, write)` returns what `write()` does, or what it returned for this part before.
+            keep (`Callable`, *optional*): See `Keep`.
+            label (`int`, *optional*, defaults to `0`): Number of the label, which the prompts speak of.
+            known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -141,37 +249,47 @@ class Expander:
         chances = np.ones(len(seeds.texts)) if weights is None or not weights.any() else weights
         # Once and not in each prompt that shows it: a seed may be very long.
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
-        judge = self.judge(seeds)
+        judge, prompt = self.judge(seeds), self._lists[label]
+        entropy = [self._config.seed, *self._number_of(label)]
 
         def propose(missing: int, attempt: int) -> list[str]:
-            rng = np.random.default_rng([self._config.seed, attempt, len(seeds.texts)])
-            return keep(attempt + 1, lambda: self._write_best(examples, chances / chances.sum(), missing, rng, judge))
+            rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
+            return keep(
+                str(attempt + 1),
+                lambda: self._write_best(prompt, examples, chances / chances.sum(), missing, rng, judge),
+            )
 
-        return collect_texts(num_samples, propose, "Expanding", known=seeds.texts, hint=CONTINUE_HINT)
+        taken = seeds.texts if known is None else known
+        return collect_texts(num_samples, propose, "Expanding", known=taken, hint=CONTINUE_HINT)
 
-    def write_population(self, truncate: Callable[[str], str]) -> list[str]:
-        """Write the initial population from `config.domain`, without any private access.
+    def write_population(self, truncate: Callable[[str], str], label: int = 0) -> list[str]:
+        """Write the initial population of a label from `config.domain`, without any private access.
 
         Args:
             truncate (`Callable`): Cuts a text to the longest that is varied.
+            label (`int`, *optional*, defaults to `0`): Number of the label, whose words stand in the prompt.
 
         Returns:
-            `list` of `str`: `config.population_size` different texts.
+            `list` of `str`: Different texts, as many as the label has candidates.
 
         Raises:
             RuntimeError: The model does not write enough usable texts.
         """
-        config = self._config
-        prompt = self._list.write([], 6)
+        config, entropy = self._config, [self._config.seed, *self._number_of(label)]
+        prompt = self._lists[label].write([], 6)
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
-            seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
+            seed = int(np.random.default_rng([*entropy, attempt]).integers(2**32))
             for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop="\n"):
                 text = truncate(self._list.read(written, 1)[0])
                 if is_usable(text, config):
                     yield text
 
-        return list(collect_texts(config.population_size, propose, "Writing the initial population"))
+        return list(collect_texts(config.candidates_per_label[label], propose, "Writing the initial population"))
+
+    def _number_of(self, label: int) -> list[int]:
+        """Return what tells the random streams of labels apart. Nothing if there are none."""
+        return [label] if self._config.labels else []
 
     def judge(self, seeds: SeedTexts) -> Callable[[list[str]], np.ndarray] | None:
         """Return what computes the evidence for new texts from that of the seeds, or None if all texts are kept."""
@@ -218,14 +336,16 @@ class Expander:
         config, engine = self._config, self._engine
         if not isinstance(engine, ChecksContext):
             return
-        frame = self._list.write([""] * num_seeds, config.texts_per_prompt)
+        frames = [each.write([""] * num_seeds, config.texts_per_prompt) for each in self._lists]
         # A token has at least one byte. What is put together may have a few more tokens than its parts.
-        frame_length = engine.count_tokens(frame) if isinstance(engine, CountsTokens) else len(frame.encode())
+        count = engine.count_tokens if isinstance(engine, CountsTokens) else lambda frame: len(frame.encode())
+        frame_length = max(map(count, frames))
         prompt_length = 16 + frame_length + num_seeds * (longest + 4)
         engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
     def _write_best(
         self,
+        prompt: ListPrompt,
         examples: Sequence[str],
         chances: np.ndarray,
         missing: int,
@@ -233,14 +353,14 @@ class Expander:
         judge: Callable[[list[str]], np.ndarray] | None,
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
-        texts = list(dict.fromkeys(self._propose(examples, chances, best_of * missing, rng)))
+        texts = list(dict.fromkeys(self._propose(prompt, examples, chances, best_of * missing, rng)))
         if judge is None or not texts:
             return texts
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]
 
     def _propose(
-        self, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
+        self, prompt: ListPrompt, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
     ) -> Iterator[str]:
         config = self._config
         shown = min(self._num_shown(examples), int(np.count_nonzero(chances)))
@@ -248,7 +368,7 @@ class Expander:
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=chances)
             seeds = [examples[index] for index in chosen]
-            prompts += [self._list.write(seeds, config.texts_per_prompt)] * config.continuations_per_prompt
+            prompts += [prompt.write(seeds, config.texts_per_prompt)] * config.continuations_per_prompt
             with_lines += [any(map(has_lines, seeds))] * config.continuations_per_prompt
         continuations = self._engine.complete(
             prompts,
@@ -272,3 +392,15 @@ def _numbers(seeds: Any, column: str) -> np.ndarray:
             f"`seeds` has a column {column!r} that does not hold a finite number, zero or above, per row."
         )
     return np.array(values, dtype=np.float64)
+
+
+def _read_labels(seeds: Any, column: str, names: Sequence[str]) -> list[int]:
+    """Read the number of each seed's label, which must be one of the settings."""
+    from datasets import Dataset
+
+    if not isinstance(seeds, Dataset):
+        raise TypeError(
+            f"`seeds` is a list of texts, but the settings have labels. Give a dataset with the column {column!r}, as "
+            "`evolve` returns it."
+        )
+    return read_labels("seeds", seeds, column, names)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,16 @@ from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
 from .coverage import mark, texts_of
 from .data import make_dataset
+from .data.labels import class_labels
 from .evolution.algorithm import evolve
-from .evolution.population import Population, Tools, is_texts
+from .evolution.parts import is_texts, joined
+from .evolution.population import Population, Tools
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_writer, with_writer
 from .hub import check_guarantee
-from .inputs import check_population, client_pool, warn_of_unknown
+from .inputs import check_population, client_pool, run_settings, warn_of_unknown
+from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
@@ -32,7 +35,7 @@ from .processes import is_main_process, map_over_processes, progress_label
 from .runs.folder import RunFolder
 from .runs.history import RoundRecord
 from .runs.run import Run
-from .saved_runs import SavedRun, run_settings
+from .saved_runs import SavedRun
 
 if TYPE_CHECKING:
     import torch
@@ -126,12 +129,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         # What the model that writes has learned before, which its texts may tell as well.
         self._earlier_reports = reports_of_writer(self._sources["expansion_model"].name)
         self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
+        settings = run_settings(config, self._questions, self._sources)
         # The main process alone writes. The others get what it reads.
-        self._folder = (
-            RunFolder(run_dir, run_settings(config, self._sources, self._questions))
-            if run_dir is not None and is_main_process()
-            else None
-        )
+        self._folder = RunFolder(run_dir, settings) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
         self._num_clients: int | None = None
         self._costs: dict[str, Any] | None = None
@@ -175,6 +175,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         initial_population: "Dataset | Sequence[str] | None" = None,
         *,
         num_samples: int,
+        label_shares: Mapping[str, float] | None = None,
     ) -> "Dataset":
         """Evolve seeds from private clients and expand them. Spends budget.
 
@@ -182,14 +183,18 @@ class PrivateEvolutionGenerator(CountsAlone):
             private (`datasets.Dataset` or `ClientPool`): The clients. See `evolve`.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*): Public texts. See `evolve`.
             num_samples (`int`): Number of synthetic texts.
+            label_shares (`Mapping[str, float]`, *optional*): Fraction of the texts of each label. See `expand`.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`).
+            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
+            column `config.label_column` (`ClassLabel`).
         """
         # Refused before any budget is spent.
         self._components.needed_engine("calling the generator")
         check_num_samples(num_samples)
-        return self.expand(self.evolve(private, initial_population), num_samples=num_samples)
+        check_given_shares(label_shares, self.config.labels)
+        seeds = self.evolve(private, initial_population)
+        return self.expand(seeds, num_samples=num_samples, label_shares=label_shares)
 
     def evolve(
         self, private: "Dataset | ClientPool | None", initial_population: "Dataset | Sequence[str] | None" = None
@@ -203,18 +208,21 @@ class PrivateEvolutionGenerator(CountsAlone):
 
         Args:
             private (`datasets.Dataset` or `ClientPool`):
-                Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
-                text it is. Or a `ClientPool`, such as a federation. With several processes only the main one's counts.
-                Give None in the others, so that they need not hold it.
+                Private texts: column `config.text_column` (`str`), column `config.client_column`, which says whose
+                text it is, and with `config.labels` column `config.label_column`. Or a `ClientPool`, such as a
+                federation. With several processes only the main one's counts. Give None in the others, so that they
+                need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
                 Public texts. Some of them are voted on first, and later those of the others that the evidence prefers
                 (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
+                With `config.labels`, they are candidates of their own label if they have that column, else of any.
 
         Returns:
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived), `votes` (`float`, its votes above the threshold, of all
-            rounds) and, with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it the
-            evidence asks for).
+            with `config.labels` that of labels, `round` (`int`, the first that it survived), `votes` (`float`, its
+            votes above the threshold, of all rounds), with `config.smooth_votes`, `preference` (`float`, how many
+            times as many texts like it the evidence asks for), and with `config.labels`, `share` (`float`, the
+            fraction of texts that have its label).
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
@@ -232,23 +240,25 @@ class PrivateEvolutionGenerator(CountsAlone):
             population = self._new_population(run, initial_population, self._tools)
             self.history = run.history
             self._seeds = self._synthetic = None
-            rows = evolve(run, clients, population, self.config).rows
-            self.initial_population = population.initial
-            if not rows:
+            seeds = evolve(run, clients, population, self.config)
+            self.initial_population = joined(population.initial)
+            if not seeds.rows:
                 raise RuntimeError(
                     f"All {self.config.num_rounds} rounds of this run were lost, in crashes or as too few clients "
                     "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None
-            if population.evidence:
-                for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
-                    row["preference"] = preference
-            self._seeds = make_dataset(list(rows.values()))
-            mark(self._seeds, self.privacy_report, texts_of(self._seeds))
+            self._seeds = make_dataset(population.finish(seeds), class_labels(self.config))
+            mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
 
-    def expand(self, seeds: "Dataset | Sequence[str]", num_samples: int) -> "Dataset":
+    def expand(
+        self,
+        seeds: "Dataset | Sequence[str]",
+        num_samples: int,
+        label_shares: Mapping[str, float] | None = None,
+    ) -> "Dataset":
         """Write synthetic texts like the seeds. This is post-processing: it spends no budget.
 
         With `run_dir`, the texts of the latest run's seeds go to its folder, part by part, and the dataset is read
@@ -260,14 +270,19 @@ class PrivateEvolutionGenerator(CountsAlone):
                 `config.weight_seeds` and `config.best_of` use. Without votes all seeds are shown equally often.
                 Without preferences all usable texts are kept.
             num_samples (`int`): Number of synthetic texts.
+            label_shares (`Mapping[str, float]`, *optional*):
+                Fraction of the texts of each label, such as equal ones. By default that of the seeds, which is
+                `config.label_shares` or what the clients answered.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
-            own seeds, unchanged and each once, `info.description` carries the privacy report (`find_privacy_report`
-            reads it). Which of them are given must not be decided by looking at private text.
+            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
+            column `config.label_column` (`ClassLabel`). All texts are different. For the generator's own seeds,
+            unchanged and each once, `info.description` carries the privacy report (`find_privacy_report` reads it).
+            Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
-        examples = SeedTexts(seeds)
+        check_given_shares(label_shares, self.config.labels)
+        examples = SeedTexts.of(seeds, self.config)
         self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
@@ -277,17 +292,18 @@ class PrivateEvolutionGenerator(CountsAlone):
             self._run = run = self._new_run(self._num_runs)
             is_kept = examples.are_all_of(self._seeds)
 
-            def keep(part: int, write: Callable[[], list[str]]) -> list[str]:
+            def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
                 return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
 
             with run.stage("expanding"):
-                written = self._expander.expand(examples, num_samples, keep)
+                rows = self._expander.rows(examples, num_samples, label_shares, keep)
                 if is_kept and self._folder is not None:
-                    synthetic = self._folder.dataset(f"run-{run.number}-texts", written)
+                    synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, class_labels(self.config))
                 else:
-                    synthetic = make_dataset([{"text": text} for text in written])
+                    synthetic = make_dataset(list(rows), class_labels(self.config))
         if is_own:
-            mark(synthetic, self.privacy_report, texts_of(self._seeds, synthetic))
+            texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
+            mark(synthetic, self.privacy_report, texts)
         self._synthetic = synthetic if is_own else None
         return synthetic
 
@@ -416,9 +432,9 @@ class PrivateEvolutionGenerator(CountsAlone):
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
 
-        def write() -> list[str]:
+        def write(label: int) -> list[str]:
             assert expander is not None  # As `check_population` made sure.
-            texts = expander.write_population(components.truncate)
+            texts = expander.write_population(components.truncate, label)
             warn_of_unknown(texts, components.embedder, "the initial population that was written")
             return texts
 

@@ -6,13 +6,13 @@ A push is one commit. So a repository holds a whole run or nothing of it, and a 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import CARD_NAME, REPORT_NAME
 from .coverage import report_of_rows
-from .data import read_texts
+from .data import open_dataset
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import HASH_BYTES, PATTERN, file_name
@@ -161,7 +161,7 @@ def find_privacy_report(
     *,
     revision: str | None = None,
     token: str | None = None,
-    text_column: str = "text",
+    text_column: str | Sequence[str] | None = None,
 ) -> PrivacyReport | None:
     """Find the guarantee of all rows of a dataset. See `coverage.report_of_rows`.
 
@@ -172,13 +172,16 @@ def find_privacy_report(
             of its texts. A dataset that a generator returned, or that was loaded from a folder, knows it.
         revision (`str`, *optional*): Revision of the repository.
         token (`str`, *optional*): Token of the Hub.
-        text_column (`str`, *optional*, defaults to `"text"`): Column of texts, which the guarantee is about.
+        text_column (`str` or `Sequence[str]`, *optional*):
+            Columns that the guarantee is to be about, by default those that the report names.
 
     Returns:
         `PrivacyReport`: The report, or the sum of several, or None if a single row is not covered.
     """
     if isinstance(source, (str, Path)):
-        name, dataset = source, read_texts(source, text_column, revision=revision)
+        if Path(source).is_file():
+            return None  # No report lies beside a file.
+        name, dataset = source, open_dataset(source, revision=revision)
     else:
         dataset = source
     folders = [] if name is None or Path(name).is_file() else [fetch_guarantee(name, revision, token)]

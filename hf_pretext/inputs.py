@@ -1,17 +1,18 @@
 """What a run is given: the private clients and the public texts, checked before anything is spent."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
+from .clients.questions import Question
 from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import list_texts
-from .models.components import Components
+from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 
@@ -82,3 +83,15 @@ def client_pool(
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
     return InMemoryClientPool(private, embedder, config, plan, noise)
+
+
+def run_settings(
+    config: PrivateEvolutionConfig, questions: Sequence[Question], sources: Mapping[str, ModelSource]
+) -> dict[str, Any]:
+    """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
+    settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
+    asked = {f"questions.{each.name}": each.fingerprint() for each in questions}
+    models = {argument: each.label for argument, each in sources.items()}
+    # JSON objects are equal in any order, but labels are numbered by theirs.
+    order = {"label_names": config.label_names} if config.labels else {}
+    return {"config": settings, "models": models, "questions": asked, **order}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from .artifacts import (
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
+from .data import make_dataset
+from .data.labels import class_labels
 from .files import atomic_folder, read_json, write_json
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
@@ -36,7 +39,6 @@ from .runs.history import RoundRecord
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .clients.questions import Question
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,8 @@ class SavedRun:
             argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
-        seeds = _read_seeds(folder)
+        config = PrivateEvolutionConfig.from_pretrained(folder)
+        seeds = _read_seeds(folder, config)
         if seeds is not None and digest_of_seeds(seeds) != report.seeds_digest:
             logger.warning(
                 "The seeds in %r are not those that its privacy report names: they were changed, or saved by an older "
@@ -92,7 +95,7 @@ class SavedRun:
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
-        return cls(PrivateEvolutionConfig.from_pretrained(folder), report, sources, history, seeds, synthetic)
+        return cls(config, report, sources, history, seeds, synthetic)
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
@@ -174,7 +177,7 @@ class SavedRun:
         self.config.save_pretrained(folder)
         report = self.report
         if self.seeds is not None:
-            texts = texts_of(self.seeds, self.synthetic)
+            texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)
             texts.save(folder)
             report = report.about(texts, digest_of_seeds(self.seeds))
         report.save_pretrained(folder)
@@ -183,10 +186,26 @@ class SavedRun:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
-            labels = {argument: source.label for argument, source in sources.items()}
+            labels: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
             samples = self.synthetic["text"]
-            card = dataset_card(report, self.config, labels, samples, len(self.seeds), federation=self.costs, **header)
+            about: dict[str, Any] = {"federation": self.costs, "labels": self._labels, **header}
+            card = dataset_card(report, self.config, labels, samples, len(self.seeds), **about)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    @property
+    def _labels(self) -> list[dict[str, Any]]:
+        """List what the card says of each label. Nothing if there are none."""
+        config, column = self.config, self.config.label_column
+        if column is None or self.seeds is None or self.synthetic is None:
+            return []
+        counts, shares = (
+            Counter(self.synthetic[column]),
+            dict(zip(self.seeds[column], self.seeds["share"], strict=True)),
+        )
+        return [
+            {"name": name, "words": words, "count": counts[number], "share": shares.get(number, 0.0)}
+            for number, (name, words) in enumerate((config.labels or {}).items())
+        ]
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
         if not (folder / REPORT_NAME).is_file():
@@ -200,29 +219,18 @@ class SavedRun:
             )
 
 
-def run_settings(
-    config: PrivateEvolutionConfig, sources: Mapping[str, ModelSource], questions: "Sequence[Question]"
-) -> dict[str, Any]:
-    """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
-    settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
-    fingerprints = {f"questions.{each.name}": each.fingerprint() for each in questions}
-    models = {argument: each.label for argument, each in sources.items()}
-    return {"config": settings, "models": models, "questions": fingerprints}
-
-
-def _read_seeds(folder: Path) -> "Dataset | None":
-    """Read the seeds of a local folder or of a repository."""
-    from datasets import Dataset
-
+def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":
+    """Read the seeds of a local folder or of a repository, with the names of their labels."""
     if (folder / SEEDS_FILE).is_file():
         import pyarrow.parquet
 
-        return Dataset.from_list(pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist())
+        rows = pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist()
+        return make_dataset(rows, class_labels(config))
     if not (folder / SEEDS_NAME).is_file():
         return None
     # Not `splitlines`: a text may hold other characters that end a line.
     lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
-    return Dataset.from_list([json.loads(line) for line in lines if line])
+    return make_dataset([json.loads(line) for line in lines if line], class_labels(config))
 
 
 def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":

@@ -14,11 +14,12 @@ from datasets import Dataset
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.audit import mu_lower_bound
-from hf_pretext.clients.clipping import Answers
-from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates
+from hf_pretext.clients.clipping import Answers, quantize
+from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, NearestLabeledCandidates
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.noise import DiscreteGaussian
+from hf_pretext.privacy.plan import SHARE_WEIGHT
 
 NUM_BINS = 24
 CANDIDATES = np.eye(NUM_BINS, dtype=np.float32)
@@ -45,7 +46,11 @@ def make_pool(samples, noise=None, **settings):
     """Make the pool of clients that hold these samples, and return what asks it. A vote gets a noise of 1."""
     settings = {"noise_multiplier": 1.0, "delta": 1e-5, "population_size": NUM_BINS, **settings}
     config = PrivateEvolutionConfig(**settings)
-    rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
+    rows = [
+        {"client_id": client, "text": text, "parity": list(LABELS)[int(text.split()[1]) % 2]}
+        for client, own in samples.items()
+        for text in own
+    ]
     plan = Plan.from_config(config)
     pool = InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, plan, noise)
     ledger = PrivacyLedger(plan)
@@ -120,6 +125,33 @@ def check_mean_exchange(num_runs):
     direction = ONE_BIN - np.eye(NUM_BINS)[7]
     settings["neighboring_relation"] = "replace_one"
     return check_effect(ALL_IN_ONE_BIN, ["bin 7"] * 1000, direction, 1.0, num_runs, **settings)
+
+
+LABELS = {"even": "bins of even numbers", "odd": "bins of odd numbers"}
+WITH_LABELS = {"labels": LABELS, "label_column": "parity", "num_rounds": 1}
+
+
+def labeled_candidates(share_weight=SHARE_WEIGHT):
+    """Ask about the candidates by the parity of their numbers, and how common each is."""
+    return NearestLabeledCandidates.of(CANDIDATES, np.arange(NUM_BINS) % 2, 2, 1, share_weight, 8)
+
+
+def check_labels(num_runs):
+    """A client whose samples have both labels: its votes and shares together reach the claim, and not more."""
+    direction = np.zeros(NUM_BINS + 2)
+    direction[[3, 8]], direction[NUM_BINS:] = math.sqrt(1 - SHARE_WEIGHT**2 / 2), SHARE_WEIGHT / math.sqrt(2)
+    client = ["bin 3", "bin 8"] * 4
+    settings = {"question": labeled_candidates(), **WITH_LABELS}
+    return check_effect(client, None, direction, 1.0, num_runs, **settings)
+
+
+def check_labels_exchange(num_runs):
+    """The worst case of replacing a client: from one label to the other one, under `sqrt(2)` the noise."""
+    direction = np.zeros(NUM_BINS + 2)
+    direction[[3, NUM_BINS + 1]] = math.sqrt(1 - SHARE_WEIGHT**2), SHARE_WEIGHT
+    direction[[8, NUM_BINS]] = -direction[[3, NUM_BINS + 1]]
+    settings = {"question": labeled_candidates(), **WITH_LABELS, "neighboring_relation": "replace_one"}
+    return check_effect(ALL_IN_ONE_BIN, ["bin 8"] * 1000, direction, 1.0, num_runs, **settings)
 
 
 def check_run(num_runs):
@@ -238,6 +270,31 @@ def _not_clipped(answers, clip_norm, units):
     return Answers(answers.clients, answers.bins, np.rint(answers.values * units).astype(np.int64))
 
 
+def _counted_by_label(self, samples):
+    """Votes as they are counted, of any length."""
+    votes = [NearestCandidates(self.candidates).nearest(samples.embeddings)[:, 0], samples.owners]
+    owner_and_bin, counts = np.unique(np.stack(votes), axis=1, return_counts=True)
+    return Answers(owner_and_bin[1], owner_and_bin[0], counts.astype(np.float64))
+
+
+def _clipped_by_label(answers, clip_norm, units):
+    parts = [quantize(answers_of_label(answers, label), clip_norm, units) for label in range(2)]
+    joined = zip(*((each.clients, each.bins, each.values) for each in parts), strict=True)
+    return Answers(*map(np.concatenate, joined))
+
+
+def answers_of_label(answers, label):
+    own = (answers.bins < NUM_BINS) & (answers.bins % 2 == label)
+    return Answers(answers.clients[own], answers.bins[own], answers.values[own])
+
+
+@contextlib.contextmanager
+def _a_norm_for_each_label():
+    own = "hf_pretext.clients.questions.labeled_candidates.NearestLabeledCandidates.answers"
+    with patched(own, _counted_by_label), patched("hf_pretext.clients.questions.summing.quantize", _clipped_by_label):
+        yield
+
+
 def _without_signs():
     def sensitivity(self):
         return self.clip_norm * (1.0 if self.neighboring_relation == "add_or_remove_one" else math.sqrt(2))
@@ -269,6 +326,11 @@ MUTATIONS = {
         lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_spread,
     ),
+    "the votes for each label are clipped alone": (_a_norm_for_each_label, check_labels),
+    "replacing a client with another label gets the noise of removing one": (
+        lambda: patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
+        check_labels_exchange,
+    ),
     "means are not clipped": (
         lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_mean,
@@ -296,5 +358,5 @@ MUTATIONS = {
 
 CHECKS = (
     *(check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise),
-    *(check_mean, check_mean_exchange, check_run),
+    *(check_mean, check_mean_exchange, check_labels, check_labels_exchange, check_run),
 )

@@ -17,14 +17,26 @@ from unittest import mock
 
 import numpy as np
 from datasets import Dataset
-from guarantee import CANDIDATES, DRAW, NUM_BINS, OTHERS, SAMPLE, BinEncoder, mean_relative_to
+from guarantee import (
+    CANDIDATES,
+    DRAW,
+    LABELS,
+    NUM_BINS,
+    OTHERS,
+    SAMPLE,
+    WITH_LABELS,
+    BinEncoder,
+    labeled_candidates,
+    mean_relative_to,
+)
 from scipy.stats import norm
 
 from hf_pretext import ClientPool, InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients import in_memory
 from hf_pretext.clients.clipping import Answers, quantize
-from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question
+from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, NearestLabeledCandidates, Question
 from hf_pretext.clients.questions.summing import sum_answers
+from hf_pretext.clients.samples import Samples
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger, ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
@@ -60,7 +72,11 @@ def make_pool(samples, noise=None, ledger=None, questions=OWN, **settings):
     """Make the pool of clients that hold these samples, and the function that asks it."""
     settings = {"noise_multiplier": 1.0, "delta": 1e-5, "population_size": NUM_BINS, "mean_fraction": 0.3, **settings}
     config = PrivateEvolutionConfig(**settings)
-    rows = [{"client_id": client, "text": text} for client, own in samples.items() for text in own]
+    rows = [
+        {"client_id": client, "text": text, "parity": list(LABELS)[int(text.split()[1]) % 2]}
+        for client, own in samples.items()
+        for text in own
+    ]
     plan = Plan.from_config(config, questions)
     pool = InMemoryClientPool(Dataset.from_list(rows), TextEmbedder(BinEncoder()), config, plan, noise)
     ledger = PrivacyLedger(plan) if ledger is None else ledger(plan)
@@ -103,6 +119,26 @@ def check_contributions(num_runs):
             with mock.patch(f"{SUMMING}.SAMPLES_AT_ONCE", 5):
                 together = contribution(everyone, question)
             assert (together == sum(parts)).all(), f"{question.name}: contributions depend on who else is there"
+
+
+def check_labeled_contributions(num_runs):
+    """The same for votes of samples with labels, whose shares beside them count in the norm."""
+    rng = np.random.default_rng(0)
+    settings = {"questions": (), "mean_fraction": 0.0, **WITH_LABELS}
+    for _ in range(max(num_runs // 200, 3)):
+        clients = {f"client-{index}": random_client(rng, size) for index, size in enumerate([1, 4, 9, 20, 40])}
+        everyone = make_pool(clients, no_noise, **settings)
+        parts = [
+            contribution(make_pool({name: own}, no_noise, **settings), labeled_candidates())
+            for name, own in clients.items()
+        ]
+        units = everyone.plan.votes.mechanism.units
+        assert max(int((part.astype(object) ** 2).sum()) for part in parts) <= units**2, "a norm is too large"
+        with mock.patch(f"{SUMMING}.SAMPLES_AT_ONCE", 5):
+            together = contribution(everyone, labeled_candidates())
+        assert (together == sum(parts)).all(), "contributions depend on who else is there"
+        labels = np.array([sum(int(text.split()[1]) % 2 == label for text in clients["client-1"]) for label in (0, 1)])
+        assert np.abs(parts[1][NUM_BINS:] / units - 0.5 * labels / CAP).max() < 2 / units, "samples lose their labels"
 
 
 def check_signs(num_runs):
@@ -305,6 +341,20 @@ def _relative_to_participants():
     return mock.patch("hf_pretext.clients.in_memory.sum_answers", relative)
 
 
+def _shares_relative_to_the_largest_client():
+    def relative(question, samples, mechanism):
+        if isinstance(question, NearestLabeledCandidates):
+            question = replace(question, max_samples=int(np.bincount(samples.owners).max()))
+        return sum_answers(question, samples, mechanism)
+
+    return mock.patch("hf_pretext.clients.in_memory.sum_answers", relative)
+
+
+def _shuffled(embedded, labels=None):
+    owners = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
+    return Samples(owners, np.concatenate(embedded), np.concatenate(labels).astype(np.int64)[::-1])
+
+
 def _drawn_again(self, step, is_valid, make):
     made = make()
     self._folder.write(f"run-{self.number}-{step}.json", made)
@@ -367,6 +417,14 @@ MUTATIONS = {
         check_contributions,
     ),
     "means are relative to those who participate": (_relative_to_participants, check_contributions),
+    "the shares of labels are relative to the client with most samples": (
+        _shares_relative_to_the_largest_client,
+        check_labeled_contributions,
+    ),
+    "samples get the labels of others": (
+        _patched("hf_pretext.clients.samples.Samples.of", _shuffled),
+        check_labeled_contributions,
+    ),
     "one generator draws the subsets of all clients": (_one_generator_for_all_subsets, check_contributions),
     "negative entries of a question without signs count": (
         _patched(f"{SUMMING}.without_malformed", lambda answers, is_signed: answers),
@@ -400,6 +458,6 @@ MUTATIONS = {
 """What may go wrong: how to make it so, and the check that has to fail then."""
 
 CHECKS = (
-    *(check_contributions, check_signs, check_whole_clients, check_randomness),
+    *(check_contributions, check_labeled_contributions, check_signs, check_whole_clients, check_randomness),
     *(check_ledger, check_epsilon, check_resume, check_subset),
 )

@@ -21,17 +21,21 @@ from hf_pretext.hub import find_privacy_report
 
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
+LABELED = "me/labeled-dp"
+LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 
 
-def make_generator(**changes):
+def make_generator(labels=None, **changes):
     settings = {"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "lookahead": 0, "min_words": 1}
+    settings |= {"labels": labels, "label_column": labels and "kind"}
     config = PrivateEvolutionConfig(**settings, max_length=16, max_new_tokens=16)
     return PrivateEvolutionGenerator(**MODELS, config=config, batch_size=8, **changes)
 
 
 def run(generator):
     clients = [f"client-{number}" for number in range(1, 13) for _ in range(number)]
-    private = Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1)})
+    kinds = [list(LABELS)[row % 2] for row in range(len(clients))]
+    private = Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1), "kind": kinds})
     return generator(private, initial_population=random_texts(60, seed=2), num_samples=40)
 
 
@@ -83,6 +87,11 @@ def push(folder):
     outcome["no guarantee"] = error_of(lambda: no_noise.push_to_hub("me/no-dp"))
     outcome["no guarantee, repo"] = api.repo_exists("me/no-dp", repo_type="dataset")
     no_noise.push_to_hub("me/no-dp", allow_no_guarantee=True)
+
+    labeled = make_generator(LABELS)
+    outcome["labeled"] = run(labeled).to_list()
+    outcome["labeled seeds"] = labeled.seeds.to_list()
+    labeled.push_to_hub(LABELED)
 
     outcome["synthetic"], outcome["more"] = list(synthetic["text"]), list(more["text"])
     outcome["seeds"] = generator.seeds.to_list()
@@ -164,6 +173,7 @@ def pull(folder):
             for repo, kind in ((DATA, "dataset"), (ADAPTER, "model"), (SMALL, "model"))
         },
     }
+    outcome |= pull_labeled()
     generator.expand(generator.seeds, num_samples=45)
     generator.push_to_hub(DATA)
     outcome["after a push of the restored"] = load_dataset(DATA, split="train", revision="main").num_rows
@@ -174,6 +184,19 @@ def pull(folder):
     outcome["report of a mixed repository"] = find_privacy_report(DATA) is not None
     outcome["training on it"] = load_training_texts(FinetuningArguments(dataset=DATA)).report is not None
     (folder / "pulled.json").write_text(json.dumps(outcome))
+
+
+def pull_labeled():
+    """Continue a run with labels, whose column has their names again."""
+    generator = PrivateEvolutionGenerator.from_pretrained(LABELED, **MODELS)
+    rows = load_dataset(LABELED, split="train")
+    return {
+        "labeled": rows.to_list(),
+        "labeled seeds": generator.seeds.to_list(),
+        "names of labels": [each.features["kind"].names for each in (rows, generator.seeds)],
+        "labeled report": find_privacy_report(rows, LABELED) is not None,
+        "more labeled": generator.expand(generator.seeds, 4, {"ham": 0.5, "spam": 0.5})["kind"][:],
+    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, concatenate_datasets, interleave_datasets, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_from_disk,
+)
 from guarantee_rows import PRIVATE, make_run, models
 
 from conftest import random_texts
@@ -226,8 +234,12 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
     unmarked = Dataset.from_dict({"text": synthetic["text"]})  # as the Hub gives them
     assert logged(unmarked) == [] and logged(unmarked, None, folder) == figures
     mixed = concatenate_datasets([synthetic.select(range(10)), private.select(range(20))])
+    own = labelled()
+    assert logged(own) == logged(tokens_of(synthetic), own) == figures
     for trained_on in (
         private,
+        own.add_column("title", private["text"][:30]),
+        own.remove_columns("label"),
         mixed,
         tokens_of(synthetic),
         concatenate_datasets([tokens_of(synthetic.select(range(10))), tokens_of(private.select(range(20)))]),
@@ -284,3 +296,118 @@ def test_hashes_tell_texts_apart():
     others = [text.upper() for text in texts] + ["", "\ud800", "\x00"]
     assert not listed.contains(hash_texts(others)).any()
     assert not CoveredTexts.of([]).contains(hash_texts(others)).any()
+
+
+COLUMNS = ("text", "label")
+
+
+def labelled(names=("bad", "good", "so-so")):
+    """Rows of a text and a label, marked with a report about both columns together."""
+    rows = Dataset.from_dict({"text": random_texts(30, seed=5), "label": [number % 3 for number in range(30)]})
+    rows = rows.cast_column("label", ClassLabel(names=list(names)))
+    coverage.mark(rows, make_run(0)[0].privacy_report, coverage.texts_of(rows, columns=COLUMNS))
+    return rows
+
+
+DERIVED_OF_TWO = {
+    "itself": lambda own: own,
+    "columns in another order": lambda own: own.select_columns(["label", "text"]),
+    "names instead of numbers": lambda own: own.map(
+        lambda row: {"label": own.features["label"].names[row["label"]]},
+        features=Features({"text": Value("string"), "label": Value("string")}),
+    ),
+    "labels in another order": lambda own: own.map(
+        lambda row: {"label": own.features["label"].int2str(row["label"])},
+        features=Features({"text": Value("string"), "label": ClassLabel(names=["so-so", "good", "bad"])}),
+    ),
+    "a third column": lambda own: own.map(lambda row: {"size": len(row["text"])}),
+    "as numpy": lambda own: own.with_format("numpy"),
+    "split": lambda own: own.train_test_split(test_size=0.5, seed=0)["train"],
+}
+
+
+@pytest.mark.parametrize("derive", DERIVED_OF_TWO.values(), ids=DERIVED_OF_TWO)
+def test_a_row_of_several_columns_is_covered_as_a_whole(run, derive):
+    report = find_privacy_report(derive(labelled()))
+    assert report is not None and report.columns == COLUMNS
+    assert report.without_names() == make_run(0)[0].privacy_report
+    assert PrivacyReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+FOREIGN_OF_TWO = {
+    "labels of other rows": lambda own: own.map(
+        lambda row, index: {"label": own[(index + 1) % 30]["label"]}, with_indices=True
+    ),
+    "the same numbers with other names": lambda own: own.cast_column("label", ClassLabel(names=["a", "b", "c"])),
+    "no label": lambda own: own.map(lambda row: {"label": None}),
+    "other texts": lambda own: own.map(lambda row: {"text": row["text"] + "."}),
+    "the values exchanged": lambda own: own.map(
+        lambda row: {"text": own.features["label"].names[row["label"]], "label": row["text"]},
+        features=Features({"text": Value("string"), "label": Value("string")}),
+    ),
+    "a transform that shows others": lambda own: own.with_transform(
+        lambda rows: {**rows, "text": ["private words"] * len(rows["text"])}
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", FOREIGN_OF_TWO.values(), ids=FOREIGN_OF_TWO)
+def test_values_that_do_not_belong_together_are_no_row(spoil, caplog):
+    assert find_privacy_report(spoil(labelled())) is None
+    assert "rows are not among the texts" in caplog.text
+
+
+def test_a_lost_column_is_named_and_nothing_is_claimed(caplog):
+    own = labelled()
+    assert find_privacy_report(own.remove_columns("label")) is None
+    assert "no column 'label'" in caplog.text and "look the guarantee up before you drop" in caplog.text
+    renamed = own.rename_column("label", "stars")
+    assert find_privacy_report(renamed) is None
+    assert find_privacy_report(renamed, text_column=["text", "stars"]).columns == COLUMNS
+    assert find_privacy_report(renamed, text_column=["stars", "text"]) is None
+    # One of the columns that a report is about has its guarantee. Another one has none.
+    assert find_privacy_report(own, text_column="text") is not None
+    caplog.clear()
+    assert find_privacy_report(own.add_column("title", own["text"]), text_column=["text", "title", "label"]) is None
+    assert "about the columns ['text', 'label'], and not about" in caplog.text
+
+
+def test_conversations_are_covered_turn_by_turn(forgets, tmp_path):
+    turns = [
+        [{"role": "user", "content": text}, {"role": "assistant", "content": text.upper()}]
+        for text in random_texts(9, seed=6)
+    ]
+    own = Dataset.from_dict({"messages": turns})
+    coverage.mark(own, make_run(0)[0].privacy_report, listed := coverage.texts_of(own, columns=["messages"]))
+    own.select(range(4)).save_to_disk(str(tmp_path))
+    listed.save(tmp_path)
+    coverage._LISTS.clear()
+    assert find_privacy_report(tmp_path).columns == ("messages",)
+    for spoil in (
+        lambda row: {"messages": row["messages"][:1]},
+        lambda row: {"messages": row["messages"][::-1]},
+        lambda row: {"messages": [{**turn, "name": "a private name"} for turn in row["messages"]]},
+        lambda row: {"messages": [{**turn, "role": "user"} for turn in row["messages"]]},
+    ):
+        assert find_privacy_report(own.map(spoil)) is None
+
+
+def test_texts_of_a_labelled_dataset_are_trained_on_with_its_guarantee(tmp_path):
+    own = labelled()
+    own.save_to_disk(str(tmp_path))
+    coverage.texts_of(own, columns=COLUMNS).save(tmp_path)
+    texts = load_training_texts(FinetuningArguments(dataset=str(tmp_path)))
+    assert texts.report.without_names() == make_run(0)[0].privacy_report
+    assert find_privacy_report(texts.train) is not None and texts.train.column_names == ["text"]
+
+
+@pytest.mark.parametrize("columns", [[], ["text", "text"], [3], "text", {"text": 1}, [""]])
+def test_columns_that_are_no_names_are_refused(columns):
+    values = {**make_run(0)[0].privacy_report.to_dict(), "columns": columns}
+    with pytest.raises(ValueError, match="`columns`=.* is not valid"):
+        PrivacyReport.from_dict({**values, "checksum": checksum_of(values)})
+
+
+def test_reports_of_plain_texts_are_written_as_before(run):
+    _, _, folder = run
+    assert "columns" not in json.loads((folder / "privacy_report.json").read_text())

@@ -52,8 +52,8 @@ def test_lookahead_variations_become_children_as_far_as_they_go(
         return [f"{text} v{len(asked)}.{number}" for number, text in enumerate(texts)]
 
     monkeypatch.setattr(MaskedVariation, "vary", vary)
-    monkeypatch.setattr("hf_pretext.evolution.population.sample_public_texts", lambda *given: public[:16])
-    monkeypatch.setattr("hf_pretext.evolution.algorithm.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
+    monkeypatch.setattr("hf_pretext.evolution.public_texts.sample_public_texts", lambda *given: public[:16])
+    monkeypatch.setattr("hf_pretext.evolution.selection.resample", lambda *given: np.array([0] * 9 + [1] * 6 + [2]))
     generator.evolve(private, initial_population=public)
     looked_ahead, varied = asked[:2]
     assert looked_ahead == public[:16] * 2

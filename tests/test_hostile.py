@@ -31,7 +31,7 @@ from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import EMBEDDING_UNITS, quantize_embeddings
 from hf_pretext.data import list_texts, read_dataset
-from hf_pretext.evolution.population import sample_public_texts
+from hf_pretext.evolution.public_texts import sample_public_texts
 from hf_pretext.evolution.selection import resample, threshold_votes
 from hf_pretext.expansion import Expander, SeedTexts, list_prompt, parse_list
 from hf_pretext.models.local_engine import LocalEngine

@@ -40,6 +40,13 @@ def test_dataset_comes_back_equal(outcomes):
     assert pulled["found report"] == pulled["loaded report"] == pushed["report"]
 
 
+def test_labels_come_back_with_their_names(outcomes):
+    pushed, pulled = outcomes
+    assert pulled["labeled"] == pushed["labeled"] and pulled["labeled seeds"] == pushed["labeled seeds"]
+    assert pulled["names of labels"] == [["ham", "spam"]] * 2 and pulled["labeled report"]
+    assert sorted(pulled["more labeled"]) == [0, 0, 1, 1]
+
+
 def test_a_repository_with_foreign_rows_has_no_report(outcomes):
     _, pulled = outcomes
     assert pulled["report of a mixed repository"] is pulled["training on it"] is False

@@ -43,9 +43,9 @@ def test_no_setting_makes_more_candidates_than_are_accounted_for(
         population = Population(run, public, tools, selection_rule(None, config), config)
         texts = population.initial
     for number in range(1, config.num_rounds + 1):
-        assert 0 < len(texts) <= SIZE
+        assert 0 < len(texts[0]) <= SIZE
         candidates = population.represent(texts, number)
-        weights = rng.random(len(texts)) ** (1 if number % 2 else 50)
+        weights = rng.random(len(texts[0])) ** (1 if number % 2 else 50)
         texts = population.next(candidates, resample(weights, SIZE, rng), rng)
 
 

@@ -37,8 +37,9 @@ def outcomes(tmp_path_factory, models_folder):
 def test_two_processes_end_with_the_same_texts_and_report(outcomes):
     first, second = outcomes
     assert first["world_size"] == second["world_size"] == 2
-    for name in ("initial_population", "seeds", "synthetic", "report"):
+    for name in ("initial_population", "seeds", "synthetic", "labeled", "report"):
         assert first[name] == second[name], name
+    assert len({row["text"] for row in first["labeled"]["synthetic"]}) == 8
     assert len(set(first["synthetic"])) == len(first["synthetic"]) == 20
 
 

@@ -14,11 +14,19 @@ from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients import ClientPool
 from hf_pretext.clients.clipping import MAX_CLIP_NORM, Answers, quantize, without_malformed
-from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question, check_question, sum_answers
+from hf_pretext.clients.questions import (
+    MeanEmbedding,
+    NearestCandidates,
+    NearestLabeledCandidates,
+    Question,
+    check_question,
+    sum_answers,
+)
+from hf_pretext.clients.questions.labeled_candidates import shares_of
 from hf_pretext.clients.samples import EMBEDDING_UNITS, Samples, quantize_embeddings
 from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger
 from hf_pretext.privacy.mechanism import UNITS, UNITS_OF_A_FEDERATION
-from hf_pretext.privacy.plan import MEAN_CLIP
+from hf_pretext.privacy.plan import MEAN_CLIP, SHARE_WEIGHT
 
 
 def unit_rows(rng, num_rows, dimension=16):
@@ -31,7 +39,8 @@ def random_samples(rng, num_clients=7, most=6, dimension=16):
     counts = rng.integers(0, most + 1, size=num_clients)
     counts[0] = max(counts[0], 1)
     owners = np.repeat(np.arange(num_clients), counts)
-    return Samples(owners, quantize_embeddings(unit_rows(rng, counts.sum(), dimension)))
+    points = quantize_embeddings(unit_rows(rng, counts.sum(), dimension))
+    return Samples(owners, points, rng.integers(-1, 4, size=len(owners)))
 
 
 def one_client(values):
@@ -42,7 +51,16 @@ QUESTIONS = {
     "votes": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20)),
     "three votes per sample": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20), votes_per_sample=3),
     "mean": lambda rng: MeanEmbedding.of(unit_rows(rng, 30)),
+    "votes with labels": lambda rng: labeled(rng),
+    "votes with labels and shares": lambda rng: labeled(rng, votes_per_sample=2, share_weight=0.5, max_samples=4),
 }
+
+
+def labeled(rng, **settings):
+    """Twenty candidates of three labels, one of which may have none."""
+    labels = rng.integers(0, 3, size=20)
+    return NearestLabeledCandidates.of(0.9 * unit_rows(rng, 20), labels, 3, **settings)
+
 
 entries = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e9, 1e9, allow_subnormal=False))
 
@@ -112,6 +130,7 @@ def test_blocks_keep_clients_together(seed, number):
     blocks = list(samples.blocks(number))
     np.testing.assert_array_equal(np.concatenate([block.owners for block in blocks]), samples.owners)
     np.testing.assert_array_equal(np.concatenate([block.embeddings for block in blocks]), samples.embeddings)
+    np.testing.assert_array_equal(np.concatenate([block.labels for block in blocks]), samples.labels)
     owners = [set(block.owners.tolist()) for block in blocks]
     assert sum(map(len, owners)) == len(set.union(*owners)), "no client is in two blocks"
 
@@ -129,6 +148,68 @@ def test_nearest_is_nearest_in_exact_arithmetic(seed, is_coarse):
     for number in (1, 5, 12, 20):
         found = NearestCandidates(candidates, number).nearest(samples)
         np.testing.assert_array_equal(found, expected[:, :number])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_a_sample_votes_among_the_candidates_of_its_own_label(seed):
+    """Compared with a loop over clients and samples in exact integers, for votes, shares and their norm."""
+    rng = np.random.default_rng(seed)
+    samples, question = random_samples(rng), labeled(rng, votes_per_sample=2, share_weight=0.5, max_samples=4)
+    points = question.candidates.astype(np.int64)
+    for _, own in samples.each_client():
+        votes, numbers = np.zeros(20), np.zeros(3)
+        for point, label in zip(own.embeddings.astype(np.int64), own.labels, strict=True):
+            rows = np.flatnonzero(question.labels == label)
+            votes[rows[((points[rows] - point) ** 2).sum(axis=1).argsort(kind="stable")[:2]]] += 1
+            numbers += np.arange(3) == label
+        shares = 0.5 * numbers / max(len(own.owners), 4)
+        votes *= np.sqrt(1 - (shares**2).sum()) / max(np.linalg.norm(votes), 1)
+        np.testing.assert_allclose(question.answer(own), [*votes, *shares], atol=1e-12)
+        norm = np.linalg.norm(question.answer(own))
+        assert norm <= 1 + 1e-12 and (norm > 1 - 1e-12 or not votes.any())
+
+
+def test_samples_without_a_label_have_no_vote():
+    samples = random_samples(np.random.default_rng(0))
+    question = labeled(np.random.default_rng(1), share_weight=0.5, max_samples=8)
+    assert not sum_answers(question, Samples(samples.owners, samples.embeddings), Mechanism(1.0)).any()
+
+
+def test_shares_are_what_the_samples_have_and_never_negative():
+    """The bins of labels add up to the numbers of samples, whatever the clients' sizes. Noise may drown a rare one."""
+    rng = np.random.default_rng(2)
+    samples, question = random_samples(rng, 300), labeled(rng, share_weight=0.5, max_samples=8)
+    mechanism = Mechanism(1.0)
+    totals = sum_answers(question, samples, mechanism)[20:] / mechanism.units
+    numbers = np.bincount(samples.labels[(samples.labels >= 0) & (samples.labels < 3)], minlength=3)
+    np.testing.assert_allclose(totals, 0.5 * numbers / 8, atol=300 / mechanism.units)
+    np.testing.assert_allclose(shares_of(totals[None]), numbers / numbers.sum(), atol=1e-4)
+    np.testing.assert_allclose(shares_of(np.array([[4.0, -1.0, 1.0], [2.0, -1.0, 1.0]])), [0.75, 0, 0.25])
+    np.testing.assert_allclose(shares_of(np.full((1, 4), -1.0)), np.full(4, 0.25))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_shares_at_a_thousand_clients_are_within_five_points(share):
+    """Epsilon 1.29, three rounds, three samples per client on average. Sums over the votes would miss it by more."""
+    rng = np.random.default_rng(0)
+    names = {"label_column": "kind", "labels": {"a": "one kind", "b": "another kind"}}
+    plan = Plan.from_config(PrivateEvolutionConfig(epsilon=1.29, delta=3e-6, **names))
+    counts = np.minimum(rng.geometric(1 / 3, size=1000), 8)
+    owners = np.repeat(np.arange(1000), counts)
+    labels = (rng.random(len(owners)) < rng.beta(share, 1 - share, size=1000)[owners]).astype(np.int64)
+    samples = Samples(owners, quantize_embeddings(unit_rows(rng, len(owners))), labels)
+    points, of_points = 0.9 * unit_rows(rng, 1024), np.arange(1024) // 512
+    question = NearestLabeledCandidates.of(points, of_points, 2, 1, SHARE_WEIGHT, 8)
+    clean = sum_answers(question, samples, plan.votes.mechanism) / plan.votes.mechanism.units
+    errors, of_votes = [], []
+    for _ in range(200):
+        answers = clean + plan.votes.mechanism.noise_std * rng.standard_normal((3, len(clean)))
+        votes = np.stack([answers[:, :512].sum(axis=1), answers[:, 512:1024].sum(axis=1)], axis=1)
+        for found, totals in ((errors, answers[:, 1024:]), (of_votes, votes)):
+            found.append(abs(shares_of(totals)[1] - labels.mean()))
+    assert np.quantile(errors, 0.95) < 0.05 and max(errors) < 0.08
+    assert np.mean(of_votes) > 1.5 * np.mean(errors)
 
 
 @pytest.mark.parametrize("dimension", [2, 384, 4096])
@@ -355,6 +436,22 @@ def test_a_fingerprint_is_of_everything_that_makes_a_question():
         (
             lambda: NearestCandidates(np.zeros((4, 8), np.int16), -1),
             "`votes_per_sample`=-1 must be a positive integer",
+        ),
+        (
+            lambda: NearestLabeledCandidates(np.zeros((4, 8), np.int16), np.zeros(3, np.int64), 2),
+            "`labels` must be an array of int64 with one label per candidate",
+        ),
+        (
+            lambda: NearestLabeledCandidates(np.zeros((4, 8), np.int16), np.full(4, 2), 2),
+            "`labels` must lie between 0 and 1",
+        ),
+        (
+            lambda: NearestLabeledCandidates(np.zeros((4, 8), np.int16), np.zeros(4, np.int64), 2, 1, 1.0),
+            "`share_weight`=1.0 must be a float of at least 0 and below 1",
+        ),
+        (
+            lambda: NearestLabeledCandidates(np.zeros((4, 8), np.int16), np.zeros(4, np.int64), 1),
+            "`num_labels`=1 must be an integer of at least 2",
         ),
         (lambda: NearestCandidates(np.zeros((4, 8), np.int16), 1.5), "`votes_per_sample`=1.5 must be a positive"),
         (lambda: MeanEmbedding(np.zeros((2, 8), np.int16)), "`center` of shape .* must have one row"),

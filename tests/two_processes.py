@@ -34,6 +34,21 @@ def load_causal_lm(folder):
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
+def labeled_run(private, models, folder):
+    """Make a run with labels, each of which the language model writes a population of its own for."""
+    config = PrivateEvolutionConfig(
+        **{"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 8, "max_length": 16},
+        **{"max_new_tokens": 16, "min_words": 1, "domain": "messages", "label_column": "kind"},
+        labels={"ham": "messages that people want", "spam": "unwanted advertising"},
+    )
+    if private is not None:
+        private = private.add_column("kind", [("ham", "spam")[row % 2] for row in range(len(private))])
+    sources = {name: models / name for name in ("embedding_model", "expansion_model")}
+    generator = PrivateEvolutionGenerator(None, **sources, config=config, run_dir=folder / "labeled")
+    seeds = generator.evolve(private)
+    return {"seeds": seeds.to_list(), "synthetic": generator.expand(seeds, num_samples=8).to_list()}
+
+
 def main(folder, models):
     counted(DiscreteGaussian, "__call__", "draws")
     counted(LocalEngine, "_continue_part", "prompts", 0)
@@ -79,6 +94,7 @@ def main(folder, models):
         "totals": score_next_tokens(*load_causal_lm(models / "expansion_model"), random_texts(15, seed=5)).totals(),
         **counts,
     }
+    outcome["labeled"] = labeled_run(private, models, folder)
     (folder / f"outcome-{os.environ['RANK']}.json").write_text(json.dumps(outcome))
 
 

@@ -58,14 +58,14 @@ class PopulationWithCanaries(Population):
         self._canaries = list(canaries)
         self.asked: list[Candidates] = []
 
-    def represent(self, texts: list[str], number: int) -> Candidates:
+    def represent(self, texts: list[list[str]], number: int) -> Candidates:
         """Make the candidates of a round from the canaries and the texts of the run."""
-        known = set(self._canaries)
-        candidates = super().represent([*self._canaries, *(text for text in texts if text not in known)], number)
+        known, (own,) = set(self._canaries), texts
+        candidates = super().represent([[*self._canaries, *(text for text in own if text not in known)]], number)
         self.asked.append(candidates)
         return candidates
 
-    def next(self, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator) -> list[str]:
+    def next(self, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator) -> list[list[str]]:
         """Make the next texts of as many parents as the run has without canaries."""
         return super().next(candidates, rng.choice(parents, self._config.population_size, replace=False), rng)
 
@@ -79,10 +79,15 @@ class AuditedGenerator(PrivateEvolutionGenerator):
         **arguments: Arguments of `PrivateEvolutionGenerator`.
 
     Raises:
-        ValueError: The settings give no guarantee, so there is nothing to refute.
+        ValueError: The settings give no guarantee, so there is nothing to refute. Or they have labels.
     """
 
     def __init__(self, canaries: Sequence[str], *, config: PrivateEvolutionConfig, **arguments: Any) -> None:
+        if config.labels:
+            raise ValueError(
+                f"`labels`={config.labels} are not audited yet: canaries have none. Audit the run without labels. Its "
+                "releases have the same clipping, noise and accounting."
+            )
         super().__init__(config=replace(config, population_size=config.population_size + len(canaries)), **arguments)
         if math.isinf(self.ledger.plan.epsilon(config.delta)):
             raise ValueError(

@@ -1,7 +1,7 @@
 """All clients in one process, which has to be trusted with their text."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..processes import is_main_process, num_processes
 from .guard import attempted
 from .pool import ClientPool, warn_of_delta, warn_of_few_clients
 from .questions import Question, check_question, sum_answers
-from .samples import Embedder, Samples, embed_clients, group_by_client
+from .samples import Embedder, Samples, embed_clients, embed_with_labels, group_by_client, group_with_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,15 +28,16 @@ class InMemoryClientPool(ClientPool):
 
     Args:
         private (`datasets.Dataset`):
-            Column `config.text_column` (`str`) holds the texts and `config.client_column` says whose they are. It is
-            read into memory. Nothing is cached on disk.
+            Column `config.text_column` (`str`) holds the texts and `config.client_column` says whose they are. With
+            `config.labels`, `config.label_column` holds their labels. It is read into memory. Nothing is cached on
+            disk.
         embedder (`Embedder`): The embedding model.
         config (`PrivateEvolutionConfig`): Names of the columns, seed of the subsets.
         plan (`Plan`): The cap, the sampling rate, and the mechanisms that must not overflow.
         noise (`NoiseSource`, *optional*): Source of the noise. Other than the default in tests only.
 
     Raises:
-        ValueError: A column is missing, there is no text at all, or rows have no client.
+        ValueError: A column is missing, there is no text at all, rows have no client, or a label that is not public.
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
 
@@ -49,7 +50,7 @@ class InMemoryClientPool(ClientPool):
         noise: NoiseSource | None = None,
     ) -> None:
         _refuse_other_processes()
-        samples = group_by_client(private, config)
+        samples: dict[object, list[Any]] = (group_with_labels if config.labels else group_by_client)(private, config)
         if not any(samples.values()):
             raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
         self._num_clients = len(samples)
@@ -57,7 +58,11 @@ class InMemoryClientPool(ClientPool):
             _check_capacity(self._num_clients, entry.mechanism)
         warn_of_delta(config.delta, self._num_clients)
         warn_of_few_clients(config, plan, self._num_clients)
-        self._samples = Samples.of(embed_clients(samples, embedder, plan.max_samples_per_client, config.seed))
+        limits = plan.max_samples_per_client, config.seed
+        if config.labels:
+            self._samples = embed_with_labels(samples, embedder, *limits)
+        else:
+            self._samples = Samples.of(embed_clients(samples, embedder, *limits))
         self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()

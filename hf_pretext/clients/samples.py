@@ -10,14 +10,15 @@ entry may be ordered differently.
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
 from ..data.columns import MissingColumnError, has_transform, shown_names, values_of
+from ..data.labels import read_labels
 from ..processes import progress_bar
 from .guard import attempted
 from .identity import check_clients
@@ -58,6 +59,24 @@ class CountsUnknown(Protocol):
         ...
 
 
+class LabeledText(NamedTuple):
+    """A private text and its label. Two samples with one text and different labels are two samples.
+
+    Args:
+        text (`str`): The text.
+        label (`int`): Number of its label, in the order of `config.labels`.
+    """
+
+    text: str
+    label: int
+
+
+Sample = TypeVar("Sample", str, LabeledText)
+
+NO_LABEL = -1
+"""Label of a sample that has none."""
+
+
 @dataclass(frozen=True, repr=False)
 class Samples:
     """The samples of some clients, as questions read them. Its representation shows none of them.
@@ -65,15 +84,30 @@ class Samples:
     Args:
         owners (`np.ndarray` of shape `(n,)`): Index of the client of each sample, sorted.
         embeddings (`np.ndarray` of shape `(n, d)`): Quantized embeddings, int16.
+        labels (`np.ndarray` of shape `(n,)`, *optional*):
+            Number of the label of each sample, int64. By default no sample has one (`NO_LABEL`).
     """
 
     owners: np.ndarray
     embeddings: np.ndarray
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.labels):
+            object.__setattr__(self, "labels", np.full(len(self.owners), NO_LABEL, dtype=np.int64))
 
     @classmethod
-    def of(cls, embedded: Sequence[np.ndarray]) -> "Samples":
-        """Put together the embeddings of clients, each of shape `(number of its samples, d)`."""
-        return cls(np.repeat(np.arange(len(embedded)), list(map(len, embedded))), np.concatenate(list(embedded)))
+    def of(cls, embedded: Sequence[np.ndarray], labels: Sequence[Sequence[int]] | None = None) -> "Samples":
+        """Put together the embeddings of clients, each of shape `(number of its samples, d)`, and their labels.
+
+        A client whose texts could not be embedded has no samples, and so no labels either.
+        """
+        owners = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
+        points = np.concatenate(list(embedded))
+        if labels is None:
+            return cls(owners, points)
+        own = [each for each, rows in zip(labels, embedded, strict=True) if len(rows)]
+        return cls(owners, points, np.concatenate([np.zeros(0), *own]).astype(np.int64))
 
     @property
     def num_dimensions(self) -> int:
@@ -82,7 +116,7 @@ class Samples:
 
     def select(self, rows: "np.ndarray | slice") -> "Samples":
         """Select samples by a mask or a slice."""
-        return Samples(self.owners[rows], self.embeddings[rows])
+        return Samples(self.owners[rows], self.embeddings[rows], self.labels[rows])
 
     def each_client(self) -> Iterator[tuple[int, "Samples"]]:
         """Yield the index and the samples of each client that has any."""
@@ -199,47 +233,72 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
     texts, ids = read_columns(private, config)
-    samples: dict[object, list[str]] = {client: [] for client in ids}
-    for text, client in zip(texts, ids, strict=True):
+    return _group(texts, ids, texts)
+
+
+def group_with_labels(private: "Dataset", config: PrivateEvolutionConfig) -> dict[object, list[LabeledText]]:
+    """Group the texts that are not blank with their labels. See `group_by_client`.
+
+    Raises:
+        ValueError: As in `group_by_client`, or rows have a label that is not among `config.labels`.
+    """
+    texts, ids = read_columns(private, config)
+    labels = read_labels("private", private, str(config.label_column), config.label_names)
+    return _group(texts, ids, list(map(LabeledText, texts, labels)))
+
+
+def _group(texts: Sequence[str], ids: Sequence[object], samples: Sequence[Sample]) -> dict[object, list[Sample]]:
+    groups: dict[object, list[Sample]] = {client: [] for client in ids}
+    for text, client, sample in zip(texts, ids, samples, strict=True):
         if text.strip():
-            samples[client].append(text)
+            groups[client].append(sample)
     if not all(text.strip() for text in texts):
-        warnings.warn("`private` has blank texts. They are left out.", stacklevel=3)
-    return samples
+        warnings.warn("`private` has blank texts. They are left out.", stacklevel=4)
+    return groups
 
 
-def cap_samples(client: object, samples: list[str], cap: int, seed: int) -> list[str]:
+def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> list[Sample]:
     """Choose a client's random subset, which does not depend on who else participates or on the order of the rows.
 
-    Each sample gets a rank, a hash of its text and of which copy of that text it is, under a key of the seed and the
-    client. The subset is the `cap` samples of the smallest ranks. So all samples have the same chance, and where a
-    text is there twice, each copy counts.
+    Each sample gets a rank, a hash of its text (and label, if it has one) and of which copy of that text it is, under
+    a key of the seed and the client. The subset is the `cap` samples of the smallest ranks. So all samples have the
+    same chance, and where a text is there twice, each copy counts.
 
     *What one text can change.* A text that is added or removed changes no other rank. So at most one sample of the
     subset is exchanged for another. For a client of more than `cap` samples, its votes of L2 norm 1 then change by at
     most `sqrt(2 / cap)`, which is 0.5 for 8 samples. (Two vectors scaled to length 1 differ by at most `|a - b| /
     sqrt(|a| |b|)`. For `k` votes per sample `|a - b|^2` is at most `2 k`, and `|a|^2` and `|b|^2` are at least `k
-    cap`.) Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is about a client with all
-    of its samples, and does not rest on this.
+    cap`.) With labels, the shares beside the votes change as well, by at most `sqrt(2) * SHARE_WEIGHT / cap`, and the
+    scale of the votes a little. Its mean changes by at most `2 / (cap * MEAN_CLIP)`, which is 0.36. The guarantee is
+    about a client with all of its samples, and does not rest on this.
 
     Args:
         client (`object`): The client's id.
-        samples (`list` of `str`): Its texts.
+        samples (`list` of `str` or of `LabeledText`): Its texts.
         cap (`int`): Most samples of the subset.
         seed (`int`): Seed of the run. It counts as public.
 
     Returns:
-        `list` of `str`: All samples if there are at most `cap`, in their order. Else the subset, by rank.
+        `list`: All samples if there are at most `cap`, in their order. Else the subset, by rank.
     """
     if len(samples) <= cap:
         return samples
     key = blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
-    copies: Counter[str] = Counter()
+    copies: Counter[Sample] = Counter()
     ranks = []
-    for text in samples:
-        ranks.append(blake2b(f"{copies[text]}/{text}".encode("utf-8", "surrogatepass"), key=key).digest())
-        copies[text] += 1
+    for sample in samples:
+        words = sample if isinstance(sample, str) else f"{sample.label}/{sample.text}"
+        ranks.append(blake2b(f"{copies[sample]}/{words}".encode("utf-8", "surrogatepass"), key=key).digest())
+        copies[sample] += 1
     return [samples[index] for index in sorted(range(len(samples)), key=ranks.__getitem__)[:cap]]
+
+
+def embed_with_labels(samples: Mapping[object, list[LabeledText]], embedder: Embedder, cap: int, seed: int) -> Samples:
+    """Cap and embed every client's samples, and keep their labels. See `embed_clients`."""
+    chosen = {client: cap_samples(client, own, cap, seed) for client, own in samples.items()}
+    texts = {client: [sample.text for sample in own] for client, own in chosen.items()}
+    labels = [[sample.label for sample in own] for own in chosen.values()]
+    return Samples.of(embed_clients(texts, embedder, cap, seed), labels)
 
 
 def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int) -> list[np.ndarray]:

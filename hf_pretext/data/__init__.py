@@ -2,7 +2,7 @@
 
 from .database import read_sql
 from .formats import SUFFIXES
-from .reading import read_dataset, read_texts
+from .reading import open_dataset, read_dataset, read_texts
 from .repository import read_repository
 from .texts import draw_texts, list_texts, make_dataset, split_by_client
 
@@ -11,6 +11,7 @@ __all__ = [
     "draw_texts",
     "list_texts",
     "make_dataset",
+    "open_dataset",
     "read_dataset",
     "read_repository",
     "read_sql",

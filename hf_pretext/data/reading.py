@@ -105,15 +105,32 @@ def read_texts(
     if os.path.exists(name):
         chosen = split if splits_of(Path(name)) else None
         return read_dataset(name, text_column, client_column, other_columns=other_columns, split=chosen)
+    dataset = open_dataset(name, split=split, revision=revision)
+    return with_columns(repr(str(name)), dataset, WantedColumns.of(text_column, client_column, other_columns))
+
+
+def open_dataset(name: str | Path, *, split: str = "train", revision: str | None = None) -> "Dataset":
+    """Open a folder of `save_to_disk`, or a dataset repository of the Hub, with all of its columns.
+
+    Args:
+        name (`str` or `Path`): Path, or name of a repository.
+        split (`str`, *optional*, defaults to `"train"`): Split of the repository.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: There is neither a folder nor a repository of that name.
+        ValueError: It cannot be read.
+    """
+    if os.path.exists(name):
+        return _read_saved(Path(name), WantedColumns())
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(str(name), split=split, revision=revision)
+        return load_dataset(str(name), split=split, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{str(name)!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
         ) from error
-    return with_columns(repr(str(name)), dataset, WantedColumns.of(text_column, client_column, other_columns))
 
 
 def splits_of(path: Path) -> list[str]:

@@ -56,14 +56,27 @@ def read_private(
     return read_dataset(source, text_column, client_column, other_columns=other_columns, split=split)
 
 
-def read_public(source: str, text_column: str, *, split: str | None = None) -> "Dataset | IterableDataset":
+def read_public(
+    source: str, text_column: str, *, label_column: str | None = None, split: str | None = None
+) -> "Dataset | IterableDataset":
     """Read public texts from a local file or folder, or stream them from a repository of the Hub.
+
+    Args:
+        source (`str`): A local file or folder, or a repository of the Hub.
+        text_column (`str`): Column of texts.
+        label_column (`str`, *optional*): Column of labels, which is read if all rows have it.
+        split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
 
     Raises:
         FileNotFoundError: There is nothing of that name.
         ValueError: It cannot be read, or is not public.
     """
     if not is_repository(source):
+        if label_column is not None:
+            try:
+                return read_dataset(source, text_column, other_columns=[label_column], split=split)
+            except ValueError:
+                pass  # If the labels are not what is missing, the error comes again.
         return read_dataset(source, text_column, split=split)
     from datasets import load_dataset
 

@@ -1,6 +1,6 @@
 """Lists of texts and small datasets, in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
@@ -90,11 +90,19 @@ def _values(source: Any, column: str, argument: str) -> Iterator[Any]:
         raise ValueError(f"`{argument}` has no column {column!r} of texts, but {shown_names(names)}.") from None
 
 
-def make_dataset(rows: list[dict[str, Any]]) -> "Dataset":
-    """Make a dataset of rows, in memory."""
-    from datasets import Dataset
+def make_dataset(rows: list[dict[str, Any]], features: Mapping[str, Any] | None = None) -> "Dataset":
+    """Make a dataset of rows, in memory.
 
-    return Dataset.from_list(rows)
+    Args:
+        rows (`list` of `dict`): The rows.
+        features (`Mapping[str, Any]`, *optional*): Features of columns that do not follow from their values.
+    """
+    from datasets import Dataset, Features
+
+    dataset = Dataset.from_list(rows)
+    if not features:
+        return dataset
+    return Dataset.from_list(rows, features=Features({**dataset.features, **features}))
 
 
 def split_by_client(

@@ -1,35 +1,32 @@
 """Where candidates come from: public texts, those that the evidence prefers, and variations of the survivors."""
 
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..clients.questions import MeanEmbedding, Question
+from ..clients.questions.labeled_candidates import shares_of
 from ..clients.samples import EMBEDDING_UNITS
 from ..configuration import PrivateEvolutionConfig
-from ..data import draw_texts, list_texts
-from ..privacy.plan import MEAN_EMBEDDING, VOTES
+from ..privacy.plan import MEAN_EMBEDDING
 from ..processes import broadcast
 from .candidates import Candidates
-from .evidence import EFFECTIVE_FRACTION, Evidence, Interprets, TiltReading, VotesReading
+from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
+from .parts import Part, Reserve, is_texts, is_texts_of, joined, parts_of
+from .public_texts import public_texts_of_parts
+from .seeds import Seeds
 from .selection import SelectionRule
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     from ..runs.run import Run
-
-logger = logging.getLogger(__name__)
-
-RESERVE = 15
-"""Public texts that later rounds may draw from, as a multiple of the population."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,14 @@ class Tools:
         vary (`Callable`): `vary(texts, seed)` returns one variation of each text.
         truncate (`Callable`): Cuts a text to the longest that is varied.
         embed (`Callable`): Embeds texts as unit rows.
-        write (`Callable`): Writes an initial population if there are no public texts.
+        write (`Callable`):
+            `write(label)` writes the first candidates of a label if there are no public texts. Without labels it is 0.
     """
 
     vary: Callable[[Sequence[str], int], list[str]]
     truncate: Callable[[str], str]
     embed: Callable[[Sequence[str]], np.ndarray]
-    write: Callable[[], list[str]]
+    write: Callable[[int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,8 @@ class FirstQuestion:
 class Population:
     """Makes the candidates of every round, and keeps the evidence that they are drawn by.
 
+    The candidates of each label are a part of their own, with evidence of its own. Without labels there is one part.
+
     Args:
         run (`Run`): Keeps what is made.
         public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*): Public texts.
@@ -92,9 +92,11 @@ class Population:
         questions: Sequence[Question] = (),
     ) -> None:
         self._run, self._tools, self._rule, self._config, self._questions = run, tools, rule, config, questions
-        self._public = None if public is None else sample_public_texts(public, tools.truncate, config)
-        self._reserve = Reserve([])
-        self.evidence = Evidence()
+        self._is_public = public is not None
+        sizes = config.candidates_per_label
+        texts = [[] for _ in sizes] if public is None else public_texts_of_parts(public, tools.truncate, config)
+        self._parts = [Part(size, own) for size, own in zip(sizes, texts, strict=True)]
+        self._totals: list[np.ndarray] = []
 
     @cached_property
     def first_questions(self) -> list[FirstQuestion]:
@@ -107,29 +109,29 @@ class Population:
         if self._config.mean_fraction > 0:
             mean = FirstQuestion(MEAN_EMBEDDING.name, lambda: self._mean_question, self._read_mean)
             questions.insert(0, mean)
-        if questions and self._public is not None:
-            self._check_public("public", self._public)
+        if questions and self._is_public:
+            self._check_public("public", self._source)
         for each in self._questions:
             if isinstance(each, Interprets):
                 self._score(each, np.zeros(each.num_bins), self._embed_as("Embedding", self._source[:2]))
         return questions
 
     @cached_property
-    def initial(self) -> list[str]:
-        """The first candidates `S_1`: drawn from public texts, or written by the language model."""
-        if self._public is None:
-            return self._source
-        drawn = self._run.keep("candidates-1", is_texts, self._draw_first)
-        chosen = set(drawn)
-        others = [text for text in self._public if text not in chosen]
-        is_given = chosen <= set(self._public) and (bool(self.evidence) or drawn == self._draw_first())
-        self._check_public("reserve", others, is_given)
-        self._reserve = Reserve(others)
+    def initial(self) -> list[list[str]]:
+        """The first candidates `S_1` of each label: drawn from public texts, or written by the language model."""
+        if not self._is_public:
+            return self._written
+        drawn = self._keep_texts("candidates-1", self._draw_first)
+        is_given = all(set(own) <= set(part.public) for own, part in zip(drawn, self._parts, strict=True))
+        is_given = is_given and (any(part.evidence for part in self._parts) or drawn == self._draw_first())
+        for own, part in zip(drawn, self._parts, strict=True):
+            part.begin(own)
+        self._check_public("reserve", joined([part.reserve.texts for part in self._parts]), is_given)
         return drawn
 
-    def represent(self, texts: list[str], number: int) -> Candidates:
-        """Make the candidates of a round from their texts."""
-        size, label = self._config.lookahead * len(texts), self._run.label(number)
+    def represent(self, texts: list[list[str]], number: int) -> Candidates:
+        """Make the candidates of a round from the texts of each label."""
+        size, label = self._config.lookahead * sum(map(len, texts)), self._run.label(number)
         rng = self._run.rng(number).lookahead
 
         def look_ahead() -> list[str]:
@@ -137,7 +139,7 @@ class Population:
             return self._run.keep(
                 f"lookahead-{number}",
                 lambda made: is_texts(made) and len(made) == size,
-                lambda: self._vary(texts * self._config.lookahead, rng, f"{label}: looking ahead"),
+                lambda: self._vary(joined(texts) * self._config.lookahead, rng, f"{label}: looking ahead"),
             )
 
         def embed(shown: Sequence[str]) -> np.ndarray:
@@ -145,67 +147,115 @@ class Population:
 
         return Candidates(number, texts, self._config, embed, look_ahead if size else None)
 
-    def weigh(self, candidates: Candidates, votes: np.ndarray) -> np.ndarray:
+    def weigh(self, candidates: Candidates, answer: np.ndarray) -> np.ndarray:
         """Select among the candidates, and learn what their votes say about the other public texts."""
-        number, reserve = candidates.round, self._reserve
-        reading = VotesReading(votes, self._run.noise_std(VOTES.name), lambda: candidates.embeddings)
+        number, votes = candidates.round, candidates.votes(answer)
+        self._totals.append(candidates.totals(answer))
+        noise_std = self._run.noise_std(candidates.kind)
+        readings = [
+            VotesReading(votes[part], noise_std, lambda part=part: candidates.embeddings[part])  # type: ignore[misc]
+            for part in candidates.parts
+        ]
+
+        def select() -> list[float]:
+            selected = [_checked(self._rule.select(reading), len(reading.votes)) for reading in readings]
+            return np.concatenate(selected).tolist()
+
         if not self._config.smooth_votes:
-            return _checked(self._rule.select(reading), len(votes))
-        self.evidence.add(reading)
+            return np.array(select())
+        for part, reading in zip(self._parts, readings, strict=True):
+            part.evidence.add(reading)
+        reserves = [part.reserve for part in self._parts]
 
         def weigh() -> list[float]:
             with self._run.stage("smoothing"):
-                weights = _checked(self._rule.select(reading), len(votes))
-            if reserve.texts and number < self._config.num_rounds:
-                self._learn(self._run.label(number))
+                weights = select()
+            for part in self._parts:
+                if part.reserve.texts and number < self._config.num_rounds:
+                    self._learn(part, self._run.label(number))
             # Processes on different machines would differ by rounding.
-            return broadcast([*weights.tolist(), *reserve.ratios.tolist()])
+            return broadcast([*weights, *np.concatenate([reserve.ratios for reserve in reserves]).tolist()])
 
-        size = len(votes) + len(reserve.texts)
+        size = len(votes) + sum(len(reserve.texts) for reserve in reserves)
         kept = np.array(self._run.keep(f"weights-{number}", lambda made: is_weights(made, size), weigh))
-        reserve.ratios = kept[len(votes) :]
+        for reserve, own in zip(reserves, parts_of([len(reserve.texts) for reserve in reserves]), strict=True):
+            reserve.ratios = kept[len(votes) :][own]
         return kept[: len(votes)]
 
-    def next(self, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator) -> list[str]:
+    def next(self, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator) -> list[list[str]]:
         """Take new public texts, keep survivors if the settings say so, and vary parents for the rest."""
-        config, size = self._config, self._config.population_size
 
-        def make() -> list[str]:
-            survivors = [candidates.texts[index] for index in np.unique(parents)] if config.keep_survivors else []
-            num_public = min(round(config.new_public_share * size), size - len(survivors))
-            children = [*self._reserve.draw(num_public, rng), *survivors]
-            ready = candidates.variations if config.reuse_lookahead else []
-            num_children: Counter[int] = Counter()
-            varied = []
-            for parent in rng.permutation(parents)[len(children) :]:
-                if (child := num_children[parent]) < len(ready):
-                    children.append(ready[child][parent])
-                else:
-                    varied.append(candidates.texts[parent])
-                num_children[parent] += 1
-            if varied:
-                children += self._vary(varied, rng, f"{self._run.label(candidates.round)}: varying")
-            return list(dict.fromkeys(children))
+        def make() -> list[list[str]]:
+            of_parts = [parents[(own.start <= parents) & (parents < own.stop)] for own in candidates.parts]
+            drafts = [
+                self._children(part, candidates, own, rng) for part, own in zip(self._parts, of_parts, strict=True)
+            ]
+            varied = joined([wanted for _, wanted in drafts])
+            made = iter(self._vary(varied, rng, f"{self._run.label(candidates.round)}: varying") if varied else [])
+            return [list(dict.fromkeys([*ready, *islice(made, len(wanted))])) for ready, wanted in drafts]
 
-        texts = self._run.keep(f"candidates-{candidates.round + 1}", is_texts, make)
-        self._reserve.leave_out(texts)
+        texts = self._keep_texts(f"candidates-{candidates.round + 1}", make)
+        for part, own in zip(self._parts, texts, strict=True):
+            part.reserve.leave_out(own)
         return texts
 
-    def preferences(self, texts: list[str]) -> list[float]:
-        """Compute how many times as many texts like these the evidence asks for."""
+    def finish(self, seeds: Seeds) -> list[dict[str, Any]]:
+        """Complete the rows of the seeds by what the evidence says of them, and by the shares of their labels."""
+        rows = seeds.rows
+        if all(part.evidence for part in self._parts):
+            for row, preference in zip(rows, self._preferences(seeds), strict=True):
+                row["preference"] = preference
+        shares = self.shares
+        if shares is not None:
+            for row, label in zip(rows, seeds.labels, strict=True):
+                row["share"] = shares[label]
+        return rows
+
+    @property
+    def shares(self) -> list[float] | None:
+        """The share of each label: what the settings say, or what the clients answered. None without labels."""
+        config = self._config
+        if not config.labels:
+            return None
+        if config.label_shares is not None:
+            return [float(config.label_shares[name]) for name in config.labels]
+        return shares_of(np.array(self._totals)).tolist()
+
+    def _preferences(self, seeds: Seeds) -> list[float]:
+        """Compute how many times as many texts like each seed the evidence asks for."""
 
         def compute() -> list[float]:
-            return broadcast(self.evidence.ratios(self._embed_as("Embedding the seeds", texts)).tolist())
+            labels = np.array(seeds.labels)
+            ratios = np.ones(len(labels))
+            for number, part in enumerate(self._parts):
+                if (labels == number).any():
+                    embeddings = self._embed_as("Embedding the seeds", seeds.texts_of(number))
+                    ratios[labels == number] = part.evidence.ratios(embeddings)
+            return broadcast(ratios.tolist())
 
-        return self._run.keep("preferences", lambda made: is_weights(made, len(texts)), compute)
+        return self._run.keep("preferences", lambda made: is_weights(made, len(seeds.labels)), compute)
+
+    def _keep_texts(self, step: str, make: Callable[[], list[list[str]]]) -> list[list[str]]:
+        """Keep the texts of each label. Without labels, the list of the one part is what is kept."""
+        if self._config.labels:
+            return self._run.keep(step, partial(is_texts_of, len(self._parts)), make)
+        return [self._run.keep(step, is_texts, lambda: make()[0])]
+
+    @cached_property
+    def _written(self) -> list[list[str]]:
+        """The population that the language model writes."""
+
+        def write() -> list[list[str]]:
+            return [self._tools.write(number) for number in range(len(self._parts))]
+
+        with self._run.stage("writing the initial population"):
+            return self._keep_texts("candidates-1", write)
 
     @cached_property
     def _source(self) -> list[str]:
         """The texts that the first candidates are drawn from: public ones, or the written population itself."""
-        if self._public is not None:
-            return self._public
-        with self._run.stage("writing the initial population"):
-            return self._run.keep("candidates-1", is_texts, self._tools.write)
+        texts = [part.public for part in self._parts] if self._is_public else self._written
+        return list(dict.fromkeys(joined(texts)))
 
     @cached_property
     def _source_embeddings(self) -> np.ndarray:
@@ -214,6 +264,11 @@ class Population:
     @cached_property
     def _mean_question(self) -> MeanEmbedding:
         return MeanEmbedding.of(self._source_embeddings)
+
+    def _embeddings_of(self, texts: Sequence[str]) -> np.ndarray:
+        """Look up the embeddings of texts among those of all public ones."""
+        index = {text: number for number, text in enumerate(self._source)}
+        return self._source_embeddings[[index[text] for text in texts]]
 
     def _check_public(self, step: str, texts: Sequence[str], is_given: bool = True) -> None:
         digest = [blake2b("\n".join(texts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()]
@@ -229,7 +284,12 @@ class Population:
         def score(points: np.ndarray) -> np.ndarray:
             return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ answer
 
-        self.evidence.add(TiltReading(score, lambda: self._source_embeddings, EFFECTIVE_FRACTION))
+        self._add_to_all(TiltReading(score, lambda: self._source_embeddings, EFFECTIVE_FRACTION))
+
+    def _add_to_all(self, reading: Reading) -> None:
+        """Take in what a release says that is about the texts of all labels."""
+        for part in self._parts:
+            part.evidence.add(reading)
 
     def _first(self, question: Question) -> FirstQuestion:
         """Ask a question of the caller, whose answer is part of the evidence if the question can interpret it."""
@@ -237,7 +297,7 @@ class Population:
         def read(answer: np.ndarray) -> None:
             if isinstance(question, Interprets):
                 score = partial(self._score, question, answer)
-                self.evidence.add(TiltReading(score, lambda: self._source_embeddings))
+                self._add_to_all(TiltReading(score, lambda: self._source_embeddings))
 
         return FirstQuestion(question.name, lambda: question, read, question.num_bins)
 
@@ -252,25 +312,47 @@ class Population:
             )
         return scores
 
-    def _draw_first(self) -> list[str]:
+    def _draw_first(self) -> list[list[str]]:
         """Draw the first candidates: at random, or by the evidence of the first questions."""
-        size = self._config.population_size
-        if not self.evidence:
-            return self._source[:size]
         rng = np.random.default_rng([self._config.seed, self._run.number, 0])
-        everything = Reserve(self._source)
-        everything.ratios = np.array(broadcast(self.evidence.ratios(self._source_embeddings).tolist()))
-        return everything.draw(size, rng)
 
-    def _learn(self, label: str) -> None:
+        def draw(part: Part) -> list[str]:
+            if not part.evidence:
+                return part.public[: part.size]
+            everything = Reserve(part.public)
+            everything.ratios = np.array(broadcast(part.evidence.ratios(self._embeddings_of(part.public)).tolist()))
+            return everything.draw(part.size, rng)
+
+        return [draw(part) for part in self._parts]
+
+    def _children(
+        self, part: Part, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[str], list[str]]:
+        """Make the next texts of a label, as far as they are there already, and list those that are to be varied."""
+        config = self._config
+        survivors = [candidates.texts[index] for index in np.unique(parents)] if config.keep_survivors else []
+        num_public = min(round(config.new_public_share * part.size), part.size - len(survivors))
+        children = [*part.reserve.draw(num_public, rng), *survivors]
+        ready = candidates.variations if config.reuse_lookahead else []
+        num_children: Counter[int] = Counter()
+        varied = []
+        for parent in rng.permutation(parents)[len(children) :]:
+            if (child := num_children[parent]) < len(ready):
+                children.append(ready[child][parent])
+            else:
+                varied.append(candidates.texts[parent])
+            num_children[parent] += 1
+        return children, varied
+
+    def _learn(self, part: Part, label: str) -> None:
         """Ask the evidence about the public texts in reserve."""
-        reserve = self._reserve
-        if reserve.embeddings is None and self.first_questions:  # All public texts are embedded already.
-            known = set(reserve.texts)
-            reserve.embeddings = self._source_embeddings[[text in known for text in self._source]]
+        reserve = part.reserve
+        # Then all public texts are embedded already, or the parts have them in common.
+        if reserve.embeddings is None and (self.first_questions or len(self._parts) > 1):
+            reserve.embeddings = self._embeddings_of(reserve.texts)
         elif reserve.embeddings is None:
             reserve.embeddings = self._embed_as(f"{label}: embedding public texts", reserve.texts)
-        reserve.ratios = self.evidence.ratios(reserve.embeddings, among=reserve.embeddings)
+        reserve.ratios = part.evidence.ratios(reserve.embeddings, among=reserve.embeddings)
 
     def _embed_as(self, label: str, texts: Sequence[str]) -> np.ndarray:
         with self._run.stage("embedding", label):
@@ -287,90 +369,6 @@ class Population:
                 "`run_dir`."
             )
         return varied
-
-
-class Reserve:
-    """Public texts that were no candidates yet, and how many times as many of each there should be.
-
-    Args:
-        texts (`Sequence[str]`): The texts.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = list(texts)
-        self.embeddings: np.ndarray | None = None
-        self.ratios = np.ones(len(self.texts))
-        self._is_new = np.ones(len(self.texts), dtype=bool)
-
-    def draw(self, number: int, rng: np.random.Generator) -> list[str]:
-        """Draw this many texts without replacement, or all that are left, in proportion to their ratios."""
-        weights = np.where(self._is_new, self.ratios, 0)
-        number = min(number, int(np.count_nonzero(weights)))
-        if number < 1:
-            return []
-        chosen = rng.choice(len(self.texts), number, replace=False, p=weights / weights.sum())
-        return [self.texts[index] for index in np.sort(chosen)]
-
-    def leave_out(self, candidates: Sequence[str]) -> None:
-        """Never draw these texts again."""
-        known = set(candidates)
-        self._is_new &= np.array([text not in known for text in self.texts], dtype=bool)
-
-
-def sample_public_texts(
-    public: "Dataset | IterableDataset | Sequence[str]", truncate: Callable[[str], str], config: PrivateEvolutionConfig
-) -> list[str]:
-    """Draw the public texts of a run without replacement: the initial population `S_1`, and more for later rounds.
-
-    (The paper draws with replacement. A candidate that is there twice only splits its votes.)
-
-    Args:
-        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
-            Public texts, in column `config.text_column` (`str`) of a dataset. Blank ones and repetitions are left out.
-            A stream is read once, to its end, and only what is drawn of it is kept in memory.
-        truncate (`Callable`): Cuts a text to the longest that is varied.
-        config (`PrivateEvolutionConfig`): Population size and seed.
-
-    Returns:
-        `list` of `str`: `config.population_size` different texts, or all there are, with a warning. If
-        `config.new_public_share` or `config.mean_fraction` can use them, up to `RESERVE` times as many others.
-
-    Raises:
-        ValueError: The text column is missing, or there are fewer than two texts.
-        TypeError: Some texts are not strings.
-    """
-    from datasets import IterableDataset
-
-    size = config.population_size * (1 + RESERVE if config.new_public_share or config.mean_fraction else 1)
-    if isinstance(public, IterableDataset):
-        texts = draw_texts(public, config.text_column, "initial_population", size, config.seed)
-    else:
-        texts = list_texts(public, config.text_column, "initial_population")
-    clean = list(dict.fromkeys(text for text in texts if text.strip()))
-    _check_size(clean)
-    if len(clean) < config.population_size:
-        warnings.warn(
-            f"`initial_population` holds {len(clean)} different texts, fewer than `population_size`="
-            f"{config.population_size}: the first round has that many candidates, later ones have all.",
-            stacklevel=5,
-        )
-    rng = np.random.default_rng([config.seed, 0])
-    chosen = [clean[index] for index in rng.permutation(len(clean))[:size]]
-    texts = [truncate(text) for text in chosen]
-    num_cut = sum(text != short for text, short in zip(chosen, texts, strict=True))
-    if num_cut:
-        logger.warning(
-            "%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length
-        )
-    # What a model does not know may be all that a text begins with.
-    texts = list(dict.fromkeys(text for text in texts if text.strip()))
-    _check_size(texts)
-    return texts
-
-
-def is_texts(value: object) -> bool:
-    """Return whether a value is a list of strings."""
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def is_weights(value: object, number: int) -> bool:
@@ -392,10 +390,3 @@ def _checked(weights: np.ndarray, num_candidates: int) -> np.ndarray:
             "repeat the call with the same `run_dir`."
         )
     return weights
-
-
-def _check_size(texts: Sequence[str]) -> None:
-    if len(texts) < 2:
-        raise ValueError(
-            f"`initial_population` holds {len(texts)} different texts that are not blank. It needs at least 2."
-        )

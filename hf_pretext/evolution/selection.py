@@ -1,6 +1,7 @@
 """Selection of candidates by their noisy votes: post-processing on arrays."""
 
 import logging
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -111,3 +112,21 @@ def resample(weights: np.ndarray, num_parents: int, rng: np.random.Generator) ->
         `np.ndarray` of shape `(num_parents,)`: Sorted indices of the parents. Their set is the round's survivors.
     """
     return np.sort(rng.choice(len(weights), size=num_parents, p=weights / weights.sum()))
+
+
+def resample_parts(
+    weights: np.ndarray, parts: Sequence[slice], sizes: Sequence[int], rng: np.random.Generator
+) -> np.ndarray:
+    """Draw parents of each part among the candidates of that part. See `resample`.
+
+    Args:
+        weights (`np.ndarray` of shape `(m,)`): Weights, in each part not all zero.
+        parts (`Sequence` of `slice`): Where the parts are.
+        sizes (`Sequence[int]`): Number of draws of each.
+        rng (`np.random.Generator`): Source of randomness.
+
+    Returns:
+        `np.ndarray` of shape `(sum(sizes),)`: Sorted indices of the parents.
+    """
+    drawn = [part.start + resample(weights[part], size, rng) for part, size in zip(parts, sizes, strict=True)]
+    return np.concatenate(drawn)

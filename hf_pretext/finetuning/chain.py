@@ -190,6 +190,6 @@ def origin_of(texts: TrainingTexts, base_model: str, report: PrivacyReport | Non
     """Describe what a training began with, for its checkpoints."""
     return {
         "base_model": base_model,
-        "texts": texts_of(texts.train).digest,
+        "texts": texts_of(texts.train, columns=texts.train.column_names).digest,
         "releases": None if report is None else sorted(report.release_ids),
     }

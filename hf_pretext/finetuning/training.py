@@ -75,12 +75,20 @@ def log_guarantee(trainer: Any, report: PrivacyReport | None) -> None:
 def _report_of_training(trained_on: Any, texts: Any, source: str | Path | None) -> PrivacyReport | None:
     from datasets import Dataset
 
-    looked_up = [each for each in (trained_on, texts) if isinstance(each, Dataset)]
-    columns = [(each, name) for each in looked_up for name in each.column_names if _has_strings(each.features[name])]
+    looked_up = [each for each in (trained_on, texts) if isinstance(each, Dataset) and _columns_of_strings(each)]
+    reports = [find_privacy_report(each, source) for each in looked_up]
     # One column of strings that no report covers, such as the answers to prompts, and there is no guarantee.
-    reports = [None if name != "text" else find_privacy_report(each, source) for each, name in columns]
-    found = [report for report in reports if report is not None]
+    found = [
+        report
+        for each, report in zip(looked_up, reports, strict=True)
+        if report is not None
+        and all(_columns_of_strings(each) <= set(part.columns) for part in report.parts or (report,))
+    ]
     return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
+
+
+def _columns_of_strings(dataset: "Dataset") -> set[str]:
+    return {name for name, feature in dataset.features.items() if _has_strings(feature)}
 
 
 def _has_strings(feature: Any) -> bool:

@@ -56,24 +56,41 @@ class CountsTokens(Protocol):
         ...
 
 
+class KnownTexts:
+    """Texts that were seen before, remembered by 8 bytes each, so that millions of them fit into memory.
+
+    Args:
+        texts (`Iterable[str]`, *optional*): Texts to begin with.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._digests = np.unique(_digests(texts))
+
+    def add(self, texts: Sequence[str]) -> np.ndarray:
+        """Remember different texts, and return which of them are new."""
+        digests = _digests(texts)
+        is_new = ~np.isin(digests, self._digests)
+        self._digests = np.union1d(self._digests, digests)
+        return is_new
+
+
 def collect_texts(
     num_texts: int,
     propose: Callable[[int, int], Iterable[str]],
     description: str,
-    known: Iterable[str] = (),
+    known: "Iterable[str] | KnownTexts" = (),
     max_attempts: int = 20,
     hint: str = "",
 ) -> Iterator[str]:
     """Ask for texts until there are enough different ones.
-
-    The texts that were returned are remembered by 8 bytes each, so that millions of them fit into memory.
 
     Args:
         num_texts (`int`): Number of texts wanted.
         propose (`Callable`):
             `propose(number, attempt)` returns about `number` texts, or fewer if some are not usable.
         description (`str`): What the texts are for, as progress bars and errors name it.
-        known (`Iterable[str]`, *optional*): Texts that do not count as new.
+        known (`Iterable[str]` or `KnownTexts`, *optional*):
+            Texts that do not count as new. Several calls with the same `KnownTexts` give different texts.
         max_attempts (`int`, *optional*, defaults to `20`):
             Times that `propose` is called before giving up. There are more if many texts are wanted.
         hint (`str`, *optional*): A sentence for the error.
@@ -84,7 +101,7 @@ def collect_texts(
     Raises:
         RuntimeError: There are not enough texts after `max_attempts` calls.
     """
-    seen = np.unique(_digests(known))
+    seen = known if isinstance(known, KnownTexts) else KnownTexts(known)
     num_found = num_asked = 0
     # A tenth of what is asked for is expected to be usable, in the worst case.
     max_attempts += 10 * (num_texts // TEXTS_AT_ONCE)
@@ -95,10 +112,7 @@ def collect_texts(
         num_asked += number
         with progress_label(f"{description}: {num_found} of {num_texts} texts so far" if attempt else description):
             proposed = list(dict.fromkeys(propose(number, attempt)))
-        digests = _digests(proposed)
-        is_new = ~np.isin(digests, seen)
-        seen = np.union1d(seen, digests)
-        for text in islice(compress(proposed, is_new), num_texts - num_found):
+        for text in islice(compress(proposed, seen.add(proposed)), num_texts - num_found):
             num_found += 1
             yield text
         if num_found == num_texts:

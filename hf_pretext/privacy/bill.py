@@ -5,7 +5,7 @@ import math
 from ..configuration import PrivateEvolutionConfig
 from .figures import rounded_up
 from .mechanism import Mechanism
-from .plan import MEAN_CLIP, MEAN_EMBEDDING, VOTES, Plan, PlannedRelease
+from .plan import MEAN_CLIP, MEAN_EMBEDDING, VOTE_NAMES, Plan, PlannedRelease
 from .report import count_of
 
 USUAL_DIMENSIONS = 384
@@ -60,9 +60,9 @@ def better_votes_per_sample(config: PrivateEvolutionConfig, plan: Plan, num_clie
     Measured in `recipes/benchmark/EXPERIMENTS.md`, 11. It is for the owner of the data to set: chosen by the library,
     it would change how every client votes when a client is added, by more than the sensitivity.
     """
-    noise_std = plan.entry(VOTES.name).mechanism.noise_std
+    noise_std = plan.votes.mechanism.noise_std
     wanted = int(300 * noise_std / (plan.client_sampling_rate * num_clients))
-    better = min(wanted, 16, config.population_size // 8)
+    better = min(wanted, 16, config.candidates_per_label[-1] // 8)
     return better if config.vote_clipping == "l2" and better >= 2 * config.votes_per_sample else None
 
 
@@ -85,8 +85,8 @@ def _what_stands_out(
     entry: PlannedRelease, config: PrivateEvolutionConfig, plan: Plan, num_clients: int | None
 ) -> str:
     participating = None if num_clients is None else num_clients * plan.client_sampling_rate
-    if entry.question == VOTES.name:
-        return _about_votes(entry.mechanism, config, participating)
+    if entry.question in VOTE_NAMES:
+        return _about_votes(entry, config, participating)
     if entry.question == MEAN_EMBEDDING.name:
         return _about_mean(entry.mechanism, participating)
     return (
@@ -95,13 +95,16 @@ def _what_stands_out(
     )
 
 
-def _about_votes(mechanism: Mechanism, config: PrivateEvolutionConfig, participating: float | None) -> str:
+def _about_votes(entry: PlannedRelease, config: PrivateEvolutionConfig, participating: float | None) -> str:
+    mechanism = entry.mechanism
     spread = config.max_samples_per_client * config.votes_per_sample
     vote = 1.0 if config.vote_clipping == "count" else 1 / math.sqrt(spread)
-    whole = mechanism.clip_norm
+    num_whole, num_single = (
+        math.ceil(STANDS_OUT * mechanism.noise_std / each) for each in (mechanism.clip_norm, vote)
+    )
     words = (
-        f"`{VOTES.name}`: a candidate stands out if {math.ceil(STANDS_OUT * mechanism.noise_std / whole):,} clients "
-        f"give it all of their votes, or {math.ceil(STANDS_OUT * mechanism.noise_std / vote):,} one of {spread} each."
+        f"`{entry.question}`: a candidate stands out if {num_whole:,} clients give it all of their votes, or "
+        f"{num_single:,} one of {spread} each."
     )
     if participating is None:
         return words

@@ -21,6 +21,15 @@ class Kind(NamedTuple):
 VOTES = Kind("votes", is_signed=False)
 """Votes for the nearest candidates, one release per round (Algorithm 2)."""
 
+LABELED_VOTES = Kind("labeled_votes", is_signed=False)
+"""Votes of samples for the nearest candidates of their own label, instead of `VOTES`."""
+
+VOTE_NAMES = (VOTES.name, LABELED_VOTES.name)
+"""Names of the questions of rounds. A plan has one of them."""
+
+SHARE_WEIGHT = 0.5
+"""Most norm of what a client says of its labels beside its votes (`clients.questions.NearestLabeledCandidates`)."""
+
 MEAN_EMBEDDING = Kind("mean_embedding", is_signed=True)
 """The mean of a client's embeddings, relative to a public mean. One release before the first round."""
 
@@ -137,7 +146,13 @@ class Plan:
         rest = 1 - math.fsum(entry.fraction for entry in entries)
         _check_fractions(entries, rest)
         words = f"the votes of its samples, each for {nearest}"
-        add(VOTES, words, config.population_size, rest, config.num_rounds, clip_norm)
+        kind, num_bins = VOTES, config.population_size
+        if config.labels is not None:
+            kind, words = LABELED_VOTES, f"{words} of its label"
+        if config.labels is not None and config.label_shares is None:
+            num_bins += len(config.labels)
+            words = f"{words}, and beside them its numbers of samples with each label"
+        add(kind, words, num_bins, rest, config.num_rounds, clip_norm)
         plan = cls(
             tuple(entries),
             config.delta,
@@ -158,6 +173,12 @@ class Plan:
                 return entry
         names = [entry.question for entry in self.releases]
         raise ValueError(f"The question {question!r} is not in the plan of this run, which has {names}.")
+
+    @property
+    def votes(self) -> PlannedRelease:
+        """The entry of the votes of every round."""
+        (votes,) = (entry for entry in self.releases if entry.question in VOTE_NAMES)
+        return votes
 
     def has(self, question: str, mechanism: Mechanism) -> bool:
         """Return whether the plan answers a kind of question with this mechanism."""
@@ -240,7 +261,7 @@ class Plan:
     def _calibrated(self, config: PrivateEvolutionConfig) -> "Plan":
         """Set the noise multipliers from `config.epsilon`, or from `config.noise_multiplier` of each vote."""
         if config.noise_multiplier is not None:
-            (votes,) = (entry for entry in self.releases if entry.question == VOTES.name)
+            votes = self.votes
             scale = float(config.noise_multiplier) * math.sqrt(votes.fraction / votes.count)
             ideal = [scale / math.sqrt(entry.fraction / entry.count) for entry in self.releases]
             # The multiplier that was asked for, and not what rounding makes of it.
@@ -294,8 +315,8 @@ def _check_fractions(entries: Sequence[PlannedRelease], rest: float) -> None:
         taken = {entry.question: entry.fraction for entry in entries}
         raise ValueError(f"The fractions {taken} do not fit the budget: they leave nothing for the votes. Lower them.")
     names = [entry.question for entry in entries]
-    if len({*names, VOTES.name}) <= len(names):
-        raise ValueError(f"The questions {[*names, VOTES.name]} must have different names.")
+    if len({*names, *VOTE_NAMES}) < len(names) + len(VOTE_NAMES):
+        raise ValueError(f"The questions {[*names, *VOTE_NAMES]} must have different names.")
 
 
 def _flat(values: Any, name: str = "plan") -> dict[str, Any]:

@@ -15,19 +15,20 @@ from ..version import __version__
 from .accounting import method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
-from .plan import VOTES, Plan
+from .plan import VOTE_NAMES, Plan
 from .report_format import (
     TYPES_IN_A_REPORT,
     ReportedRelease,
     check_checksum,
     check_digest,
     checksum_of,
+    read_columns,
     read_descriptions,
     read_list,
     read_releases,
     with_releases,
 )
-from .texts import CoveredTexts
+from .texts import TEXT_ALONE, CoveredTexts
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class PrivacyReport:
             The same loss under exchanging all texts of a client for any others. Under `"replace_one"` it is `epsilon`.
         texts_digest (`str`, *optional*): Digest of the list of texts that the report is about (see `CoveredTexts`).
         num_texts (`int`, *optional*): Number of different texts in that list.
+        columns (`tuple` of `str`, *optional*, defaults to `("text",)`):
+            Columns of the dataset that the report is about. It covers a row if their values belong together.
         seeds_digest (`str`, *optional*): Digest of the seeds, with their votes, that lie beside the report.
         weights_digest (`str`, *optional*): Digest of the weights of the model that the report is about.
         parts (`tuple` of `PrivacyReport`): Reports of several runs that this one adds up.
@@ -79,6 +82,7 @@ class PrivacyReport:
     exchange_epsilon: float | None = None
     texts_digest: str | None = None
     num_texts: int | None = None
+    columns: tuple[str, ...] = TEXT_ALONE
     seeds_digest: str | None = None
     weights_digest: str | None = None
     parts: tuple["PrivacyReport", ...] = ()
@@ -162,6 +166,7 @@ class PrivacyReport:
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         known |= {name: math.inf for name in ("epsilon", "exchange_epsilon") if known.get(name, 0) is None}
         known["releases"] = read_releases(known["releases"])
+        known["columns"] = read_columns(known.get("columns", TEXT_ALONE))
         known["descriptions"] = read_descriptions(known.get("descriptions"))
         parts = known["parts"] = tuple(map(cls.from_dict, read_list("parts", known.get("parts", ()))))
         for each in fields(cls):
@@ -219,7 +224,8 @@ class PrivacyReport:
 
     def about(self, texts: CoveredTexts, seeds_digest: str | None = None) -> "PrivacyReport":
         """Return this report as it is about these texts, and no others."""
-        return replace(self, texts_digest=texts.digest, num_texts=len(texts), seeds_digest=seeds_digest)
+        about = replace(self, texts_digest=texts.digest, num_texts=len(texts), columns=texts.columns)
+        return replace(about, seeds_digest=seeds_digest)
 
     def about_weights(self, digest: str) -> "PrivacyReport":
         """Return this report as it is about the weights with this digest, and no others."""
@@ -227,7 +233,8 @@ class PrivacyReport:
 
     def without_names(self) -> "PrivacyReport":
         """Return the guarantee alone, without what it is about."""
-        return replace(self, texts_digest=None, num_texts=None, seeds_digest=None, weights_digest=None)
+        nothing = replace(self, texts_digest=None, num_texts=None, columns=TEXT_ALONE)
+        return replace(nothing, seeds_digest=None, weights_digest=None)
 
     def covers(self, other: "PrivacyReport") -> bool:
         """Return whether every release that another report counts is counted here, so that this one may replace it."""
@@ -241,7 +248,7 @@ class PrivacyReport:
     @property
     def num_rounds(self) -> int:
         """Number of rounds, which are the releases of votes."""
-        return sum(each.question == VOTES.name for each in self.releases)
+        return sum(each.question in VOTE_NAMES for each in self.releases)
 
     @property
     def release_ids(self) -> tuple[str, ...]:
@@ -259,12 +266,12 @@ class PrivacyReport:
     @property
     def noise_std(self) -> float | None:
         """Standard deviation of the noise in a bin of votes, or None if no votes were released."""
-        return next((each.mechanism.noise_std for each in self.releases if each.question == VOTES.name), None)
+        return next((each.mechanism.noise_std for each in self.releases if each.question in VOTE_NAMES), None)
 
     @property
     def noise_multiplier(self) -> float | None:
         """Noise standard deviation over sensitivity, in each release of votes."""
-        return next((each.mechanism.noise_multiplier for each in self.releases if each.question == VOTES.name), None)
+        return next((each.mechanism.noise_multiplier for each in self.releases if each.question in VOTE_NAMES), None)
 
     @property
     def is_finite(self) -> bool:
@@ -401,7 +408,9 @@ class PrivacyReport:
             "noise_multiplier": self.noise_multiplier,
             "noise_std": self.noise_std,
         }
-        own = {name: value for name, value in vars(self).items() if name != "exchange_epsilon" or value is not None}
+        # What reports of earlier versions do not have is left out where it says nothing.
+        silent = {"exchange_epsilon": None, "columns": TEXT_ALONE}
+        own = {name: value for name, value in vars(self).items() if name not in silent or value != silent[name]}
         own |= {name: None for name in ("epsilon", "exchange_epsilon") if math.isinf(own.get(name, 0))}
         own |= {"releases": [asdict(release) for release in self.releases]}
         own |= {"parts": [part.to_dict() for part in self.parts]}

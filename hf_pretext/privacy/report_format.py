@@ -76,6 +76,14 @@ def read_list(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
+def read_columns(values: Any) -> tuple[str, ...]:
+    """Read the names of a report's columns. A `ValueError` if they are not different names."""
+    names = read_list("columns", values)
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"A privacy report with `columns`={shortened(values)} is not valid.")
+    return tuple(names)
+
+
 def read_releases(values: Any) -> tuple[ReportedRelease, ...]:
     """Read the releases of a report. A `ValueError` if they are not valid."""
     try:

@@ -1,7 +1,7 @@
-"""The texts that a guarantee is about, as a list of hashes that goes with a report."""
+"""The rows that a guarantee is about, as a list of hashes that goes with a report."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,9 @@ HASH_BYTES = 12
 
 PATTERN = "covered-texts-*.hashes"
 """Names of the files. Each is named after its content, so that lists of several runs fit in one folder."""
+
+TEXT_ALONE = ("text",)
+"""Columns of a dataset of plain texts. A report names its columns if they are others."""
 
 _HASH = np.dtype((np.void, HASH_BYTES))
 
@@ -23,17 +26,20 @@ class CoveredTexts:
 
     Args:
         hashes (`np.ndarray` of shape `(n,)`): Hashes, sorted, each once.
+        columns (`Sequence[str]`, *optional*, defaults to `("text",)`):
+            Columns whose values make the text of a row (`coverage.units`).
     """
 
-    def __init__(self, hashes: np.ndarray) -> None:
+    def __init__(self, hashes: np.ndarray, columns: Sequence[str] = TEXT_ALONE) -> None:
         self._hashes = hashes
+        self.columns = tuple(columns)
         self.digest: str = hashlib.sha256(hashes.tobytes()).hexdigest()
         """Names this set, and no other (SHA-256)."""
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "CoveredTexts":
-        """Make the set of these texts."""
-        return cls(np.unique(hash_texts(texts)))
+    def of(cls, texts: Iterable[str], columns: Sequence[str] = TEXT_ALONE) -> "CoveredTexts":
+        """Make the set of these texts, which rows have in these columns."""
+        return cls(np.unique(hash_texts(texts)), columns)
 
     @classmethod
     def load(cls, folder: str | Path, digest: str, num_texts: int) -> "CoveredTexts":

@@ -22,7 +22,7 @@ import numpy as np
 from ..artifacts import LEDGER_NAME, SETTINGS_NAME
 from ..files import atomic_write, make_durable_folder, read_json
 from ..privacy.ledger import PrivacyLedger, Release
-from ..privacy.plan import VOTES, Plan
+from ..privacy.plan import VOTE_NAMES, Plan
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -144,7 +144,10 @@ class RunFolder:
             lock.release()
 
     def rounds(self, run: int = 1) -> list[tuple[list[str], np.ndarray]]:
-        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones."""
+        """Read what every round of a run released: the candidates and their noisy votes, without the lost ones.
+
+        With labels, the candidates of all of them follow each other.
+        """
         ledger = self._read(LEDGER_NAME) or {"releases": []}
         releases = [Release.from_dict(release) for release in ledger["releases"]]
         rounds: list[tuple[list[str], np.ndarray]] = []
@@ -152,10 +155,11 @@ class RunFolder:
         number = 1
         while (index := self.read(f"run-{run}-release-{number}", is_count)) is not None and index < len(releases):
             # After a lost release the candidates stay.
-            candidates = self.read(f"run-{run}-candidates-{number}", _is_list_of_texts) or candidates
+            made = self.read(f"run-{run}-candidates-{number}", _are_candidates)
+            candidates = candidates if made is None else _joined(made)
             votes = releases[index].answer
-            if votes is not None and releases[index].question == VOTES.name:
-                rounds.append((candidates, np.array(votes)))
+            if votes is not None and releases[index].question in VOTE_NAMES:
+                rounds.append((candidates, np.array(votes)[: len(candidates)]))
             number += 1
         return rounds
 
@@ -183,18 +187,26 @@ class RunFolder:
         """Write a file durably. The step `x` has the name `x.json`."""
         atomic_write(self.path / name, json.dumps(content) + "\n")
 
-    def dataset(self, name: str, texts: Iterable[str]) -> "Dataset":
-        """Write texts to an Arrow file as they come, and return the dataset that is read from it."""
+    def dataset(
+        self, name: str, rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any] | None = None
+    ) -> "Dataset":
+        """Write rows to an Arrow file as they come, and return the dataset that is read from it.
+
+        Args:
+            name (`str`): Name of the file.
+            rows (`Iterable` of `Mapping`): The rows, with a column `text` (`str`).
+            features (`Mapping[str, Any]`, *optional*): Features of their other columns.
+        """
         import pyarrow as pa
-        from datasets import Dataset
+        from datasets import Dataset, Features, Value
 
         # Not durable, as it follows from the texts of the steps.
-        path, schema = self.path / f"{name}.arrow", pa.schema({"text": pa.string()})
-        scratch = path.with_suffix(".writing")
-        texts = iter(texts)
+        path, scratch = self.path / f"{name}.arrow", self.path / f"{name}.writing"
+        schema = Features({"text": Value("string"), **(features or {})}).arrow_schema
+        rows = iter(rows)
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while rows := list(islice(texts, ROWS_AT_ONCE)):
-                writer.write_batch(pa.record_batch([rows], schema=schema))
+            while batch := list(islice(rows, ROWS_AT_ONCE)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
         os.replace(scratch, path)
         return Dataset.from_file(str(path))
 
@@ -260,6 +272,15 @@ class RunFolder:
 def is_count(value: Any) -> bool:
     """Return whether a value is an integer that counts something."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_candidates(value: Any) -> bool:
+    """Return whether a value is a list of texts, or of the texts of each label."""
+    return _is_list_of_texts(value) or (isinstance(value, list) and all(map(_is_list_of_texts, value)))
+
+
+def _joined(candidates: Any) -> list[str]:
+    return candidates if _is_list_of_texts(candidates) else [text for part in candidates for text in part]
 
 
 def _is_list_of_texts(value: Any) -> bool:

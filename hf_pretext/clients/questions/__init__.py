@@ -1,5 +1,6 @@
 """The questions that clients can be asked, one file each. None of this needs torch."""
 
+from .labeled_candidates import NearestLabeledCandidates as NearestLabeledCandidates
 from .mean_embedding import MeanEmbedding as MeanEmbedding
 from .nearest_candidates import NearestCandidates as NearestCandidates
 from .question import Question as Question

@@ -8,11 +8,12 @@ from ...privacy.mechanism import Mechanism
 from ..clipping import Answers, quantize, without_malformed
 from ..guard import attempted
 from ..samples import EMBEDDING_UNITS, Samples
+from .labeled_candidates import NearestLabeledCandidates
 from .mean_embedding import MeanEmbedding
 from .nearest_candidates import NearestCandidates
 from .question import Question
 
-QUESTIONS = (NearestCandidates, MeanEmbedding)
+QUESTIONS = (NearestCandidates, NearestLabeledCandidates, MeanEmbedding)
 """The library's own questions. They compute the vectors of several clients at once, bit for bit as one by one."""
 
 SAMPLES_AT_ONCE = 2**14
@@ -83,7 +84,8 @@ def check_question(question: Question, num_dimensions: int) -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(9, num_dimensions))
     points *= EMBEDDING_UNITS / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
-    samples = Samples(np.repeat([0, 1, 2], [1, 3, 5]), np.rint(points).astype(np.int16))
+    labels = np.arange(9) % 4 - 1  # Some samples have no label.
+    samples = Samples(np.repeat([0, 1, 2], [1, 3, 5]), np.rint(points).astype(np.int16), labels)
     expected = np.zeros((3, question.num_bins))
     for client, own in samples.each_client():
         try:
