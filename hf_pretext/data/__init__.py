@@ -1,0 +1,6 @@
+"""Reading of datasets and lists of texts, without a copy in any cache."""
+
+from .reading import SUFFIXES, read_dataset, read_texts
+from .texts import list_texts, make_dataset, split_by_client
+
+__all__ = ["SUFFIXES", "list_texts", "make_dataset", "read_dataset", "read_texts", "split_by_client"]

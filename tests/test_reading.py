@@ -1,0 +1,227 @@
+"""Files and folders of every form: what they are is said, nothing of them is quoted, and what is certain is read."""
+
+import json
+import traceback
+
+import pandas
+import pytest
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from hf_pretext.data import read_dataset, read_texts
+
+ROWS = [{"client_id": "ann", "text": "Grüße, aus Köln"}, {"client_id": "bob", "text": "quokka größer für Öl"}]
+CHATS = [
+    {"who": {"id": 7}, "message": {"body": "quokka", "parts": [{"role": "user", "content": "\ud83d hi"}]}, "label": 1},
+    {"who": {"id": "a"}, "message": {"body": "zebra", "parts": []}, "label": 2},
+]
+
+
+def write_json_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def refused(path, error=ValueError, columns=("text", "client_id"), **options):
+    """Return what reading says. It quotes no text, and the error keeps no other one, which would."""
+    with pytest.raises(error) as caught:
+        read_dataset(path, *columns, **options)
+    told = "".join(traceback.format_exception(caught.value))
+    assert not any(word in told for word in ("quokka", "zebra", "Köln")) and caught.value.__context__ is None
+    return str(caught.value)
+
+
+CSV = "client_id,text\n" + "".join(f'{row["client_id"]},"{row["text"]}"\n' for row in ROWS)
+RUSSIAN = "client_id,text\nann,Где мой заказ\n"
+ENCODINGS = {
+    "cp1252": (CSV.replace("Öl", "“Öl”").encode("cp1252"), r"line 2 .*looks like Windows-1252 \(cp1252\)"),
+    "latin-1": (CSV.encode("latin-1"), r"looks like Latin-1 or Windows-1252.*encoding='cp1252'"),
+    "cp1251": (RUSSIAN.encode("cp1251"), "Windows-1251"),
+    "shift-jis": ("client_id,text\nann,注文はどこですか\n".encode("shift-jis"), "Shift JIS"),
+    "utf-16 without a mark": (CSV.encode("utf-16-le"), "UTF-16 without a byte order mark.*'utf-16-le'"),
+    "utf-16 that is cut off": (CSV.encode("utf-16")[:-1], "says utf-16, but it is not"),
+    "damaged": (CSV.encode()[:-4] + b"\xff" + CSV.encode()[-4:], "line 3.*may be damaged"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_an_encoding_that_is_not_certain_is_named(tmp_path, name, suffix):
+    import re
+
+    content, message = ENCODINGS[name]
+    (tmp_path / f"data{suffix}").write_bytes(content)
+    told = refused(tmp_path / f"data{suffix}")
+    assert re.search(message, told), told
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_an_encoding_that_is_certain_is_read(tmp_path, encoding):
+    (tmp_path / "data.csv").write_bytes(CSV.encode(encoding))
+    (tmp_path / "data.jsonl").write_bytes("\n".join(map(json.dumps, ROWS)).encode(encoding))
+    for name in ("data.csv", "data.jsonl"):
+        assert read_dataset(tmp_path / name, "text", "client_id").to_list() == [
+            {"text": row["text"], "client_id": row["client_id"]} for row in ROWS
+        ]
+
+
+@pytest.mark.parametrize(("separator", "words"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+@pytest.mark.parametrize("names", [("client_id", "text"), ("id", "body")])
+@pytest.mark.parametrize("quoting", [0, 1])
+def test_separators_are_named(tmp_path, separator, words, names, quoting):
+    frame = pandas.DataFrame(ROWS).set_axis(names, axis=1)
+    frame.to_csv(tmp_path / "data.csv", sep=separator, index=False, quoting=quoting)
+    told = refused(tmp_path / "data.csv")
+    assert f"separated by {words}, not by commas" in told and f"sep={separator!r}" in told
+    # The fix that the message gives works.
+    pandas.read_csv(tmp_path / "data.csv", sep=separator, dtype=str).to_csv(tmp_path / "data.csv", index=False)
+    assert (
+        read_dataset(tmp_path / "data.csv", names[1], names[0])["text" if names[1] == "text" else "body"][1]
+        == (ROWS[1]["text"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sep=;\nclient_id;text\nann;quokka\n", "Its first line says that semicolons"),
+        ("client_id, text\nann, quokka\n", "blanks around the names"),
+        ("ann,quokka; one\nbob,zebra; two\n", "rows without the column 'text'"),
+        ("quokka\nzebra\n", "rows without the column 'text'"),
+    ],
+)
+def test_other_first_lines_are_named(tmp_path, content, message):
+    (tmp_path / "data.csv").write_text(content)
+    assert message in refused(tmp_path / "data.csv")
+
+
+def test_a_text_full_of_semicolons_is_no_separator(tmp_path):
+    (tmp_path / "data.csv").write_text("client_id,text\nann,one; two; three\nbob,four; five; six\n")
+    assert len(read_dataset(tmp_path / "data.csv", "text", "client_id")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '{"text": "quokka"}\n{"text": "zebra"}\n', "name the file .jsonl"),
+        ("a.json", '{"text": {"0": "quokka"}}', "orient='records'"),
+        ("a.json", '["quokka"]', "has to be an object"),
+        ("a.jsonl", '[{"text": "quokka"}]', "name the file .json."),
+        ("a.jsonl", '{"text": "quokka"}\n\n{"text": "zebra"},\n', "Line 3 is not a record"),
+        ("a.jsonl", '{"text": "quokka"}\n"zebra"\n', "has to be an object"),
+        ("a.jsonl", "[" * 100_000, "name the file .json"),
+        ("a.json", "[" * 100_000, "one list of records"),
+    ],
+)
+def test_json_of_another_form_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    assert message in refused(tmp_path / name, columns=("text",))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_nested_fields_are_paths(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    path.write_text(json.dumps(CHATS) if suffix == ".json" else "\n".join(map(json.dumps, CHATS)))
+    found = read_dataset(path, "message.body", "who.id", other_columns=["message.parts", "label"]).to_list()
+    assert found == [
+        {
+            "message.body": "quokka",
+            "who.id": "7",
+            "message.parts": [{"role": "user", "content": "? hi"}],
+            "label": 1,
+        },
+        {"message.body": "zebra", "who.id": "a", "message.parts": [], "label": 2},
+    ]
+    assert "without the column 'message.title'" in refused(path, columns=("message.title",))
+    assert "without the column 'label.x'" in refused(path, columns=("label.x",))
+    assert "not strings" in refused(path, TypeError, columns=("message",))
+    assert "not one value each" in refused(path, columns=("message.body", "who"))
+
+
+def test_nested_fields_of_parquet_and_of_saved_datasets(tmp_path):
+    rows = [
+        {"message": {"body": "quokka"}, "m.body": "zebra", "big": "x"},
+        {"message": None, "m.body": "y", "big": "z"},
+    ]
+    data = Dataset.from_list(rows)
+    data.to_parquet(tmp_path / "data.parquet")
+    data.select([0]).to_parquet(tmp_path / "one.parquet")
+    data.select([0]).save_to_disk(tmp_path / "one")
+    # A column that is itself called so, and one that leads inside.
+    assert read_dataset(tmp_path / "data.parquet", "m.body").to_list() == [{"m.body": "zebra"}, {"m.body": "y"}]
+    for path in ("one.parquet", "one"):
+        assert read_dataset(tmp_path / path, "message.body").to_list() == [{"message.body": "quokka"}]
+        assert "message.title" in refused(tmp_path / path, columns=("message.title",))
+    # A missing struct has missing fields: a text that is missing, as anywhere.
+    assert "not strings" in refused(tmp_path / "data.parquet", TypeError, columns=("message.body",))
+    found = read_dataset(tmp_path / "data.parquet", "big", "message.body")
+    assert found["message.body"][:] == ["quokka", None]
+
+
+def test_several_text_columns_and_others_come_as_they_are(tmp_path):
+    path = write_json_lines(tmp_path / "a.jsonl", [{"title": "a", "text": "b\n  c", "stars": 5, "client_id": 1}])
+    found = read_dataset(path, ["title", "text"], "client_id", other_columns=["stars", "title"])
+    assert found.to_list() == [{"title": "a", "text": "b\n  c", "client_id": "1", "stars": 5}]
+    assert read_dataset(path, None, other_columns=["stars"]).to_list() == [{"stars": 5}]
+    mixed = write_json_lines(tmp_path / "b.jsonl", [{"text": "a", "stars": 5}, {"text": "b", "stars": ["quokka"]}])
+    with pytest.raises(TypeError, match="several types") as error:
+        read_dataset(mixed, "text", other_columns=["stars"])
+    assert "quokka" not in str(error.value) and error.value.__context__ is None
+
+
+def test_a_folder_of_parquet_files_is_read_without_its_names(tmp_path):
+    """A folder called `client_id=5` would else be another client than the file's own column says."""
+    for number, client in enumerate(("ann", "bob")):
+        place = tmp_path / "data" / f"client_id={number}" / "year=2024"
+        place.mkdir(parents=True)
+        Dataset.from_list([{"text": f"text {number}", "client_id": client}]).to_parquet(place / "part-0.parquet")
+    for hidden in ("_temporary", ".backup"):
+        (tmp_path / "data" / hidden).mkdir()
+        Dataset.from_list([{"text": "hidden", "client_id": "x"}]).to_parquet(tmp_path / "data" / hidden / "p.parquet")
+    (tmp_path / "data" / "_SUCCESS").write_text("")
+    found = read_dataset(tmp_path / "data", "text", "client_id")
+    assert found.to_list() == [{"text": "text 0", "client_id": "ann"}, {"text": "text 1", "client_id": "bob"}]
+    assert not found.cache_files
+    assert "without the column 'year'" in refused(tmp_path / "data", columns=("text", "year"))
+    (tmp_path / "empty").mkdir()
+    assert "has no .parquet files" in refused(tmp_path / "empty")
+
+
+def test_a_folder_with_splits_needs_one(tmp_path):
+    train, test = (Dataset.from_list([{"text": name, "client_id": "x"}]) for name in ("train", "test"))
+    DatasetDict(train=train, test=test).save_to_disk(tmp_path / "dict")
+    (tmp_path / "clone" / "data").mkdir(parents=True)
+    for name, part in (("train", train), ("test", test)):
+        part.to_parquet(tmp_path / "clone" / "data" / f"{name}-00000-of-00001.parquet")
+    for folder in (tmp_path / "dict", tmp_path / "clone"):
+        assert "holds the splits ['test', 'train']. Choose one by `split`" in refused(folder)
+        assert "`split`='dev' is not a split" in refused(folder, split="dev")
+        for name in ("train", "test"):
+            assert read_dataset(folder, "text", "client_id", split=name)["text"][:] == [name]
+            assert read_texts(folder, "text", split=name)["text"][:] == [name]
+    train.save_to_disk(tmp_path / "one")
+    assert "has no splits" in refused(tmp_path / "one", split="train")
+    # What has no splits is read by its name alone, whatever the split of a repository would be called.
+    assert read_texts(tmp_path / "one", "text", split="test")["text"][:] == ["train"]
+    assert load_from_disk(tmp_path / "dict")["train"].cache_files
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rows_of_files_leave_nothing_behind(tmp_path, suffix, monkeypatch):
+    """Neither in the cache of `datasets` nor among temporary files."""
+    for name in ("HF_DATASETS_CACHE", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "HF_DATASETS_CACHE")
+    frame = pandas.DataFrame(ROWS)
+    path = tmp_path / f"data{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_json(path, orient="records", lines=True)
+    assert not read_dataset(path, "text", "client_id").cache_files
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]
+
+
+def test_ids_of_any_kind_are_strings_of_their_own(tmp_path):
+    path = write_json_lines(
+        tmp_path / "a.jsonl", [{"text": "a", "client_id": each} for each in (1, 1.5, "1", True, "\\")]
+    )
+    assert read_dataset(path, "text", "client_id")["client_id"][:] == ["1", "1.5", "1", "True", "\\\\"]
+    assert "not one value each" in refused(write_json_lines(path, [{"text": "a", "client_id": ["quokka"]}]))
