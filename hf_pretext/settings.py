@@ -4,6 +4,7 @@ import json
 import re
 import reprlib
 import warnings
+from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,16 +47,24 @@ def check_plain_words(argument: str, value: object) -> None:
         raise ValueError(f"`{argument}`={shortened(value)} is not valid: use one short line of plain words.")
 
 
-def setting(default: Any = MISSING, *, help: str, hint: str = "", **limits: Any) -> Any:
+def setting(
+    default: Any = MISSING,
+    *,
+    help: str,
+    hint: str = "",
+    check: Callable[[str, Any], None] | None = None,
+    **limits: Any,
+) -> Any:
     """Make a field with a help text and a range.
 
     Args:
         default (*optional*): Its default.
         help (`str`): What it is, in a line.
         hint (`str`, *optional*): What errors say about its range.
+        check (`Callable`, *optional*): `check(name, value)` raises an error if a value is not valid.
         **limits: `above`, `at_least`, `below` or `at_most` of a number, or `choices`.
     """
-    return field(default=default, metadata={"help": help, "hint": hint, **limits})
+    return field(default=default, metadata={"help": help, "hint": hint, "check": check, **limits})
 
 
 def check_settings(settings: Any) -> None:
@@ -68,6 +77,9 @@ def check_settings(settings: Any) -> None:
     for each in fields(settings):
         value = vars(settings)[each.name]
         if value is None and type(None) in getattr(each.type, "__args__", ()):
+            continue
+        if each.metadata["check"] is not None:
+            each.metadata["check"](each.name, value)
             continue
         kinds = getattr(each.type, "__args__", (each.type,))
         if bool in kinds:
