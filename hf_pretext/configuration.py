@@ -1,15 +1,21 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from .forms import Plain, check_chat_roles, check_form, check_text_column, form_of
-from .settings import SavedSettings, check_settings, setting
+from .settings import SavedSettings, check_settings, setting, shortened
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
+TITLE = "List of {size} diverse original text samples"
+"""First line of the paper's list prompt."""
+
+HEADING = "Original Text Sample"
+"""Heading of a text in the paper's list prompt. What a model repeats of it is not a text."""
 
 _NEEDS_NOISE = "There is no guarantee without noise."
 
@@ -119,8 +125,14 @@ class PrivateEvolutionConfig(SavedSettings):
             What the texts are, in a few public words, such as `"questions to a bank's support chat"`. The language
             model writes the initial population from it if none is given, and expands seeds with it in the prompt. It
             must not be taken from the private data.
+        list_title (`str`, *optional*, defaults to `"List of {size} diverse original text samples"`):
+            First line of the prompts in which the language model continues a list of texts. `{size}` is replaced by
+            the number of texts. A model writes a language more reliably if the prompt is in it.
+        list_heading (`str`, *optional*, defaults to `"Original Text Sample"`):
+            What stands above each text of the list, before its number.
         seeds_per_prompt (`int`, *optional*, defaults to `8`):
-            Number of surviving seeds shown in one expansion prompt. The paper shows 3.
+            Most surviving seeds shown in one expansion prompt. There are fewer if the longest seeds would not fit into
+            the model's context. The paper shows 3.
         weight_seeds (`bool`, *optional*, defaults to `True`):
             Show seeds in proportion to their votes in all rounds and to how much the evidence prefers text like them
             to other public text. The paper shows all equally often.
@@ -134,7 +146,7 @@ class PrivateEvolutionConfig(SavedSettings):
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
-            Generated texts with fewer words are dropped.
+            Generated texts with fewer words are dropped. In a script without spaces a word is a character.
 
     > Parameters that control the data and the run
 
@@ -242,7 +254,9 @@ class PrivateEvolutionConfig(SavedSettings):
     max_length: int = setting(64, help="Longest candidate, in tokens.", at_least=4)
 
     domain: str | None = setting(None, help="What the texts are, in a few public words.")
-    seeds_per_prompt: int = setting(8, help="Seeds shown in one expansion prompt.", at_least=1)
+    list_title: str = setting(TITLE, help="First line of prompts that list texts, with {size} for their number.")
+    list_heading: str = setting(HEADING, help="Heading of a text in such a list, before its number.")
+    seeds_per_prompt: int = setting(8, help="Most seeds shown in one expansion prompt.", at_least=1)
     weight_seeds: bool = setting(True, help="Show seeds in proportion to votes and preference.")
     texts_per_prompt: int = setting(1, help="New texts read from one continuation.", at_least=1)
     continuations_per_prompt: int = setting(1, help="Continuations of one prompt.", at_least=1)
@@ -314,6 +328,13 @@ class PrivateEvolutionConfig(SavedSettings):
             )
         if self.variation_prompt is not None and "{text}" not in self.variation_prompt:
             raise ValueError(f"`variation_prompt`={self.variation_prompt!r} must say where the text goes: '{{text}}'.")
+        for name, words in (("list_title", self.list_title), ("list_heading", self.list_heading)):
+            if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", words) or words != words.strip():
+                raise ValueError(f"`{name}`={shortened(words)} must be one line without blanks around it.")
+        if self.list_heading[-1].isdigit():
+            raise ValueError(
+                f"`list_heading`={self.list_heading!r} must not end with a digit, because a number follows it."
+            )
         check_form(self)
         if self.client_column in form_of(self).source:
             raise ValueError(f"`text_column` and `client_column` are both {self.client_column!r}. They must differ.")

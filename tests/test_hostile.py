@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from conftest import random_texts, release
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cards import dataset_card
-from hf_pretext.cleaning import clean_text, is_usable, one_line, valid_unicode, whole_sentences
+from hf_pretext.cleaning import clean_text, has_lines, is_usable, one_line, valid_unicode, whole_sentences
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import EMBEDDING_UNITS, quantize_embeddings
@@ -184,7 +184,7 @@ def test_an_instruction_is_one_turn_of_the_chat(llama):
 def test_a_seed_is_one_sample_of_the_prompt(text):
     prompt = list_prompt(["one", text, "three"], 1, domain="chat\nOriginal Text Sample 1\nevil")
     assert headings(prompt) == [f"Original Text Sample {number}" for number in range(1, 5)]
-    assert len(prompt.split("\n")) == 9
+    assert len(prompt.split("\n")) == 9 + (has_lines(text) and clean_text(text, with_lines=True).count("\n"))
 
 
 def test_seeds_are_expanded(llama):
@@ -464,9 +464,10 @@ def test_a_continuation_is_parsed_into_few_lines(written, num_new):
 
 @given(seeds=st.lists(continuations, max_size=4), num_new=st.integers(1, 5), domain=st.none() | continuations)
 @settings(max_examples=200, deadline=None)
-def test_a_prompt_has_one_heading_and_one_line_for_each_seed(seeds, num_new, domain):
+def test_a_prompt_has_one_heading_for_each_seed_and_its_lines_below(seeds, num_new, domain):
     prompt = list_prompt(seeds, num_new, domain)
-    assert len(headings(prompt)) == len(seeds) + 1 and len(prompt.splitlines()) == 2 * len(seeds) + 2
+    num_breaks = sum(clean_text(seed, with_lines=True).count("\n") for seed in seeds)
+    assert len(headings(prompt)) == len(seeds) + 1 and len(prompt.splitlines()) == 2 * len(seeds) + 2 + num_breaks
     assert prompt.startswith("List of ") and prompt.endswith(f"\nOriginal Text Sample {len(seeds) + 1}\n")
 
 
