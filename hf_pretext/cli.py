@@ -13,6 +13,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .forms import Form
+
 RUN_KEYS = (
     "private",
     "initial_population",
@@ -131,6 +133,7 @@ def _generate(options: argparse.Namespace) -> None:
     from .artifacts import REPORT_NAME, RUN_FOLDER
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
+    from .forms import form_of
     from .generator import PrivateEvolutionGenerator
     from .hub import check_token
     from .processes import is_main_process
@@ -152,9 +155,10 @@ def _generate(options: argparse.Namespace) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     path = run.pop("private")
     # The other processes do not see private text.
-    private = read_input("private", path, config.text_column, config.client_column) if is_main_process() else None
+    form = form_of(config)
+    private = read_input("private", path, form, config.client_column) if is_main_process() else None
     source = run.pop("initial_population", None)
-    public = None if source is None else read_input("initial_population", source, config.text_column)
+    public = None if source is None else read_input("initial_population", source, form)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
         counted, lost, planned = (
@@ -190,12 +194,12 @@ def is_same_place(path: Any, other: Any) -> bool:
         return str(path) == str(other)
 
 
-def read_input(key: str, path: Any, *columns: str) -> "Dataset":
-    """Read the texts that a key of a run's file names, and name the key in errors."""
-    from .data import read_dataset
+def read_input(key: str, path: Any, form: "Form", client_column: str | None = None) -> "Dataset":
+    """Read the rows that a key of a run's file names, and name the key in errors."""
+    from .data import read_form
 
     try:
-        return read_dataset(str(path), *columns)
+        return read_form(str(path), form, client_column)
     except (OSError, ValueError, TypeError) as error:
         raise type(error)(f"`{key}`: {error}") from None
 

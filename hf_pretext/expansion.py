@@ -8,8 +8,9 @@ import numpy as np
 
 from .cleaning import has_lines, is_usable, valid_unicode, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .data import list_texts
+from .data import list_rows
 from .evolution.evidence import Evidence, SeedsReading
+from .forms import Form, Plain, form_of, mended, texts_in
 from .models.engine import ChecksContext, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
@@ -31,17 +32,19 @@ class SeedTexts:
 
     Args:
         seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), and `votes` and `preference` (`float`) if they are known. Or a list of texts.
+            Column `text` (`str`), or the columns of another form, and `votes` and `preference` (`float`) if they are
+            known. Or a list of texts.
+        form (`Form`, *optional*): What a row is. By default a plain text.
 
     Raises:
-        ValueError: There is no text, or a column does not hold a number per seed.
+        ValueError: There is no text, some are broken, or a column does not hold a number per seed.
     """
 
-    def __init__(self, seeds: "Dataset | Sequence[str]") -> None:
+    def __init__(self, seeds: "Dataset | Sequence[str]", form: Form | None = None) -> None:
         from datasets import Dataset
 
-        self._seeds = seeds
-        self.texts = list_texts(seeds, "text", "seeds")
+        self._seeds, self._form = seeds, form or Plain("text")
+        self.texts = list_rows(seeds, self._form, "seeds", self._form.columns)
         if not self.texts:
             raise ValueError("`seeds` holds no text to expand.")
         columns = seeds.column_names if isinstance(seeds, Dataset) else []
@@ -74,7 +77,7 @@ class SeedTexts:
         if not set(names) <= set(known.column_names):
             return False
         own = zip(self.texts, *(columns[name].tolist() for name in names), strict=True)  # type: ignore[union-attr]
-        return set(own) <= set(zip(known["text"], *(known[name] for name in names), strict=True))
+        return set(own) <= set(zip(texts_in(known, self._form), *(known[name] for name in names), strict=True))
 
     def are_all_of(self, known: "Dataset | None") -> bool:
         """Return whether these are the rows of a dataset, all of them, in their order."""
@@ -100,7 +103,7 @@ class Expander:
         self, engine: TextEngine, config: PrivateEvolutionConfig, embed: Callable[[Sequence[str]], np.ndarray]
     ) -> None:
         self._engine, self._config, self._embed = engine, config, embed
-        self._list = ListPrompt.of(config)
+        self._list, self._form = ListPrompt.of(config), form_of(config)
         # Two models may count a text's tokens differently, and headings take some.
         self._longest_seed = 2 * config.max_length
         prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
@@ -155,12 +158,14 @@ class Expander:
             RuntimeError: The model does not write enough usable texts.
         """
         config = self._config
-        prompt = self._list.write([], 6)
+        beginning, has_lines = self._form.beginning.rstrip(), self._form.has_lines
+        prompt = self._list.write([], 6) + beginning
+        stop = self._list.stop(2) if has_lines else "\n"
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
             seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
-            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop="\n"):
-                text = truncate(self._list.read(written, 1)[0])
+            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop=stop):
+                text = truncate(self._list.read(beginning + written, 1, has_lines)[0])
                 if is_usable(text, config):
                     yield text
 
@@ -203,11 +208,14 @@ class Expander:
     ) -> Iterator[str]:
         config = self._config
         shown = min(config.seeds_per_prompt, int(np.count_nonzero(chances)))
-        prompts, with_lines = [], []
+        prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=chances)
             seeds = [examples[index] for index in chosen]
-            prompts += [self._list.write(seeds, config.texts_per_prompt)] * config.continuations_per_prompt
+            beginning = self._beginning(seeds)
+            prompt = self._list.write(seeds, config.texts_per_prompt) + beginning
+            prompts += [prompt] * config.continuations_per_prompt
+            beginnings += [beginning] * config.continuations_per_prompt
             with_lines += [any(map(has_lines, seeds))] * config.continuations_per_prompt
         continuations = self._engine.complete(
             prompts,
@@ -215,12 +223,17 @@ class Expander:
             seed=int(rng.integers(2**32)),
             stop=self._list.stop(shown + config.texts_per_prompt + 1),
         )
-        for continuation, may_have_lines in zip(continuations, with_lines, strict=True):
-            for text in self._list.read(continuation, config.texts_per_prompt, may_have_lines):
+        for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
+            for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)
-                short = text if short == text else whole_sentences(short) or short
+                short = mended(self._form, text if short == text else whole_sentences(short) or short)
                 if is_usable(short, config):
                     yield short
+
+    def _beginning(self, seeds: Sequence[str]) -> str:
+        """Return what the new text begins with, so that the model need not guess it. Empty if some seed differs."""
+        beginning = self._form.beginning.rstrip()
+        return beginning if all(seed.startswith(beginning) for seed in seeds) else ""
 
 
 def _numbers(seeds: Any, column: str) -> np.ndarray:

@@ -14,11 +14,12 @@ from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
 from .coverage import mark, texts_of
-from .data import make_dataset
+from .data import as_rows, columns_of, make_dataset
 from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
+from .forms import form_of, mended, variations_in_form
 from .hub import check_guarantee
 from .inputs import check_population, client_pool
 from .models.components import Components, ModelSource
@@ -111,7 +112,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
             raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
-        self._config = config
+        self._config, self._form = config, form_of(config)
         plan = Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
@@ -176,7 +177,8 @@ class PrivateEvolutionGenerator(CountsAlone):
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`).
+            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`). Records have the columns of
+            `config.text_column`, and conversations a column `messages` that `trl` trains on.
         """
         # Refused before any budget is spent.
         self._components.needed_engine("calling the generator")
@@ -195,18 +197,19 @@ class PrivateEvolutionGenerator(CountsAlone):
 
         Args:
             private (`datasets.Dataset` or `ClientPool`):
-                Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
-                text it is. Or a `ClientPool`, such as a federation. With several processes only the main one's counts.
-                Give None in the others, so that they need not hold it.
+                Private texts, records or conversations: column or columns `config.text_column`, and column
+                `config.client_column`, which says whose they are. Or a `ClientPool`, such as a federation. With
+                several processes only the main one's counts. Give None in the others, so that they need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
-                Public texts. Some of them are voted on first, and later those of the others that the evidence prefers
-                (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
+                Public texts, or rows like the private ones. Some of them are voted on first, and later those of the
+                others that the evidence prefers (`config.new_public_share`). Without them the expansion model writes a
+                population from `config.domain`.
 
         Returns:
-            `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            `round` (`int`, the first that it survived), `votes` (`float`, its votes above the threshold, of all
-            rounds) and, with `config.smooth_votes`, `preference` (`float`, how many times as many texts like it the
-            evidence asks for).
+            `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`, or
+            those of a record or conversation), `round` (`int`, the first that it survived), `votes` (`float`, its
+            votes above the threshold, of all rounds) and, with `config.smooth_votes`, `preference` (`float`, how many
+            times as many texts like it the evidence asks for).
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
@@ -235,7 +238,7 @@ class PrivateEvolutionGenerator(CountsAlone):
             if population.evidence:
                 for row, preference in zip(rows.values(), population.preferences(list(rows)), strict=True):
                     row["preference"] = preference
-            self._seeds = make_dataset(list(rows.values()))
+            self._seeds = make_dataset(as_rows(self._form, list(rows.values())))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
@@ -254,12 +257,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             num_samples (`int`): Number of synthetic texts.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows with one column, `text` (`str`), all different. For the generator's
+            `datasets.Dataset`: `num_samples` rows as in `__call__`, all different. For the generator's
             own seeds, unchanged and each once, `info.description` carries the privacy report (`find_privacy_report`
             reads it). Which of them are given must not be decided by looking at private text.
         """
         check_num_samples(num_samples)
-        examples = SeedTexts(seeds)
+        examples = SeedTexts(seeds, self._form)
         self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
@@ -275,9 +278,10 @@ class PrivateEvolutionGenerator(CountsAlone):
             with run.stage("expanding"):
                 written = self._expander.expand(examples, num_samples, keep)
                 if is_kept and self._folder is not None:
-                    synthetic = self._folder.dataset(f"run-{run.number}-texts", written)
+                    rows = (columns_of(self._form, text) for text in written)
+                    synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, self._form.features())
                 else:
-                    synthetic = make_dataset([{"text": text} for text in written])
+                    synthetic = make_dataset([columns_of(self._form, text) for text in written])
         if is_own:
             texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
             mark(synthetic, self.privacy_report, texts)
@@ -400,9 +404,13 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def _tools(self) -> Tools:
-        components, expander = self._components, self._expander
-        write = (lambda: expander.write_population(components.truncate)) if expander is not None else list
-        return Tools(components.variation.vary, components.truncate, self._embed, write)
+        components, expander, form = self._components, self._expander, self._form
+
+        def truncate(text: str) -> str:
+            return mended(form, components.truncate(text))
+
+        write = (lambda: expander.write_population(truncate)) if expander is not None else list
+        return Tools(variations_in_form(form, components.variation.vary), truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.

@@ -8,6 +8,7 @@ from .clients.pool import ClientPool
 from .clients.samples import Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
+from .forms import form_of
 from .models.components import Components
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
@@ -34,7 +35,7 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
     else:
         check_is_public("initial_population", public)
-        check_public_texts(private, public, config.text_column)
+        check_public_texts(private, public, form_of(config))
 
 
 def client_pool(

@@ -26,6 +26,7 @@ from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
 from .files import atomic_folder, read_json, write_json
+from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .plots import plot_run
@@ -114,8 +115,8 @@ class SavedRun:
             return {}
         stages = {
             "initial population": initial_population[:MAP_SIZE],
-            "seeds": self.seeds["text"][:MAP_SIZE],
-            "synthetic texts": self.synthetic["text"][:MAP_SIZE],
+            "seeds": self._texts(self.seeds)[:MAP_SIZE],
+            "synthetic texts": self._texts(self.synthetic)[:MAP_SIZE],
         }
         return {name: embed(texts) for name, texts in stages.items() if texts}
 
@@ -182,9 +183,12 @@ class SavedRun:
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
             labels = {argument: source.label for argument, source in sources.items()}
-            samples = self.synthetic["text"]
+            samples = self._texts(self.synthetic)
             card = dataset_card(report, self.config, labels, samples, len(self.seeds), federation=self.costs, **header)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _texts(self, dataset: "Dataset") -> list[str]:
+        return texts_in(dataset, form_of(self.config))
 
     def _check_report_is_not_lost(self, folder: Path) -> None:
         if not (folder / REPORT_NAME).is_file():

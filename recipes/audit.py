@@ -34,6 +34,7 @@ from hf_pretext.audit import (
     AuditedGenerator,
     Targets,
     check_coins,
+    check_is_plain,
     loss_scores,
     ngram_scores,
     read_audit,
@@ -46,6 +47,7 @@ from hf_pretext.cli import read_input, read_run
 from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.files import atomic_folder, atomic_write
 from hf_pretext.finetuning import load_before_and_after, run_recipe
+from hf_pretext.forms import form_of
 from hf_pretext.hub import fetch_folder
 from hf_pretext.plots import plot_audit
 
@@ -84,9 +86,11 @@ def main(arguments: AuditArguments) -> None:
     output = Path(arguments.output_dir)
     run, settings = read_run(Path(arguments.run))
     config = PrivateEvolutionConfig(**settings)
-    private = read_input("private", run["private"], config.text_column, config.client_column)
+    check_is_plain(config)  # Before anything is spent.
+    form = form_of(config)
+    private = read_input("private", run["private"], form, config.client_column)
     source = arguments.public or run.get("initial_population")
-    public = read_input("public", source, config.text_column) if source else None
+    public = read_input("public", source, form) if source else None
     seed = seed_of_audit(arguments, output)
     audited, targets = sample_targets(private, config, arguments.num_canaries, arguments.client_share, seed)
     coins = targets.is_member[targets.is_canary]

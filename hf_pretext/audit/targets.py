@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
+from ..forms import Plain, form_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,15 +70,16 @@ def sample_targets(
         The dataset without the targets that do not participate, and the targets.
 
     Raises:
-        ValueError: There are no targets, or `client_share` is not a fraction.
+        ValueError: There are no targets, `client_share` is not a fraction, or the texts are not plain.
     """
+    column = check_is_plain(config)
     if not 0 <= client_share <= 1:
         raise ValueError(f"`client_share`={client_share} must lie between 0 and 1.")
     from datasets import Dataset
 
     rng = np.random.default_rng([seed, 0])
     samples: dict[Any, list[str]] = {}
-    for text, client in zip(private[config.text_column], private[config.client_column], strict=True):
+    for text, client in zip(private[column], private[config.client_column], strict=True):
         samples.setdefault(client, []).append(text)
     clients = list(samples)
     chosen = [clients[index] for index in rng.permutation(len(clients))[: round(client_share * len(clients))]]
@@ -92,8 +94,19 @@ def sample_targets(
     rows = [(client, text) for client, own in samples.items() if client not in left_out for text in own]
     rows += _rows_of_canaries(targets, num_canaries, samples)
     return Dataset.from_dict(
-        {config.client_column: [str(client) for client, _ in rows], config.text_column: [text for _, text in rows]}
+        {config.client_column: [str(client) for client, _ in rows], column: [text for _, text in rows]}
     ), targets
+
+
+def check_is_plain(config: PrivateEvolutionConfig) -> str:
+    """Return the column of texts. A `ValueError` if rows are records or conversations, which canaries are not."""
+    form = form_of(config)
+    if not isinstance(form, Plain):
+        raise ValueError(
+            f"`text_column`={config.text_column!r} holds {form.name}s, and an audit plants plain texts among the "
+            "private ones. Audit the same settings with one column of texts. The noise and the votes are the same."
+        )
+    return form.column
 
 
 def _rows_of_canaries(targets: Targets, num_canaries: int, clients: Collection[Any]) -> list[tuple[str, str]]:

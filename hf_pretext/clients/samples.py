@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
+from ..forms import Plain, form_of, read_rows
 from ..processes import progress_bar
 from .guard import attempted
 from .identity import check_clients
@@ -134,9 +135,10 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
             f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
             "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one."
         )
-    columns = private.column_names
-    if config.text_column not in columns:
-        raise ValueError(f"`text_column`={config.text_column!r} is not a column of `private`, which has {columns}.")
+    columns, form = private.column_names, form_of(config)
+    for column in form.source:
+        if column not in columns:
+            raise ValueError(f"`text_column`={column!r} is not a column of `private`, which has {columns}.")
     if config.client_column not in columns:
         raise ValueError(
             f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The "
@@ -145,11 +147,11 @@ def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[l
             f"`private.add_column({config.client_column!r}, list(range(len(private))))`."
         )
     plain = private.with_format(None)
-    texts, ids = list(plain[config.text_column]), list(plain[config.client_column])
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(
-            f"`private` has rows in column {config.text_column!r} that are not strings. Drop or convert them."
-        )
+    ids = list(plain[config.client_column])
+    rows = list(zip(*(plain[column] for column in form.source), strict=True))
+    if isinstance(form, Plain) and not all(isinstance(text, str) for (text,) in rows):
+        raise TypeError(f"`private` has rows in column {form.column!r} that are not strings. Drop or convert them.")
+    texts = read_rows("private", form, rows)
     check_clients(ids, config.client_column)
     return texts, ids
 
@@ -158,8 +160,8 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
     """Group the texts that are not blank. A client with blank texts only is still a client, which contributes zero.
 
     Raises:
-        ValueError: A column is missing, or rows have no client (`identity.check_clients`, which also warns of ids that
-            look alike).
+        ValueError: A column is missing, rows are not whole (`forms.read_rows`), or have no client
+            (`identity.check_clients`, which also warns of ids that look alike).
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
     texts, ids = _read_columns(private, config)

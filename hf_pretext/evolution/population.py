@@ -14,7 +14,8 @@ import numpy as np
 from ..clients.questions import MeanEmbedding, Question
 from ..clients.samples import EMBEDDING_UNITS
 from ..configuration import PrivateEvolutionConfig
-from ..data import list_texts
+from ..data import list_rows
+from ..forms import Plain, form_of
 from ..privacy.plan import MEAN_EMBEDDING, VOTES
 from ..processes import broadcast
 from .candidates import Candidates
@@ -326,8 +327,9 @@ def sample_public_texts(
 
     Args:
         public (`datasets.Dataset` or `Sequence[str]`):
-            Public texts, in column `config.text_column` (`str`) of a dataset. Blank ones and repetitions are left out.
-        truncate (`Callable`): Cuts a text to the longest that is varied.
+            Public texts, in column `config.text_column` (`str`) of a dataset, or rows of another form (`forms`). Blank
+            ones and repetitions are left out.
+        truncate (`Callable`): Cuts a text to the longest that is varied. It is empty if that breaks its form.
         config (`PrivateEvolutionConfig`): Population size and seed.
 
     Returns:
@@ -335,10 +337,11 @@ def sample_public_texts(
         `config.new_public_share` or `config.mean_fraction` can use them, up to `RESERVE` times as many others.
 
     Raises:
-        ValueError: The text column is missing, or there are fewer than two texts.
+        ValueError: A column is missing, rows are not whole, or there are fewer than two texts.
         TypeError: Some texts are not strings.
     """
-    texts = list_texts(public, config.text_column, "initial_population")
+    form = form_of(config)
+    texts = list_rows(public, form, "initial_population")
     clean = list(dict.fromkeys(text for text in texts if text.strip()))
     _check_size(clean)
     if len(clean) < config.population_size:
@@ -355,6 +358,13 @@ def sample_public_texts(
     if num_cut:
         logger.warning(
             "%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length
+        )
+    num_broken = texts.count("") if not isinstance(form, Plain) else 0
+    if num_broken:
+        logger.warning(
+            "%d of %d rows of `initial_population` are left out, because a whole %s of theirs does not fit into "
+            "`max_length`=%d tokens. Raise it.",
+            *(num_broken, len(texts), form.name, config.max_length),
         )
     # What a model does not know may be all that a text begins with.
     texts = list(dict.fromkeys(text for text in texts if text.strip()))

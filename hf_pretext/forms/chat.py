@@ -36,6 +36,7 @@ class Chat:
     roles: tuple[str, str]
 
     columns = (MESSAGES,)
+    has_lines = True
     name = "conversation"
 
     @property
@@ -47,6 +48,12 @@ class Chat:
     def beginning(self) -> str:
         """What the first turn begins with."""
         return f"{self.roles[0]}: "
+
+    @property
+    def layout(self) -> str:
+        """What a text looks like."""
+        first, second = self.roles
+        return f"lines that begin with '{first}: ' and '{second}: ' in turn, with further lines of a turn indented"
 
     def problem(self, row: Row) -> str | None:
         """Say what is wrong with a conversation. See `Form`. It may end with either role."""

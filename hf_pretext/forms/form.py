@@ -17,7 +17,9 @@ class Form(Protocol):
         source (`tuple` of `str`): Columns that rows are read from, in the private and in the public dataset.
         columns (`tuple` of `str`): The same columns as the synthetic dataset calls them.
         beginning (`str`): What every text begins with. It may be empty.
+        has_lines (`bool`): Whether every text has several lines.
         name (`str`): What errors call a row.
+        layout (`str`): What a text looks like, for errors.
     """
 
     @property
@@ -36,8 +38,18 @@ class Form(Protocol):
         ...
 
     @property
+    def has_lines(self) -> bool:
+        """Whether every text has several lines."""
+        ...
+
+    @property
     def name(self) -> str:
         """What errors call a row."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """What a text looks like, for errors."""
         ...
 
     def problem(self, row: Row) -> str | None:
@@ -92,9 +104,3 @@ def texts_in(dataset: "Dataset", form: Form) -> list[str]:
     """Write the rows of a synthetic dataset, or of seeds, as texts."""
     plain = dataset.with_format(None)
     return read_rows("dataset", form, zip(*(plain[name] for name in form.columns), strict=True))
-
-
-def mended(form: Form, text: str) -> str:
-    """Cut off what is broken at the end of a text. It is empty if what is left is no row."""
-    row = form.parse(text)
-    return "" if row is None else form.read(row)

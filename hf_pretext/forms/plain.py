@@ -18,7 +18,9 @@ class Plain:
 
     columns = ("text",)
     beginning = ""
+    has_lines = False
     name = "text"
+    layout = "any text"
 
     @property
     def source(self) -> tuple[str, ...]:

@@ -48,6 +48,16 @@ class Record:
         """What stands before the first column."""
         return self._parts[0][0]
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether every text has several lines."""
+        return "\n" in self.template
+
+    @property
+    def layout(self) -> str:
+        """What a text looks like."""
+        return f"as the template {shortened(self.template)} says"
+
     def problem(self, row: Row) -> str | None:
         """Say what is wrong with a row. See `Form`."""
         is_flat = all(value is None or isinstance(value, (str, int, float)) for value in row)

@@ -30,7 +30,7 @@ FORMAT = 2
 """Format of the folder. Folders of the first edition have none."""
 
 ROWS_AT_ONCE = 1024
-"""Texts of a dataset that are in memory at a time while it is written."""
+"""Rows of a dataset that are in memory at a time while it is written."""
 
 
 class RunFolder:
@@ -170,18 +170,18 @@ class RunFolder:
         """Write a file durably. The step `x` has the name `x.json`."""
         atomic_write(self.path / name, json.dumps(content) + "\n")
 
-    def dataset(self, name: str, texts: Iterable[str]) -> "Dataset":
-        """Write texts to an Arrow file as they come, and return the dataset that is read from it."""
+    def dataset(self, name: str, rows: Iterable[dict[str, Any]], features: Mapping[str, Any]) -> "Dataset":
+        """Write rows to an Arrow file as they come, and return the dataset that is read from it."""
         import pyarrow as pa
-        from datasets import Dataset
+        from datasets import Dataset, Features
 
         # Not durable, as it follows from the texts of the steps.
-        path, schema = self.path / f"{name}.arrow", pa.schema({"text": pa.string()})
+        path, schema = self.path / f"{name}.arrow", Features(features).arrow_schema.remove_metadata()
         scratch = path.with_suffix(".writing")
-        texts = iter(texts)
+        rows = iter(rows)
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while rows := list(islice(texts, ROWS_AT_ONCE)):
-                writer.write_batch(pa.record_batch([rows], schema=schema))
+            while some := list(islice(rows, ROWS_AT_ONCE)):
+                writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
         os.replace(scratch, path)
         return Dataset.from_file(str(path))
 
