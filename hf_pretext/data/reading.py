@@ -210,7 +210,7 @@ def with_columns(source: str, dataset: "Dataset", wanted: WantedColumns) -> "Dat
         values = gather(dataset.with_format(None).select_columns(roots), wanted.names)
     except MissingColumnError as error:
         missing = error.name
-    if missing is not None or not len(dataset):
+    if missing is not None or not roots or not len(dataset):
         name = missing or next(each for each in wanted.names if each not in dataset.column_names)
         raise ValueError(f"{source} has no column {name!r}, but {shown_names(dataset.column_names)}.")
     return wanted.dataset(source, values)
