@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
-    from .forms import Form
+    from .configuration import PrivateEvolutionConfig
 
 RUN_KEYS = (
     "private",
+    "private_split",
+    "query",
     "initial_population",
+    "initial_population_split",
     "num_samples",
     "output_dir",
     "variation_model",
@@ -133,7 +136,6 @@ def _generate(options: argparse.Namespace) -> None:
     from .artifacts import REPORT_NAME, RUN_FOLDER
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
-    from .forms import form_of
     from .generator import PrivateEvolutionGenerator
     from .hub import check_token
     from .processes import is_main_process
@@ -143,7 +145,8 @@ def _generate(options: argparse.Namespace) -> None:
     config = PrivateEvolutionConfig(**settings)
     output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
     check_num_samples(num_samples)
-    if is_same_place(run["private"], run.get("initial_population")):
+    private_source, public_source = (source_of(run, key) for key in ("private", "initial_population"))
+    if _are_the_same(private_source, public_source):
         raise ValueError("`initial_population` is the private file itself, whose texts would be published.")
     run_dir = output_dir / RUN_FOLDER
     if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
@@ -153,12 +156,9 @@ def _generate(options: argparse.Namespace) -> None:
             "choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    path = run.pop("private")
     # The other processes do not see private text.
-    form = form_of(config)
-    private = read_input("private", path, form, config.client_column) if is_main_process() else None
-    source = run.pop("initial_population", None)
-    public = None if source is None else read_input("initial_population", source, form)
+    private = read_private_source(private_source, config) if is_main_process() else None
+    public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
         counted, lost, planned = (
@@ -194,14 +194,85 @@ def is_same_place(path: Any, other: Any) -> bool:
         return str(path) == str(other)
 
 
-def read_input(key: str, path: Any, form: "Form", client_column: str | None = None) -> "Dataset":
-    """Read the rows that a key of a run's file names, and name the key in errors."""
-    from .data import read_form
+def source_of(run: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """Take out of the keys of a run what says where texts are.
 
+    Args:
+        run (`dict`): Keys of the run. They lose `key`, `<key>_split` and, with `private`, `query`.
+        key (`str`): `"private"` or `"initial_population"`.
+
+    Returns:
+        `dict`: The `source`, and `split` and `query` if they are given. None if the run has no such key.
+
+    Raises:
+        ValueError: The split of something is given that is not.
+        TypeError: A value is not a string.
+    """
+    names = {"source": key, "split": f"{key}_split", **({"query": "query"} if key == "private" else {})}
+    given = {name: run.pop(each, None) for name, each in names.items()}
+    found = {name: value for name, value in given.items() if value is not None}
+    if found and "source" not in found:
+        raise ValueError(f"`{names[next(iter(found))]}` is about `{key}`, which is missing.")
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise TypeError(f"`{names[name]}` of type {type(value).__name__} must be a string.")
+    return found or None
+
+
+def _are_the_same(private: dict[str, Any] | None, public: dict[str, Any] | None) -> bool:
+    if private is None or public is None or private.get("split") != public.get("split"):
+        return False
+    return is_same_place(private["source"], public["source"])
+
+
+def read_private_source(source: dict[str, Any] | None, config: "PrivateEvolutionConfig") -> "Dataset":
+    """Read the private texts that a run's file names. Errors name the key, and no password."""
+    from .data.sources import read_private
+
+    if source is None:
+        raise ValueError("`private` is empty. It names a file, a folder, a repository of the Hub or a database.")
+    return _naming("private", lambda: read_private(**source, **_columns(config), client_column=config.client_column))
+
+
+def read_public_source(
+    source: dict[str, Any] | None, config: "PrivateEvolutionConfig"
+) -> "Dataset | IterableDataset | None":
+    """Read or stream the public texts that a run's file names, if it names any. Errors name the key."""
+    if source is None:
+        return None
+    from .artifacts import REPORT_NAME
+    from .data.sources import is_repository, read_public
+    from .hub import fetch_folder
+
+    def read() -> "Dataset | IterableDataset":
+        public = read_public(**source, **_columns(config))
+        if is_repository(source["source"]) and (fetch_folder(source["source"], [REPORT_NAME]) / REPORT_NAME).is_file():
+            raise ValueError(
+                f"{source['source']!r} is synthetic text of a run, and not public: the report of a new run would not "
+                "count that one. Begin with public texts."
+            )
+        return public
+
+    return _naming("initial_population", read)
+
+
+def _columns(config: "PrivateEvolutionConfig") -> dict[str, Any]:
+    from .forms import Plain, form_of
+
+    form = form_of(config)
+    if isinstance(form, Plain):
+        return {"text_column": form.column}
+    return {"text_column": None, "other_columns": form.source}
+
+
+def _naming(key: str, read: Callable[[], Any]) -> Any:
+    """Read what a key of a run's file names, and name the key in errors."""
     try:
-        return read_form(str(path), form, client_column)
-    except (OSError, ValueError, TypeError) as error:
-        raise type(error)(f"`{key}`: {error}") from None
+        return read()
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        message = str(error).replace("`split`", f"`{key}_split`")
+        kind = type(error) if type(error) in (FileNotFoundError, TypeError, ImportError) else ValueError
+    raise kind(message if message.startswith(f"`{key}") else f"`{key}`: {message}")
 
 
 def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -225,9 +296,17 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
         raise FileNotFoundError(f"`--config`={str(path)!r} is not a file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        # The whole error quotes the line, in which a password may be.
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = f"{error.problem}{line}"
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # Some tags on values that they do not fit raise errors that are not YAML's own.
-        raise ValueError(f"{path} is not YAML that can be read: {str(error)[:500]}") from None
+        problem = f"it raises a {type(error).__name__}"
+    else:
+        problem = ""
+    if problem:
+        raise ValueError(f"{path} is not YAML that can be read: {problem}.")
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
     values = {key: _as_number(value) for key, value in values.items()}

@@ -43,11 +43,10 @@ from hf_pretext.audit import (
     target_texts,
     vote_scores,
 )
-from hf_pretext.cli import read_input, read_run
+from hf_pretext.cli import read_private_source, read_public_source, read_run, source_of
 from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.files import atomic_folder, atomic_write
 from hf_pretext.finetuning import load_before_and_after, run_recipe
-from hf_pretext.forms import form_of
 from hf_pretext.hub import fetch_folder
 from hf_pretext.plots import plot_audit
 
@@ -87,10 +86,9 @@ def main(arguments: AuditArguments) -> None:
     run, settings = read_run(Path(arguments.run))
     config = PrivateEvolutionConfig(**settings)
     check_is_plain(config)  # Before anything is spent.
-    form = form_of(config)
-    private = read_input("private", run["private"], form, config.client_column)
-    source = arguments.public or run.get("initial_population")
-    public = read_input("public", source, form) if source else None
+    private = read_private_source(source_of(run, "private"), config)
+    source = {"source": arguments.public} if arguments.public else source_of(run, "initial_population")
+    public = read_public_source(source, config)
     seed = seed_of_audit(arguments, output)
     audited, targets = sample_targets(private, config, arguments.num_canaries, arguments.client_share, seed)
     coins = targets.is_member[targets.is_canary]

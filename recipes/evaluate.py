@@ -22,7 +22,8 @@ from transformers import AutoTokenizer
 from trl import TrlParser
 
 from hf_pretext.cards import MEASURES
-from hf_pretext.data import list_texts, read_texts
+from hf_pretext.data import list_texts, read_repository, read_texts
+from hf_pretext.data.sources import is_repository
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
 from hf_pretext.files import atomic_folder
 from hf_pretext.finetuning import (
@@ -121,7 +122,9 @@ def published_name(arguments: EvaluationArguments) -> str:
 
 def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]]:
     """Read the held-out texts and whose they are."""
-    data = read_texts(arguments.dataset, arguments.text_column, arguments.client_column, split=arguments.split)
+    # What is private is not copied into a cache.
+    read = read_repository if arguments.is_private and is_repository(arguments.dataset) else read_texts
+    data = read(arguments.dataset, arguments.text_column, arguments.client_column, split=arguments.split)
     texts = list_texts(data, arguments.text_column, "dataset")
     clients = list(range(len(texts))) if arguments.client_column is None else list(data[arguments.client_column])
     if arguments.num_texts is not None and arguments.num_texts < len(texts):

@@ -24,6 +24,7 @@ from hf_pretext.finetuning import (
     report_of_model_to_be,
     run_recipe,
     take_over_push,
+    take_over_text_field,
     train_and_save,
 )
 from hf_pretext.models.packaged import locate
@@ -31,6 +32,7 @@ from hf_pretext.models.packaged import locate
 
 def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig) -> None:
     """Finetune as the arguments say."""
+    take_over_text_field(arguments, training)
     texts = load_training_texts(arguments, training.seed)
     report = report_of_model_to_be(
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public

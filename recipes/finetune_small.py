@@ -26,6 +26,7 @@ from hf_pretext.finetuning import (
     report_of_model_to_be,
     run_recipe,
     take_over_push,
+    take_over_text_field,
     train_and_save,
 )
 from hf_pretext.models.packaged import locate
@@ -56,6 +57,7 @@ def make_trainer(model: object, tokenizer: object, training: SFTConfig, texts: T
 
 def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     """Finetune as the arguments say."""
+    take_over_text_field(arguments, training)
     texts = load_training_texts(arguments, training.seed)
     public = copy.copy(arguments)
     public.dataset, public.dataset_revision = arguments.public_dataset, None

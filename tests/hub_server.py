@@ -214,7 +214,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = f"{wish.get('organization') or 'me'}/{wish['name']}"
         prefix = "datasets/" if kind == "datasets" else ""
         answer = {"url": f"{self.server.url}/{prefix}{repo}", "name": repo}
-        if self.server.store.create(kind, repo, bool(wish.get("private"))):
+        is_private = bool(wish.get("private")) or wish.get("visibility") == "private"
+        if self.server.store.create(kind, repo, is_private):
             self._send(200, answer)
         else:
             self._send(409, {"error": "You already created this repo", **answer})

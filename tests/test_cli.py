@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import numpy as np
 import pandas
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
@@ -94,6 +95,72 @@ def test_the_private_file_is_no_initial_population(folders, capsys):
 
 def test_exponents_without_a_point_are_numbers(folders):
     assert main(["generate", "--config", yaml_file(folders, "delta: 1e-3")]) == 0
+
+
+@pytest.fixture
+def database(folders, private):
+    path = folders / "chats.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE chats (who, body TEXT)")
+        connection.executemany(
+            "INSERT INTO chats VALUES (?, ?)", zip(private["client_id"], private["text"], strict=True)
+        )
+    connection.close()
+    return f"sqlite:///{path}"
+
+
+def test_generate_from_a_database_is_as_from_its_rows_in_a_file(folders, database, capsys):
+    pytest.importorskip("sqlalchemy")
+    query = "query: SELECT who AS client_id, body AS text FROM chats"
+    assert main(["generate", "--config", yaml_file(folders, f"private: {database}\n{query}\nnum_rounds: 1")]) == 0
+    assert json.loads((folders / "out" / "privacy_report.json").read_text())["num_clients"] == 12
+    written = [path for path in (folders / "out").rglob("*") if path.is_file()]
+    assert not any(b"chats.db" in path.read_bytes() or b"SELECT" in path.read_bytes() for path in written)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("private: sqlite:///{0}/chats.db", "`private`: `query` is missing"),
+        ("private: sqlite:///{0}/none.db\nquery: SELECT 1", "`private`: There is no SQLite database"),
+        ("private: sqlite:///{0}/chats.db\nquery: SELECT 'quokka' FROM", "`private`: The query failed"),
+        ("private: sqlite:///{0}/chats.db\nquery: SELECT 1\nprivate_split: a", "`private`: A database has no splits"),
+        ("private: postgresql:me:quokka@host", "`private`: `query` is missing"),
+        ("private: postgresql+psycopg://me:quokka@127.0.0.1:1/x\nquery: SELECT 1", "`private`: The da"),
+        ("query: SELECT 1", "`private`: `query` is for a database"),
+        ("query: [SELECT]", "`query` of type list must be a string"),
+        ("initial_population: null", "lets the expansion model write one from `config.domain`"),
+        ("initial_population: null\ninitial_population_split: a", "`initial_population_split` is about"),
+        ("private: null", "`private` is empty"),
+        ("private: [a]", "`private` of type list must be a string"),
+        (
+            "private_split: train",
+            "`private`: '{0}/private.jsonl' has no splits, so there is no `private_split`='train'",
+        ),
+        ("initial_population_split: x", "`initial_population`: '{0}/public.json' has no splits"),
+        ("private: postgresql://me:quokka@host/x: y", "is not YAML that can be read: mapping values"),
+        ("private: !!float postgresql://me:quokka@host/x", "is not YAML that can be read: it raises a ValueError"),
+    ],
+)
+def test_mistakes_about_sources_name_their_key_and_no_password(folders, database, capsys, extra, message):
+    assert main(["generate", "--config", yaml_file(folders, extra.format(folders))]) == 2
+    error = capsys.readouterr().err
+    assert message.format(folders) in error and "quokka" not in error and error.count("hf-pretext: ") == 1
+    assert not (folders / "out" / "privacy_report.json").exists()
+
+
+def test_a_folder_with_splits_is_read_by_the_key_of_its_split(folders, private, public, capsys):
+    data = DatasetDict(train=private, public=Dataset.from_dict({"text": public, "client_id": public}))
+    data.save_to_disk(folders / "both")
+    capsys.readouterr()
+    both = f"private: {folders}/both\ninitial_population: {folders}/both\nnum_rounds: 1\n"
+    assert main(["generate", "--config", yaml_file(folders, f"{both}initial_population_split: public")]) == 2
+    told = "`private`: '{0}/both' holds the splits ['public', 'train']. Choose one by `private_split`"
+    assert told.format(folders) in capsys.readouterr().err
+    for split in ("train", "public"):
+        splits = f"private_split: {split}\ninitial_population_split: public"
+        assert main(["generate", "--config", yaml_file(folders, both + splits)]) == (0 if split == "train" else 2)
+    assert "`initial_population` is the private file itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+import traceback
 
 import numpy as np
 import pytest
@@ -119,7 +121,8 @@ def test_the_model_is_left_as_it_was(llama):
     ("texts", "error", "message"),
     [
         ([], ValueError, "`texts` holds no texts"),
-        (["a", 3], TypeError, "of type int"),
+        (["a", 3], TypeError, "row 1 is of type int"),
+        ("one string", TypeError, "`texts` is one string"),
         ([""], ValueError, "no token to predict"),
     ],
 )
@@ -228,3 +231,89 @@ def test_text_distribution_takes_sides_of_different_sizes():
     assert 0 < found["distinct_1"] < found["distinct_2"] <= found["distinct_3"] <= 1
     histogram = found["length_histogram"]
     assert sum(histogram["predictions"]) == pytest.approx(1) == pytest.approx(sum(histogram["references"]))
+
+
+def quoted(action):
+    """Return what an error says, with everything that a report of it would show."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        action()
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)
+    assert "quokka" not in told.replace(WRITES_NOTHING, "")
+    return str(caught.value)
+
+
+def test_errors_of_metrics_name_the_row_and_quote_nothing(llama):
+    model, tokenizer = llama
+    texts = [f"{CANARY} {number}" for number in range(40)]
+    of = {"embed": lambda texts: np.random.default_rng(0).normal(size=(len(texts), 34))}
+    for wrong in (None, 5, ["a"], float("nan")):
+        mixed = [*texts[:3], wrong, *texts[3:]]
+        kind = type(wrong).__name__
+        for call in (
+            lambda mixed=mixed: NextTokenAccuracy().compute(predictions=mixed, model=model, tokenizer=tokenizer),
+            lambda mixed=mixed: NextTokenAccuracy().add_batch(predictions=mixed),
+            lambda mixed=mixed: TextDistribution().compute(predictions=mixed, references=texts, **of),
+            lambda mixed=mixed: TextDistribution().compute(predictions=texts, references=mixed, **of),
+            lambda mixed=mixed: score_next_tokens(model, tokenizer, mixed),
+        ):
+            assert f"row 3 is of type {kind}" in quoted(call)
+        assert f"row 0 is of type {kind}" in quoted(lambda wrong=wrong: NextTokenAccuracy().add(prediction=wrong))
+    assert "one string" in quoted(
+        lambda: NextTokenAccuracy().compute(predictions=CANARY, model=model, tokenizer=tokenizer)
+    )
+
+
+def test_lone_surrogates_are_question_marks(llama):
+    model, tokenizer = llama
+    with_surrogate, plain = ["a lost \ud83d card", "a new loan"], ["a lost ? card", "a new loan"]
+    expected = NextTokenAccuracy().compute(predictions=plain, model=model, tokenizer=tokenizer)
+    assert NextTokenAccuracy().compute(predictions=with_surrogate, model=model, tokenizer=tokenizer) == expected
+    assert score_next_tokens(model, tokenizer, with_surrogate).totals() == expected
+    metric = NextTokenAccuracy()
+    for text in with_surrogate:
+        metric.add(prediction=text)
+    assert metric.compute(model=model, tokenizer=tokenizer) == expected
+    seen = []
+
+    def embed(texts):
+        seen.extend(texts)
+        return np.random.default_rng(0).normal(size=(len(texts), 34))
+
+    TextDistribution().compute(predictions=with_surrogate * 20, references=with_surrogate * 20, embed=embed)
+    assert set(seen) == set(plain)
+
+
+@pytest.mark.parametrize(
+    ("num_synthetic", "num_references", "missing"),
+    [
+        (20, 60, {"frechet_distance"}),
+        (60, 20, {"frechet_distance"}),
+        (33, 33, set()),
+        (3, 60, {"frechet_distance", "precision", "recall"}),
+        (1, 1, {"frechet_distance", "precision", "recall"}),
+    ],
+)
+def test_few_texts_have_the_measures_that_can_be_computed(num_synthetic, num_references, missing):
+    texts = random_texts(60, seed=1)
+    found = TextDistribution().compute(
+        predictions=texts[:num_synthetic],
+        references=texts[:num_references],
+        embed=lambda batch: np.random.default_rng(0).normal(size=(len(batch), 48)),
+    )
+    few = {name for name in ("frechet_distance", "precision", "recall") if found[name] is None}
+    assert few == missing <= set(found.get("not_computed", {})) and found["distinct_1"] > 0
+    smaller = min(num_synthetic, num_references)
+    assert all(f"more texts on both sides than the {smaller} there are" in found["not_computed"][each] for each in few)
+    json.dumps(found)
+
+
+def test_without_mauve_the_other_measures_are_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    texts = random_texts(60, seed=1)
+    found = TextDistribution().compute(
+        predictions=texts,
+        references=texts,
+        embed=lambda batch: np.random.default_rng(0).normal(size=(len(batch), 48)),
+    )
+    assert found["mauve"] is None and found["frechet_distance"] == pytest.approx(0, abs=1e-9)
+    assert "pip install mauve-text" in found["not_computed"]["mauve"]

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value, load_from_disk
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, coverage
 from hf_pretext.audit import sample_targets
-from hf_pretext.cli import read_input
+from hf_pretext.cli import read_private_source, read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
 from hf_pretext.forms import form_of
 from hf_pretext.hub import find_privacy_report
@@ -280,13 +280,32 @@ def test_rows_are_read_from_files(tmp_path):
     form = form_of(CHAT)
     expected = [form.read((turns,)) for turns in PRIVATE_TALKS["talk"]]
     for name in ("talks.jsonl", "talks.parquet", "talks.json"):
-        private = read_input("private", tmp_path / name, form, "client_id")
+        private = read_private_source({"source": str(tmp_path / name)}, CHAT)
         assert [form.read((turns,)) for turns in private["talk"]] == expected
     PRIVATE_RECORDS.to_csv(tmp_path / "records.csv")
-    private = read_input("private", tmp_path / "records.csv", form_of(RECORD), "client_id")
+    private = read_private_source({"source": str(tmp_path / "records.csv")}, RECORD)
+    public = read_public_source({"source": str(tmp_path / "records.csv")}, RECORD)
+    assert set(public.column_names) == set(RECORD.text_column)
     assert private.select_columns(["subject", "body"]).to_dict() == {
         name: PRIVATE_RECORDS[name][:] for name in ("subject", "body")
     }
+
+
+def test_public_rows_are_streamed(make_generator):
+    stream = PUBLIC_TALKS.to_iterable_dataset()
+    texts = {form_of(CHAT).read((turns,)) for turns in PUBLIC_TALKS["talk"]}
+    generator = make_generator(CHAT)
+    generator.evolve(PRIVATE_TALKS, initial_population=stream)
+    assert set(generator.initial_population) <= texts and len(generator.initial_population) == 16
+    broken = with_row(PUBLIC_TALKS, "talk", talk("alone")).to_iterable_dataset()
+    for public, words in (
+        (broken, "not a whole conversation: row 7"),
+        (stream.rename_column("talk", "x"), "no column"),
+    ):
+        generator = make_generator(CHAT)
+        with pytest.raises(ValueError, match=words):
+            generator.evolve(PRIVATE_TALKS, initial_population=public)
+        assert generator.ledger.num_releases == 0
 
 
 def test_an_audit_is_about_plain_texts():

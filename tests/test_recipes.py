@@ -15,7 +15,13 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import read_run
-from hf_pretext.finetuning import FinetuningArguments, load_training_texts, push_model, report_of_model
+from hf_pretext.finetuning import (
+    FinetuningArguments,
+    load_training_texts,
+    push_model,
+    report_of_model,
+    take_over_text_field,
+)
 from hf_pretext.finetuning.training import _command
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -214,6 +220,35 @@ def test_a_model_of_unknown_texts_says_so_in_its_card(folder, script):
     names = {path.name for path in (folder / "out").iterdir()}
     assert "training_args.bin" not in names and not [name for name in names if name.startswith(".writing")]
     assert ("adapter_model.safetensors" if script == "finetune_llm" else "model.safetensors") in names
+
+
+@pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
+def test_the_text_field_of_trl_is_the_text_column(folder, public, script):
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"content": text, "id": 1}) for text in public))
+    finetune(folder, str(folder / "texts.jsonl"), script, dataset_text_field="content", max_steps=1)
+    assert (folder / "out" / "training.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "taken"),
+    [
+        ("text", "text", "text"),
+        ("text", "content", "content"),
+        ("body", "text", "body"),
+        ("body", "body", "body"),
+        ("text", None, "text"),
+        ("body", "content", None),
+    ],
+)
+def test_two_names_of_the_text_column_have_to_agree(column, field, taken):
+    arguments, training = FinetuningArguments(dataset="x", text_column=column), SFTConfig(use_cpu=True, bf16=False)
+    training.dataset_text_field = field
+    if taken is None:
+        with pytest.raises(ValueError, match="`text_column`='body' and `dataset_text_field`='content'"):
+            take_over_text_field(arguments, training)
+        return
+    take_over_text_field(arguments, training)
+    assert (arguments.text_column, training.dataset_text_field) == (taken, "text")
 
 
 def test_evaluation_before_and_after(folder, private, capsys):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..clients.samples import read_columns
 from ..configuration import PrivateEvolutionConfig
 from ..forms import Plain, form_of
 
@@ -79,7 +80,7 @@ def sample_targets(
 
     rng = np.random.default_rng([seed, 0])
     samples: dict[Any, list[str]] = {}
-    for text, client in zip(private[column], private[config.client_column], strict=True):
+    for text, client in zip(*read_columns(private, config), strict=True):
         samples.setdefault(client, []).append(text)
     clients = list(samples)
     chosen = [clients[index] for index in rng.permutation(len(clients))[: round(client_share * len(clients))]]

@@ -1,17 +1,21 @@
 """Public texts that are private ones: refused or warned of, where the private text is."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..forms import Form
+from ..data.columns import MissingColumnError, has_transform, value_at, values_of
+from ..forms import Form, Row
 from ..processes import is_main_process
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
+
+NUM_COMPARED = 1000
+"""Texts of a stream that are compared. If it is a stream of the private texts, these are private ones too."""
 
 
-def check_public_texts(private: Any, public: "Dataset | Sequence[str]", form: Form) -> None:
+def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequence[str]", form: Form) -> None:
     """Refuse public texts that are the private dataset itself, and warn if most of them are in it word for word.
 
     This reads private text, and so only in the process that holds it. *Released*: nothing. The warning goes to the
@@ -20,20 +24,24 @@ def check_public_texts(private: Any, public: "Dataset | Sequence[str]", form: Fo
 
     Args:
         private (`Any`): What was given as private texts. Anything but a dataset of such rows is not compared.
-        public (`datasets.Dataset` or `Sequence[str]`): Public texts.
+        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
+            Public texts. Of a stream, the first are compared.
         form (`Form`): What a row is, in both.
 
     Raises:
         ValueError: They are the same object.
     """
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     if public is private:
         raise ValueError("`initial_population` is the private dataset itself, whose texts would be published.")
-    if not (is_main_process() and isinstance(private, Dataset)):
+    if not (is_main_process() and isinstance(private, Dataset)) or has_transform(private):
         return
-    own = _different_texts(_texts(private, form))
-    others = _different_texts(_texts(public, form) if isinstance(public, Dataset) else public)
+    rows: Any = public.take(NUM_COMPARED) if isinstance(public, IterableDataset) else public
+    try:
+        own, others = (_different_texts(each, form) for each in (private, rows))
+    except MissingColumnError:
+        return
     if 2 * len(own & others) > len(others):
         warnings.warn(
             "Most texts of `initial_population` are in `private` too, word for word. The initial population is "
@@ -43,14 +51,16 @@ def check_public_texts(private: Any, public: "Dataset | Sequence[str]", form: Fo
         )
 
 
-def _texts(dataset: "Dataset", form: Form) -> list[str]:
-    """List the texts of rows that are whole. None of them if there is no such column."""
-    if not set(form.source) <= set(dataset.column_names):
-        return []
-    plain = dataset.with_format(None)
-    rows = zip(*(plain[name] for name in form.source), strict=True)
-    return [form.read(row) for row in rows if form.problem(row) is None]
+def _different_texts(source: Any, form: Form) -> set[str]:
+    from datasets import Dataset, IterableDataset
 
-
-def _different_texts(texts: Any) -> set[str]:
+    texts = source
+    if isinstance(source, Dataset):
+        texts = _texts(zip(*(values_of(source, name) for name in form.source), strict=True), form)
+    elif isinstance(source, IterableDataset):
+        texts = _texts((tuple(value_at(row, name) for name in form.source) for row in source), form)
     return {text.strip() for text in texts if isinstance(text, str) and text.strip()}
+
+
+def _texts(rows: Iterable[Row], form: Form) -> list[str]:
+    return [form.read(row) for row in rows if form.problem(row) is None]

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
+from ..data.columns import MissingColumnError, has_transform, shown_names, values_of
 from ..forms import Plain, form_of, read_rows
 from ..processes import progress_bar
 from .guard import attempted
@@ -127,31 +128,54 @@ def check_quantized(name: str, embeddings: np.ndarray) -> None:
         raise ValueError(f"`{name}` holds rows longer than 1. Normalize them to unit length first.")
 
 
-def _read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+def _column(private: "Dataset", argument: str, name: str, fix: str) -> list[Any]:
+    values = None
+    try:
+        values = values_of(private, name)
+    except MissingColumnError:
+        pass
+    if values is None:
+        names = shown_names(private.column_names)
+        raise ValueError(f"`{argument}`={name!r} is not a column of `private`, which has {names}.{fix}")
+    return values
+
+
+def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
+    """Read the texts of private rows, and whose they are.
+
+    Raises:
+        ValueError: A column is missing, rows are not whole or have no client, or a transform could mix the rows of
+            clients.
+        TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
+    """
     from datasets import Dataset
 
     if not isinstance(private, Dataset):
         raise TypeError(
             f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
-            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one."
+            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one, also "
+            "of a stream: `Dataset.from_list(list(stream))`."
         )
-    columns, form = private.column_names, form_of(config)
-    for column in form.source:
-        if column not in columns:
-            raise ValueError(f"`text_column`={column!r} is not a column of `private`, which has {columns}.")
-    if config.client_column not in columns:
+    if has_transform(private):
         raise ValueError(
-            f"`client_column`={config.client_column!r} is not a column of `private`, which has {columns}. The "
-            "guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
-            "does. If each row really is a different person's, say so: "
-            f"`private.add_column({config.client_column!r}, list(range(len(private))))`."
+            "`private` has a transform (`with_transform`). It sees rows of several clients at a time, and could mix "
+            "them. Apply it to each row alone, in memory, and give the result: `private.with_format(None).map("
+            "transform, batched=True, batch_size=1, keep_in_memory=True)`. Or leave it out: "
+            "`private.with_format(None)`."
         )
-    plain = private.with_format(None)
-    ids = list(plain[config.client_column])
-    rows = list(zip(*(plain[column] for column in form.source), strict=True))
-    if isinstance(form, Plain) and not all(isinstance(text, str) for (text,) in rows):
+    form = form_of(config)
+    columns = [_column(private, "text_column", name, "") for name in form.source]
+    ids = _column(
+        private,
+        "client_column",
+        config.client_column,
+        " The guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
+        "does. If each row really is a different person's, say so: "
+        f"`private.add_column({config.client_column!r}, list(range(len(private))))`.",
+    )
+    if isinstance(form, Plain) and not all(isinstance(text, str) for text in columns[0]):
         raise TypeError(f"`private` has rows in column {form.column!r} that are not strings. Drop or convert them.")
-    texts = read_rows("private", form, rows)
+    texts = read_rows("private", form, zip(*columns, strict=True))
     check_clients(ids, config.client_column)
     return texts, ids
 
@@ -164,7 +188,7 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
             (`identity.check_clients`, which also warns of ids that look alike).
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
-    texts, ids = _read_columns(private, config)
+    texts, ids = read_columns(private, config)
     samples: dict[object, list[str]] = {client: [] for client in ids}
     for text, client in zip(texts, ids, strict=True):
         if text.strip():

@@ -1,18 +1,24 @@
 """Reading of datasets and lists of texts, without a copy in any cache."""
 
-from .reading import SUFFIXES, read_dataset, read_texts
-from .rows import as_rows, columns_of, list_rows, read_form
-from .texts import list_texts, make_dataset, split_by_client
+from .database import read_sql
+from .formats import SUFFIXES
+from .reading import read_dataset, read_texts
+from .repository import read_repository
+from .rows import as_rows, columns_of, draw_rows, list_rows
+from .texts import draw_texts, list_texts, make_dataset, split_by_client
 
 __all__ = [
     "SUFFIXES",
     "as_rows",
     "columns_of",
+    "draw_rows",
+    "draw_texts",
     "list_rows",
     "list_texts",
     "make_dataset",
     "read_dataset",
-    "read_form",
+    "read_repository",
+    "read_sql",
     "read_texts",
     "split_by_client",
 ]

@@ -1,7 +1,7 @@
 """Which columns of a dataset are read, and how: texts, client ids, and others as they are."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -135,6 +135,36 @@ def roots_of(names: Iterable[str], columns: Sequence[str]) -> list[str]:
     return [column for column in columns if any(column in each for each in paths.values())]
 
 
+def values_of(dataset: "Dataset", name: str) -> list[Any]:
+    """Read a column of a dataset, or a field inside one.
+
+    A format such as `"numpy"` is left out, since it changes no text. A transform (`with_transform`) is applied.
+
+    Raises:
+        MissingColumnError: There is no such column.
+    """
+    if has_transform(dataset):
+        return gather(_transformed(dataset), [name])[name]
+    plain = dataset.with_format(None)
+    if name in plain.column_names:
+        return list(plain[name])
+    roots = roots_of([name], plain.column_names)
+    if not roots:
+        raise MissingColumnError(name)
+    return gather(plain.select_columns(roots), [name])[name]
+
+
+def has_transform(dataset: "Dataset") -> bool:
+    """Return whether a dataset has a transform, which makes other rows of several rows at a time."""
+    return bool(dataset.format["type"] == "custom")
+
+
+def _transformed(dataset: "Dataset", batch_size: int = 1000) -> Iterator[dict[str, Any]]:
+    for batch in dataset.iter(batch_size):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
 def is_id(value: Any) -> bool:
     """Return whether a value says who a client is, or that no one is named. Lists and the like do neither."""
     return value is None or isinstance(value, _KINDS_OF_IDS)
@@ -158,7 +188,7 @@ def shown_names(columns: Iterable[str]) -> str:
     names = list(columns)
     if all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         return str(names)
-    return f"{len(names)} others. (They do not look like names, so they are not shown. Is there a header line?)"
+    return f"{len(names)} others (not shown, since they do not look like names: is there a header line?)"
 
 
 def _valid(value: Any) -> Any:

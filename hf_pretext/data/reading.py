@@ -73,7 +73,7 @@ def read_dataset(
         return _read_saved(path if split is None else path / split, wanted)
     files = _parquet_files(path)
     if split is not None:
-        files = [each for each in files if _split_of(each) == split]
+        files = [each for each in files if split_of(each) == split]
     return _collect(str(path), files, wanted)
 
 
@@ -125,7 +125,7 @@ def splits_of(path: Path) -> list[str]:
         return []
     if (path / "dataset_dict.json").is_file():
         return sorted(each.name for each in path.iterdir() if each.is_dir() and _is_saved(each))
-    splits = sorted({split for file in _parquet_files(path) if (split := _split_of(file))})
+    splits = sorted({split for file in _parquet_files(path) if (split := split_of(file))})
     return splits if len(splits) > 1 else []
 
 
@@ -147,7 +147,8 @@ def _parquet_files(path: Path) -> list[Path]:
     return sorted(path / each for each in files if not any(part[0] in "._" for part in each.parts))
 
 
-def _split_of(file: Path) -> str | None:
+def split_of(file: PurePosixPath | Path) -> str | None:
+    """Return the split that a file's name says, as `push_to_hub` writes it."""
     match = _PART_OF_SPLIT.fullmatch(PurePosixPath(file).name)
     return match["split"] if match else None
 

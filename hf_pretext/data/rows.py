@@ -1,23 +1,15 @@
 """Rows of public datasets as texts, and texts as rows of datasets."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cleaning import valid_unicode
 from ..forms import Form, Plain, mended, read_rows
-from .reading import read_dataset
-from .texts import list_texts
+from .columns import MissingColumnError, shown_names, value_at, values_of
+from .texts import draw_texts, list_texts
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-
-def read_form(path: str | Path, form: Form, client_column: str | None = None) -> "Dataset":
-    """Read the columns of a form, and whose rows they are, from a local file or folder. See `read_dataset`."""
-    if isinstance(form, Plain):
-        return read_dataset(path, form.column, client_column)
-    return read_dataset(path, None, client_column, other_columns=form.source)
+    from datasets import Dataset, IterableDataset
 
 
 def list_rows(
@@ -44,12 +36,13 @@ def list_rows(
     if isinstance(form, Plain):
         return list_texts(source, names[0], argument)
     if isinstance(source, Dataset):
-        lacking = [name for name in names if name not in source.column_names]
-        if lacking:
-            raise ValueError(f"`{argument}` has no column {lacking[0]!r}, but {source.column_names}.")
-        plain = source.with_format(None)
-        texts = read_rows(argument, form, zip(*(plain[name] for name in names), strict=True))
-        texts = list(map(valid_unicode, texts))
+        try:
+            columns_of_rows = [values_of(source, name) for name in names]
+        except MissingColumnError as error:
+            raise ValueError(
+                f"`{argument}` has no column {error.name!r}, but {shown_names(source.column_names)}."
+            ) from None
+        texts = list(map(valid_unicode, read_rows(argument, form, zip(*columns_of_rows, strict=True))))
     else:
         texts = list_texts(source, "", argument)
     whole = [mended(form, text) for text in texts]
@@ -60,6 +53,31 @@ def list_rows(
             f"drop them. A text that stands for a {form.name} looks like this: {form.layout}."
         )
     return whole
+
+
+def draw_rows(source: "IterableDataset", form: Form, argument: str, number: int, seed: int) -> list[str]:
+    """Draw different rows of a stream at random, as texts. See `draw_texts`.
+
+    Raises:
+        ValueError: The stream lacks a column, or a row is broken. The message has its number.
+        TypeError: Some texts are not strings.
+    """
+    if isinstance(form, Plain):
+        return draw_texts(source, form.column, argument, number, seed)
+
+    def texts() -> Iterator[str]:
+        for index, row in enumerate(source):
+            try:
+                values = tuple(value_at(row, name) for name in form.source)
+            except MissingColumnError as error:
+                raise ValueError(f"`{argument}` has no column {error.name!r} in row {index}.") from None
+            text = "" if form.problem(values) else valid_unicode(form.read(values))
+            whole = mended(form, text)
+            if form.problem(values) or (text.strip() and not whole):
+                raise ValueError(f"`{argument}` has a row that is not a whole {form.name}: row {index}.")
+            yield whole
+
+    return draw_texts(texts(), "", argument, number, seed)
 
 
 def as_rows(form: Form, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,41 +1,93 @@
 """Lists of texts and small datasets, in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..cleaning import valid_unicode
+from .columns import MissingColumnError, shown_names, value_at, values_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
-def list_texts(source: "Dataset | Sequence[str]", column: str, argument: str) -> list[str]:
+def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str, argument: str) -> list[str]:
     """List public texts. A lone surrogate in them becomes a question mark.
 
     Args:
-        source (`datasets.Dataset` or `Sequence[str]`): The texts, or a dataset with a column of them.
-        column (`str`): Name of that column.
+        source (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
+            The texts, or a dataset with a column of them. A transform of the dataset is applied.
+        column (`str`): Name of that column, or path into nested fields.
         argument (`str`): What errors call `source`.
 
     Raises:
         ValueError: The dataset has no such column.
         TypeError: Some texts are not strings, or `source` is one string.
     """
-    from datasets import Dataset
-
-    columns = source.column_names if isinstance(source, Dataset) else None
-    if columns is not None and column not in columns:
-        raise ValueError(f"`{argument}` has no column {column!r} of texts, but {list(columns)}.")
     if isinstance(source, str):
         raise TypeError(f"`{argument}` is one string. Give a list of texts or a dataset.")
-    rows: Any = source
-    texts = list(rows if columns is None else rows[column])
-    wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
-    if wrong:
-        raise TypeError(f"`{argument}` must hold strings only, but some are of type {', '.join(wrong)}.")
-    return list(map(valid_unicode, texts))
+    return list(_each_text(source, column, argument))
+
+
+def draw_texts(source: "IterableDataset", column: str, argument: str, number: int, seed: int) -> list[str]:
+    """Draw different texts of a stream at random, and keep no others in memory.
+
+    Each text has a rank, a hash of it under a key of the seed, and those of the smallest ranks are drawn. So each set
+    of this many different texts has the same chance, a text that is there twice has no other chance than one that is
+    there once, and the draw does not depend on the order of the stream. Blank texts are left out.
+
+    Args:
+        source (`datasets.IterableDataset`): The texts. All of them are read once.
+        column (`str`): Column of texts, or path into nested fields.
+        argument (`str`): What errors call `source`.
+        number (`int`): Most texts that are drawn.
+        seed (`int`): Seed of the draw.
+
+    Returns:
+        `list` of `str`: The texts, by rank. All that there are, if they are fewer.
+
+    Raises:
+        ValueError: The stream has no such column.
+        TypeError: Some texts are not strings.
+    """
+    key = seed.to_bytes(16, "big")
+    drawn: dict[int, str] = {}
+    largest: list[int] = []  # The ranks of `drawn`, negative, so that the largest comes first.
+    for text in _each_text(source, column, argument):
+        rank = int.from_bytes(blake2b(text.encode(), digest_size=16, key=key).digest(), "big")
+        if not text.strip() or rank in drawn or (len(drawn) == number and rank > -largest[0]):
+            continue
+        drawn[rank] = text
+        heappush(largest, -rank)
+        if len(drawn) > number:
+            del drawn[-heappop(largest)]
+    return [drawn[rank] for rank in sorted(drawn)]
+
+
+def _each_text(source: Any, column: str, argument: str) -> Iterator[str]:
+    for text in _values(source, column, argument):
+        if not isinstance(text, str):
+            raise TypeError(f"`{argument}` must hold strings only, but some are of type {type(text).__name__}.")
+        yield valid_unicode(text)
+
+
+def _values(source: Any, column: str, argument: str) -> Iterator[Any]:
+    from datasets import Dataset, IterableDataset
+
+    names = source.column_names if isinstance(source, (Dataset, IterableDataset)) else None
+    try:
+        if isinstance(source, Dataset):
+            yield from values_of(source, column)
+        elif isinstance(source, IterableDataset):
+            yield from (value_at(row, column) for row in source)
+        else:
+            yield from source
+    except MissingColumnError:
+        names = names or []
+        raise ValueError(f"`{argument}` has no column {column!r} of texts, but {shown_names(names)}.") from None
 
 
 def make_dataset(rows: list[dict[str, Any]]) -> "Dataset":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cleaning import valid_unicode
 from ..models.loading import max_positions
 from ..processes import map_over_processes, progress_bar, progress_label
 
@@ -76,7 +77,7 @@ def score_next_tokens(
         ValueError: There are no texts, or no token to predict in any of them.
         TypeError: Some texts are not strings.
     """
-    check_texts("texts", texts)
+    texts = checked_texts("texts", texts)
     context = max_positions(model)
     limit = min(length for length in (max_length, context, 2**31) if length is not None)
     tokens = [_tokenize(tokenizer, text) for text in texts]
@@ -196,10 +197,21 @@ def _resampled(scores: TokenScores, draws: np.ndarray, of_text: np.ndarray) -> d
     return _measures(sums[:, 0], sums[:, 1], sums[:, 2:])
 
 
-def check_texts(argument: str, texts: Sequence[str]) -> None:
-    """Raise an error if there are no texts, or some are not strings."""
-    if not len(texts):
+def checked_texts(argument: str, texts: Sequence[str]) -> list[str]:
+    """Return texts whose lone surrogates are question marks. Errors name the first row that is none.
+
+    Raises:
+        ValueError: There are no texts.
+        TypeError: Some texts are not strings, or `texts` is one string.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"`{argument}` is one string. Give a list of texts.")
+    listed: list[Any] = list(texts)
+    if not listed:
         raise ValueError(f"`{argument}` holds no texts.")
-    wrong = sorted({type(text).__name__ for text in texts if not isinstance(text, str)})
-    if wrong:
-        raise TypeError(f"`{argument}` must hold strings only, but some are of type {', '.join(wrong)}.")
+    for row, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"`{argument}` must hold strings only, but row {row} is of type {type(text).__name__}. Drop such rows."
+            )
+    return list(map(valid_unicode, listed))

@@ -14,7 +14,7 @@ import numpy as np
 from ..clients.questions import MeanEmbedding, Question
 from ..clients.samples import EMBEDDING_UNITS
 from ..configuration import PrivateEvolutionConfig
-from ..data import list_rows
+from ..data import draw_rows, list_rows
 from ..forms import Plain, form_of
 from ..privacy.plan import MEAN_EMBEDDING, VOTES
 from ..processes import broadcast
@@ -23,7 +23,7 @@ from .evidence import EFFECTIVE_FRACTION, Evidence, Interprets, TiltReading, Vot
 from .selection import SelectionRule
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     from ..runs.run import Run
 
@@ -76,7 +76,7 @@ class Population:
 
     Args:
         run (`Run`): Keeps what is made.
-        public (`datasets.Dataset` or `Sequence[str]`, *optional*): Public texts.
+        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*): Public texts.
         tools (`Tools`): What is done to texts.
         rule (`SelectionRule`): Weighs candidates by their votes.
         config (`PrivateEvolutionConfig`): The settings.
@@ -86,7 +86,7 @@ class Population:
     def __init__(
         self,
         run: "Run",
-        public: "Dataset | Sequence[str] | None",
+        public: "Dataset | IterableDataset | Sequence[str] | None",
         tools: Tools,
         rule: SelectionRule,
         config: PrivateEvolutionConfig,
@@ -319,16 +319,17 @@ class Reserve:
 
 
 def sample_public_texts(
-    public: "Dataset | Sequence[str]", truncate: Callable[[str], str], config: PrivateEvolutionConfig
+    public: "Dataset | IterableDataset | Sequence[str]", truncate: Callable[[str], str], config: PrivateEvolutionConfig
 ) -> list[str]:
     """Draw the public texts of a run without replacement: the initial population `S_1`, and more for later rounds.
 
     (The paper draws with replacement. A candidate that is there twice only splits its votes.)
 
     Args:
-        public (`datasets.Dataset` or `Sequence[str]`):
+        public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
             Public texts, in column `config.text_column` (`str`) of a dataset, or rows of another form (`forms`). Blank
-            ones and repetitions are left out.
+            ones and repetitions are left out. A stream is read once, to its end, and only what is drawn of it is kept
+            in memory.
         truncate (`Callable`): Cuts a text to the longest that is varied. It is empty if that breaks its form.
         config (`PrivateEvolutionConfig`): Population size and seed.
 
@@ -340,8 +341,14 @@ def sample_public_texts(
         ValueError: A column is missing, rows are not whole, or there are fewer than two texts.
         TypeError: Some texts are not strings.
     """
+    from datasets import IterableDataset
+
     form = form_of(config)
-    texts = list_rows(public, form, "initial_population")
+    size = config.population_size * (1 + RESERVE if config.new_public_share or config.mean_fraction else 1)
+    if isinstance(public, IterableDataset):
+        texts = draw_rows(public, form, "initial_population", size, config.seed)
+    else:
+        texts = list_rows(public, form, "initial_population")
     clean = list(dict.fromkeys(text for text in texts if text.strip()))
     _check_size(clean)
     if len(clean) < config.population_size:
@@ -351,7 +358,6 @@ def sample_public_texts(
             stacklevel=5,
         )
     rng = np.random.default_rng([config.seed, 0])
-    size = config.population_size * (1 + RESERVE if config.new_public_share or config.mean_fraction else 1)
     chosen = [clean[index] for index in rng.permutation(len(clean))[:size]]
     texts = [truncate(text) for text in chosen]
     num_cut = sum(text != short for text, short in zip(chosen, texts, strict=True))

@@ -19,6 +19,7 @@ from .recipes import run_recipe as run_recipe
 from .texts import FinetuningArguments as FinetuningArguments
 from .texts import TrainingTexts as TrainingTexts
 from .texts import load_training_texts as load_training_texts
+from .texts import take_over_text_field as take_over_text_field
 from .training import GuaranteeCallback as GuaranteeCallback
 from .training import check_push as check_push
 from .training import take_over_push as take_over_push

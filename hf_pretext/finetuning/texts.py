@@ -65,6 +65,29 @@ class TrainingTexts:
     is_derived: bool = False
 
 
+def take_over_text_field(arguments: FinetuningArguments, training: Any) -> None:
+    """Read texts from the column that `dataset_text_field` of TRL names, if the recipe was given that name only.
+
+    The texts of a training are always in column `text` (`TrainingTexts`), so that is what the trainer then reads.
+
+    Args:
+        arguments (`FinetuningArguments`): Their `text_column` becomes the other name.
+        training (`SFTConfig`): Its `dataset_text_field` becomes `"text"`.
+
+    Raises:
+        ValueError: Both name a column, and not the same one.
+    """
+    field = training.dataset_text_field
+    if field not in (None, "text") and arguments.text_column not in (None, "text", field):
+        raise ValueError(
+            f"`text_column`={arguments.text_column!r} and `dataset_text_field`={field!r} both say where the texts of "
+            "`dataset` are. Give one of them."
+        )
+    if field not in (None, "text"):
+        arguments.text_column = field
+    training.dataset_text_field = "text"
+
+
 def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:
     """Read synthetic texts, find their guarantee, and set a fraction of them aside for validation.
 

@@ -30,6 +30,7 @@ from hf_pretext.plays import load_dialogues
 ROLES = ("user", "assistant")
 WRITER = "packaged/SmolLM2-135M-Instruct"
 NUM_SAMPLES = 100
+NUM_CLIENTS = 1000
 VALID_SHARE = 0.5
 """Fraction of what the model writes that has to be a whole conversation."""
 
@@ -66,12 +67,12 @@ def public_conversations() -> list[list[dict[str, str]]]:
     return found
 
 
-def split_by_client(rows: list[dict[str, Any]], share: float = 0.1) -> tuple[Dataset, Dataset]:
-    """Set a random fraction of the clients aside."""
-    clients = sorted({row["client_id"] for row in rows})
-    aside = set(np.random.default_rng(0).permutation(clients)[: round(share * len(clients))].tolist())
-    parts = [[row for row in rows if (row["client_id"] in aside) == is_aside] for is_aside in (False, True)]
-    return Dataset.from_list(parts[0]), Dataset.from_list(parts[1])
+def clients_and_others(rows: list[dict[str, Any]]) -> tuple[Dataset, Dataset]:
+    """Choose clients at random, and 200 others that are set aside, with all of their rows."""
+    order = np.random.default_rng(0).permutation(sorted({row["client_id"] for row in rows})).tolist()
+    parts = (set(order[:NUM_CLIENTS]), set(order[NUM_CLIENTS : NUM_CLIENTS + 200]))
+    private, held_out = (Dataset.from_list([row for row in rows if row["client_id"] in part]) for part in parts)
+    return private, held_out
 
 
 class CountingEngine:
@@ -128,7 +129,7 @@ def train(synthetic: Dataset, folder: Path) -> list[float]:
 
 def prove(work_dir: Path) -> dict[str, Any]:
     """Run it, and measure it."""
-    private, held_out = split_by_client(load_dialogues(ROLES))
+    private, held_out = clients_and_others(load_dialogues(ROLES))
     public = Dataset.from_list([{"messages": turns} for turns in public_conversations()])
     shutil.rmtree(
         work_dir / "run", ignore_errors=True

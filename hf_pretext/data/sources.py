@@ -1,0 +1,88 @@
+"""What a run's file can name: a local file or folder, a dataset repository of the Hub, or a database."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .database import read_sql
+from .formats import SUFFIXES
+from .reading import read_dataset
+from .repository import read_repository
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Windows has drives of one letter.
+_SCHEME = re.compile(r"[\w+.-]{2,}:")
+
+
+def read_private(
+    source: str,
+    text_column: str | Sequence[str] | None,
+    client_column: str,
+    *,
+    other_columns: Sequence[str] = (),
+    split: str | None = None,
+    query: str | None = None,
+) -> "Dataset":
+    """Read private texts into memory, or from a folder of `save_to_disk`. Nothing of them is cached on a disk.
+
+    Args:
+        source (`str`):
+            A local file or folder (`read_dataset`), a repository of the Hub (`read_repository`), or the URL of a
+            database (`read_sql`).
+        text_column (`str` or `Sequence[str]`, *optional*): Column of texts.
+        client_column (`str`): Column of client ids.
+        other_columns (`Sequence[str]`, *optional*): Other columns, as they are.
+        split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
+        query (`str`, *optional*): Query of a database.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        ValueError: It cannot be read.
+        TypeError: Some texts are not strings.
+    """
+    if is_database(source):
+        if split is not None:
+            raise ValueError(f"A database has no splits: leave `split`={split!r} out, and let `query` choose rows.")
+        return read_sql(source, query or "", text_column, client_column, other_columns=other_columns)
+    if query is not None:
+        raise ValueError("`query` is for a database, whose URL begins like 'postgresql+psycopg://'. Leave it out.")
+    if is_repository(source):
+        chosen = split or "train"
+        return read_repository(source, text_column, client_column, other_columns=other_columns, split=chosen)
+    return read_dataset(source, text_column, client_column, other_columns=other_columns, split=split)
+
+
+def read_public(
+    source: str, text_column: str | None, *, other_columns: Sequence[str] = (), split: str | None = None
+) -> "Dataset | IterableDataset":
+    """Read public texts from a local file or folder, or stream them from a repository of the Hub.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        ValueError: It cannot be read, or is not public.
+    """
+    if not is_repository(source):
+        return read_dataset(source, text_column, other_columns=other_columns, split=split)
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source, split=split or "train", streaming=True)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{source!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
+        ) from error
+
+
+def is_database(source: str) -> bool:
+    """Return whether this is the URL of a database, or looks like one, whose password must not be shown."""
+    return _SCHEME.match(source) is not None and not os.path.exists(source)
+
+
+def is_repository(source: str) -> bool:
+    """Return whether this is the name of a repository, and of no local file or folder."""
+    is_name = _REPOSITORY.fullmatch(source) is not None and not source.endswith(SUFFIXES)
+    return is_name and not os.path.exists(source)
