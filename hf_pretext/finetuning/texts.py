@@ -135,11 +135,8 @@ def _read(arguments: FinetuningArguments) -> tuple[Form, "Dataset"]:
     name, column, revision = arguments.dataset, arguments.text_column, arguments.dataset_revision
     chat = Chat(MESSAGES, ("user", "assistant"))
     forms: list[Form] = [Plain("text"), chat] if column is None else [chat if column == MESSAGES else Plain(column)]
-    if column is None and not Path(name).is_file():
-        folder = fetch_folder(name, [CONFIG_NAME], revision)
-        if (folder / CONFIG_NAME).is_file():
-            form = form_of(PrivateEvolutionConfig.from_pretrained(folder))
-            forms = [form] if isinstance(form, Record) else forms
+    record = _record_of_run(name, revision) if column is None else None
+    forms = forms if record is None else [record]
     problem = None
     for form in forms:
         texts = form.column if isinstance(form, Plain) else None
@@ -149,6 +146,16 @@ def _read(arguments: FinetuningArguments) -> tuple[Form, "Dataset"]:
             problem = problem or error
     assert problem is not None  # There is at least one form.
     raise problem
+
+
+def _record_of_run(name: str, revision: str | None) -> Record | None:
+    """Return what a row is by the settings beside the data, if the run that made it wrote records."""
+    try:
+        folder = Path(name) if Path(name).is_file() else fetch_folder(name, [CONFIG_NAME], revision)
+    except FileNotFoundError:
+        return None  # Whoever reads the texts says so.
+    form = form_of(PrivateEvolutionConfig.from_pretrained(folder)) if (folder / CONFIG_NAME).is_file() else None
+    return form if isinstance(form, Record) else None
 
 
 def _rows(form: Form, dataset: "Dataset") -> tuple[str, list[Any]]:
