@@ -1,17 +1,18 @@
 """Expansion: a causal language model writes many texts like the seeds. Post-processing, so free of privacy cost."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cleaning import has_lines, is_usable, valid_unicode, whole_sentences
+from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .data import list_rows
 from .evolution.evidence import Evidence, SeedsReading
 from .forms import Form, Plain, form_of, mended, texts_in
-from .models.engine import ChecksContext, TextEngine, collect_texts
+from .models.engine import ChecksContext, CountsTokens, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
@@ -19,6 +20,8 @@ from .prompts import parse_list as parse_list
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def check_num_samples(num_samples: int) -> None:
@@ -96,7 +99,7 @@ class Expander:
         embed (`Callable`): Embeds texts as unit rows, to judge what was written.
 
     Raises:
-        ValueError: The longest prompt and its continuation do not fit into the model's context.
+        ValueError: The longest prompt with one seed and its continuation do not fit into the model's context.
     """
 
     def __init__(
@@ -104,13 +107,11 @@ class Expander:
     ) -> None:
         self._engine, self._config, self._embed = engine, config, embed
         self._list, self._form = ListPrompt.of(config), form_of(config)
-        # Two models may count a text's tokens differently, and headings take some.
+        # Two models may count a text's tokens differently.
         self._longest_seed = 2 * config.max_length
-        prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
-        # A token has at least one byte.
-        prompt_length += len(valid_unicode(config.domain or "").encode())
-        if isinstance(engine, ChecksContext):
-            engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
+        if not self._fits(1, self._longest_seed):
+            self._longest_seed = config.max_length
+            self._check_context(1, self._longest_seed)
 
     def expand(
         self,
@@ -188,6 +189,40 @@ class Expander:
 
         return judge
 
+    def _num_shown(self, examples: Sequence[str]) -> int:
+        """Compute how many seeds a prompt shows: as many as fit even if they are the longest ones."""
+        most, longest = self._config.seeds_per_prompt, self._longest_seed
+        if self._fits(most, longest):
+            return most
+        if isinstance(self._engine, CountsTokens):
+            longest = min(longest, max(map(self._engine.count_tokens, examples)))
+        shown = next((number for number in range(most, 1, -1) if self._fits(number, longest)), 1)
+        if shown < most:
+            logger.warning(
+                "Prompts show %d seeds instead of `seeds_per_prompt`=%d: more of up to %d tokens do not fit into the "
+                "context of `expansion_model`.",
+                *(shown, most, longest),
+            )
+        return shown
+
+    def _fits(self, num_seeds: int, longest: int) -> bool:
+        try:
+            self._check_context(num_seeds, longest)
+        except ValueError:
+            return False
+        return True
+
+    def _check_context(self, num_seeds: int, longest: int) -> None:
+        """Raise a `ValueError` if a prompt of this many seeds of at most `longest` tokens may be too long."""
+        config, engine = self._config, self._engine
+        if not isinstance(engine, ChecksContext):
+            return
+        frame = self._list.write([""] * num_seeds, config.texts_per_prompt) + self._form.beginning
+        # A token has at least one byte. What is put together may have a few more tokens than its parts.
+        frame_length = engine.count_tokens(frame) if isinstance(engine, CountsTokens) else len(frame.encode())
+        prompt_length = 16 + frame_length + num_seeds * (longest + 4)
+        engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
+
     def _write_best(
         self,
         examples: Sequence[str],
@@ -207,7 +242,7 @@ class Expander:
         self, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
     ) -> Iterator[str]:
         config = self._config
-        shown = min(config.seeds_per_prompt, int(np.count_nonzero(chances)))
+        shown = min(self._num_shown(examples), int(np.count_nonzero(chances)))
         prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=chances)

@@ -21,7 +21,7 @@ from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .forms import form_of, mended, variations_in_form
 from .hub import check_guarantee
-from .inputs import check_population, client_pool
+from .inputs import check_population, client_pool, warn_of_unknown
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
@@ -409,7 +409,12 @@ class PrivateEvolutionGenerator(CountsAlone):
         def truncate(text: str) -> str:
             return mended(form, components.truncate(text))
 
-        write = (lambda: expander.write_population(truncate)) if expander is not None else list
+        def write() -> list[str]:
+            assert expander is not None  # As `check_population` made sure.
+            texts = expander.write_population(truncate)
+            warn_of_unknown(texts, components.embedder, "the initial population that was written")
+            return texts
+
         return Tools(variations_in_form(form, components.variation.vary), truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,13 +1,16 @@
 """What a run is given: the private clients and the public texts, checked before anything is spent."""
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
-from .clients.samples import Embedder
+from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
+from .data import first_rows
 from .forms import form_of
 from .models.components import Components
 from .privacy.noise import NoiseSource
@@ -35,7 +38,27 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
     else:
         check_is_public("initial_population", public)
-        check_public_texts(private, public, form_of(config))
+        form = form_of(config)
+        check_public_texts(private, public, form)
+        warn_of_unknown(first_rows(public, form, "initial_population", 500), components.embedder)
+
+
+def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "`initial_population`") -> None:
+    """Warn if the embedding model does not know the characters of public texts, which then all look alike to it.
+
+    Args:
+        texts (`Sequence[str]`): Public texts. The first 500 are looked at.
+        embedder (`CountsUnknown`): The embedding model.
+        what (`str`, *optional*): What the warning calls the texts.
+    """
+    unknown, total = embedder.count_unknown(texts[:500])
+    if unknown > MOST_UNKNOWN * total:
+        warnings.warn(
+            f"`embedding_model` knows {1 - unknown / total:.0%} of the tokens of {what}: its tokenizer reads "
+            f"{unknown / total:.0%} of them as unknown. Texts that it cannot read are all alike to it, so votes and "
+            "distances say little. Use an embedding model that was trained on this script.",
+            stacklevel=4,
+        )
 
 
 def client_pool(

@@ -12,7 +12,7 @@ _UNSPACED = (
 )
 """Letters of scripts that are written without spaces between words. Thai and its like are "complex context"."""
 
-_SYLLABLES = r"[[\p{Katakana}\u30fc\uff70]--\p{P}][\p{Katakana}\p{M}\u30fc\uff70]*|[\p{Tibetan}--\p{P}]+"
+_SYLLABLES = r"(?:(?=[[\p{Katakana}\u30fc\uff70]--\p{P}])\X)+|(?:(?=[\p{Tibetan}--\p{P}])\X)+"
 """Words of Katakana have no mark inside them, and syllables of Tibetan have one after them."""
 
 _OF_A_WORD = r"[\p{L}\p{M}\p{N}]"
@@ -27,9 +27,10 @@ _WORD_OF_A_CHUNK = regex.compile(
 )
 _GRAPHEME = regex.compile(r"\X")
 
-_CLOSING = r"[\"'”’)\]\p{Pe}\p{Pf}]*"
+_CLOSING = r"\"'”’)\]\p{Pe}\p{Pf}"
+# Before white space a quotation mark of any form closes: German has “ there.
 _SENTENCE_END = regex.compile(
-    rf"[.!?…․．﹒]{_CLOSING}(?=\s|$)|[[\p{{Sentence_Terminal}}།༎]--[.!?․．﹒]]{_CLOSING}", regex.VERSION1
+    rf"[.!?…․．﹒][{_CLOSING}\p{{Pi}}]*(?=\s|$)|[[\p{{Sentence_Terminal}}།༎]--[.!?․．﹒]][{_CLOSING}]*", regex.VERSION1
 )
 _PARAGRAPH_END = re.compile(r"\n(?=[^\S\n]*\n)")
 
@@ -98,15 +99,16 @@ def longest_beginning(text: str, fits: Callable[[str], bool], guess: int) -> str
     Returns:
         `str`: A beginning that fits, or an empty string.
     """
-    # The character at the guess may be a long one. What comes later plays no part.
+    # The character at the guess may be a long one. What comes after it plays no part.
     ends = [0, *grapheme_ends(text[: guess + 64])]
-    low, high = 0, bisect_right(ends, min(guess, len(text))) - 1
-    trial = high
-    while low < high:
-        if fits(text[: ends[trial]]):
-            low = trial
+    last = bisect_right(ends, min(guess, len(text))) - 1
+    too_long, step = last + 1, 1
+    while last > 0 and not fits(text[: ends[last]]):
+        too_long, last, step = last, max(last - step, 0), 2 * step
+    while too_long - last > 1:
+        middle = (last + too_long) // 2
+        if fits(text[: ends[middle]]):
+            last = middle
         else:
-            high = trial - 1
-        # Most guesses are off by a character or two.
-        trial = max(low + 1, high - 1) if high - low < 4 else (low + high + 1) // 2
-    return text[: ends[low]]
+            too_long = middle
+    return text[: ends[last]]

@@ -183,9 +183,43 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
 
 
 def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama):
-    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=20)
-    with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads"):
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=512, max_new_tokens=512)
+    with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads. Lower `max_length`"):
         Expander(LocalEngine(*llama, config), config, embed)
+
+
+class Spying:
+    """An engine around another that keeps the number of tokens of every prompt."""
+
+    def __init__(self, engine):
+        self.engine, self.prompts = engine, []
+        self.truncate, self.count_tokens, self.check_context = (
+            engine.truncate,
+            engine.count_tokens,
+            engine.check_context,
+        )
+
+    def complete(self, prompts, max_new_tokens, seed, stop=None):
+        self.prompts += prompts
+        self.check_context(max(map(self.count_tokens, prompts)) + max_new_tokens)
+        return [f"text number {len(self.prompts)} {index}" for index in range(len(prompts))]
+
+    def answer(self, *_):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("longest", [1, 30, 400])
+def test_as_many_seeds_are_shown_as_fit_with_the_longest(llama, longest):
+    """Whatever the seeds are, the prompts of an accepted configuration fit, and are as full as they can be."""
+    config = PrivateEvolutionConfig(
+        epsilon=1.0, delta=1e-5, max_length=200, max_new_tokens=300, seeds_per_prompt=12, min_words=1, best_of=1
+    )
+    engine = Spying(LocalEngine(*llama, config))
+    expander = Expander(engine, config, embed)
+    text = "".join(chr(0x4E00 + (37 * index) % 4000) for index in range(longest))
+    list(expander.expand(SeedTexts([f"{number} {text}" for number in range(40)]), 60))
+    shown = {prompt.count("\nOriginal Text Sample") - 1 for prompt in engine.prompts}
+    assert shown == {{1: 12, 30: 5, 400: 1}[longest]}
 
 
 def test_long_seeds_are_shortened_in_the_prompt(llama):

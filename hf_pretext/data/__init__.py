@@ -4,7 +4,7 @@ from .database import read_sql
 from .formats import SUFFIXES
 from .reading import read_dataset, read_texts
 from .repository import read_repository
-from .rows import as_rows, columns_of, draw_rows, list_rows
+from .rows import as_rows, columns_of, draw_rows, first_rows, list_rows
 from .texts import draw_texts, list_texts, make_dataset, split_by_client
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "columns_of",
     "draw_rows",
     "draw_texts",
+    "first_rows",
     "list_rows",
     "list_texts",
     "make_dataset",

@@ -80,6 +80,17 @@ def draw_rows(source: "IterableDataset", form: Form, argument: str, number: int,
     return draw_texts(texts(), "", argument, number, seed)
 
 
+def first_rows(
+    source: "Dataset | IterableDataset | Sequence[str]", form: Form, argument: str, number: int
+) -> list[str]:
+    """List the first public rows, as texts. All are checked, except of a stream. See `list_rows`."""
+    from datasets import IterableDataset
+
+    if isinstance(source, IterableDataset):
+        return draw_rows(source.take(number), form, argument, number, 0)
+    return list_rows(source, form, argument)[:number]
+
+
 def as_rows(form: Form, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Turn the `text` of each row into the columns of its form. Other columns stay as they are."""
     return [{**columns_of(form, row["text"]), **{k: v for k, v in row.items() if k != "text"}} for row in rows]

@@ -7,7 +7,10 @@ import numpy as np
 from ..cleaning import clean_text, has_lines, is_usable, keep_lines, valid_unicode, whole_sentences
 from ..configuration import PrivateEvolutionConfig
 from ..segmentation import word_spans
-from .engine import TextEngine
+from .engine import ChecksContext, CountsTokens, TextEngine
+
+TOKENS_OF_A_CHAT = 128
+"""Room for what a chat template writes around an instruction."""
 
 
 class PromptedVariation:
@@ -21,11 +24,18 @@ class PromptedVariation:
     Args:
         engine (`TextEngine`): The causal language model.
         config (`PrivateEvolutionConfig`): Instruction, rewritings per call, longest and shortest text.
+
+    Raises:
+        ValueError: The longest text and its variation do not fit into the model's context.
     """
 
     def __init__(self, engine: TextEngine, config: PrivateEvolutionConfig) -> None:
         self._engine = engine
         self._config = config
+        if isinstance(engine, ChecksContext):
+            frame = config.variation_prompt or ""
+            length = engine.count_tokens(frame) if isinstance(engine, CountsTokens) else len(frame.encode())
+            engine.check_context(2 * config.max_length + length + (TOKENS_OF_A_CHAT if frame else 8))
 
     def truncate(self, text: str) -> str:
         """Cut a text to `max_length` tokens, with its lines if it has several."""
