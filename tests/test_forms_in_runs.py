@@ -1,6 +1,7 @@
 """Whole runs on records and conversations: what is refused, what comes out, and what trains on it."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet
@@ -157,6 +158,27 @@ def test_saved_rows_are_found_again(make_generator, tmp_path, kind, monkeypatch)
         assert find_privacy_report(mixed) is None
     text = (tmp_path / "out" / "README.md").read_text()
     assert text.count("\n> ") >= 5
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_pushed_rows_are_found_again(make_generator, tmp_path, kind, monkeypatch, sentence_transformer):
+    """A push is a folder with Parquet files for the rows and for the seeds."""
+    config, private, public = DATA[kind]
+    generator = make_generator(config)
+    synthetic = generator(private, initial_population=public, num_samples=20)
+    repo = tmp_path / "repo"
+    monkeypatch.setattr("hf_pretext.saved_runs.push_folder", lambda folder, *_, **__: shutil.copytree(folder, repo))
+    generator.push_to_hub("me/rows-dp")
+    monkeypatch.setattr(coverage, "_LISTS", {})
+    rows = Dataset.from_parquet(str(repo / "data" / "*.parquet"))
+    assert rows.to_list() == synthetic.to_list() and rows.features == synthetic.features
+    assert find_privacy_report(rows, repo).columns == find_privacy_report(repo).columns == config.output_columns
+    own = {"variation_model": Variation(), "expansion_model": Writer(), "embedding_model": sentence_transformer}
+    again = PrivateEvolutionGenerator.from_pretrained(repo, **own)
+    assert again.seeds.to_list() == generator.seeds.to_list()
+    assert find_privacy_report(again.expand(again.seeds, num_samples=5)) is not None
+    texts = load_training_texts(FinetuningArguments(dataset=str(repo)))
+    assert texts.report is not None and texts.train.column_names == ["messages" if kind == "chat" else "text"]
 
 
 def test_a_variation_that_breaks_the_form_is_its_parent(make_generator):
