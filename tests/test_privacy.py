@@ -665,3 +665,21 @@ def test_a_report_is_continued_only_by_questions_of_the_same_content():
     other = Plan.from_config(MIXED, [(Question(description="something else"), 0.1)])
     with pytest.raises(ValueError, match="do not belong together"):
         report.to_ledger(other)
+
+
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+@pytest.mark.parametrize(("rate", "delta", "num_rounds"), [(1e-6, 1e-5, 3), (1e-6, 3e-6, 3), (1e-9, 1e-8, 1)])
+def test_a_sample_that_needs_no_noise_is_refused_at_once(accountant, rate, delta, num_rounds):
+    """The search for the least noise took minutes for each step, and had no end."""
+    with pytest.raises(ValueError, match="`client_sampling_rate`=.* with `delta`=.*protects no one who participates"):
+        calibrate_noise_multiplier(1.29, delta, num_rounds, accountant, sampling_rate=rate)
+    config = PrivateEvolutionConfig(
+        epsilon=1.29, delta=delta, num_rounds=num_rounds, client_sampling_rate=rate, accountant=accountant
+    )
+    with pytest.raises(ValueError, match="is not above `delta`"):
+        Plan.from_config(config)
+
+
+def test_a_small_sample_above_delta_is_calibrated():
+    multiplier = calibrate_noise_multiplier(1.29, 1e-5, 1, "rdp", sampling_rate=1e-4)
+    assert compute_epsilon(multiplier, 1e-5, 1, "rdp", sampling_rate=1e-4) == pytest.approx(1.29, rel=1e-3)

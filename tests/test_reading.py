@@ -7,7 +7,9 @@ import pandas
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from hf_pretext.data import read_dataset, read_texts
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.clients.samples import group_by_client
+from hf_pretext.data import list_texts, read_dataset, read_texts
 
 ROWS = [{"client_id": "ann", "text": "Grüße, aus Köln"}, {"client_id": "bob", "text": "quokka größer für Öl"}]
 CHATS = [
@@ -198,6 +200,8 @@ def test_a_folder_with_splits_needs_one(tmp_path):
         for name in ("train", "test"):
             assert read_dataset(folder, "text", "client_id", split=name)["text"][:] == [name]
             assert read_texts(folder, "text", split=name)["text"][:] == [name]
+    assert f"or name its folder: '{tmp_path}/dict/train'" in refused(tmp_path / "dict")
+    assert read_dataset(tmp_path / "dict" / "train", "text")["text"][:] == ["train"]
     train.save_to_disk(tmp_path / "one")
     assert "has no splits" in refused(tmp_path / "one", split="train")
     # What has no splits is read by its name alone, whatever the split of a repository would be called.
@@ -225,3 +229,50 @@ def test_ids_of_any_kind_are_strings_of_their_own(tmp_path):
     )
     assert read_dataset(path, "text", "client_id")["client_id"][:] == ["1", "1.5", "1", "True", "\\\\"]
     assert "not one value each" in refused(write_json_lines(path, [{"text": "a", "client_id": ["quokka"]}]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'client_id,text\nc1,a\n" c1",b\n',
+        "client_id,text\nC1,a\nc1,b\n",
+        '{"client_id": 1, "text": "a"}\n{"client_id": 1.0, "text": "b"}\n',
+        '{"client_id": "1", "text": "a"}\n{"client_id": 1.0, "text": "b"}\n',
+    ],
+)
+def test_ids_of_files_that_look_alike_are_warned_of(tmp_path, content):
+    path = tmp_path / ("a.csv" if content.startswith("client_id") else "a.jsonl")
+    path.write_text(content)
+    config = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5)
+    with pytest.warns(UserWarning, match="differ only in case, blanks, the form of a number"):
+        assert len(group_by_client(read_dataset(path, "text", "client_id"), config)) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (["id", "body", "created_at"], True),
+        (["c17", "my test came back positive"], False),
+        (["c17", "Hilfe!"], False),
+        (["身份", "我的检查结果是阳性"], False),
+        (["a" * 41], False),
+        (["ann@example.com", "id"], False),
+        (["0171234567", "id"], False),
+    ],
+)
+def test_names_of_columns_that_may_be_a_text_are_not_shown(tmp_path, columns, shown):
+    """Without a header line, pandas and `load_dataset` make the first row the names."""
+    data = Dataset.from_dict({name: ["quokka"] for name in columns})
+    config = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5)
+    data.save_to_disk(tmp_path / "saved")
+    for call in (
+        lambda: group_by_client(data, config),
+        lambda: list_texts(data, "text", "dataset"),
+        lambda: read_dataset(tmp_path / "saved", "text"),
+        lambda: group_by_client(data.add_column("text", ["a"]), config),
+    ):
+        with pytest.raises(ValueError, match="no column 'text'|is not a column of `private`") as caught:
+            call()
+        told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)
+        assert all((name in told) == shown for name in columns if name != "id"), told
+        assert shown or "not shown" in told

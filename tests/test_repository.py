@@ -1,31 +1,19 @@
 """Private text in a repository of the Hub: read over HTTP by the unmodified client, and nothing of it on a disk."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from hub_server import HubServer
 
 from conftest import random_texts
 from hf_pretext.data.repository import card_configs, files_of_splits
-
-PUSH = """
-import json, sys
-from datasets import Dataset, DatasetDict
-from huggingface_hub import HfApi
-rows = json.loads(open(sys.argv[1]).read())
-api = HfApi()
-data = DatasetDict(train=Dataset.from_list(rows["private"]), test=Dataset.from_list(rows["private"][:3]))
-data.push_to_hub("me/chats", private=True)
-Dataset.from_list(rows["public"]).push_to_hub("me/public")
-for name, files in rows["files"].items():
-    api.create_repo(name, repo_type="dataset", private=True)
-    for path, content in files.items():
-        api.upload_file(path_or_fileobj=content.encode(), path_in_repo=path, repo_id=name, repo_type="dataset")
-"""
 
 READ = """
 import json, os, sys, tempfile
@@ -89,28 +77,54 @@ sys.exit(main(["generate", "--config", sys.argv[1]]))
 """
 
 
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: test
+    path: data/test-*
+---
+"""
+
+
+def parquet(dataset):
+    file = io.BytesIO()
+    dataset.to_parquet(file)
+    return file.getvalue()
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     texts = [f"quokka {text}" for text in random_texts(60, seed=1)]
     rows = [{"client_id": number // 5, "text": text, "picture": "zebra" * 1000} for number, text in enumerate(texts)]
-    content = {
-        "private": rows,
-        "public": [{"text": text} for text in random_texts(60, seed=2)],
-        "files": {
-            "me/csv": {
-                "train.csv": 'client_id,text\n007,"quokka, 1"\nguest,zebra\n',
-                "test.csv": "client_id,text\n1,quokka\n",
-                "README.md": "# Chats",
-            },
-            "me/synthetic": {"train.csv": "text\na\n", "privacy_report.json": "{}"},
-            "me/unquoted": {"data.csv": "text,client_id\nquokka, zebra,1\n"},
-            "me/nested": {"a.jsonl": json.dumps({"client_id": 1, "message": {"body": "quokka"}})},
-            "me/archive": {"train.tar": "quokka", "README.md": "---\nconfigs:\n- data_files: train.tar\n---\n"},
+    train, test = Dataset.from_list(rows), Dataset.from_list(rows[:3])
+    repositories = {
+        "me/chats": {
+            "README.md": CARD,
+            "data/train-00000-of-00001.parquet": parquet(train),
+            "data/test-00000-of-00001.parquet": parquet(test),
         },
+        "me/public": {"train.parquet": parquet(Dataset.from_dict({"text": random_texts(60, seed=2)}))},
+        "me/csv": {
+            "train.csv": 'client_id,text\n007,"quokka, 1"\nguest,zebra\n',
+            "test.csv": "client_id,text\n1,quokka\n",
+            "README.md": "# Chats",
+        },
+        "me/synthetic": {"train.csv": "text\na\n", "privacy_report.json": "{}"},
+        "me/unquoted": {"data.csv": "text,client_id\nquokka, zebra,1\n"},
+        "me/nested": {"a.jsonl": json.dumps({"client_id": 1, "message": {"body": "quokka"}})},
+        "me/archive": {"train.tar": "quokka", "README.md": "---\nconfigs:\n- data_files: train.tar\n---\n"},
     }
-    (folder / "rows.json").write_text(json.dumps(content))
     with HubServer(folder / "server") as server:
+        store = server._server.store
+        for name, files in repositories.items():
+            store.create("datasets", name, private=name != "me/public")
+            contents = {path: each if isinstance(each, bytes) else each.encode() for path, each in files.items()}
+            values = [{"path": path, "content": b64encode(each)} for path, each in contents.items()]
+            store.commit("datasets", name, [{"key": "file", "value": value} for value in values])
 
         def run(script, *arguments):
             home = folder / f"home-{len(list(folder.iterdir()))}"
@@ -127,8 +141,6 @@ def hub(tmp_path_factory):
             )
             return done, home
 
-        done, _ = run(PUSH, folder / "rows.json")
-        assert done.returncode == 0, done.stderr[-3000:]
         yield run, folder, rows
 
 

@@ -133,7 +133,11 @@ def _which_split(path: Path, splits: list[str], split: str | None) -> str:
     if not splits:
         return f"{str(path)!r} has no splits, so there is no `split`={split!r} of it. Leave that out."
     if split is None:
-        return f"{str(path)!r} holds the splits {splits}. Choose one by `split`, such as `split`={splits[0]!r}."
+        folder = path / splits[-1]
+        other = f", or name its folder: {str(folder)!r}" if folder.is_dir() else ""
+        return (
+            f"{str(path)!r} holds the splits {splits}. Choose one by `split`, such as `split`={splits[-1]!r}{other}."
+        )
     return f"`split`={split!r} is not a split of {str(path)!r}, which has {splits}."
 
 
@@ -205,13 +209,15 @@ def with_columns(source: str, dataset: "Dataset", wanted: WantedColumns) -> "Dat
     """Return a dataset as it is if it has the wanted columns, else read those that are nested into memory."""
     if set(wanted.names) <= set(dataset.column_names):
         return dataset
-    roots = roots_of(wanted.names, dataset.column_names)
-    missing = None
+    columns = dataset.column_names
+    missing = next((name for name in wanted.names if not roots_of([name], columns)), None)
+    values: dict[str, list[Any]] = {}
     try:
-        values = gather(dataset.with_format(None).select_columns(roots), wanted.names)
+        if missing is None:
+            nested = dataset.with_format(None).select_columns(roots_of(wanted.names, columns))
+            values = gather(nested, wanted.names)
     except MissingColumnError as error:
         missing = error.name
-    if missing is not None or not roots or not len(dataset):
-        name = missing or next(each for each in wanted.names if each not in dataset.column_names)
-        raise ValueError(f"{source} has no column {name!r}, but {shown_names(dataset.column_names)}.")
+    if missing is not None:
+        raise ValueError(f"{source} has no column {missing!r}, but {shown_names(columns)}.")
     return wanted.dataset(source, values)

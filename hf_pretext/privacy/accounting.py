@@ -252,6 +252,7 @@ def calibrate(
     _check(delta, len(fractions), sampling_rate)
     if not 0 < epsilon < math.inf:
         raise ValueError(f"`epsilon`={epsilon} must be positive and finite.")
+    _check_participation(delta, len(fractions), sampling_rate)
     found = find_accountant(accountant)
     relative = [1 / math.sqrt(fraction) for fraction in fractions]
     exact = multiplier_of_gaussian(epsilon, delta)
@@ -283,6 +284,18 @@ def calibrate(
     while excess(log_scale) > 0:
         log_scale += 1e-6
     return [math.exp(log_scale) * each for each in relative]
+
+
+def _check_participation(delta: float, num_releases: int, sampling_rate: float) -> None:
+    """Refuse a sample so small that no noise would be needed. The search for the least noise would not end."""
+    probability = -math.expm1(num_releases * math.log1p(-sampling_rate)) if sampling_rate < 1 else 1.0
+    if probability <= delta:
+        raise ValueError(
+            f"`client_sampling_rate`={sampling_rate:g} with `delta`={delta:g}: a client participates in any of "
+            f"{num_releases} releases with a probability of {probability:.1e}, which is not above `delta`. Such a "
+            "guarantee holds without noise, and protects no one who participates. Choose a smaller `delta`, well "
+            "below one over the number of clients, or a larger rate."
+        )
 
 
 def _compose(method: str, noise_multipliers: tuple[float, ...], delta: float, sampling_rate: float) -> float:
