@@ -319,7 +319,10 @@ def read_private_source(source: dict[str, Any] | None, config: "PrivateEvolution
 
     if source is None:
         raise ValueError("`private` is empty. It names a file, a folder, a repository of the Hub or a database.")
-    return _naming("private", lambda: read_private(**source, **_columns(config)))
+    wanted = _columns(config)
+    if config.label_column is not None:
+        wanted["other_columns"] = [*wanted.get("other_columns", ()), config.label_column]
+    return _naming("private", lambda: read_private(**source, **wanted, client_column=config.client_column))
 
 
 def read_public_source(
@@ -333,7 +336,7 @@ def read_public_source(
     from .hub import fetch_folder
 
     def read() -> "Dataset | IterableDataset":
-        public = read_public(**source, text_column=config.text_column, label_column=config.label_column)
+        public = read_public(**source, **_columns(config), label_column=config.label_column)
         if is_repository(source["source"]) and (fetch_folder(source["source"], [REPORT_NAME]) / REPORT_NAME).is_file():
             raise ValueError(
                 f"{source['source']!r} is synthetic text of a run, and not public: the report of a new run would not "
@@ -345,8 +348,12 @@ def read_public_source(
 
 
 def _columns(config: "PrivateEvolutionConfig") -> dict[str, Any]:
-    labels = [config.label_column] if config.label_column else []
-    return {"text_column": config.text_column, "client_column": config.client_column, "other_columns": labels}
+    from .forms import Plain, form_of
+
+    form = form_of(config)
+    if isinstance(form, Plain):
+        return {"text_column": form.column}
+    return {"text_column": None, "other_columns": form.source}
 
 
 def _naming(key: str, read: Callable[[], Any]) -> Any:

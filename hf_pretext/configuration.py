@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .forms import Plain, check_chat_roles, check_form, check_text_column, form_of
 from .labels import check_label_settings, check_labels, check_shares, split_evenly
 from .settings import SavedSettings, check_settings, setting, shortened
 
@@ -152,8 +153,16 @@ class PrivateEvolutionConfig(SavedSettings):
     > Parameters that control the data and the run
 
     Args:
-        text_column (`str`, *optional*, defaults to `"text"`):
-            Column that holds the texts, in the private and in the public dataset.
+        text_column (`str` or `Sequence[str]`, *optional*, defaults to `"text"`):
+            Column that holds the texts, in the private and in the public dataset. Several columns make records, such
+            as `("subject", "body")`, and the synthetic dataset has these columns too.
+        template (`str`, *optional*):
+            Public text in which a record is written, with each column once, such as `"Subject: {subject}\n\n{body}"`.
+            By default each column is a line `name: value`.
+        chat_roles (`Sequence[str]`, *optional*):
+            The two roles of conversations, such as `("user", "assistant")`. Then `text_column` holds lists of turns
+            with `role` and `content`, in which the roles alternate. The synthetic dataset has such a column
+            `messages`. Conversations are long: set `max_length` to 256 and `max_new_tokens` to 300 or more.
         client_column (`str`, *optional*, defaults to `"client_id"`):
             Column of the private dataset that says whose text it is: the unit that the guarantee protects.
         label_column (`str`, *optional*):
@@ -267,7 +276,13 @@ class PrivateEvolutionConfig(SavedSettings):
     max_new_tokens: int = setting(85, help="Longest new text, in tokens.", at_least=1)
     min_words: int = setting(3, help="Generated texts with fewer words are dropped.", at_least=1)
 
-    text_column: str = setting("text", help="Column that holds the texts.")
+    text_column: str | tuple[str, ...] = setting(
+        "text", help="Column that holds the texts, or a list of columns.", check=check_text_column
+    )
+    template: str | None = setting(None, help="Text of a record, with each column once in braces.")
+    chat_roles: tuple[str, ...] | None = setting(
+        None, help="The two roles, if text_column holds conversations.", check=check_chat_roles
+    )
     client_column: str = setting("client_id", help="Column that says whose text it is.")
     label_column: str | None = setting(None, help="Column of labels.")
     labels: Mapping[str, str] | None = setting(
@@ -285,6 +300,9 @@ class PrivateEvolutionConfig(SavedSettings):
                 f"noise_multiplier={self.noise_multiplier}. The other one follows from it."
             )
         check_settings(self)
+        for name in ("text_column", "chat_roles"):
+            if isinstance(vars(self)[name], list):
+                object.__setattr__(self, name, tuple(vars(self)[name]))
         if self.accountant == "pld":  # The name in the first edition.
             object.__setattr__(self, "accountant", "exact")
         for name in ("labels", "label_shares"):
@@ -350,13 +368,19 @@ class PrivateEvolutionConfig(SavedSettings):
             raise ValueError(
                 f"`list_heading`={self.list_heading!r} must not end with a digit, because a number follows it."
             )
-        if self.text_column == self.client_column:
-            raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
+        check_form(self)
+        if self.client_column in form_of(self).source:
+            raise ValueError(f"`text_column` and `client_column` are both {self.client_column!r}. They must differ.")
+        if self.max_dropout is not None and not isinstance(form_of(self), Plain):
+            raise ValueError(
+                f"`max_dropout`={self.max_dropout} is for a federation, which knows plain texts only, and no "
+                f"{form_of(self).name}s yet. Give one column of texts, or leave `max_dropout` out."
+            )
 
     @property
     def output_columns(self) -> tuple[str, ...]:
         """Columns of the synthetic dataset, which the privacy report is about together."""
-        return ("text",) if self.label_column is None else ("text", self.label_column)
+        return form_of(self).columns if self.label_column is None else (*form_of(self).columns, self.label_column)
 
     @classmethod
     def paper(cls, *, epsilon: float = 1.29, **overrides: Any) -> "PrivateEvolutionConfig":

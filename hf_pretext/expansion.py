@@ -10,9 +10,10 @@ import numpy as np
 
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .data import list_texts
+from .data import list_rows
 from .data.labels import read_labels
 from .evolution.evidence import Evidence, SeedsReading
+from .forms import Form, Plain, form_of, mended, texts_in
 from .labels import domain_of, split_by_shares
 from .models.engine import ChecksContext, CountsTokens, KnownTexts, TextEngine, collect_texts
 from .processes import broadcast, progress_label
@@ -43,22 +44,28 @@ class SeedTexts:
 
     Args:
         seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), and `votes`, `preference` and `share` (`float`) if they are known. Or a list of
-            texts.
+            Column `text` (`str`), or the columns of another form, and `votes`, `preference` and `share` (`float`) if
+            they are known. Or a list of texts.
+        form (`Form`, *optional*): What a row is. By default a plain text.
         label_column (`str`, *optional*): Column of labels. A text may be a seed of several.
         label_names (`Sequence[str]`, *optional*): The labels that there are.
 
     Raises:
-        ValueError: There is no text, a column does not hold a number per seed, or a label is not valid.
+        ValueError: There is no text, some are broken, a column does not hold a number per seed, or a label is not
+            valid.
     """
 
     def __init__(
-        self, seeds: "Dataset | Sequence[str]", label_column: str | None = None, label_names: Sequence[str] = ()
+        self,
+        seeds: "Dataset | Sequence[str]",
+        form: Form | None = None,
+        label_column: str | None = None,
+        label_names: Sequence[str] = (),
     ) -> None:
         from datasets import Dataset
 
-        self._seeds = seeds
-        self.texts = list_texts(seeds, "text", "seeds")
+        self._seeds, self._form = seeds, form or Plain("text")
+        self.texts = list_rows(seeds, self._form, "seeds", self._form.columns)
         if not self.texts:
             raise ValueError("`seeds` holds no text to expand.")
         columns = seeds.column_names if isinstance(seeds, Dataset) else []
@@ -75,7 +82,7 @@ class SeedTexts:
     @classmethod
     def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
         """Read seeds, with labels if the settings have any."""
-        return cls(seeds, config.label_column, config.label_names)
+        return cls(seeds, form_of(config), config.label_column, config.label_names)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -136,7 +143,7 @@ class SeedTexts:
         if known is None or not set(own) <= set(known.column_names):
             return False
         rows = list(zip(self.texts, *own.values(), strict=True))
-        there = zip(known["text"], *(known[name] for name in own), strict=True)
+        there = zip(texts_in(known, self._form), *(known[name] for name in own), strict=True)
         labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
         are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
         return are_different and set(rows) <= set(there)
@@ -173,7 +180,7 @@ class Expander:
         self, engine: TextEngine, config: PrivateEvolutionConfig, embed: Callable[[Sequence[str]], np.ndarray]
     ) -> None:
         self._engine, self._config, self._embed = engine, config, embed
-        self._list = ListPrompt.of(config)
+        self._list, self._form = ListPrompt.of(config), form_of(config)
         domains = [domain_of(config.domain, words) for words in (config.labels or {}).values()] or [config.domain]
         self._lists = [replace(self._list, domain=domain) for domain in domains]
         # Two models may count a text's tokens differently.
@@ -276,12 +283,14 @@ class Expander:
             RuntimeError: The model does not write enough usable texts.
         """
         config, entropy = self._config, [self._config.seed, *self._number_of(label)]
-        prompt = self._lists[label].write([], 6)
+        beginning, has_lines = self._form.beginning.rstrip(), self._form.has_lines
+        prompt = self._lists[label].write([], 6) + beginning
+        stop = self._list.stop(2) if has_lines else "\n"
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
             seed = int(np.random.default_rng([*entropy, attempt]).integers(2**32))
-            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop="\n"):
-                text = truncate(self._list.read(written, 1)[0])
+            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop=stop):
+                text = truncate(self._list.read(beginning + written, 1, has_lines)[0])
                 if is_usable(text, config):
                     yield text
 
@@ -336,7 +345,8 @@ class Expander:
         config, engine = self._config, self._engine
         if not isinstance(engine, ChecksContext):
             return
-        frames = [each.write([""] * num_seeds, config.texts_per_prompt) for each in self._lists]
+        beginning = self._form.beginning
+        frames = [each.write([""] * num_seeds, config.texts_per_prompt) + beginning for each in self._lists]
         # A token has at least one byte. What is put together may have a few more tokens than its parts.
         count = engine.count_tokens if isinstance(engine, CountsTokens) else lambda frame: len(frame.encode())
         frame_length = max(map(count, frames))
@@ -364,11 +374,14 @@ class Expander:
     ) -> Iterator[str]:
         config = self._config
         shown = min(self._num_shown(examples), int(np.count_nonzero(chances)))
-        prompts, with_lines = [], []
+        prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=chances)
             seeds = [examples[index] for index in chosen]
-            prompts += [prompt.write(seeds, config.texts_per_prompt)] * config.continuations_per_prompt
+            beginning = self._beginning(seeds)
+            text = prompt.write(seeds, config.texts_per_prompt) + beginning
+            prompts += [text] * config.continuations_per_prompt
+            beginnings += [beginning] * config.continuations_per_prompt
             with_lines += [any(map(has_lines, seeds))] * config.continuations_per_prompt
         continuations = self._engine.complete(
             prompts,
@@ -376,12 +389,17 @@ class Expander:
             seed=int(rng.integers(2**32)),
             stop=self._list.stop(shown + config.texts_per_prompt + 1),
         )
-        for continuation, may_have_lines in zip(continuations, with_lines, strict=True):
-            for text in self._list.read(continuation, config.texts_per_prompt, may_have_lines):
+        for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
+            for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)
-                short = text if short == text else whole_sentences(short) or short
+                short = mended(self._form, text if short == text else whole_sentences(short) or short)
                 if is_usable(short, config):
                     yield short
+
+    def _beginning(self, seeds: Sequence[str]) -> str:
+        """Return what the new text begins with, so that the model need not guess it. Empty if some seed differs."""
+        beginning = self._form.beginning.rstrip()
+        return beginning if all(seed.startswith(beginning) for seed in seeds) else ""
 
 
 def _numbers(seeds: Any, column: str) -> np.ndarray:

@@ -14,14 +14,14 @@ from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
 from .coverage import mark, texts_of
-from .data import make_dataset
-from .data.labels import class_labels
+from .data import as_rows, make_dataset, output_features
 from .evolution.algorithm import evolve
 from .evolution.parts import is_texts, joined
 from .evolution.population import Population, Tools
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_writer, with_writer
+from .forms import form_of, mended, variations_in_form
 from .hub import check_guarantee
 from .inputs import check_population, client_pool, run_settings, warn_of_unknown
 from .labels import check_given_shares
@@ -115,7 +115,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
             raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
-        self._config = config
+        self._config, self._form = config, form_of(config)
         plan = Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
@@ -186,8 +186,9 @@ class PrivateEvolutionGenerator(CountsAlone):
             label_shares (`Mapping[str, float]`, *optional*): Fraction of the texts of each label. See `expand`.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
-            column `config.label_column` (`ClassLabel`).
+            `datasets.Dataset`: `num_samples` rows with the column `text` (`str`). Records have the columns of
+            `config.text_column`, and conversations a column `messages` that `trl` trains on. With `config.labels`,
+            there is the column `config.label_column` (`ClassLabel`) as well.
         """
         # Refused before any budget is spent.
         self._components.needed_engine("calling the generator")
@@ -208,21 +209,22 @@ class PrivateEvolutionGenerator(CountsAlone):
 
         Args:
             private (`datasets.Dataset` or `ClientPool`):
-                Private texts: column `config.text_column` (`str`), column `config.client_column`, which says whose
-                text it is, and with `config.labels` column `config.label_column`. Or a `ClientPool`, such as a
-                federation. With several processes only the main one's counts. Give None in the others, so that they
-                need not hold it.
+                Private texts, records or conversations: column or columns `config.text_column`, column
+                `config.client_column`, which says whose they are, and with `config.labels` column
+                `config.label_column`. Or a `ClientPool`, such as a federation. With several processes only the main
+                one's counts. Give None in the others, so that they need not hold it.
             initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
-                Public texts. Some of them are voted on first, and later those of the others that the evidence prefers
-                (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
-                With `config.labels`, they are candidates of their own label if they have that column, else of any.
+                Public texts, or rows like the private ones. Some of them are voted on first, and later those of the
+                others that the evidence prefers (`config.new_public_share`). Without them the expansion model writes a
+                population from `config.domain`. With `config.labels`, they are candidates of their own label if they
+                have that column, else of any.
 
         Returns:
-            `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`),
-            with `config.labels` that of labels, `round` (`int`, the first that it survived), `votes` (`float`, its
-            votes above the threshold, of all rounds), with `config.smooth_votes`, `preference` (`float`, how many
-            times as many texts like it the evidence asks for), and with `config.labels`, `share` (`float`, the
-            fraction of texts that have its label).
+            `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`, or
+            those of a record or conversation), with `config.labels` that of labels, `round` (`int`, the first that it
+            survived), `votes` (`float`, its votes above the threshold, of all rounds), with `config.smooth_votes`,
+            `preference` (`float`, how many times as many texts like it the evidence asks for), and with
+            `config.labels`, `share` (`float`, the fraction of texts that have its label).
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
@@ -248,7 +250,8 @@ class PrivateEvolutionGenerator(CountsAlone):
                     "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None
-            self._seeds = make_dataset(population.finish(seeds), class_labels(self.config))
+            rows = as_rows(self._form, population.finish(seeds))
+            self._seeds = make_dataset(list(rows), output_features(self.config))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
@@ -275,8 +278,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 `config.label_shares` or what the clients answered.
 
         Returns:
-            `datasets.Dataset`: `num_samples` rows, with the column `text` (`str`) and, with `config.labels`, the
-            column `config.label_column` (`ClassLabel`). All texts are different. For the generator's own seeds,
+            `datasets.Dataset`: `num_samples` rows as in `__call__`, all different. For the generator's own seeds,
             unchanged and each once, `info.description` carries the privacy report (`find_privacy_report` reads it).
             Which of them are given must not be decided by looking at private text.
         """
@@ -290,17 +292,17 @@ class PrivateEvolutionGenerator(CountsAlone):
         with self._working():
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
-            is_kept = examples.are_all_of(self._seeds)
+            is_kept, features = examples.are_all_of(self._seeds), output_features(self.config)
 
             def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
                 return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
 
             with run.stage("expanding"):
-                rows = self._expander.rows(examples, num_samples, label_shares, keep)
+                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep))
                 if is_kept and self._folder is not None:
-                    synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, class_labels(self.config))
+                    synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, features)
                 else:
-                    synthetic = make_dataset(list(rows), class_labels(self.config))
+                    synthetic = make_dataset(list(rows), features)
         if is_own:
             texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
             mark(synthetic, self.privacy_report, texts)
@@ -430,15 +432,18 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def _tools(self) -> Tools:
-        components, expander = self._components, self._expander
+        components, expander, form = self._components, self._expander, self._form
+
+        def truncate(text: str) -> str:
+            return mended(form, components.truncate(text))
 
         def write(label: int) -> list[str]:
             assert expander is not None  # As `check_population` made sure.
-            texts = expander.write_population(components.truncate, label)
+            texts = expander.write_population(truncate, label)
             warn_of_unknown(texts, components.embedder, "the initial population that was written")
             return texts
 
-        return Tools(components.variation.vary, components.truncate, self._embed, write)
+        return Tools(variations_in_form(form, components.variation.vary), truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .artifacts import CARD_NAME, REPORT_NAME
 from .coverage import report_of_rows
-from .data import open_dataset
+from .data import read_texts
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import HASH_BYTES, PATTERN, file_name
@@ -178,14 +178,22 @@ def find_privacy_report(
     Returns:
         `PrivacyReport`: The report, or the sum of several, or None if a single row is not covered.
     """
-    if isinstance(source, (str, Path)):
-        if Path(source).is_file():
-            return None  # No report lies beside a file.
-        name, dataset = source, open_dataset(source, revision=revision)
-    else:
-        dataset = source
+    if isinstance(source, (str, Path)) and Path(source).is_file():
+        return None  # No report lies beside a file.
+    name = source if isinstance(source, (str, Path)) else name
     folders = [] if name is None or Path(name).is_file() else [fetch_guarantee(name, revision, token)]
-    return report_of_rows(dataset, folders, text_column)
+    if isinstance(source, (str, Path)):
+        columns = text_column or _columns_of(folders[0])
+        source = read_texts(
+            source, None, other_columns=[columns] if isinstance(columns, str) else columns, revision=revision
+        )
+    return report_of_rows(source, folders, text_column)
+
+
+def _columns_of(folder: Path) -> Sequence[str]:
+    """Return what the report in a folder is about. Without one, only marks of the dataset name the columns."""
+    is_there = (folder / REPORT_NAME).is_file()
+    return PrivacyReport.from_pretrained(folder).columns if is_there else ()
 
 
 def fetch_guarantee(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:

@@ -11,7 +11,8 @@ from .clients.questions import Question
 from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
-from .data import list_texts
+from .data import first_rows
+from .forms import form_of
 from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
@@ -38,8 +39,9 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
     else:
         check_is_public("initial_population", public)
-        check_public_texts(private, public, config.text_column)
-        warn_of_unknown(list_texts(public, config.text_column, "initial_population"), components.embedder)
+        form = form_of(config)
+        check_public_texts(private, public, form)
+        warn_of_unknown(first_rows(public, form, "initial_population", 500), components.embedder)
 
 
 def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "`initial_population`") -> None:

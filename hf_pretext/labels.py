@@ -8,12 +8,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .forms import MESSAGES, OWN_COLUMNS
 from .settings import shortened
 
 LONGEST_NAME, LONGEST_WORDS = 64, 300
 """Most characters of the name of a label, and of the words that describe it."""
 
-OTHER_COLUMNS = ("text", "round", "votes", "preference", "share")
+OTHER_COLUMNS = ("text", MESSAGES, *OWN_COLUMNS)
 """Columns of seeds beside that of labels."""
 
 _NOT_IN_A_LINE = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}

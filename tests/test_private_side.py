@@ -22,6 +22,7 @@ from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.guard import attempted
 from hf_pretext.clients.identity import look_of
 from hf_pretext.clients.samples import cap_samples, group_by_client, quantize_embeddings
+from hf_pretext.forms import Plain
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
 
@@ -308,7 +309,7 @@ PRIVATE = Dataset.from_dict({"client_id": ["a", "b"] * 20, "text": random_texts(
 )
 def test_public_texts_that_are_private_ones_are_warned_of_in_words(public):
     with pytest.warns(UserWarning, match="Most texts of `initial_population` are in `private` too") as caught:
-        check_public_texts(PRIVATE, public(), "text")
+        check_public_texts(PRIVATE, public(), Plain("text"))
     (message,) = {str(each.message) for each in caught}
     assert not any(character.isdigit() for character in message)
     assert not any(text in message for text in PRIVATE["text"])
@@ -328,7 +329,7 @@ def test_public_texts_that_are_private_ones_are_warned_of_in_words(public):
 def test_other_public_texts_are_not_warned_of(private, public):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_public_texts(private, public, "text")
+        check_public_texts(private, public, Plain("text"))
 
 
 def test_a_run_whose_public_texts_are_private_ones_warns_and_releases_the_same(
@@ -337,7 +338,7 @@ def test_a_run_whose_public_texts_are_private_ones_warns_and_releases_the_same(
     """The check decides nothing: with it and without it, a run of the same noise has the same seeds."""
     seeds = []
     for check in (check_public_texts, lambda *_: None):
-        monkeypatch.setattr("hf_pretext.generator.check_public_texts", check)
+        monkeypatch.setattr("hf_pretext.inputs.check_public_texts", check)
         config = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-3, population_size=16, num_rounds=1)
         generator = PrivateEvolutionGenerator(bert, sentence_transformer, config=config, noise=no_noise)
         with warnings.catch_warnings(record=True) as caught:

@@ -13,6 +13,7 @@ from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.samples import group_by_client
 from hf_pretext.data import draw_texts, list_texts
 from hf_pretext.evolution.population import RESERVE, sample_public_texts
+from hf_pretext.forms import Plain
 
 CONFIG = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5, population_size=4)
 
@@ -96,10 +97,10 @@ def test_a_run_begins_with_a_stream_and_resumes_with_it(bert, sentence_transform
 
 def test_a_stream_of_private_text_is_warned_of(private):
     with pytest.warns(UserWarning, match="are in `private` too, word for word"):
-        check_public_texts(private, stream_of(private["text"]), "text")
-    check_public_texts(private, stream_of(random_texts(50, seed=9)), "text")
+        check_public_texts(private, stream_of(private["text"]), Plain("text"))
+    check_public_texts(private, stream_of(random_texts(50, seed=9)), Plain("text"))
     with pytest.raises(ValueError, match="the private dataset itself"):
-        check_public_texts(private, private, "text")
+        check_public_texts(private, private, Plain("text"))
 
 
 def upper(batch):

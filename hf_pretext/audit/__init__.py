@@ -32,6 +32,7 @@ from .primary import check_coins as check_coins
 from .primary import mu_interval as mu_interval
 from .primary import read_mu as read_mu
 from .targets import Targets as Targets
+from .targets import check_is_plain as check_is_plain
 from .targets import make_canaries as make_canaries
 from .targets import sample_targets as sample_targets
 from .verdict import Audit as Audit

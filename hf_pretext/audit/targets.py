@@ -8,6 +8,7 @@ import numpy as np
 
 from ..clients.samples import read_columns
 from ..configuration import PrivateEvolutionConfig
+from ..forms import Plain, form_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,8 +71,9 @@ def sample_targets(
         The dataset without the targets that do not participate, and the targets.
 
     Raises:
-        ValueError: There are no targets, or `client_share` is not a fraction.
+        ValueError: There are no targets, `client_share` is not a fraction, or the texts are not plain.
     """
+    column = check_is_plain(config)
     if not 0 <= client_share <= 1:
         raise ValueError(f"`client_share`={client_share} must lie between 0 and 1.")
     from datasets import Dataset
@@ -93,8 +95,19 @@ def sample_targets(
     rows = [(client, text) for client, own in samples.items() if client not in left_out for text in own]
     rows += _rows_of_canaries(targets, num_canaries, samples)
     return Dataset.from_dict(
-        {config.client_column: [str(client) for client, _ in rows], config.text_column: [text for _, text in rows]}
+        {config.client_column: [str(client) for client, _ in rows], column: [text for _, text in rows]}
     ), targets
+
+
+def check_is_plain(config: PrivateEvolutionConfig) -> str:
+    """Return the column of texts. A `ValueError` if rows are records or conversations, which canaries are not."""
+    form = form_of(config)
+    if not isinstance(form, Plain):
+        raise ValueError(
+            f"`text_column`={config.text_column!r} holds {form.name}s, and an audit plants plain texts among the "
+            "private ones. Audit the same settings with one column of texts. The noise and the votes are the same."
+        )
+    return form.column
 
 
 def _rows_of_canaries(targets: Targets, num_canaries: int, clients: Collection[Any]) -> list[tuple[str, str]]:

@@ -1,10 +1,11 @@
 """Public texts that are private ones: refused or warned of, where the private text is."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.columns import MissingColumnError, has_transform, value_at, values_of
+from ..forms import Form, Row
 from ..processes import is_main_process
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ NUM_COMPARED = 1000
 """Texts of a stream that are compared. If it is a stream of the private texts, these are private ones too."""
 
 
-def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequence[str]", column: str) -> None:
+def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequence[str]", form: Form) -> None:
     """Refuse public texts that are the private dataset itself, and warn if most of them are in it word for word.
 
     This reads private text, and so only in the process that holds it. *Released*: nothing. The warning goes to the
@@ -22,10 +23,10 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
     and nothing else depends on whether it was given. In a federation no one has both sides, and nothing is compared.
 
     Args:
-        private (`Any`): What was given as private texts. Anything but a dataset with that column is not compared.
+        private (`Any`): What was given as private texts. Anything but a dataset of such rows is not compared.
         public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
             Public texts. Of a stream, the first are compared.
-        column (`str`): Column of texts, in both.
+        form (`Form`): What a row is, in both.
 
     Raises:
         ValueError: They are the same object.
@@ -38,7 +39,7 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         return
     rows: Any = public.take(NUM_COMPARED) if isinstance(public, IterableDataset) else public
     try:
-        own, others = (_different_texts(each, column) for each in (private, rows))
+        own, others = (_different_texts(each, form) for each in (private, rows))
     except MissingColumnError:
         return
     if 2 * len(own & others) > len(others):
@@ -50,12 +51,16 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         )
 
 
-def _different_texts(source: Any, column: str) -> set[str]:
+def _different_texts(source: Any, form: Form) -> set[str]:
     from datasets import Dataset, IterableDataset
 
     texts = source
     if isinstance(source, Dataset):
-        texts = values_of(source, column)
+        texts = _texts(zip(*(values_of(source, name) for name in form.source), strict=True), form)
     elif isinstance(source, IterableDataset):
-        texts = [value_at(row, column) for row in source]
+        texts = _texts((tuple(value_at(row, name) for name in form.source) for row in source), form)
     return {text.strip() for text in texts if isinstance(text, str) and text.strip()}
+
+
+def _texts(rows: Iterable[Row], form: Form) -> list[str]:
+    return [form.read(row) for row in rows if form.problem(row) is None]

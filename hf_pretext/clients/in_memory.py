@@ -28,16 +28,17 @@ class InMemoryClientPool(ClientPool):
 
     Args:
         private (`datasets.Dataset`):
-            Column `config.text_column` (`str`) holds the texts and `config.client_column` says whose they are. With
-            `config.labels`, `config.label_column` holds their labels. It is read into memory. Nothing is cached on
-            disk.
+            Column `config.text_column` (`str`) holds the texts, or the columns of it records, or it conversations
+            (`forms`). `config.client_column` says whose they are, and with `config.labels`, `config.label_column`
+            which label they have. It is read into memory. Nothing is cached on disk.
         embedder (`Embedder`): The embedding model.
         config (`PrivateEvolutionConfig`): Names of the columns, seed of the subsets.
         plan (`Plan`): The cap, the sampling rate, and the mechanisms that must not overflow.
         noise (`NoiseSource`, *optional*): Source of the noise. Other than the default in tests only.
 
     Raises:
-        ValueError: A column is missing, there is no text at all, rows have no client, or a label that is not public.
+        ValueError: A column is missing, there is no text at all, or rows are not whole, have no client, or a label
+            that is not public.
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
 

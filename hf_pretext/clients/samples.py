@@ -19,6 +19,7 @@ import numpy as np
 from ..configuration import PrivateEvolutionConfig
 from ..data.columns import MissingColumnError, has_transform, shown_names, values_of
 from ..data.labels import read_labels
+from ..forms import Plain, form_of, read_rows
 from ..processes import progress_bar
 from .guard import attempted
 from .identity import check_clients
@@ -189,7 +190,8 @@ def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[li
     """Read the texts of private rows, and whose they are.
 
     Raises:
-        ValueError: A column is missing, rows have no client, or a transform could mix the rows of clients.
+        ValueError: A column is missing, rows are not whole or have no client, or a transform could mix the rows of
+            clients.
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
     from datasets import Dataset
@@ -207,7 +209,8 @@ def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[li
             "transform, batched=True, batch_size=1, keep_in_memory=True)`. Or leave it out: "
             "`private.with_format(None)`."
         )
-    texts = _column(private, "text_column", config.text_column, "")
+    form = form_of(config)
+    columns = [_column(private, "text_column", name, "") for name in form.source]
     ids = _column(
         private,
         "client_column",
@@ -216,10 +219,9 @@ def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[li
         "does. If each row really is a different person's, say so: "
         f"`private.add_column({config.client_column!r}, list(range(len(private))))`.",
     )
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(
-            f"`private` has rows in column {config.text_column!r} that are not strings. Drop or convert them."
-        )
+    if isinstance(form, Plain) and not all(isinstance(text, str) for text in columns[0]):
+        raise TypeError(f"`private` has rows in column {form.column!r} that are not strings. Drop or convert them.")
+    texts = read_rows("private", form, zip(*columns, strict=True))
     check_clients(ids, config.client_column)
     return texts, ids
 
@@ -228,8 +230,8 @@ def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[
     """Group the texts that are not blank. A client with blank texts only is still a client, which contributes zero.
 
     Raises:
-        ValueError: A column is missing, or rows have no client (`identity.check_clients`, which also warns of ids that
-            look alike).
+        ValueError: A column is missing, rows are not whole (`forms.read_rows`), or have no client
+            (`identity.check_clients`, which also warns of ids that look alike).
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
     texts, ids = read_columns(private, config)

@@ -4,14 +4,21 @@ from .database import read_sql
 from .formats import SUFFIXES
 from .reading import open_dataset, read_dataset, read_texts
 from .repository import read_repository
+from .rows import as_rows, columns_of, draw_rows, first_rows, list_rows, output_features
 from .texts import draw_texts, list_texts, make_dataset, split_by_client
 
 __all__ = [
     "SUFFIXES",
+    "as_rows",
+    "columns_of",
+    "draw_rows",
     "draw_texts",
+    "first_rows",
+    "list_rows",
     "list_texts",
     "make_dataset",
     "open_dataset",
+    "output_features",
     "read_dataset",
     "read_repository",
     "read_sql",

@@ -79,7 +79,7 @@ def read_dataset(
 
 def read_texts(
     name: str | Path,
-    text_column: str,
+    text_column: str | Sequence[str] | None,
     client_column: str | None = None,
     *,
     other_columns: Sequence[str] = (),
@@ -92,7 +92,7 @@ def read_texts(
 
     Args:
         name (`str` or `Path`): Path, or name of a repository.
-        text_column (`str`): Column of texts.
+        text_column (`str` or `Sequence[str]`, *optional*): Column of texts, or several.
         client_column (`str`, *optional*): Column of client ids.
         other_columns (`Sequence[str]`, *optional*): Other columns, as they are.
         split (`str`, *optional*, defaults to `"train"`): Split of the repository, or of a folder that has splits.

@@ -57,13 +57,19 @@ def read_private(
 
 
 def read_public(
-    source: str, text_column: str, *, label_column: str | None = None, split: str | None = None
+    source: str,
+    text_column: str | None,
+    *,
+    other_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    split: str | None = None,
 ) -> "Dataset | IterableDataset":
     """Read public texts from a local file or folder, or stream them from a repository of the Hub.
 
     Args:
         source (`str`): A local file or folder, or a repository of the Hub.
-        text_column (`str`): Column of texts.
+        text_column (`str`, *optional*): Column of texts.
+        other_columns (`Sequence[str]`, *optional*): Other columns, as they are.
         label_column (`str`, *optional*): Column of labels, which is read if all rows have it.
         split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
 
@@ -74,10 +80,10 @@ def read_public(
     if not is_repository(source):
         if label_column is not None:
             try:
-                return read_dataset(source, text_column, other_columns=[label_column], split=split)
+                return read_dataset(source, text_column, other_columns=[*other_columns, label_column], split=split)
             except ValueError:
                 pass  # If the labels are not what is missing, the error comes again.
-        return read_dataset(source, text_column, split=split)
+        return read_dataset(source, text_column, other_columns=other_columns, split=split)
     from datasets import load_dataset
 
     try:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configuration import PrivateEvolutionConfig
-from ..data import draw_texts, list_texts
+from ..data import draw_rows, list_rows
 from ..data.labels import has_column, read_labels
+from ..forms import Plain, form_of
 from .parts import divide_public
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def public_texts_of_parts(
     if not has_column(public, column):
         return divide_public(sample_public_texts(public, truncate, config), sizes)
     rows = _in_memory(public)
-    texts = list_texts(rows, config.text_column, "initial_population")
+    texts = list_rows(rows, form_of(config), "initial_population")
     labels = read_labels("initial_population", rows, column, config.label_names)
     own: list[list[str]] = [[] for _ in sizes]
     for text, label in zip(texts, labels, strict=True):
@@ -64,9 +65,10 @@ def sample_public_texts(
 
     Args:
         public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
-            Public texts, in column `config.text_column` (`str`) of a dataset. Blank ones and repetitions are left out.
-            A stream is read once, to its end, and only what is drawn of it is kept in memory.
-        truncate (`Callable`): Cuts a text to the longest that is varied.
+            Public texts, in column `config.text_column` (`str`) of a dataset, or rows of another form (`forms`). Blank
+            ones and repetitions are left out. A stream is read once, to its end, and only what is drawn of it is kept
+            in memory.
+        truncate (`Callable`): Cuts a text to the longest that is varied. It is empty if that breaks its form.
         config (`PrivateEvolutionConfig`): Population size and seed.
 
     Returns:
@@ -74,17 +76,16 @@ def sample_public_texts(
         `config.new_public_share` or `config.mean_fraction` can use them, up to `RESERVE` times as many others.
 
     Raises:
-        ValueError: The text column is missing, or there are fewer than two texts.
+        ValueError: A column is missing, rows are not whole, or there are fewer than two texts.
         TypeError: Some texts are not strings.
     """
     from datasets import IterableDataset
 
-    size = config.population_size
+    form, size = form_of(config), config.population_size
     if isinstance(public, IterableDataset):
-        most = _most_texts(size, config)
-        texts = draw_texts(public, config.text_column, "initial_population", most, config.seed)
+        texts = draw_rows(public, form, "initial_population", _most_texts(size, config), config.seed)
     else:
-        texts = list_texts(public, config.text_column, "initial_population")
+        texts = list_rows(public, form, "initial_population")
     return _sample(texts, truncate, config, size)
 
 
@@ -112,6 +113,14 @@ def _sample(
     if num_cut:
         logger.warning(
             "%d texts of `initial_population` were cut to `max_length`=%d tokens.", num_cut, config.max_length
+        )
+    form = form_of(config)
+    num_broken = texts.count("") if not isinstance(form, Plain) else 0
+    if num_broken:
+        logger.warning(
+            "%d of %d rows of `initial_population` are left out, because a whole %s of theirs does not fit into "
+            "`max_length`=%d tokens. Raise it.",
+            *(num_broken, len(texts), form.name, config.max_length),
         )
     # What a model does not know may be all that a text begins with.
     texts = list(dict.fromkeys(text for text in texts if text.strip()))

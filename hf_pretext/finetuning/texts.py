@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import PICTURE_NAME, REPORT_NAME
+from ..artifacts import CONFIG_NAME, PICTURE_NAME, REPORT_NAME
+from ..configuration import PrivateEvolutionConfig
 from ..coverage import mark, marks_of, texts_of
-from ..data import list_texts, read_texts
+from ..data import list_rows, read_texts
+from ..forms import MESSAGES, Chat, Form, Plain, Record, form_of
 from ..hub import fetch_folder, find_privacy_report
 from ..privacy.report import PrivacyReport
 
@@ -20,7 +22,10 @@ class FinetuningArguments:
 
     dataset: str = field(metadata={"help": "Synthetic texts: a dataset repository of the Hub, a folder or a file."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of texts. By default what the run that made them says, else `text` or `messages`."},
+    )
     validation_share: float = field(
         default=0.1,
         metadata={"help": "Fraction of the texts that the checkpoint is chosen by."},
@@ -40,8 +45,8 @@ class TrainingTexts:
     """Synthetic texts, split for training, and what is guaranteed about them.
 
     Args:
-        train (`datasets.Dataset`): Column `text`.
-        validation (`datasets.Dataset`): Column `text`, for choosing a checkpoint.
+        train (`datasets.Dataset`): Column `text`, or `messages` for conversations.
+        validation (`datasets.Dataset`): The same column, for choosing a checkpoint.
         report (`PrivacyReport`, *optional*): The guarantee, if one is known of every text.
         name (`str`): What to call the texts.
         hub_id (`str`, *optional*): Their repository on the Hub.
@@ -73,18 +78,21 @@ def take_over_text_field(arguments: FinetuningArguments, training: Any) -> None:
         ValueError: Both name a column, and not the same one.
     """
     field = training.dataset_text_field
-    if field not in (None, "text") and arguments.text_column not in ("text", field):
+    if field not in (None, "text") and arguments.text_column not in (None, "text", field):
         raise ValueError(
             f"`text_column`={arguments.text_column!r} and `dataset_text_field`={field!r} both say where the texts of "
             "`dataset` are. Give one of them."
         )
-    if field is not None and arguments.text_column == "text":
+    if field not in (None, "text"):
         arguments.text_column = field
     training.dataset_text_field = "text"
 
 
 def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:
     """Read synthetic texts, find their guarantee, and set a fraction of them aside for validation.
+
+    Conversations stay lists of turns, which `trl` writes by the model's own chat template. Records become texts by the
+    template of the run that made them, which `private_evolution_config.json` beside the data names.
 
     Args:
         arguments (`FinetuningArguments`): Where they are.
@@ -96,30 +104,65 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     """
     if not 0 < arguments.validation_share < 1:
         raise ValueError(f"`validation_share`={arguments.validation_share} must lie strictly between 0 and 1.")
-    name, column = arguments.dataset, arguments.text_column
-    dataset = read_texts(name, column, revision=arguments.dataset_revision)
-    texts = [text for text in list_texts(dataset, column, "dataset") if text.strip()]
-    if len(texts) < 2:
-        raise ValueError(f"`dataset`={name!r} holds {len(texts)} texts that are not blank. It needs at least 2.")
-    report = find_privacy_report(dataset, name, revision=arguments.dataset_revision, text_column=column)
-    hub_id = revision = picture = None
+    name, revision = arguments.dataset, arguments.dataset_revision
+    form, dataset = _read(arguments)
+    column, values = _rows(form, dataset)
+    if len(values) < 2:
+        raise ValueError(f"`dataset`={name!r} holds {len(values)} texts that are not blank. It needs at least 2.")
+    report = find_privacy_report(dataset, name, revision=revision, text_column=form.source)
+    hub_id = commit = picture = None
     is_derived = bool(marks_of(dataset))
     if not Path(name).is_file():
-        folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME], arguments.dataset_revision)
+        folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME], revision)
         is_derived = is_derived or (folder / REPORT_NAME).is_file()
         picture = folder / PICTURE_NAME if (folder / PICTURE_NAME).is_file() else None
         if not Path(name).exists():
             # The cache names a snapshot's folder after its commit.
-            hub_id, revision = name, folder.name
+            hub_id, commit = name, folder.name
     from datasets import Dataset
 
     # In memory, where a trainer's `map` leaves no files beside the data.
-    rows = Dataset.from_dict({"text": texts})
+    rows = Dataset.from_dict({column: values})
     if report is not None:
-        mark(rows, report, texts_of(rows))
+        mark(rows, report, texts_of(rows, columns=[column]))
     split = rows.train_test_split(test_size=arguments.validation_share, seed=seed)
-    named = (public_name(name), hub_id, revision, picture, is_derived)
+    named = (public_name(name), hub_id, commit, picture, is_derived)
     return TrainingTexts(split["train"], split["test"], report, *named)
+
+
+def _read(arguments: FinetuningArguments) -> tuple[Form, "Dataset"]:
+    """Read the columns that are asked for, those that the run of the dataset names, or those that it has."""
+    name, column, revision = arguments.dataset, arguments.text_column, arguments.dataset_revision
+    chat = Chat(MESSAGES, ("user", "assistant"))
+    forms: list[Form] = [Plain("text"), chat] if column is None else [chat if column == MESSAGES else Plain(column)]
+    record = _record_of_run(name, revision) if column is None else None
+    forms = forms if record is None else [record]
+    problem = None
+    for form in forms:
+        texts = form.column if isinstance(form, Plain) else None
+        try:
+            return form, read_texts(name, texts, other_columns=form.source, revision=revision)
+        except ValueError as error:
+            problem = problem or error
+    assert problem is not None  # There is at least one form.
+    raise problem
+
+
+def _record_of_run(name: str, revision: str | None) -> Record | None:
+    """Return what a row is by the settings beside the data, if the run that made it wrote records."""
+    try:
+        folder = Path(name) if Path(name).is_file() else fetch_folder(name, [CONFIG_NAME], revision)
+    except FileNotFoundError:
+        return None  # Whoever reads the texts says so.
+    form = form_of(PrivateEvolutionConfig.from_pretrained(folder)) if (folder / CONFIG_NAME).is_file() else None
+    return form if isinstance(form, Record) else None
+
+
+def _rows(form: Form, dataset: "Dataset") -> tuple[str, list[Any]]:
+    """Return the column that is trained on, and its values that are not blank."""
+    if isinstance(form, Chat):
+        return MESSAGES, [turns for turns in dataset.with_format(None)[form.column] if turns]
+    return "text", [text for text in list_rows(dataset, form, "dataset") if text.strip()]
 
 
 def public_name(name: str) -> str:

@@ -37,7 +37,7 @@ OF_THE_EXPANSION = {
 """Settings that have no influence on a run whose last answer was released. Then they may differ."""
 
 ROWS_AT_ONCE = 1024
-"""Texts of a dataset that are in memory at a time while it is written."""
+"""Rows of a dataset that are in memory at a time while it is written."""
 
 
 class RunFolder:
@@ -187,26 +187,18 @@ class RunFolder:
         """Write a file durably. The step `x` has the name `x.json`."""
         atomic_write(self.path / name, json.dumps(content) + "\n")
 
-    def dataset(
-        self, name: str, rows: Iterable[Mapping[str, Any]], features: Mapping[str, Any] | None = None
-    ) -> "Dataset":
-        """Write rows to an Arrow file as they come, and return the dataset that is read from it.
-
-        Args:
-            name (`str`): Name of the file.
-            rows (`Iterable` of `Mapping`): The rows, with a column `text` (`str`).
-            features (`Mapping[str, Any]`, *optional*): Features of their other columns.
-        """
+    def dataset(self, name: str, rows: Iterable[dict[str, Any]], features: Mapping[str, Any]) -> "Dataset":
+        """Write rows to an Arrow file as they come, and return the dataset that is read from it."""
         import pyarrow as pa
-        from datasets import Dataset, Features, Value
+        from datasets import Dataset, Features
 
         # Not durable, as it follows from the texts of the steps.
-        path, scratch = self.path / f"{name}.arrow", self.path / f"{name}.writing"
-        schema = Features({"text": Value("string"), **(features or {})}).arrow_schema
+        path, schema = self.path / f"{name}.arrow", Features(features).arrow_schema
+        scratch = path.with_suffix(".writing")
         rows = iter(rows)
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-            while batch := list(islice(rows, ROWS_AT_ONCE)):
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            while some := list(islice(rows, ROWS_AT_ONCE)):
+                writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
         os.replace(scratch, path)
         return Dataset.from_file(str(path))
 
