@@ -17,13 +17,13 @@ from .coverage import mark, texts_of
 from .data import as_rows, make_dataset, output_features
 from .evolution.algorithm import evolve
 from .evolution.parts import is_texts, joined
-from .evolution.population import Population, Tools
+from .evolution.population import Population
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_writer, with_writer
-from .forms import form_of, mended, variations_in_form
+from .forms import form_of
 from .hub import check_guarantee
-from .inputs import check_population, client_pool, run_settings, warn_of_unknown
+from .inputs import check_population, client_pool, run_settings, tools_of
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
@@ -239,7 +239,8 @@ class PrivateEvolutionGenerator(CountsAlone):
                 run.warn_of_a_second_one()
             clients = self._pool(private) if is_main_process() and not is_released else None
             self._num_clients = run.begin(clients)
-            population = self._new_population(run, initial_population, self._tools)
+            tools = tools_of(self._components, self._expander, self._form, self._embed)
+            population = self._new_population(run, initial_population, tools)
             self.history = run.history
             self._seeds = self._synthetic = None
             seeds = evolve(run, clients, population, self.config)
@@ -429,21 +430,6 @@ class PrivateEvolutionGenerator(CountsAlone):
     def _saved_run(self) -> SavedRun:
         sources, texts = self._sources, (self._seeds, self._synthetic)
         return SavedRun(self.config, self.privacy_report, sources, self.history, *texts, self.time_table, self._costs)
-
-    @property
-    def _tools(self) -> Tools:
-        components, expander, form = self._components, self._expander, self._form
-
-        def truncate(text: str) -> str:
-            return mended(form, components.truncate(text))
-
-        def write(label: int) -> list[str]:
-            assert expander is not None  # As `check_population` made sure.
-            texts = expander.write_population(truncate, label)
-            warn_of_unknown(texts, components.embedder, "the initial population that was written")
-            return texts
-
-        return Tools(variations_in_form(form, components.variation.vary), truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.

@@ -1,8 +1,10 @@
 """What a run is given: the private clients and the public texts, checked before anything is spent."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
@@ -12,7 +14,9 @@ from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
-from .forms import form_of
+from .evolution.population import Tools
+from .expansion import Expander
+from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
@@ -97,3 +101,30 @@ def run_settings(
     # JSON objects are equal in any order, but labels are numbered by theirs.
     order = {"label_names": config.label_names} if config.labels else {}
     return {"config": settings, "models": models, "questions": asked, **order}
+
+
+def tools_of(
+    components: Components,
+    expander: Expander | None,
+    form: Form,
+    embed: Callable[[Sequence[str]], np.ndarray],
+) -> Tools:
+    """Put together what a population does to public texts. What breaks the form of a row is cut off or not used.
+
+    Args:
+        components (`Components`): The models.
+        expander (`Expander`, *optional*): Writes an initial population, if there is a language model.
+        form (`Form`): What a row is.
+        embed (`Callable`): Embeds texts as unit rows, in all processes together.
+    """
+
+    def truncate(text: str) -> str:
+        return mended(form, components.truncate(text))
+
+    def write(label: int) -> list[str]:
+        assert expander is not None  # As `check_population` made sure.
+        texts = expander.write_population(truncate, label)
+        warn_of_unknown(texts, components.embedder, "the initial population that was written")
+        return texts
+
+    return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write)
