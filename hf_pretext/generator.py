@@ -305,8 +305,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 else:
                     synthetic = make_dataset(list(rows), features)
         if is_own:
-            texts = texts_of(self._seeds, synthetic, columns=self.config.output_columns)
-            mark(synthetic, self.privacy_report, texts)
+            mark(synthetic, self.privacy_report, texts_of(self._seeds, synthetic, columns=self.config.output_columns))
         self._synthetic = synthetic if is_own else None
         return synthetic
 
