@@ -199,7 +199,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 Private texts: column `config.text_column` (`str`) and column `config.client_column`, which says whose
                 text it is. Or a `ClientPool`, such as a federation. With several processes only the main one's counts.
                 Give None in the others, so that they need not hold it.
-            initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
+            initial_population (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*):
                 Public texts. Some of them are voted on first, and later those of the others that the evidence prefers
                 (`config.new_public_share`). Without them the expansion model writes a population from `config.domain`.
 
