@@ -213,7 +213,7 @@ class PrivateEvolutionGenerator(CountsAlone):
                 `config.client_column`, which says whose they are, and with `config.labels` column
                 `config.label_column`. Or a `ClientPool`, such as a federation. With several processes only the main
                 one's counts. Give None in the others, so that they need not hold it.
-            initial_population (`datasets.Dataset` or `Sequence[str]`, *optional*):
+            initial_population (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*):
                 Public texts, or rows like the private ones. Some of them are voted on first, and later those of the
                 others that the evidence prefers (`config.new_public_share`). Without them the expansion model writes a
                 population from `config.domain`. With `config.labels`, they are candidates of their own label if they

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.samples import group_by_client
 from hf_pretext.data import list_texts, read_dataset, read_texts
+from hf_pretext.data.columns import WantedColumns
 
 ROWS = [{"client_id": "ann", "text": "Grüße, aus Köln"}, {"client_id": "bob", "text": "quokka größer für Öl"}]
 CHATS = [
@@ -136,7 +137,6 @@ def test_nested_fields_are_paths(tmp_path, suffix):
     assert "without the column 'message.title'" in refused(path, columns=("message.title",))
     assert "without the column 'label.x'" in refused(path, columns=("label.x",))
     assert "not strings" in refused(path, TypeError, columns=("message",))
-    assert "not one value each" in refused(path, columns=("message.body", "who"))
 
 
 def test_nested_fields_of_parquet_and_of_saved_datasets(tmp_path):
@@ -228,7 +228,14 @@ def test_ids_of_any_kind_are_strings_of_their_own(tmp_path):
         tmp_path / "a.jsonl", [{"text": "a", "client_id": each} for each in (1, 1.5, "1", True, "\\")]
     )
     assert read_dataset(path, "text", "client_id")["client_id"][:] == ["1", "1.5", "1", "True", "\\\\"]
-    assert "not one value each" in refused(write_json_lines(path, [{"text": "a", "client_id": ["quokka"]}]))
+    # A driver's object may show its address: then every row would be another client's, and the cap void.
+    columns = WantedColumns.of("text", "client_id")
+    for values in ([object()], ["a", object()], [memoryview]):
+        with pytest.raises(ValueError, match="no fixed form as a string"):
+            columns.dataset("`query`", {"text": ["quokka"] * len(values), "client_id": values})
+    views = [memoryview(b"a"), b"a", None, float("nan"), [1]]
+    found = columns.dataset("`query`", {"text": ["quokka"] * 5, "client_id": views})
+    assert found["client_id"][:] == ["61", "61", None, None, "[1]"]
 
 
 @pytest.mark.parametrize(

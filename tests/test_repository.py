@@ -13,7 +13,7 @@ from datasets import Dataset
 from hub_server import HubServer
 
 from conftest import random_texts
-from hf_pretext.data.repository import card_configs, files_of_splits
+from hf_pretext.data.repository import card_configs, files_of_splits, read_repository
 
 READ = """
 import json, os, sys, tempfile
@@ -253,3 +253,18 @@ def test_files_of_no_split_are_the_only_one():
 @pytest.mark.parametrize("card", [b"", b"# A title", b"---\n[\n---\n", b"---\n- a\n---\n", b"---\nconfigs: 3\n---\n"])
 def test_cards_without_configs_have_none(card):
     assert card_configs(card) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionError, ValueError])
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch, error):
+    """The client's transport has exceptions of its own, which may show the request and its token."""
+
+    def fails(*_, **__):
+        raise error("Bearer hf_quokka")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", fails)
+    with pytest.raises(
+        FileNotFoundError, match=rf"'me/chats' is neither .* can be read \({error.__name__}\)"
+    ) as caught:
+        read_repository("me/chats", "text", "client_id")
+    assert caught.value.__context__ is None

@@ -13,7 +13,7 @@ from ..cleaning import valid_unicode
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_KINDS_OF_IDS = (str, int, float, bytes, memoryview, Decimal, UUID, date, time, timedelta)
+_KINDS_OF_IDS = (str, int, float, bytes, memoryview, Decimal, UUID, date, time, timedelta, list, dict)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
 
@@ -79,7 +79,7 @@ class WantedColumns:
             values (`dict` of `str` to `list`): The values of each column.
 
         Raises:
-            ValueError: An id is not one value.
+            ValueError: An id is of a type that has no fixed form as a string.
             TypeError: Some texts are not strings, or the values of another column are of several types.
         """
         for name in self.texts:
@@ -89,8 +89,8 @@ class WantedColumns:
         if self.client is not None:
             if not all(is_id(value) for value in values[self.client]):
                 raise ValueError(
-                    f"{source} has ids in column {self.client!r} that are not one value each, but lists or the like. "
-                    "Set `client_column` to a column of strings or numbers."
+                    f"{source} has ids in column {self.client!r} of a type that has no fixed form as a string. Set "
+                    "`client_column` to a column of strings or numbers, or cast it to text."
                 )
             columns[self.client] = list(map(read_id, values[self.client]))
         return _in_memory(source, columns)
@@ -166,7 +166,7 @@ def _transformed(dataset: "Dataset", batch_size: int = 1000) -> Iterator[dict[st
 
 
 def is_id(value: Any) -> bool:
-    """Return whether a value says who a client is, or that no one is named. Lists and the like do neither."""
+    """Return whether equal values read as equal strings. Of an object from a driver, this is not known."""
     return value is None or isinstance(value, _KINDS_OF_IDS)
 
 

@@ -192,15 +192,15 @@ def _collect(source: str, files: Sequence[Path], wanted: WantedColumns) -> "Data
 
 def collected(source: str, rows: Iterator[dict[str, Any]], wanted: WantedColumns, suffix: str) -> "Dataset":
     """Collect the wanted columns, and say of a file that cannot be read only what may be said."""
-    values, problem = None, f"{source!r} is not valid {suffix}. It cannot be read. Is it one record per line or row?"
+    values, problem = None, ""
     try:
         values = gather(rows, wanted.names)
     except MissingColumnError as error:
         problem = wanted.without(repr(source), error.name)
     except MalformedError as error:
         problem = f"{source!r} is not valid {suffix}. {error}"
-    except Exception:
-        pass
+    except Exception as error:
+        problem = f"{source!r} cannot be read as {suffix}, with the error {type(error).__name__}. Is it whole?"
     if values is None:
         # Raised out here, since what a parser says of a line, and its frames, may quote it.
         raise ValueError(problem)

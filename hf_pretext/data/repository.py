@@ -56,10 +56,9 @@ def read_repository(
         TypeError: Some texts are not strings.
     """
     from huggingface_hub import HfApi, HfFileSystem
-    from huggingface_hub.errors import HFValidationError
 
     wanted = WantedColumns.of(text_column, client_column, other_columns)
-    files, failure = None, ""
+    card, failure = None, ""
     try:
         info: Any = HfApi(token=token).repo_info(name, repo_type="dataset", revision=revision)
         system = HfFileSystem(token=token, use_listings_cache=False)
@@ -69,14 +68,15 @@ def read_repository(
             with system.open(f"datasets/{name}/{path}", "rb", revision=info.sha) as file:
                 return bytes(file.read())
 
-        files = files_of_splits(paths, card_configs(read("README.md")) if "README.md" in paths else [])
-    except (OSError, HFValidationError) as error:  # Errors of the Hub and of the connection are of this kind.
+        card = read("README.md") if "README.md" in paths else b""
+    except Exception as error:  # The client's transport has its own exceptions. None is shown: one may hold a token.
         failure = type(error).__name__
-    if files is None:
+    if card is None:
         raise FileNotFoundError(
             f"{name!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read "
             f"({failure}). Is its name right, and may your token read it? `hf auth login` stores one."
         )
+    files = files_of_splits(paths, card_configs(card))
     if not files.get(split):
         raise ValueError(f"`split`={split!r} is not a split of {name!r}, which has {sorted(files)}.")
     if other := sorted({PurePosixPath(path).suffix for path in files[split]} - set(SUFFIXES)):
