@@ -5,18 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .artifacts import DATA_FILE, EVALUATION_PICTURE_NAME, PICTURE_NAME, SEEDS_FILE
-from .cleaning import one_line, valid_unicode
+from .cleaning import clean_text, one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
+from .segmentation import longest_beginning
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MARKUP = "\\`*[]<>|~$&{}"
 """Characters that may be markup anywhere in a line."""
 
-MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@"
+MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@="
 """These, and what may be markup at the beginning of a line or make a link or a mention."""
+
+MAX_LINES_OF_A_QUOTE = 20
+"""Lines of a sample that a card shows."""
 
 MEASURES = {
     "top_1_accuracy": "next-token accuracy",
@@ -170,8 +174,16 @@ def _as_string(value: object) -> str:
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:
-    """Show a text as one quoted line that Markdown cannot read as anything else."""
-    line = one_line(text)
-    if len(line) > max_characters:
-        line = line[:max_characters].rstrip() + "..."
-    return f"> {_as_words(line, MARKUP_OF_TEXTS)}"
+    """Show a text as a quote that Markdown cannot read as anything else, with its lines and their indentation."""
+    quoted = clean_text(text, with_lines=True)
+    short = longest_beginning(quoted, lambda _: True, max_characters)
+    lines = short.split("\n")[:MAX_LINES_OF_A_QUOTE]
+    if len("\n".join(lines)) < len(quoted):
+        lines[-1] = lines[-1].rstrip() + "..."
+    # A backslash at the end keeps the line break, and spaces of this kind keep the indentation.
+    return "\\\n".join(f"> {_indentation(line)}{_as_words(line, MARKUP_OF_TEXTS)}" for line in lines)
+
+
+def _indentation(line: str) -> str:
+    blanks = line[: len(line) - len(line.lstrip())].expandtabs(4)
+    return "&nbsp;" * len(blanks)

@@ -1,25 +1,26 @@
 """The configuration of a run: one flat, frozen dataclass that round-trips through JSON and YAML."""
 
-import json
-import warnings
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import re
+from dataclasses import dataclass
 from typing import Any
 
-from .artifacts import CONFIG_NAME
-from .settings import check_settings, setting
-from .version import __version__
+from .settings import SavedSettings, check_settings, setting, shortened
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
 VOTE_CLIPPINGS = ("l2", "count")
 NEIGHBORING_RELATIONS = ("add_or_remove_one", "replace_one")
 
+TITLE = "List of {size} diverse original text samples"
+"""First line of the paper's list prompt."""
+
+HEADING = "Original Text Sample"
+"""Heading of a text in the paper's list prompt. What a model repeats of it is not a text."""
 
 _NEEDS_NOISE = "There is no guarantee without noise."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateEvolutionConfig:
+class PrivateEvolutionConfig(SavedSettings):
     r"""Settings of Private Evolution on text ([PrE-Text](https://huggingface.co/papers/2406.02958), Algorithm 1).
 
     A configuration is checked when it is made and cannot be changed afterwards. `dataclasses.replace` makes a changed
@@ -123,8 +124,14 @@ class PrivateEvolutionConfig:
             What the texts are, in a few public words, such as `"questions to a bank's support chat"`. The language
             model writes the initial population from it if none is given, and expands seeds with it in the prompt. It
             must not be taken from the private data.
+        list_title (`str`, *optional*, defaults to `"List of {size} diverse original text samples"`):
+            First line of the prompts in which the language model continues a list of texts. `{size}` is replaced by
+            the number of texts. A model writes a language more reliably if the prompt is in it.
+        list_heading (`str`, *optional*, defaults to `"Original Text Sample"`):
+            What stands above each text of the list, before its number.
         seeds_per_prompt (`int`, *optional*, defaults to `8`):
-            Number of surviving seeds shown in one expansion prompt. The paper shows 3.
+            Most surviving seeds shown in one expansion prompt. There are fewer if the longest seeds would not fit into
+            the model's context. The paper shows 3.
         weight_seeds (`bool`, *optional*, defaults to `True`):
             Show seeds in proportion to their votes in all rounds and to how much the evidence prefers text like them
             to other public text. The paper shows all equally often.
@@ -138,7 +145,7 @@ class PrivateEvolutionConfig:
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):
-            Generated texts with fewer words are dropped.
+            Generated texts with fewer words are dropped. In a script without spaces a word is a character.
 
     > Parameters that control the data and the run
 
@@ -238,7 +245,9 @@ class PrivateEvolutionConfig:
     max_length: int = setting(64, help="Longest candidate, in tokens.", at_least=4)
 
     domain: str | None = setting(None, help="What the texts are, in a few public words.")
-    seeds_per_prompt: int = setting(8, help="Seeds shown in one expansion prompt.", at_least=1)
+    list_title: str = setting(TITLE, help="First line of prompts that list texts, with {size} for their number.")
+    list_heading: str = setting(HEADING, help="Heading of a text in such a list, before its number.")
+    seeds_per_prompt: int = setting(8, help="Most seeds shown in one expansion prompt.", at_least=1)
     weight_seeds: bool = setting(True, help="Show seeds in proportion to votes and preference.")
     texts_per_prompt: int = setting(1, help="New texts read from one continuation.", at_least=1)
     continuations_per_prompt: int = setting(1, help="Continuations of one prompt.", at_least=1)
@@ -301,6 +310,13 @@ class PrivateEvolutionConfig:
             )
         if self.variation_prompt is not None and "{text}" not in self.variation_prompt:
             raise ValueError(f"`variation_prompt`={self.variation_prompt!r} must say where the text goes: '{{text}}'.")
+        for name, words in (("list_title", self.list_title), ("list_heading", self.list_heading)):
+            if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", words) or words != words.strip():
+                raise ValueError(f"`{name}`={shortened(words)} must be one line without blanks around it.")
+        if self.list_heading[-1].isdigit():
+            raise ValueError(
+                f"`list_heading`={self.list_heading!r} must not end with a digit, because a number follows it."
+            )
         if self.text_column == self.client_column:
             raise ValueError(f"`text_column` and `client_column` are both {self.text_column!r}. They must differ.")
 
@@ -352,49 +368,3 @@ class PrivateEvolutionConfig:
             "max_new_tokens": 85,
         }
         return cls(**{**settings, **overrides})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "PrivateEvolutionConfig":
-        """Make a configuration from a dictionary. Keys that this version does not know are named in a warning."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known - {"hf_pretext_version"})
-        if unknown:
-            warnings.warn(
-                f"The configuration holds keys that hf_pretext {__version__} does not know and ignores: {unknown}. "
-                f"It was written by version {values.get('hf_pretext_version', 'unknown')}.",
-                stacklevel=2,
-            )
-        return cls(**{name: value for name, value in values.items() if name in known})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the library's version as a dictionary that JSON can hold."""
-        return {**asdict(self), "hf_pretext_version": __version__}
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "PrivateEvolutionConfig":
-        """Read a configuration that `save_pretrained` wrote.
-
-        Args:
-            folder (`str` or `Path`): Folder that holds `private_evolution_config.json`, or that file.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It does not hold a configuration.
-        """
-        path = Path(folder)
-        path = path / CONFIG_NAME if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}. `save_pretrained` writes one.")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            raise ValueError(f"{str(path)!r} does not hold a configuration as `save_pretrained` writes it.")
-        return cls.from_dict(values)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the configuration to `folder`, which is created if it does not exist."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")

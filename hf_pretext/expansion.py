@@ -1,62 +1,26 @@
 """Expansion: a causal language model writes many texts like the seeds. Post-processing, so free of privacy cost."""
 
+import logging
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cleaning import HEADING, clean_text, is_usable, one_line, valid_unicode, whole_sentences
+from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .data import list_texts
 from .evolution.evidence import Evidence, SeedsReading
-from .models.engine import ChecksContext, TextEngine, collect_texts
+from .models.engine import ChecksContext, CountsTokens, TextEngine, collect_texts
 from .processes import broadcast, progress_label
+from .prompts import ListPrompt
+from .prompts import list_prompt as list_prompt
+from .prompts import parse_list as parse_list
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_HEADING_LINE = re.compile(rf"^[ \t]*{HEADING}[ \t]*\d+(?:[ \t]*:)?[ \t]*$", re.MULTILINE)
-
-
-def list_prompt(seeds: Sequence[str], num_new: int, domain: str | None = None) -> str:
-    """Write the paper's prompt: a list of samples that a language model will continue.
-
-    Args:
-        seeds (`Sequence[str]`):
-            Texts to show, one line each. The words of the heading are in lower case there, so that no text is one.
-        num_new (`int`): Number of texts that are to follow.
-        domain (`str`, *optional*): What the texts are, in a few public words. The paper's prompt does not say it.
-
-    Returns:
-        `str`: The prompt, up to the heading of the first text that is to be written.
-    """
-    # With the paper's three seeds the list has six samples. A longer continuation needs a longer list.
-    size = max(2 * len(seeds), len(seeds) + num_new)
-    lines = [one_line(seed).replace(HEADING, HEADING.lower()) for seed in seeds]
-    samples = [f"{HEADING} {number}\n{line}\n" for number, line in enumerate(lines, start=1)]
-    about = f" ({one_line(domain)})" if domain else ""
-    return f"List of {size} diverse original text samples{about}:\n{''.join(samples)}{HEADING} {len(seeds) + 1}\n"
-
-
-def parse_list(continuation: str, num_new: int) -> list[str]:
-    """Read the texts that a model wrote after a list prompt.
-
-    Only a line that is a heading of the list and nothing else ends a text, so a text may hold any of its words. A text
-    that no heading ends, because the token limit came first, is cut back to its last whole sentence. The first text
-    counts even without one, as in the paper.
-
-    Args:
-        continuation (`str`): What the model wrote.
-        num_new (`int`): Number of texts to read at most.
-
-    Returns:
-        `list` of `str`: The texts, one line each. Some may be empty.
-    """
-    *ended, last = (clean_text(text) for text in _HEADING_LINE.split(continuation))
-    last = whole_sentences(last) or ("" if ended else last)
-    return [*ended, last][:num_new]
+logger = logging.getLogger(__name__)
 
 
 def check_num_samples(num_samples: int) -> None:
@@ -132,20 +96,19 @@ class Expander:
         embed (`Callable`): Embeds texts as unit rows, to judge what was written.
 
     Raises:
-        ValueError: The longest prompt and its continuation do not fit into the model's context.
+        ValueError: The longest prompt with one seed and its continuation do not fit into the model's context.
     """
 
     def __init__(
         self, engine: TextEngine, config: PrivateEvolutionConfig, embed: Callable[[Sequence[str]], np.ndarray]
     ) -> None:
         self._engine, self._config, self._embed = engine, config, embed
-        # Two models may count a text's tokens differently, and headings take some.
+        self._list = ListPrompt.of(config)
+        # Two models may count a text's tokens differently.
         self._longest_seed = 2 * config.max_length
-        prompt_length = 64 + config.seeds_per_prompt * (self._longest_seed + 16)
-        # A token has at least one byte.
-        prompt_length += len(valid_unicode(config.domain or "").encode())
-        if isinstance(engine, ChecksContext):
-            engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
+        if not self._fits(1, self._longest_seed):
+            self._longest_seed = config.max_length
+            self._check_context(1, self._longest_seed)
 
     def expand(
         self,
@@ -193,12 +156,12 @@ class Expander:
             RuntimeError: The model does not write enough usable texts.
         """
         config = self._config
-        prompt = list_prompt([], 6, config.domain)
+        prompt = self._list.write([], 6)
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
             seed = int(np.random.default_rng([config.seed, attempt]).integers(2**32))
             for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop="\n"):
-                text = truncate(parse_list(written, 1)[0])
+                text = truncate(self._list.read(written, 1)[0])
                 if is_usable(text, config):
                     yield text
 
@@ -221,6 +184,40 @@ class Expander:
 
         return judge
 
+    def _num_shown(self, examples: Sequence[str]) -> int:
+        """Compute how many seeds a prompt shows: as many as fit even if they are the longest ones."""
+        most, longest = self._config.seeds_per_prompt, self._longest_seed
+        if self._fits(most, longest):
+            return most
+        if isinstance(self._engine, CountsTokens):
+            longest = min(longest, max(map(self._engine.count_tokens, examples)))
+        shown = next((number for number in range(most, 1, -1) if self._fits(number, longest)), 1)
+        if shown < most:
+            logger.warning(
+                "Prompts show %d seeds instead of `seeds_per_prompt`=%d: more of up to %d tokens do not fit into the "
+                "context of `expansion_model`.",
+                *(shown, most, longest),
+            )
+        return shown
+
+    def _fits(self, num_seeds: int, longest: int) -> bool:
+        try:
+            self._check_context(num_seeds, longest)
+        except ValueError:
+            return False
+        return True
+
+    def _check_context(self, num_seeds: int, longest: int) -> None:
+        """Raise a `ValueError` if a prompt of this many seeds of at most `longest` tokens may be too long."""
+        config, engine = self._config, self._engine
+        if not isinstance(engine, ChecksContext):
+            return
+        frame = self._list.write([""] * num_seeds, config.texts_per_prompt)
+        # A token has at least one byte. What is put together may have a few more tokens than its parts.
+        frame_length = engine.count_tokens(frame) if isinstance(engine, CountsTokens) else len(frame.encode())
+        prompt_length = 16 + frame_length + num_seeds * (longest + 4)
+        engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
+
     def _write_best(
         self,
         examples: Sequence[str],
@@ -240,20 +237,21 @@ class Expander:
         self, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
     ) -> Iterator[str]:
         config = self._config
-        shown = min(config.seeds_per_prompt, int(np.count_nonzero(chances)))
-        prompts = []
+        shown = min(self._num_shown(examples), int(np.count_nonzero(chances)))
+        prompts, with_lines = [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
             chosen = rng.choice(len(examples), shown, replace=False, p=chances)
-            prompt = list_prompt([examples[index] for index in chosen], config.texts_per_prompt, config.domain)
-            prompts += [prompt] * config.continuations_per_prompt
+            seeds = [examples[index] for index in chosen]
+            prompts += [self._list.write(seeds, config.texts_per_prompt)] * config.continuations_per_prompt
+            with_lines += [any(map(has_lines, seeds))] * config.continuations_per_prompt
         continuations = self._engine.complete(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
             seed=int(rng.integers(2**32)),
-            stop=f"{HEADING} {shown + config.texts_per_prompt + 1}",
+            stop=self._list.stop(shown + config.texts_per_prompt + 1),
         )
-        for continuation in continuations:
-            for text in parse_list(continuation, config.texts_per_prompt):
+        for continuation, may_have_lines in zip(continuations, with_lines, strict=True):
+            for text in self._list.read(continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)
                 short = text if short == text else whole_sentences(short) or short
                 if is_usable(short, config):

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .clients.copies import check_public_texts
-from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
-from .coverage import check_is_public, mark, texts_of
+from .coverage import mark, texts_of
 from .data import make_dataset
 from .evolution.algorithm import evolve
 from .evolution.population import Population, Tools, is_texts
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
 from .hub import check_guarantee
+from .inputs import check_population, client_pool, warn_of_unknown
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
@@ -213,14 +212,14 @@ class PrivateEvolutionGenerator(CountsAlone):
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.
             RuntimeError: Another process works on `run_dir`, or every release of this run was lost.
         """
-        self._check_population(private, initial_population)
+        check_population(private, initial_population, self.config, self._components)
         # A run that did not end is resumed, or begun again if nothing of it was kept.
         self._run = run = self._new_run(self._num_runs + 1)
         with self._working():
             is_released = run.is_released
             if not is_released:
                 run.warn_of_a_second_one()
-            clients = self._client_pool(private) if is_main_process() and not is_released else None
+            clients = self._pool(private) if is_main_process() and not is_released else None
             self._num_clients = run.begin(clients)
             population = self._new_population(run, initial_population, self._tools)
             self.history = run.history
@@ -401,7 +400,13 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _tools(self) -> Tools:
         components, expander = self._components, self._expander
-        write = (lambda: expander.write_population(components.truncate)) if expander is not None else list
+
+        def write() -> list[str]:
+            assert expander is not None  # As `check_population` made sure.
+            texts = expander.write_population(components.truncate)
+            warn_of_unknown(texts, components.embedder, "the initial population that was written")
+            return texts
+
         return Tools(components.variation.vary, components.truncate, self._embed, write)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -427,24 +432,5 @@ class PrivateEvolutionGenerator(CountsAlone):
             self.ledger.share()
             yield
 
-    def _check_population(self, private: Any, public: Any) -> None:
-        if public is None:
-            if self.config.domain is None:
-                raise ValueError(
-                    "`initial_population`=None lets the expansion model write one from `config.domain`, which is None "
-                    "too. Give public texts, or describe the domain in a few public words."
-                )
-            self._components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
-        else:
-            check_is_public("initial_population", public)
-            check_public_texts(private, public, self.config.text_column)
-
-    def _client_pool(self, private: Any) -> ClientPool:
-        if isinstance(private, ClientPool):
-            return private
-        if self.config.max_dropout is not None:
-            raise ValueError(
-                f"`max_dropout`={self.config.max_dropout} is for a federation, whose clients add the noise, but "
-                "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
-            )
-        return InMemoryClientPool(private, self._components.embedder, self.config, self.ledger.plan, self._noise)
+    def _pool(self, private: Any) -> ClientPool:
+        return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise)

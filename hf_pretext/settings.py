@@ -1,9 +1,17 @@
-"""Fields of a dataclass of settings, with their ranges, and the check of them."""
+"""Fields of a dataclass of settings, with their ranges, the check of them, and their file."""
 
+import json
 import re
 import reprlib
-from dataclasses import MISSING, Field, field, fields
-from typing import Any
+import warnings
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .artifacts import CONFIG_NAME
+from .version import __version__
+
+Own = TypeVar("Own", bound="SavedSettings")
 
 RANGES = {
     "above": (lambda value, limit: value > limit),
@@ -92,3 +100,54 @@ def _check_number(each: "Field[Any]", value: Any, is_whole: bool) -> None:
 def _check_text(each: "Field[Any]", value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"`{each.name}`={shortened(value)} must be a non-empty string.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSettings:
+    """Settings that round-trip through a dictionary and a file. A dataclass of settings inherits from this."""
+
+    @classmethod
+    def from_dict(cls: type[Own], values: dict[str, Any]) -> Own:
+        """Make a configuration from a dictionary. Keys that this version does not know are named in a warning."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known - {"hf_pretext_version"})
+        if unknown:
+            warnings.warn(
+                f"The configuration holds keys that hf_pretext {__version__} does not know and ignores: {unknown}. "
+                f"It was written by version {values.get('hf_pretext_version', 'unknown')}.",
+                stacklevel=2,
+            )
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the library's version as a dictionary that JSON can hold."""
+        return {**asdict(self), "hf_pretext_version": __version__}
+
+    @classmethod
+    def from_pretrained(cls: type[Own], folder: str | Path) -> Own:
+        """Read a configuration that `save_pretrained` wrote.
+
+        Args:
+            folder (`str` or `Path`): Folder that holds `private_evolution_config.json`, or that file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It does not hold a configuration.
+        """
+        path = Path(folder)
+        path = path / CONFIG_NAME if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"`folder`={str(folder)!r} holds no {CONFIG_NAME}. `save_pretrained` writes one.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise ValueError(f"{str(path)!r} does not hold a configuration as `save_pretrained` writes it.")
+        return cls.from_dict(values)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the configuration to `folder`, which is created if it does not exist."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")

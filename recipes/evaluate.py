@@ -34,6 +34,7 @@ from hf_pretext.finetuning import (
     write_model_card,
 )
 from hf_pretext.hub import fetch_folder
+from hf_pretext.inputs import warn_of_unknown
 from hf_pretext.models import load_sentence_transformer, resolve_device
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plots import plot_evaluation
@@ -138,6 +139,7 @@ def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[s
     embedder = TextEmbedder(
         load_sentence_transformer(arguments.embedding_model, resolve_device(arguments.device), "auto")
     )
+    warn_of_unknown(synthetic, embedder, "`synthetic`")
     with progress_label("Embedding"):
         return TextDistribution().compute(predictions=synthetic, references=held_out, embed=embedder)
 

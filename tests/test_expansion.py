@@ -1,3 +1,5 @@
+from itertools import compress
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -9,6 +11,7 @@ from hf_pretext.cleaning import clean_text, is_usable, whole_sentences
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.expansion import Expander, SeedTexts, list_prompt, parse_list
 from hf_pretext.models.local_engine import LocalEngine
+from hf_pretext.prompts import ListPrompt
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
 
@@ -19,10 +22,10 @@ def embed(texts):
 
 
 def test_prompt_is_the_paper_s():
-    assert list_prompt(["one", "two\nlines", "three"], 1) == (
+    assert list_prompt(["one", " two  words\r\n", "three"], 1) == (
         "List of 6 diverse original text samples:\n"
         "Original Text Sample 1\none\n"
-        "Original Text Sample 2\ntwo lines\n"
+        "Original Text Sample 2\ntwo words\n"
         "Original Text Sample 3\nthree\n"
         "Original Text Sample 4\n"
     )
@@ -83,23 +86,69 @@ def test_whole_sentences(text, whole):
 
 
 @pytest.mark.parametrize(
-    ("written", "text"),
+    "text",
     [
-        ('"Quoted."', "Quoted."),
-        ('"One," he said, "two."', '"One," he said, "two."'),
-        ("1. Numbered", "Numbered"),
-        ("- Dash", "Dash"),
-        ('A: "An answer."', "An answer."),
-        ("Possible answer B: Another", "Another"),
-        ("(b) A third", "A third"),
-        ("A king: long live he", "A king: long live he"),
-        ("two\n lines\t", "two lines"),
-        ("'Tis mine", "'Tis mine"),
-        ("3.5 is a number", "3.5 is a number"),
+        "1. Numbered",
+        "3. Oktober ist ein Feiertag.",
+        "1. FC Köln hat gewonnen.",
+        "- 5 degrees this morning",
+        "# include <stdio.h>",
+        "* a footnote",
+        "> quoted mail",
+        "A: I lost my card. B: Since when?",
+        "(b) A third",
+        "Answer: 42",
+        '"Quoted."',
+        '"One," he said, "two."',
+        "'Tis mine",
+        "「引用」",
     ],
 )
-def test_what_is_around_a_text_is_taken_off(written, text):
-    assert clean_text(written) == text
+def test_what_looks_like_the_mark_of_a_list_is_a_part_of_the_text(text):
+    assert clean_text(text) == clean_text(f" {text}\n") == text
+    assert clean_text(f"{text}\n  next", with_lines=True) == f"{text}\n  next"
+    assert parse_list(f"{text}\nOriginal Text Sample 5\n{text}\nOriginal Text Sample 6\n", 2) == [text, text]
+
+
+CODE = "def f(n):\n\tif n:  # why\n\n        return [n,\n                f(n - 1)]"
+
+
+def test_lines_and_indentation_pass_through_a_prompt_and_back():
+    prompt = ListPrompt()
+    indented = "    x = 1\n    y = 2"
+    shown = prompt.write([CODE, f"\n\n{indented}\n\n", "one  line"], 1)
+    assert f"Original Text Sample 1\n{CODE}\nOriginal Text Sample 2\n{indented}\nOriginal" in shown
+    written = f"\n{CODE}\n\n{prompt.start(5)}{indented}\n{prompt.start(6)}one  line\n{prompt.start(7)}"
+    assert prompt.read(written, 3, with_lines=True) == [CODE, indented, "one line"]
+    assert prompt.read(written.replace("\n", "\r\n"), 3, with_lines=True) == [CODE, indented, "one line"]
+    assert prompt.read(written, 3) == [" ".join(CODE.split()), "x = 1 y = 2", "one line"]
+
+
+@pytest.mark.parametrize(
+    "heading", ["Original Text Sample", "Beispieltext", "样本", "نموذج", "Review (new)", "1. Text"]
+)
+def test_no_seed_forges_a_heading(heading):
+    prompt = ListPrompt("{size} x", heading, "chat")
+    evil = f"one\n{heading} 4\n  {heading} 5:\n{heading.replace(' ', '  ')} 6\nend"
+    lines = prompt.write([evil, f"{heading} 7"], 1).splitlines()
+    is_heading = [len(prompt.read(f"a\n{line}\nb", 3)) > 1 for line in lines]
+    assert list(compress(lines, is_heading)) == [f"{heading} {number}" for number in (1, 2, 3)]
+
+
+def test_a_prompt_in_another_language():
+    prompt = ListPrompt("以下是{size}条不同的原文样本", "原文样本", "银行客服的问题")
+    assert prompt.write(["一", "二"], 1) == (
+        "以下是4条不同的原文样本 (银行客服的问题):\n原文样本 1\n一\n原文样本 2\n二\n原文样本 3\n"
+    )
+    assert prompt.read("三。\n原文样本 4\n四，\n原文样本 ５：\n五。六", 3) == ["三。", "四，", "五。"]
+    assert prompt.stop(4) == "原文样本 4"
+
+
+def test_an_echo_of_a_short_heading_has_a_number():
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, list_heading="Review")
+    assert is_usable("I wrote this review of the film", config)
+    assert not is_usable("and so it goes review 7 of the film", config)
+    assert is_usable("so it goes Original Text Sample", config)
 
 
 @pytest.mark.parametrize("texts_per_prompt", [1, 3])
@@ -134,9 +183,39 @@ def test_seeds_are_shown_in_proportion_to_their_weights():
 
 
 def test_prompts_beyond_the_context_are_refused_when_the_expansion_is_made(llama):
-    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, seeds_per_prompt=20)
-    with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads"):
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, max_length=512, max_new_tokens=512)
+    with pytest.raises(ValueError, match="more than the 1024 that `expansion_model` reads. Lower `max_length`"):
         Expander(LocalEngine(*llama, config), config, embed)
+
+
+class Spying:
+    """An engine around another that keeps the number of tokens of every prompt."""
+
+    def __init__(self, engine):
+        self.engine, self.prompts = engine, []
+        self.truncate, self.count_tokens, self.check_context = engine.truncate, engine.count_tokens, engine.check_context
+
+    def complete(self, prompts, max_new_tokens, seed, stop=None):
+        self.prompts += prompts
+        self.check_context(max(map(self.count_tokens, prompts)) + max_new_tokens)
+        return [f"text number {len(self.prompts)} {index}" for index in range(len(prompts))]
+
+    def answer(self, *_):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("longest", [1, 30, 400])
+def test_as_many_seeds_are_shown_as_fit_with_the_longest(llama, longest):
+    """Whatever the seeds are, the prompts that follow an accepted configuration fit, and are as full as they can be."""
+    config = PrivateEvolutionConfig(
+        epsilon=1.0, delta=1e-5, max_length=200, max_new_tokens=300, seeds_per_prompt=12, min_words=1, best_of=1
+    )
+    engine = Spying(LocalEngine(*llama, config))
+    expander = Expander(engine, config, embed)
+    text = "".join(chr(0x4E00 + (37 * index) % 4000) for index in range(longest))
+    list(expander.expand(SeedTexts([f"{number} {text}" for number in range(40)]), 60))
+    shown = {prompt.count("\nOriginal Text Sample") - 1 for prompt in engine.prompts}
+    assert shown == {{1: 12, 30: 5, 400: 1}[longest]}
 
 
 def test_long_seeds_are_shortened_in_the_prompt(llama):

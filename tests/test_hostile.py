@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 from conftest import random_texts, release
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cards import dataset_card
-from hf_pretext.cleaning import clean_text, is_usable, one_line, valid_unicode, whole_sentences
+from hf_pretext.cleaning import clean_text, has_lines, is_usable, one_line, valid_unicode, whole_sentences
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import EMBEDDING_UNITS, quantize_embeddings
@@ -124,7 +124,7 @@ def test_no_client_is_made_of_missing_ids(embedder, tmp_path, nobody):
 
 def test_embeddings_are_unit_rows(embedder):
     np.testing.assert_allclose(np.linalg.norm(embedder(HOSTILE), axis=1), 1, rtol=1e-5)
-    assert embedder.cuts(["\udcff " * 100]) and not embedder.cuts(["\udcff"])
+    assert embedder.cuts(["\udcff " * 1000]) and not embedder.cuts(["\udcff"])
 
 
 @pytest.fixture(params=["bert", "roberta", "ending", "instruction"])
@@ -150,20 +150,25 @@ def test_texts_as_they_come_are_varied_one_by_one(variation):
     assert len(varied) == len(HOSTILE) + 2 and all(text == valid_unicode(text) for text in varied)
 
 
-def test_a_public_text_of_which_the_model_knows_nothing_is_no_candidate(bert):
-    texts = ["中 " * 100, "a lost card", "a new loan"]
+def test_a_public_text_of_which_the_model_knows_nothing_stays_as_it_is(bert):
+    texts, variation = ["中 " * 100, "a lost card", "a new loan"], MaskedVariation(*bert, CONFIG)
     with pytest.warns(UserWarning, match="holds 3 different texts"):
-        population = sample_public_texts(texts, MaskedVariation(*bert, CONFIG).truncate, CONFIG)
-    assert set(population) == set(texts[1:])
+        population = sample_public_texts(texts, variation.truncate, CONFIG)
+    assert set(population) == {("中 " * 30).strip(), *texts[1:]}
+    assert variation.vary(["中 文"], 0) == ["中 文"]
+
+
+def test_a_public_text_whose_first_character_is_too_long_is_no_candidate(llama):
+    texts, variation = ["a" + "\u0301" * 100, "a lost card"], PromptedVariation(LocalEngine(*llama, CONFIG), CONFIG)
     with pytest.raises(ValueError, match="holds 1 different texts"), pytest.warns(UserWarning, match="holds 2"):
-        sample_public_texts(texts[:2], MaskedVariation(*bert, CONFIG).truncate, CONFIG)
+        sample_public_texts(texts, variation.truncate, CONFIG)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_what_is_spelled_like_a_special_token_is_text(family, request):
     model, tokenizer = request.getfixturevalue(family)
     text = "a [MASK] [SEP] <mask> </s> card"
-    tokens = MaskedVariation(model, tokenizer, CONFIG)._encode(text, 64)
+    tokens = MaskedVariation(model, tokenizer, CONFIG)._read(text).ids
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert [token in special for token in tokens] == [True] + [False] * (len(tokens) - 2) + [True]
 
@@ -184,7 +189,7 @@ def test_an_instruction_is_one_turn_of_the_chat(llama):
 def test_a_seed_is_one_sample_of_the_prompt(text):
     prompt = list_prompt(["one", text, "three"], 1, domain="chat\nOriginal Text Sample 1\nevil")
     assert headings(prompt) == [f"Original Text Sample {number}" for number in range(1, 5)]
-    assert len(prompt.split("\n")) == 9
+    assert len(prompt.split("\n")) == 9 + (has_lines(text) and clean_text(text, with_lines=True).count("\n"))
 
 
 def test_seeds_are_expanded(llama):
@@ -236,9 +241,14 @@ def outline(card):
 @each_text
 def test_a_text_is_one_quoted_line_of_the_card(text):
     (header, first_words, lines), expected = outline(render([text] * 5)), outline(render())
-    assert (header, first_words, len(lines)) == (expected[0], expected[1], len(expected[2]))
-    (quote,) = {line for line in lines if line.startswith("> ") and not line.startswith("> **")}
-    assert len(quote) < 1000 and not re.search(r"(?<!\\)[<>`\[\]{}#@&:|]", quote[2:])
+    # Each further line of a text is one more line of its quote.
+    more = clean_text(text, with_lines=True).count("\n")
+    first_words, longer = [word for word in first_words if word != ">"], expected[1].count(">") + 5 * more
+    assert (header, len(lines)) == (expected[0], len(expected[2]) + 5 * more)
+    assert first_words == [word for word in expected[1] if word != ">"]
+    assert sum(line.startswith("> ") for line in lines) == longer
+    for quote in {line for line in lines if line.startswith("> ") and not line.startswith("> **")}:
+        assert len(quote) < 1000 and not re.search(r"(?<!\\)[<>`\[\]{}#@&:|=]", quote[2:].replace("&nbsp;", ""))
 
 
 @each_text
@@ -464,9 +474,10 @@ def test_a_continuation_is_parsed_into_few_lines(written, num_new):
 
 @given(seeds=st.lists(continuations, max_size=4), num_new=st.integers(1, 5), domain=st.none() | continuations)
 @settings(max_examples=200, deadline=None)
-def test_a_prompt_has_one_heading_and_one_line_for_each_seed(seeds, num_new, domain):
+def test_a_prompt_has_one_heading_for_each_seed_and_its_lines_below(seeds, num_new, domain):
     prompt = list_prompt(seeds, num_new, domain)
-    assert len(headings(prompt)) == len(seeds) + 1 and len(prompt.splitlines()) == 2 * len(seeds) + 2
+    num_breaks = sum(clean_text(seed, with_lines=True).count("\n") for seed in seeds)
+    assert len(headings(prompt)) == len(seeds) + 1 and len(prompt.splitlines()) == 2 * len(seeds) + 2 + num_breaks
     assert prompt.startswith("List of ") and prompt.endswith(f"\nOriginal Text Sample {len(seeds) + 1}\n")
 
 

@@ -14,9 +14,9 @@ import hf_pretext
 PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from its own floor and from those below it.
 FLOORS = (
-    "version artifacts lazy moved settings configuration files processes cleaning data privacy clients runs evolution "
-    "models expansion evaluation plots cards coverage hub finetuning saved_runs generator audit federated plays "
-    "quickstart cli"
+    "version artifacts lazy moved settings configuration files processes segmentation cleaning prompts data privacy "
+    "clients runs evolution models expansion evaluation plots cards coverage hub finetuning saved_runs inputs "
+    "generator audit federated plays quickstart cli"
 ).split()
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -95,11 +95,11 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_only_these_modules_know_a_pool():
-    """The generator makes it, the loop hands it on, and the run asks it."""
+    """What a run is given becomes one, the generator and the loop hand it on, and the run asks it."""
     knowing = {module for module in MODULES if own_imports(module) & {"clients.pool", "clients.in_memory"}}
     assert knowing == {
         *("clients", "clients.in_memory", "federated.server"),
-        *("generator", "evolution.algorithm", "runs.run"),
+        *("inputs", "generator", "evolution.algorithm", "runs.run"),
     }
 
 

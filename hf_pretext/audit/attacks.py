@@ -13,6 +13,7 @@ import numpy as np
 
 from ..clients.questions import NearestCandidates
 from ..clients.samples import quantize_embeddings
+from ..segmentation import words
 from .canaries import Released
 from .targets import Targets
 
@@ -138,13 +139,13 @@ class _BigramModel:
         self._pairs: Counter[tuple[str, str]] = Counter()
         self._words: Counter[str] = Counter()
         for text in texts:
-            words = text.lower().split()
-            self._words.update(words)
-            self._pairs.update(zip(words, words[1:], strict=False))
+            found = words(text.lower())
+            self._words.update(found)
+            self._pairs.update(zip(found, found[1:], strict=False))
 
     def log_probability(self, text: str) -> float:
         """Compute the mean log-probability of a text's words, each after the one before it."""
-        words = text.lower().split()
+        found = words(text.lower())
         total, (of_pair, of_word, of_rest) = max(self._words.total(), 1), self.WEIGHTS
         logs = [
             math.log(
@@ -152,7 +153,7 @@ class _BigramModel:
                 + of_word * self._words[word] / total
                 + of_rest / self.VOCABULARY
             )
-            for before, word in zip(words, words[1:], strict=False)
+            for before, word in zip(found, found[1:], strict=False)
         ]
         return float(np.mean(logs)) if logs else 0.0
 

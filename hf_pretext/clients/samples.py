@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 EMBEDDING_UNITS = 2**11
 """Integer units per length one in the space of embeddings."""
 
+MOST_UNKNOWN = 0.1
+"""Fraction of tokens that may be unknown to the embedding model without a warning."""
+
 
 class Embedder(Protocol):
     """Embeds texts as rows of length one (`models.embedder.TextEmbedder`)."""
 
     @property
     def max_length(self) -> int | None:
-        """Number of tokens that the model reads."""
+        """Number of tokens of a text that count."""
         ...
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -41,7 +44,16 @@ class Embedder(Protocol):
         ...
 
     def cuts(self, texts: Sequence[str]) -> bool:
-        """Return whether some text is longer than the model reads."""
+        """Return whether some text has tokens that do not count."""
+        ...
+
+
+@runtime_checkable
+class CountsUnknown(Protocol):
+    """An embedder that knows which characters its model cannot read."""
+
+    def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
+        """Count the unknown tokens of texts, and all of them."""
         ...
 
 
@@ -231,11 +243,13 @@ def _embed_into(
     embedded: list[np.ndarray | None], samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int
 ) -> int:
     """Append each client's embeddings, or None if there are none, and return the number of dimensions."""
-    failure, cuts = None, False
+    failure, cuts, unknown = None, False, np.zeros(2, dtype=np.int64)
 
     def embed(texts: list[str]) -> np.ndarray:
-        nonlocal cuts
+        nonlocal cuts, unknown
         cuts = cuts or embedder.cuts(texts)
+        if isinstance(embedder, CountsUnknown):
+            unknown = unknown + embedder.count_unknown(texts)
         return quantize_embeddings(embedder(texts))
 
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
@@ -258,8 +272,17 @@ def _embed_into(
         )
     if cuts:
         warnings.warn(
-            f"`private` has texts of more than {embedder.max_length} tokens, which is all that `embedding_model` "
-            "reads. Only their beginnings count. Split long texts into several rows of the same client.",
+            f"`private` has texts of more than {embedder.max_length} tokens, which is all of a text that counts with "
+            "this `embedding_model`. Split longer texts into several rows of the same client.",
+            stacklevel=4,
+        )
+    if unknown[0] > MOST_UNKNOWN * unknown[1]:
+        # Rounded, because it is a sum over the private texts. Only their owner sees it.
+        tenths = round(10 * unknown[0] / unknown[1])
+        warnings.warn(
+            f"The tokenizer of `embedding_model` reads about {10 * tenths} % of the tokens of `private` as unknown. "
+            "Texts that it cannot read are all alike to it, so the votes say little. Use an embedding model that was "
+            "trained on this script. (This warning was made from private text. Do not pass it on.)",
             stacklevel=4,
         )
     return widths.pop()

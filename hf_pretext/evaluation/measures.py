@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..segmentation import words
+
 
 def frechet_distance(reference: np.ndarray, other: np.ndarray, num_components: int = 32) -> float:
     """Compute the Fréchet distance between Gaussians fitted to two sets of embeddings.
@@ -127,22 +129,23 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     """Compute the fraction of different n-grams among all n-grams of words (Li et al. 2016, arXiv 1510.03055).
 
     Args:
-        texts (`Sequence[str]`): The texts. Words are what white space separates, in lower case.
+        texts (`Sequence[str]`): The texts. Words are in lower case, and those of scripts without spaces are their
+            characters (`segmentation.word_spans`).
         n (`int`): Words in an n-gram.
 
     Returns:
         `float`: Between 0 and 1. It is 0 if no text has `n` words, and falls with the number of texts.
     """
     grams = [
-        tuple(words[start : start + n])
-        for words in (text.lower().split() for text in texts)
-        for start in range(len(words) - n + 1)
+        tuple(found[start : start + n])
+        for found in (words(text.lower()) for text in texts)
+        for start in range(len(found) - n + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def length_histogram(num_bins: int = 10, **sides: Sequence[str]) -> dict[str, Any]:
-    """Compute histograms of the texts' lengths in words, with common bins.
+    """Compute histograms of the texts' lengths in words, in any script (`segmentation.word_spans`), with common bins.
 
     Args:
         num_bins (`int`, *optional*, defaults to `10`): Number of bins, which are equally wide.
@@ -151,7 +154,7 @@ def length_histogram(num_bins: int = 10, **sides: Sequence[str]) -> dict[str, An
     Returns:
         `dict`: `edges` of the bins, in words, and under each name the fraction of texts in each bin.
     """
-    lengths = {name: [len(text.split()) for text in texts] for name, texts in sides.items()}
+    lengths = {name: [len(words(text)) for text in texts] for name, texts in sides.items()}
     longest = max(max(side) for side in lengths.values())
     edges = np.linspace(0, longest + 1, num_bins + 1)
     fractions = {name: (np.histogram(side, edges)[0] / len(side)).tolist() for name, side in lengths.items()}

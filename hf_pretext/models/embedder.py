@@ -1,19 +1,32 @@
 """Sentence embeddings of unit length, from a sentence-transformers model."""
 
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..cleaning import valid_unicode
 from ..processes import progress_bar
+from .cutting import MAX_CHARACTERS_PER_TOKEN, count_tokens, parts_of, token_ids
 
-MAX_CHARACTERS_PER_TOKEN = 256
-"""Longer texts are cut before the tokenizer gets them. It would read a whole text to use its beginning."""
+MAX_PARTS = 16
+"""Parts of a long text that are embedded, so that one text cannot take forever. The rest of it does not count."""
+
+MAX_CHARACTERS_LOOKED_AT = 2000
+"""Characters of a text in which unknown tokens are counted."""
+
+_NO_SPECIAL = {"add_special_tokens": False}
 
 
 class TextEmbedder:
     """Embeds texts as vectors of length one, so that L2 distance and cosine similarity order candidates alike.
+
+    The embedding of a text that is longer than the model reads is the mean of the embeddings of its parts, scaled to
+    length one. The parts have about equally many tokens. Such a text votes for candidates that are like all of it on
+    average: another long text of the same topics, or a short one about what most of it is about. What only one part
+    says counts for little.
 
     Args:
         model (`SentenceTransformer`): The embedding model. The paper's is all-MiniLM-L6-v2, 384 dimensions.
@@ -26,8 +39,9 @@ class TextEmbedder:
 
     @property
     def max_length(self) -> int | None:
-        """Number of tokens that the model reads. The rest of a longer text is not embedded."""
-        return self._model.max_seq_length
+        """Number of tokens of a text that count, in `MAX_PARTS` parts if the model's tokenizer is known."""
+        length = self._length_of_a_part
+        return length if length is None or self._tokenizer is None else MAX_PARTS * length
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
@@ -41,6 +55,16 @@ class TextEmbedder:
         Raises:
             ValueError: The model returns NaN or infinite numbers, or a vector of length zero.
         """
+        parts = [self._parts(text) for text in texts]
+        rows = self._embed([part for own in parts for part in own])
+        starts = np.cumsum([0, *map(len, parts)])[:-1]
+        embeddings = np.add.reduceat(rows, starts) if len(rows) else rows
+        is_long = np.array([len(own) > 1 for own in parts], dtype=bool)
+        embeddings[is_long] /= _checked_lengths(embeddings[is_long], is_unit=False)
+        return embeddings
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts that are short enough."""
         # Longest first, so that memory runs out at once or not at all, and batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         embeddings = np.zeros((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
@@ -48,37 +72,70 @@ class TextEmbedder:
             for start in range(0, len(texts), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 embeddings[chosen] = self._model.encode(
-                    [self._beginning(texts[index]) for index in chosen],
+                    [texts[index] for index in chosen],
                     batch_size=self.batch_size,
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
                 bar.update(len(chosen))
-        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        # NaN compares unequal, so this catches it too.
-        if not np.all(np.abs(lengths - 1) < 0.1):
-            raise ValueError(
-                "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or "
-                "use another model."
-            )
         # A model in half precision normalizes to a few per mille only.
-        return embeddings / lengths
+        return embeddings / _checked_lengths(embeddings, is_unit=True)
 
     def cuts(self, texts: Sequence[str]) -> bool:
-        """Return whether some text is longer than the model reads."""
-        tokenizer = self._model.tokenizer
-        if self.max_length is None or tokenizer is None:
+        """Return whether some text has tokens that do not count."""
+        longest, tokenizer = self.max_length, self._tokenizer
+        if longest is None or tokenizer is None:
             return False
-        # A token has at least one character, so most texts need no tokenizer to be known as short.
-        candidates = [text for text in texts if len(text) > self.max_length]
-        limit = {"truncation": True, "max_length": self.max_length + 1}
         return any(
-            len(beginning) < len(text) or len(tokenizer(beginning, **limit)["input_ids"]) > self.max_length
-            for text in candidates
-            for beginning in [self._beginning(text)]
+            len(text) > MAX_CHARACTERS_PER_TOKEN * longest or count_tokens(tokenizer, text, **_NO_SPECIAL) > longest
+            for text in texts
+            if len(text.encode("utf-8", "replace")) > longest
         )
 
-    def _beginning(self, text: str) -> str:
-        if self.max_length is not None:
-            text = text[: MAX_CHARACTERS_PER_TOKEN * self.max_length]
-        return valid_unicode(text)
+    def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
+        """Count the tokens of texts, and those of them that are the one for characters that the model does not know.
+
+        Args:
+            texts (`Sequence[str]`): The texts. Their beginnings are looked at.
+
+        Returns:
+            `tuple` of `int`: Number of unknown tokens, and of all.
+        """
+        tokenizer = self._tokenizer
+        if tokenizer is None or tokenizer.unk_token_id is None:
+            return 0, 0
+        found = [id for text in texts for id in token_ids(tokenizer, text[:MAX_CHARACTERS_LOOKED_AT], **_NO_SPECIAL)]
+        return found.count(tokenizer.unk_token_id), len(found)
+
+    def _parts(self, text: str) -> list[str]:
+        text, length, tokenizer = valid_unicode(text), self._length_of_a_part, self._tokenizer
+        if length is None:
+            return [text]
+        # A token has at least one byte, so most texts need no tokenizer to be known as short.
+        if tokenizer is None or len(text.encode()) <= length:
+            return [text[: MAX_CHARACTERS_PER_TOKEN * length]]
+        return list(parts_of(tokenizer, text, length, MAX_PARTS, **_NO_SPECIAL)) or [text[:length]]
+
+    @cached_property
+    def _length_of_a_part(self) -> int | None:
+        """Number of tokens that the model reads, without those that its tokenizer adds. None if it reads all."""
+        longest, tokenizer = self._model.max_seq_length, self._tokenizer
+        if longest is None or longest == math.inf:
+            return None
+        return int(longest) if tokenizer is None else max(int(longest) - count_tokens(tokenizer, ""), 1)
+
+    @property
+    def _tokenizer(self) -> Any:
+        """The model's tokenizer if it is like those of transformers, else None: static models have another kind."""
+        return self._model.tokenizer if callable(self._model.tokenizer) else None
+
+
+def _checked_lengths(embeddings: np.ndarray, is_unit: bool) -> np.ndarray:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    # NaN compares unequal, so this catches it too.
+    if not np.all(np.abs(lengths - 1) < 0.1 if is_unit else lengths > 1e-3):
+        raise ValueError(
+            "`embedding_model` returned vectors that are not finite or have length zero. Load it in float32, or use "
+            "another model."
+        )
+    return lengths

@@ -47,6 +47,15 @@ class ChecksContext(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An engine that knows its model's tokenizer."""
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, without special ones."""
+        ...
+
+
 def collect_texts(
     num_texts: int,
     propose: Callable[[int, int], Iterable[str]],

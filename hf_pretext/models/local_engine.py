@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..cleaning import valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
+from .cutting import count_tokens, cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
 
@@ -41,12 +41,12 @@ class LocalEngine:
         self._batch_size = batch_size
 
     def truncate(self, text: str, max_tokens: int) -> str:
-        """Cut a text after `max_tokens` tokens. A shorter one is returned unchanged."""
-        # A token has at least one character, so most texts need no tokenizer to be known as short.
-        if len(text) <= max_tokens:
-            return text
-        tokens = self._encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens)
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        """Cut a text to at most `max_tokens` tokens, at the end of a character. A short one is returned unchanged."""
+        return cut_to_tokens(self._tokenizer, text, max_tokens, add_special_tokens=False)
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, without special ones."""
+        return count_tokens(self._tokenizer, text, add_special_tokens=False)
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
         """Sample one continuation of each prompt.
@@ -68,7 +68,7 @@ class LocalEngine:
         return self._continue(tokens, max_new_tokens, seed, stop)
 
     def _encode(self, text: str, **arguments: Any) -> list[int]:
-        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **arguments)["input_ids"]
+        return token_ids(self._tokenizer, text, **arguments)
 
     def _continue(self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None) -> list[str]:
         self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
@@ -185,5 +185,5 @@ class LocalEngine:
         if length > context:
             raise ValueError(
                 f"A prompt and its continuation need {length} tokens, more than the {context} that `expansion_model` "
-                "reads. Lower `seeds_per_prompt`, `texts_per_prompt`, `max_new_tokens` or `max_length`."
+                "reads. Lower `max_length`, `max_new_tokens` or `texts_per_prompt`, or use a model that reads more."
             )

@@ -1,15 +1,74 @@
 """Variation by mask filling with a masked language model, as in the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..cleaning import valid_unicode
+from ..cleaning import has_lines, valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
+from .cutting import cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
+
+@dataclass(frozen=True)
+class _Text:
+    """A text, its tokens, and the pieces of it that are written anew.
+
+    Args:
+        text (`str`): The text.
+        ids (`list` of `int`): Its tokens.
+        pieces (`list` of `_Piece`, *optional*): The pieces. Without them all of it is one.
+    """
+
+    text: str
+    ids: list[int]
+    pieces: "list[_Piece] | None" = None
+
+    @classmethod
+    def of(cls, text: str, ids: list[int], offsets: Sequence[tuple[int, int]], unknown: int | None) -> "_Text":
+        """Divide a text at its line breaks and at what the model does not know. Both stay as they are."""
+        pieces: list[_Piece] = []
+        is_going_on = False
+        for position, (id, (start, end)) in enumerate(zip(ids, offsets, strict=True)):
+            shown = text[start:end]
+            if id == unknown or not shown.strip():
+                is_going_on = is_going_on and start == end and id != unknown
+                continue
+            if not is_going_on or "\n" in text[pieces[-1].end : end - len(shown.lstrip())]:
+                pieces.append(_Piece(end - len(shown.lstrip()), end, []))
+            pieces[-1].end, is_going_on = end, True
+            pieces[-1].positions.append(position)
+        return cls(text, ids, pieces)
+
+    @property
+    def fixed(self) -> list[int]:
+        """Positions of the tokens in no piece."""
+        if self.pieces is None:
+            return []
+        return sorted(set(range(len(self.ids))) - {each for piece in self.pieces for each in piece.positions})
+
+    def write(self, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+        """Write the text with other tokens."""
+        if self.pieces is None:
+            return decode(ids).strip()
+        written, end = "", 0
+        for piece in self.pieces:
+            new = decode([ids[position] for position in piece.positions]).strip()
+            written += self.text[end : piece.start] + (new or self.text[piece.start : piece.end])
+            end = piece.end
+        return written + self.text[end:]
+
+
+@dataclass
+class _Piece:
+    """A stretch of a text, and the positions of its tokens."""
+
+    start: int
+    end: int
+    positions: list[int]
 
 
 class MaskedVariation:
@@ -23,6 +82,10 @@ class MaskedVariation:
     With `masks_per_pass` above 1 a forward pass fills several of a text's masks, each drawn as if the others of its
     pass were unknown (mask-predict, Ghazvininejad et al. 2019, arXiv 1904.09324, with a random schedule instead of one
     by confidence, which would favor frequent words). They are as far apart in the text as possible.
+
+    A text of several lines keeps its lines and their indentation, and any text keeps the characters that the model
+    does not know, such as emoji: they are neither masked nor drawn. This needs a tokenizer that says where each token
+    is (a "fast" one).
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -48,10 +111,8 @@ class MaskedVariation:
         self._special = torch.tensor(sorted(special), device=model.device)
 
     def truncate(self, text: str) -> str:
-        """Cut a text to `max_length` tokens, special tokens included."""
-        # Decoding may change a text (an uncased tokenizer lowers its case). A text that is short enough is left alone.
-        fits = len(self._encode(text, self._config.max_length + 1)) <= self._config.max_length
-        return text if fits else self._decode(self._encode(text, self._config.max_length))
+        """Cut a text to `max_length` tokens, special tokens included. A shorter one is returned unchanged."""
+        return cut_to_tokens(self._tokenizer, text, self._config.max_length)
 
     def vary(self, texts: Sequence[str], seed: int) -> list[str]:
         """Vary each text. Several processes divide the texts, and all get all variations.
@@ -70,25 +131,36 @@ class MaskedVariation:
     @torch.inference_mode()
     def _vary(self, texts: Sequence[str], seed: int) -> list[str]:
         rng = torch.Generator(device=self._model.device).manual_seed(seed)
-        tokens = [self._encode(text, self._config.max_length) for text in texts]
+        read = [self._read(text) for text in texts]
         # Longest first, so that texts of similar length share a forward pass.
-        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+        order = sorted(range(len(read)), key=lambda index: -len(read[index].ids))
         varied = list(texts)
-        for index, ids in zip(order, self._vary_tokens([tokens[i] for i in order], rng), strict=True):
-            varied[index] = self._decode(ids).strip() or texts[index]
+        ordered = [read[index] for index in order]
+        filled = self._vary_tokens([each.ids for each in ordered], rng, [each.fixed for each in ordered])
+        for index, ids in zip(order, filled, strict=True):
+            varied[index] = read[index].write(ids, self._decode) or texts[index]
         return varied
 
-    def _encode(self, text: str, max_length: int) -> list[int]:
-        limit = {"truncation": True, "max_length": max_length}
-        return self._tokenizer(valid_unicode(text), split_special_tokens=True, **limit)["input_ids"]
+    def _read(self, text: str) -> _Text:
+        tokenizer = self._tokenizer
+        limit = {"truncation": True, "max_length": self._config.max_length}
+        ids, unknown = token_ids(tokenizer, text, **limit), tokenizer.unk_token_id
+        if not tokenizer.is_fast or not (has_lines(text) or unknown in ids):
+            return _Text(text, ids)
+        # What is beyond the limit is cut. Many tokenizers lose blanks and unknown characters, so places are needed.
+        read = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, **limit)
+        offsets = read["offset_mapping"]
+        return _Text.of(text[: max((end for _, end in offsets), default=0)], ids, offsets, unknown)
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
         word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
 
-    def _vary_tokens(self, tokens: list[list[int]], rng: torch.Generator) -> list[list[int]]:
-        """Vary texts as tokens, the longest first."""
+    def _vary_tokens(
+        self, tokens: list[list[int]], rng: torch.Generator, fixed: Sequence[Sequence[int]] = ()
+    ) -> list[list[int]]:
+        """Vary texts as tokens, the longest first. Those at the fixed positions stay."""
         device = self._model.device
         lengths = [len(ids) for ids in tokens]
         padding = self._tokenizer.pad_token_id or 0
@@ -98,6 +170,8 @@ class MaskedVariation:
             input_ids[row, : len(ids)] = torch.tensor(ids)
             attention_mask[row, : len(ids)] = 1
         can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
+        for row, positions in enumerate(fixed):
+            can_mask[row, list(positions)] = False
         num_masks = self._config.variation_steps * int(self._num_masks(can_mask).sum())
         with progress_bar(num_masks, "token") as bar:
             for _ in range(self._config.variation_steps):

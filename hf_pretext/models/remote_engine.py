@@ -9,6 +9,7 @@ import numpy as np
 from ..cleaning import valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, progress_bar
+from ..segmentation import longest_beginning, word_spans
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
@@ -18,6 +19,9 @@ LONGEST_ANSWER = 600.0
 
 NUM_RETRIES = 7
 """Times that a request is repeated, after 0, 2, 4 and then every 8 seconds, or when the server says."""
+
+CHARACTERS_OF_A_WORD = 16
+"""Characters of a long word, such as an address, that count as one word."""
 
 PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses of HTTP that may be others a little later."""
@@ -77,10 +81,19 @@ class RemoteEngine:
         self.model = model or self._only_model()
 
     def truncate(self, text: str, max_tokens: int) -> str:
-        """Cut a text after as many words as usually make up `max_tokens` tokens: three quarters of that number."""
-        words = text.split(" ")
-        longest = max(1, max_tokens * 3 // 4)
-        return text if len(words) <= longest else " ".join(words[:longest])
+        """Cut a text after as many words as usually make up `max_tokens` tokens: three quarters of that number.
+
+        A character of a script without spaces counts as a word, and so do 16 characters of a long word. The server's
+        tokenizer is not known, so the number of tokens may be larger.
+        """
+        left, last = max(1, max_tokens * 3 // 4), 0
+        for start, end in word_spans(text):
+            size = -(-(end - start) // CHARACTERS_OF_A_WORD)
+            if size > left:
+                # A word is only cut if nothing stands before it.
+                return text[:last] or longest_beginning(text, lambda _: True, start + left * CHARACTERS_OF_A_WORD)
+            left, last = left - size, end
+        return text
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
         """Sample one continuation of each prompt. See `TextEngine`.
