@@ -20,9 +20,13 @@ MIN_TEXTS_OF_A_CLIENT = 2
 NUM_CLIENTS = 1250
 HELD_OUT_SHARE = 0.2
 
-_BLOCKS = frozenset("p div table tr td th pre ul ol dl li dt dd h1 h2 h3 h4 h5 h6 blockquote header footer nav".split())
+_BLOCKS = frozenset(
+    "p div table tr td th pre ul ol dl li dt dd h1 h2 h3 h4 h5 h6 blockquote header footer nav".split()
+)
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
-_SPACE_BETWEEN_CJK = regex.compile(rf"(?<=[{_CJK[1:-1]}、。，：；「」『』（）！？]) (?=[{_CJK[1:-1]}、。，：；「」『』（）！？])")
+_SPACE_BETWEEN_CJK = regex.compile(
+    rf"(?<=[{_CJK[1:-1]}、。，：；「」『』（）！？]) (?=[{_CJK[1:-1]}、。，：；「」『』（）！？])"
+)
 _CODE = regex.compile(r"[{}<>=\\|$_~^`#*@]|::|--|\.\.|https?:|/\w+/|\(\d\)|\[\d+\]|\w\(\)")
 _SENTENCES = regex.compile(r"\S(?:[^.!?。！？]|[.!?](?!\s|$))*+[.!?。！？][)»“」』）]?")
 _SENTENCE_END = regex.compile(r"[.!?。！？][)»“」』）]?$")
@@ -64,12 +68,16 @@ def fraction(text: str, pattern: str) -> float:
 def is_german(text: str) -> bool:
     """Return whether a text has Latin letters and the little words of German: at least one word of ten."""
     words = regex.findall(r"\p{L}+", text.lower())
-    return fraction(text, r"\p{Latin}") > 0.95 and sum(word in GERMAN_WORDS for word in words) >= max(1, len(words) / 10)
+    return fraction(text, r"\p{Latin}") > 0.95 and sum(word in GERMAN_WORDS for word in words) >= max(
+        1, len(words) / 10
+    )
 
 
 def is_chinese(text: str) -> bool:
     """Return whether most letters are Chinese characters, and none is of the Japanese syllabaries or of Korean."""
-    return fraction(text, r"\p{Han}") > 0.5 and not regex.search(r"[\p{Hiragana}\p{Katakana}\p{Hangul}\p{Cyrillic}]", text)
+    return fraction(text, r"\p{Han}") > 0.5 and not regex.search(
+        r"[\p{Hiragana}\p{Katakana}\p{Hangul}\p{Cyrillic}]", text
+    )
 
 
 def is_japanese(text: str) -> bool:
@@ -179,7 +187,9 @@ def download_debian(package: str, folder: Path) -> Path:
         _call(package, ["apt-get", "download", package], folder, "Run `apt-get update` first, on Debian 12 or later.")
         archive = next(folder.glob(f"{package}_*.deb"))
         scratch = folder / f"{package}.part"
-        _call(package, ["dpkg", "-x", str(archive.resolve()), str(scratch.resolve())], folder, "It cannot be unpacked.")
+        _call(
+            package, ["dpkg", "-x", str(archive.resolve()), str(scratch.resolve())], folder, "It cannot be unpacked."
+        )
         archive.unlink()
         scratch.rename(place)
     return place
@@ -220,7 +230,9 @@ def _paragraphs(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
     """Yield the pages of an unpacked package and the paragraphs on them."""
     for path in sorted(folder.rglob(pattern.rsplit("/", 1)[-1])):
         inside = path.relative_to(folder).as_posix()
-        if path.is_file() and re.search(f"(^|/){re.escape(pattern.rsplit('/', 1)[0])}/" if "/" in pattern else "", inside):
+        if path.is_file() and re.search(
+            f"(^|/){re.escape(pattern.rsplit('/', 1)[0])}/" if "/" in pattern else "", inside
+        ):
             parser = _Paragraphs()
             parser.feed(path.read_text(encoding="utf-8", errors="replace"))
             for text in parser.texts:

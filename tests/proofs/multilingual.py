@@ -81,7 +81,9 @@ class ConvolutionalEncoder(InputModule):
             windows = pad(values, (0, 0, before, width - 1 - before)).unfold(1, width, 1)
             return relu(windows.transpose(2, 3).flatten(2) @ tensor(matrix) + tensor(bias)) + values
 
-        projected = normalize(rows @ tensor(weights.proj_W) + tensor(weights.proj_b), weights.ln_g_all, weights.ln_b_all)
+        projected = normalize(
+            rows @ tensor(weights.proj_W) + tensor(weights.proj_b), weights.ln_g_all, weights.ln_b_all
+        )
         parts = [rows]
         for index, (width, before) in enumerate(_FILTERS):
             part = projected[..., index * _WIDTH : (index + 1) * _WIDTH]
