@@ -4,7 +4,6 @@ Private are the paragraphs of LibreOffice's help. A page is a client. Public are
 operating system Debian, which speak of servers and packages and not of spreadsheets. Nothing is installed.
 """
 
-import re
 import subprocess
 import sys
 import zipfile
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import regex
 
@@ -24,18 +22,18 @@ _BLOCKS = frozenset(
     "p div table tr td th pre ul ol dl li dt dd h1 h2 h3 h4 h5 h6 blockquote header footer nav".split()
 )
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
-_SPACE_BETWEEN_CJK = regex.compile(
-    rf"(?<=[{_CJK[1:-1]}、。，：；「」『』（）！？]) (?=[{_CJK[1:-1]}、。，：；「」『』（）！？])"
-)
+_CJK_OR_MARK = rf"(?:{_CJK}|[、。，：；「」『』（）！？])"
+_SPACE_BETWEEN_CJK = regex.compile(rf"(?<={_CJK_OR_MARK}) (?={_CJK_OR_MARK})")
 _CODE = regex.compile(r"[{}<>=\\|$_~^`#*@]|::|--|\.\.|https?:|/\w+/|\(\d\)|\[\d+\]|\w\(\)")
 _SENTENCES = regex.compile(r"\S(?:[^.!?。！？]|[.!?](?!\s|$))*+[.!?。！？][)»“」』）]?")
+_SENTENCE_START = regex.compile(r"[\p{L}\p{N}„»「『]")
 _SENTENCE_END = regex.compile(r"[.!?。！？][)»“」』）]?$")
 
 GERMAN_WORDS = frozenset(
     "der die das den dem des ein eine einen einem einer eines und oder aber nicht auch ist sind war wird werden wurde "
     "kann können soll sollte muss müssen hat haben sein sie er es ich wir ihr ihre ihren ihrem man sich in im an am "
-    "auf aus bei mit von vom zu zum zur für über unter nach vor durch um als wie wenn ob dass damit weil da hier diese "
-    "dieser dieses diesem diesen keine kein nur noch so alle mehr oben unten dann bis zwischen".split()
+    "auf aus bei mit von vom zu zum zur für über unter nach vor durch um als wie wenn ob dass damit weil da hier "
+    "diese dieser dieses diesem diesen keine kein nur noch so alle mehr oben unten dann bis zwischen".split()
 )
 """Words that nearly every German sentence has one of."""
 
@@ -47,7 +45,7 @@ class Language:
     Args:
         name (`str`): English name, for tables.
         domain (`str`): What the private texts are, in a few public words of the language.
-        private (`tuple` of `str`): A Debian package and the pattern of its pages.
+        private (`tuple` of `str`): A Debian package and the folder of its pages.
         public (`tuple` of `tuple`): The same for each source of public texts.
         is_prose (`Callable`): Returns whether a paragraph is a text of this language and of the right length.
     """
@@ -68,38 +66,33 @@ def fraction(text: str, pattern: str) -> float:
 def is_german(text: str) -> bool:
     """Return whether a text has Latin letters and the little words of German: at least one word of ten."""
     words = regex.findall(r"\p{L}+", text.lower())
-    return fraction(text, r"\p{Latin}") > 0.95 and sum(word in GERMAN_WORDS for word in words) >= max(
-        1, len(words) / 10
-    )
+    num_little = sum(word in GERMAN_WORDS for word in words)
+    return fraction(text, r"\p{Latin}") > 0.95 and num_little >= max(1, len(words) / 10)
 
 
 def is_chinese(text: str) -> bool:
     """Return whether most letters are Chinese characters, and none is of the Japanese syllabaries or of Korean."""
-    return fraction(text, r"\p{Han}") > 0.5 and not regex.search(
-        r"[\p{Hiragana}\p{Katakana}\p{Hangul}\p{Cyrillic}]", text
-    )
+    others = r"[\p{Hiragana}\p{Katakana}\p{Hangul}\p{Cyrillic}]"
+    return fraction(text, r"\p{Han}") > 0.5 and not regex.search(others, text)
 
 
 def is_japanese(text: str) -> bool:
     """Return whether most letters are Japanese, some of them Hiragana, which no other language has."""
-    return (
-        fraction(text, _CJK) > 0.5
-        and regex.search(r"\p{Hiragana}", text) is not None
-        and not regex.search(r"[\p{Hangul}\p{Cyrillic}]", text)
-    )
+    has_hiragana = regex.search(r"\p{Hiragana}", text) is not None
+    return fraction(text, _CJK) > 0.5 and has_hiragana and not regex.search(r"[\p{Hangul}\p{Cyrillic}]", text)
 
 
-def _is_sentence(text: str) -> Any:
-    return regex.match(r"[\p{L}\p{N}„»「『]", text) and not _CODE.search(text) and _SENTENCE_END.search(text)
+def _is_sentence(text: str) -> bool:
+    return bool(_SENTENCE_START.match(text) and _SENTENCE_END.search(text) and not _CODE.search(text))
 
 
 def _is_german_prose(text: str) -> bool:
-    return 8 <= len(text.split()) <= 60 and bool(_is_sentence(text)) and is_german(text)
+    return 8 <= len(text.split()) <= 60 and _is_sentence(text) and is_german(text)
 
 
 def _is_cjk_prose(is_language: Callable[[str], bool]) -> Callable[[str], bool]:
     def is_prose(text: str) -> bool:
-        return 20 <= len(text) <= 120 and bool(_is_sentence(text)) and is_language(text)
+        return 20 <= len(text) <= 120 and _is_sentence(text) and is_language(text)
 
     return is_prose
 
@@ -107,9 +100,9 @@ def _is_cjk_prose(is_language: Callable[[str], bool]) -> Callable[[str], bool]:
 def _books(code: str, handbook: str, guide: str, others: str) -> tuple[tuple[str, str], ...]:
     """List the sources of public texts in a language: books of many languages, and those of a package each."""
     return (
-        ("debian-handbook", f"html/{handbook}/*.html"),
-        ("installation-guide-amd64", f"installation-guide-amd64/{guide}/*.html"),
-        *((f"{name}-{code}", "*.html") for name in others.split()),
+        ("debian-handbook", f"html/{handbook}"),
+        ("installation-guide-amd64", f"installation-guide-amd64/{guide}"),
+        *((f"{name}-{code}", "usr") for name in others.split()),
     )
 
 
@@ -117,23 +110,23 @@ LANGUAGES = {
     "de": Language(
         "German",
         "Sätze aus der Hilfe eines Büroprogramms",
-        ("libreoffice-help-de", "text/*.html"),
+        ("libreoffice-help-de", "text"),
         _books("de", "de-DE", "de", "debian-reference debian-faq maint-guide debian-edu-doc developers-reference"),
         _is_german_prose,
     ),
     "zh": Language(
         "Chinese",
         "办公软件帮助中的句子",
-        ("libreoffice-help-zh-cn", "text/*.html"),
+        ("libreoffice-help-zh-cn", "text"),
         _books("zh-cn", "zh-CN", "zh_CN", "debian-reference debian-faq maint-guide debian-edu-doc-legacy"),
         _is_cjk_prose(is_chinese),
     ),
     "ja": Language(
         "Japanese",
         "オフィスソフトのヘルプの文",
-        ("libreoffice-help-ja", "text/*.html"),
+        ("libreoffice-help-ja", "text"),
         _books("ja", "ja-JP", "ja", "debian-reference debian-faq maint-guide debian-edu-doc developers-reference")
-        + (("debian-policy-ja", "*.html"), ("aptitude-doc-ja", "*.html")),
+        + (("debian-policy-ja", "usr"), ("aptitude-doc-ja", "usr")),
         _is_cjk_prose(is_japanese),
     ),
 }
@@ -184,9 +177,10 @@ def download_debian(package: str, folder: Path) -> Path:
     place = folder / package
     if not place.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _call(package, ["apt-get", "download", package], folder, "Run `apt-get update` first, on Debian 12 or later.")
+        _call(package, ["apt-get", "download", package], folder, "It is in Debian 12: try `apt-get update` first.")
         archive = next(folder.glob(f"{package}_*.deb"))
         scratch = folder / f"{package}.part"
+        scratch.mkdir(exist_ok=True)
         _call(
             package, ["dpkg", "-x", str(archive.resolve()), str(scratch.resolve())], folder, "It cannot be unpacked."
         )
@@ -226,29 +220,27 @@ def _call(package: str, command: list[str], folder: Path, hint: str) -> None:
         raise RuntimeError(f"The package {package} is missing. `{' '.join(command)}` said: {reason} {hint}")
 
 
-def _paragraphs(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield the pages of an unpacked package and the paragraphs on them."""
-    for path in sorted(folder.rglob(pattern.rsplit("/", 1)[-1])):
+def _paragraphs(folder: Path, under: str) -> Iterator[tuple[str, str]]:
+    """Yield the pages below a folder of an unpacked package, and the paragraphs on them."""
+    for path in sorted(folder.rglob("*.html")):
         inside = path.relative_to(folder).as_posix()
-        if path.is_file() and re.search(
-            f"(^|/){re.escape(pattern.rsplit('/', 1)[0])}/" if "/" in pattern else "", inside
-        ):
+        if path.is_file() and f"/{under}/" in f"/{inside}":
             parser = _Paragraphs()
             parser.feed(path.read_text(encoding="utf-8", errors="replace"))
             for text in parser.texts:
-                yield inside, text
+                yield inside.partition(f"{under}/")[2], text
 
 
 def private_samples(language: Language, packages: Path) -> list[tuple[str, str]]:
     """Read the private texts: pairs of a page and a paragraph on it. No text is there twice."""
-    package, pattern = language.private
+    package, under = language.private
     owners: dict[str, str] = {}
-    for page, text in _paragraphs(download_debian(package, packages), pattern):
+    for page, text in _paragraphs(download_debian(package, packages), under):
         if language.is_prose(text):
             owners.setdefault(text, page)
     pages: dict[str, list[str]] = {}
     for text, page in owners.items():
-        pages.setdefault(page.partition("/text/")[2].removesuffix(".html"), []).append(text)
+        pages.setdefault(page.removesuffix(".html"), []).append(text)
     rich = {page: texts for page, texts in pages.items() if len(texts) >= MIN_TEXTS_OF_A_CLIENT}
     # Pages are in folders by program. Every n-th of them is a sample of all programs.
     chosen = sorted(rich)[:: max(1, len(rich) // NUM_CLIENTS)][:NUM_CLIENTS]
@@ -259,8 +251,8 @@ def public_texts(language: Language, packages: Path) -> list[str]:
     """Read the public texts: paragraphs, and the sentences of those that are too long."""
     found = [
         text
-        for package, pattern in language.public
-        for _, paragraph in _paragraphs(download_debian(package, packages), pattern)
+        for package, under in language.public
+        for _, paragraph in _paragraphs(download_debian(package, packages), under)
         for text in ([paragraph] if language.is_prose(paragraph) else _SENTENCES.findall(paragraph))
         if language.is_prose(text)
     ]
