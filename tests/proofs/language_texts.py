@@ -217,7 +217,7 @@ def _call(package: str, command: list[str], folder: Path, hint: str) -> None:
     except FileNotFoundError:
         reason = "there is no such command on this machine"
     if reason is not None:
-        raise RuntimeError(f"The package {package} is missing. `{' '.join(command)}` said: {reason} {hint}")
+        raise RuntimeError(f"The package {package} is missing. `{' '.join(command)}` said: {reason.rstrip('.')}. {hint}")
 
 
 def _paragraphs(folder: Path, under: str) -> Iterator[tuple[str, str]]:
