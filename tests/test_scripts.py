@@ -16,7 +16,9 @@ from conftest import SIZES, random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cards import _as_quote
 from hf_pretext.cleaning import has_lines, is_usable, keep_lines
+from hf_pretext.clients.samples import embed_clients
 from hf_pretext.evaluation.measures import distinct_n, length_histogram
+from hf_pretext.inputs import warn_of_unknown
 from hf_pretext.models.cutting import count_tokens, cut_to_tokens, parts_of
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.models.local_engine import LocalEngine
@@ -271,6 +273,24 @@ def test_unknown_scripts_are_counted(embedder, reads_all):
     unknown, total = embedder.count_unknown(["the bank", "我的卡"])
     assert 0 < unknown < total
     assert embedder.count_unknown(["the bank"])[0] == 0 and TextEmbedder(reads_all).count_unknown(["我的卡"])[0] == 0
+
+
+def test_owners_are_warned_of_a_script_that_the_embedding_model_does_not_know(embedder, reads_all):
+    """In tenths only, and whoever has public texts in that script is warned too. Other scripts and models are fine."""
+    chinese, english = ["我的卡丢了", "我的手机丢了"], random_texts(2)
+    config = PrivateEvolutionConfig(epsilon=1, delta=1e-3)
+
+    def warned(texts, model):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            embed_clients({"a": texts[:1], "b": texts[1:]}, model, 8, config.seed)
+            warn_of_unknown(texts, model)
+        return [str(each.message) for each in found]
+
+    private, public = warned(chinese, embedder)
+    assert "about 100 % of the tokens of `private`" in private and "Do not pass it on" in private
+    assert "100% of them as unknown" in public and "`initial_population`" in public
+    assert not warned(english, embedder) and not warned(chinese, TextEmbedder(reads_all))
 
 
 CODE = "def f(n):\n\tif n:\n\n        return [n,\n                f(n - 1)]  # why"
