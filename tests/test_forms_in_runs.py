@@ -13,7 +13,7 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, covera
 from hf_pretext.audit import sample_targets
 from hf_pretext.cli import read_private_source, read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
-from hf_pretext.forms import form_of
+from hf_pretext.forms import form_of, variations_in_form
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.prompts import ListPrompt
 
@@ -184,7 +184,7 @@ def test_pushed_rows_are_found_again(make_generator, tmp_path, kind, monkeypatch
 def test_a_variation_that_breaks_the_form_is_its_parent(make_generator):
     form = form_of(CHAT)
     texts = [form.read((turns,)) for turns in talks(6, 3)]
-    varied = make_generator(CHAT)._tools.vary(texts, 0)
+    varied = variations_in_form(form, make_generator(CHAT)._components.variation.vary)(texts, 0)
     assert varied[::2] == texts[::2] and all(form.parse(text) for text in varied)
     assert all(new != old and new.startswith(old) for new, old in zip(varied[1::2], texts[1::2], strict=True))
 

@@ -12,7 +12,7 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.samples import group_by_client
 from hf_pretext.data import draw_texts, list_texts
-from hf_pretext.evolution.population import RESERVE, sample_public_texts
+from hf_pretext.evolution.public_texts import RESERVE, sample_public_texts
 from hf_pretext.forms import Plain
 
 CONFIG = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5, population_size=4)

@@ -142,7 +142,7 @@ def _check_source(argument: str, source: Any) -> None:
 
 
 def _unreachable(argument: str, source: Any, error: Exception) -> OSError:
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:1000]
     return OSError(
         f"`{argument}`={str(source)!r} could not be loaded. Is it a Hub id that exists and that you may read (see "
         "`hf auth login`), or a local folder with a configuration, a tokenizer and safetensors weights? "

@@ -6,6 +6,7 @@ from functools import cache, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 from ..settings import check_name
+from .figures import rounded_up
 
 ALIASES = {"pld": "exact"}
 """Names of accountants in configurations of the first edition."""
@@ -291,7 +292,7 @@ def _check_participation(delta: float, num_releases: int, sampling_rate: float) 
     probability = -math.expm1(num_releases * math.log1p(-sampling_rate)) if sampling_rate < 1 else 1.0
     if probability <= delta:
         raise ValueError(
-            f"`client_sampling_rate`={sampling_rate:g} with `delta`={delta:g}: a client participates in any of "
+            f"`client_sampling_rate`={sampling_rate:g} with `delta`={rounded_up(delta)}: a client participates in any of "
             f"{num_releases} releases with a probability of {probability:.1e}, which is not above `delta`. Such a "
             "guarantee holds without noise, and protects no one who participates. Choose a smaller `delta`, well "
             "below one over the number of clients, or a larger rate."
