@@ -13,6 +13,7 @@ WORDS_OF_A_LOOP = 100
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_A_LINE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_BREAK = re.compile(r"\r\n?|[\x85\u2028\u2029]")
+_BLANKS_AND_BROKEN = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufffd"
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
@@ -42,7 +43,8 @@ def keep_lines(text: str) -> str:
 def clean_text(text: str, with_lines: bool = False) -> str:
     """Remove the blanks around a text, and put it on one line if it may not have several.
 
-    What a text begins with stays, although it may look like the mark of a list: "3. October", "A: ...", "# include".
+    A character at the end that the token limit broke goes as well. What a text begins with stays, although it may look
+    like the mark of a list: "3. October", "A: ...", "# include".
 
     Args:
         text (`str`): What a language model wrote as one text.
@@ -52,6 +54,7 @@ def clean_text(text: str, with_lines: bool = False) -> str:
     Returns:
         `str`: The text. It may be empty.
     """
+    text = text.rstrip(_BLANKS_AND_BROKEN)
     return _BLANK_LINES.sub("", keep_lines(text)).rstrip() if with_lines else one_line(text)
 
 

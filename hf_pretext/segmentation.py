@@ -12,7 +12,7 @@ _UNSPACED = (
 )
 """Letters of scripts that are written without spaces between words. Thai and its like are "complex context"."""
 
-_SYLLABLES = r"[[\p{Katakana}\u30fc\uff70]--\p{P}][\p{Katakana}\p{M}\u30fc\uff70]*|[\p{Tibetan}--\p{P}]+"
+_SYLLABLES = r"(?:(?=[[\p{Katakana}\u30fc\uff70]--\p{P}])\X)+|(?:(?=[\p{Tibetan}--\p{P}])\X)+"
 """Words of Katakana have no mark inside them, and syllables of Tibetan have one after them."""
 
 _OF_A_WORD = r"[\p{L}\p{M}\p{N}]"
@@ -27,9 +27,10 @@ _WORD_OF_A_CHUNK = regex.compile(
 )
 _GRAPHEME = regex.compile(r"\X")
 
-_CLOSING = r"[\"'”’)\]\p{Pe}\p{Pf}]*"
+_CLOSING = r"\"'”’)\]\p{Pe}\p{Pf}"
+# Before white space a quotation mark of any form closes: German has “ there.
 _SENTENCE_END = regex.compile(
-    rf"[.!?…․．﹒]{_CLOSING}(?=\s|$)|[[\p{{Sentence_Terminal}}།༎]--[.!?․．﹒]]{_CLOSING}", regex.VERSION1
+    rf"[.!?…․．﹒][{_CLOSING}\p{{Pi}}]*(?=\s|$)|[[\p{{Sentence_Terminal}}།༎]--[.!?․．﹒]][{_CLOSING}]*", regex.VERSION1
 )
 _PARAGRAPH_END = re.compile(r"\n(?=[^\S\n]*\n)")
 

@@ -121,3 +121,19 @@ def test_sampling_is_refused_where_it_is_not_accounted_for():
     for rate in (0, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="`client_sampling_rate`"):
             PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, client_sampling_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"list_heading": ""}, "`list_heading`='' must be a non-empty string"),
+        ({"list_heading": "Text 1"}, "`list_heading`='Text 1' must not end with a digit"),
+        ({"list_heading": "Text\nmore"}, "`list_heading`=.* must be one line"),
+        ({"list_heading": " Text"}, "`list_heading`=.* without blanks around it"),
+        ({"list_title": "List\u2028of"}, "`list_title`=.* must be one line"),
+    ],
+)
+def test_headings_of_the_list_prompt_are_lines(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, **changes)
+    assert PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, list_title="以下是{size}条", list_heading="样本（新）")

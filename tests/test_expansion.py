@@ -193,7 +193,11 @@ class Spying:
 
     def __init__(self, engine):
         self.engine, self.prompts = engine, []
-        self.truncate, self.count_tokens, self.check_context = engine.truncate, engine.count_tokens, engine.check_context
+        self.truncate, self.count_tokens, self.check_context = (
+            engine.truncate,
+            engine.count_tokens,
+            engine.check_context,
+        )
 
     def complete(self, prompts, max_new_tokens, seed, stop=None):
         self.prompts += prompts
@@ -206,7 +210,7 @@ class Spying:
 
 @pytest.mark.parametrize("longest", [1, 30, 400])
 def test_as_many_seeds_are_shown_as_fit_with_the_longest(llama, longest):
-    """Whatever the seeds are, the prompts that follow an accepted configuration fit, and are as full as they can be."""
+    """Whatever the seeds are, the prompts of an accepted configuration fit, and are as full as they can be."""
     config = PrivateEvolutionConfig(
         epsilon=1.0, delta=1e-5, max_length=200, max_new_tokens=300, seeds_per_prompt=12, min_words=1, best_of=1
     )

@@ -337,7 +337,7 @@ def test_a_run_whose_public_texts_are_private_ones_warns_and_releases_the_same(
     """The check decides nothing: with it and without it, a run of the same noise has the same seeds."""
     seeds = []
     for check in (check_public_texts, lambda *_: None):
-        monkeypatch.setattr("hf_pretext.generator.check_public_texts", check)
+        monkeypatch.setattr("hf_pretext.inputs.check_public_texts", check)
         config = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-3, population_size=16, num_rounds=1)
         generator = PrivateEvolutionGenerator(bert, sentence_transformer, config=config, noise=no_noise)
         with warnings.catch_warnings(record=True) as caught:

@@ -18,6 +18,7 @@ from huggingface_hub import InferenceClient
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext.expansion import Expander
 from hf_pretext.models.remote_engine import RemoteEngine
 
 SERVERS = {
@@ -75,7 +76,7 @@ class Scripted(ThreadingHTTPServer):
     """A server that answers the requests of each prompt with the next of that prompt's statuses, and counts."""
 
     def __init__(self, statuses=(), lacks=(), models=("served",), text=" and on", finish_reason="length"):
-        self.statuses, self.lacks, self.models = list(statuses), lacks, models
+        self.statuses, self.lacks, self.models, self.context = list(statuses), lacks, models, None
         self.text, self.finish_reason = text, finish_reason
         self.requests, self.at_once, self.most_at_once, self.lock = [], 0, 0, threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -88,7 +89,8 @@ class Scripted(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.answer(200, {"data": [{"id": name} for name in self.server.models]})
+        more = {"max_model_len": self.server.context} if self.server.context else {}
+        self.answer(200, {"data": [{"id": name, **more} for name in self.server.models]})
 
     def do_POST(self):
         server = self.server
@@ -184,6 +186,18 @@ def test_a_server_without_completions_is_asked_in_chat(config):
 def test_the_stop_string_that_a_server_leaves_out_is_there_again(config, text, finish_reason, expected):
     server = Scripted(text=text, finish_reason=finish_reason)
     assert RemoteEngine(server.address, config).complete([" "], 8, seed=0, stop="Sample 5") == [f" {expected}"]
+
+
+@pytest.mark.parametrize("suffix", ["", "#served"])
+def test_prompts_beyond_the_context_of_a_server_are_refused_before_anything_is_asked(suffix, config):
+    server = Scripted()
+    server.context = 200
+    engine = RemoteEngine(f"{server.address}{suffix}", config)
+    engine.check_context(200)
+    with pytest.raises(ValueError, match="more than the 100 that `expansion_model`='served' reads at its server"):
+        server.context = 100
+        Expander(RemoteEngine(f"{server.address}{suffix}", config), config, None)
+    assert not server.requests
 
 
 def test_a_server_with_several_models_has_to_be_told_which(config):

@@ -231,25 +231,36 @@ def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: 
         ValueError: No text of any client can be embedded. The message quotes none.
     """
     embedded: list[np.ndarray | None] = []
+    unknown: list[tuple[int, int]] = []
     try:
-        width = _embed_into(embedded, samples, embedder, cap, seed)
+        width = _embed_into(embedded, unknown, samples, embedder, cap, seed)
     except BaseException:
-        embedded.clear()  # The frames of an error, such as an interruption, keep what they hold.
+        # The frames of an error, such as an interruption, keep what they hold.
+        embedded.clear()
+        unknown.clear()
         raise
     return [np.zeros((0, width), dtype=np.int16) if own is None else own for own in embedded]
 
 
 def _embed_into(
-    embedded: list[np.ndarray | None], samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int
+    embedded: list[np.ndarray | None],
+    unknown: list[tuple[int, int]],
+    samples: Mapping[object, list[str]],
+    embedder: Embedder,
+    cap: int,
+    seed: int,
 ) -> int:
-    """Append each client's embeddings, or None if there are none, and return the number of dimensions."""
-    failure, cuts, unknown = None, False, np.zeros(2, dtype=np.int64)
+    """Append each client's embeddings, or None if there are none, and return the number of dimensions.
+
+    How many tokens are unknown, and how many there are, is appended for each client whose texts were looked at.
+    """
+    failure, cuts = None, False
 
     def embed(texts: list[str]) -> np.ndarray:
-        nonlocal cuts, unknown
+        nonlocal cuts
         cuts = cuts or embedder.cuts(texts)
         if isinstance(embedder, CountsUnknown):
-            unknown = unknown + embedder.count_unknown(texts)
+            unknown.append(embedder.count_unknown(texts))
         return quantize_embeddings(embedder(texts))
 
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
@@ -276,9 +287,8 @@ def _embed_into(
             "this `embedding_model`. Split longer texts into several rows of the same client.",
             stacklevel=4,
         )
-    if unknown[0] > MOST_UNKNOWN * unknown[1]:
-        # Rounded, because it is a sum over the private texts. Only their owner sees it.
-        tenths = round(10 * unknown[0] / unknown[1])
+    tenths = _tenths_unknown(unknown)
+    if tenths > 10 * MOST_UNKNOWN:
         warnings.warn(
             f"The tokenizer of `embedding_model` reads about {10 * tenths} % of the tokens of `private` as unknown. "
             "Texts that it cannot read are all alike to it, so the votes say little. Use an embedding model that was "
@@ -286,3 +296,8 @@ def _embed_into(
             stacklevel=4,
         )
     return widths.pop()
+
+
+def _tenths_unknown(counts: Sequence[tuple[int, int]]) -> int:
+    """Compute the fraction of unknown tokens of private texts, in tenths. *Released*: to their owner, in a warning."""
+    return round(10 * sum(unknown for unknown, _ in counts) / max(sum(total for _, total in counts), 1))

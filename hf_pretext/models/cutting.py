@@ -67,8 +67,8 @@ def parts_of(tokenizer: Any, text: str, max_tokens: int, most: int, **options: A
     Yields:
         `str`: The parts, in order.
     """
-    rest = text[: MAX_CHARACTERS_PER_TOKEN * max_tokens * most]
     special = count_tokens(tokenizer, "", **options)
+    rest = cut_to_tokens(tokenizer, text, most * max(max_tokens - special, 1) + special, **options)
     for left in range(most, 0, -1):
         length = count_tokens(tokenizer, rest, **options) - special
         num_parts = min(-(-length // max(max_tokens - special, 1)), left)

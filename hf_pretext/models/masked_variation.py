@@ -13,6 +13,7 @@ from .cutting import cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
 
+
 @dataclass(frozen=True)
 class _Text:
     """A text, its tokens, and the pieces of it that are written anew.

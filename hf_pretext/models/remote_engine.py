@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,27 @@ class RemoteEngine:
                 return text[:last] or longest_beginning(text, lambda _: True, start + left * CHARACTERS_OF_A_WORD)
             left, last = left - size, end
         return text
+
+    def check_context(self, length: int) -> None:
+        """Raise a `ValueError` if the server says that its model cannot read `length` tokens, as vLLM does."""
+        context = self._context
+        if context is not None and length > context:
+            raise ValueError(
+                f"A prompt and its continuation need up to {length} tokens, more than the {context} that "
+                f"`expansion_model`={self.model!r} reads at its server. Lower `max_length`, `max_new_tokens` or "
+                "`texts_per_prompt`, or serve the model with a longer context."
+            )
+
+    @cached_property
+    def _context(self) -> int | None:
+        import requests
+
+        try:
+            answer = requests.get(f"{self._address}/models", headers=self._session.headers, timeout=10).json()
+            lengths = [model.get("max_model_len") for model in answer["data"] if model["id"] == self.model]
+        except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
+            return None  # Many servers say nothing, and prompts may be short enough.
+        return lengths[0] if lengths and isinstance(lengths[0], int) else None
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
         """Sample one continuation of each prompt. See `TextEngine`.
