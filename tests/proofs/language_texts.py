@@ -217,9 +217,8 @@ def _call(package: str, command: list[str], folder: Path, hint: str) -> None:
     except FileNotFoundError:
         reason = "there is no such command on this machine"
     if reason is not None:
-        raise RuntimeError(
-            f"The package {package} is missing. `{' '.join(command)}` said: {reason.rstrip('.')}. {hint}"
-        )
+        said = f"`{' '.join(command)}` said: {reason.rstrip('.')}."
+        raise RuntimeError(f"The package {package} is missing. {said} {hint}")
 
 
 def _paragraphs(folder: Path, under: str) -> Iterator[tuple[str, str]]:
