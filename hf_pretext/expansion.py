@@ -283,14 +283,21 @@ class Expander:
             RuntimeError: The model does not write enough usable texts.
         """
         config, entropy = self._config, [self._config.seed, *self._number_of(label)]
-        beginning, has_lines = self._form.beginning.rstrip(), self._form.has_lines
-        prompt = self._lists[label].write([], 6) + beginning
-        stop = self._list.stop(2) if has_lines else "\n"
+        prompt, pieces = self._lists[label].write([], 6), self._form.pieces
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
             seed = int(np.random.default_rng([*entropy, attempt]).integers(2**32))
-            for written in self._engine.complete([prompt] * missing, config.max_length, seed, stop=stop):
-                text = truncate(self._list.read(beginning + written, 1, has_lines)[0])
+            written = [""] * missing
+            # A model that sees no example does not find the form by itself, so it fills one in.
+            for number, (words, end) in enumerate(pieces):
+                begun, stop = [text + words for text in written], end or self._list.stop(2)
+                length = -(-config.max_length // len(pieces))
+                filled = self._engine.complete([prompt + text for text in begun], length, seed + number, stop=stop)
+                is_last = number == len(pieces) - 1
+                filled = filled if is_last else [piece.split(stop)[0].rstrip() for piece in filled]
+                written = [text + piece for text, piece in zip(begun, filled, strict=True)]
+            for each in written:
+                text = truncate(self._list.read(each, 1, self._form.has_lines)[0])
                 if is_usable(text, config):
                     yield text
 

@@ -46,6 +46,8 @@ class Writer:
         return [self._continue(prompt, number, words) for number, prompt in enumerate(prompts)]
 
     def _continue(self, prompt, number, words):
+        if "Original Text Sample 2" not in prompt:  # Nothing is shown to it, so it is asked for a piece.
+            return f" {next(words)}.\nand more"
         if prompt.endswith("Subject:"):
             written = f" {next(words)}\nStars: {number % 5}\n\n{next(words)}\n  indented {next(words)}."
             return written.replace("Stars", "And") if number % 3 == 0 else written
@@ -209,9 +211,17 @@ def test_a_language_model_writes_the_initial_population(make_generator, kind):
 
     config, private, _ = DATA[kind]
     generator = make_generator(replace(config, domain="words of a bank"))
+    writer = generator._components.engine
     assert all(map(is_whole, generator(private, num_samples=5)))
     assert len(generator.initial_population) == config.population_size
     assert all(form_of(config).parse(text) for text in generator.initial_population)
+    # It fills a form in, piece by piece.
+    first = writer.prompts[: config.population_size * len(form_of(config).pieces) : config.population_size]
+    if kind == "chat":
+        assert [prompt.split("\n")[-1] for prompt in first] == ["user:", "assistant:", "user:", "assistant:"]
+        assert {len(form_of(config).parse(text)[0]) for text in generator.initial_population} == {4}
+    else:
+        assert first[0].endswith("\nSubject:") and first[1].endswith(".\nStars:") and first[2].endswith(".\n\n")
 
 
 def with_row(dataset, column, value):

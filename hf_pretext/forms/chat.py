@@ -50,6 +50,12 @@ class Chat:
         return f"{self.roles[0]}: "
 
     @property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """How a conversation of four turns can be written turn by turn."""
+        first, second = self.roles
+        return ((f"{first}:", "\n"), (f"\n{second}:", "\n"), (f"\n{first}:", "\n"), (f"\n{second}:", "\n"))
+
+    @property
     def layout(self) -> str:
         """What a text looks like."""
         first, second = self.roles

@@ -18,6 +18,9 @@ class Form(Protocol):
         columns (`tuple` of `str`): The same columns as the synthetic dataset calls them.
         beginning (`str`): What every text begins with. It may be empty.
         has_lines (`bool`): Whether every text has several lines.
+        pieces (`tuple` of `tuple`):
+            How a text can be written piece by piece: for each piece the words that stand before it, and what ends it,
+            which is None for the end of the text.
         name (`str`): What errors call a row.
         layout (`str`): What a text looks like, for errors.
     """
@@ -40,6 +43,11 @@ class Form(Protocol):
     @property
     def has_lines(self) -> bool:
         """Whether every text has several lines."""
+        ...
+
+    @property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """How a text can be written piece by piece."""
         ...
 
     @property

@@ -19,6 +19,7 @@ class Plain:
     columns = ("text",)
     beginning = ""
     has_lines = False
+    pieces = (("", "\n"),)
     name = "text"
     layout = "any text"
 

@@ -54,6 +54,16 @@ class Record:
         return "\n" in self.template
 
     @property
+    def pieces(self) -> tuple[tuple[str, str | None], ...]:
+        """How a record can be written column by column."""
+        words = self._parts[0]
+        last = words[-1] or (None if self.has_lines else "\n")
+        ends = ["\n" if each.startswith("\n") else each for each in words[1:-1]]
+        # A model writes the blank after "Subject:" itself.
+        before = [each if each.endswith("\n") else each.rstrip() for each in words[:-1]]
+        return tuple(zip(before, [*ends, last], strict=True))
+
+    @property
     def layout(self) -> str:
         """What a text looks like."""
         return f"as the template {shortened(self.template)} says"
