@@ -292,8 +292,8 @@ def _check_participation(delta: float, num_releases: int, sampling_rate: float) 
     probability = -math.expm1(num_releases * math.log1p(-sampling_rate)) if sampling_rate < 1 else 1.0
     if probability <= delta:
         raise ValueError(
-            f"`client_sampling_rate`={sampling_rate:g} with `delta`={rounded_up(delta)}: a client participates in any of "
-            f"{num_releases} releases with a probability of {probability:.1e}, which is not above `delta`. Such a "
+            f"`client_sampling_rate`={sampling_rate:g} with `delta`={rounded_up(delta)}: a client participates in any "
+            f"of {num_releases} releases with a probability of {probability:.1e}, which is not above `delta`. Such a "
             "guarantee holds without noise, and protects no one who participates. Choose a smaller `delta`, well "
             "below one over the number of clients, or a larger rate."
         )
