@@ -155,7 +155,8 @@ class PrivateEvolutionConfig(SavedSettings):
     Args:
         text_column (`str` or `Sequence[str]`, *optional*, defaults to `"text"`):
             Column that holds the texts, in the private and in the public dataset. Several columns make records, such
-            as `("subject", "body")`, and the synthetic dataset has these columns too.
+            as `("subject", "body")`, and the synthetic dataset has these columns too. A name may be a path into nested
+            fields, such as `"message.body"`.
         template (`str`, *optional*):
             Public text in which a record is written, with each column once, such as `"Subject: {subject}\n\n{body}"`.
             By default each column is a line `name: value`.

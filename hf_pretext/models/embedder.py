@@ -127,7 +127,9 @@ class TextEmbedder:
     @property
     def _tokenizer(self) -> Any:
         """The model's tokenizer if it is like those of transformers, else None: static models have another kind."""
-        return self._model.tokenizer if callable(self._model.tokenizer) else None
+        # Some modules of the caller have none at all.
+        tokenizer = getattr(self._model, "tokenizer", None)
+        return tokenizer if callable(tokenizer) else None
 
 
 def _checked_lengths(embeddings: np.ndarray, is_unit: bool) -> np.ndarray:
