@@ -207,6 +207,10 @@ def test_a_folder_with_splits_needs_one(tmp_path):
     # What has no splits is read by its name alone, whatever the split of a repository would be called.
     assert read_texts(tmp_path / "one", "text", split="test")["text"][:] == ["train"]
     assert load_from_disk(tmp_path / "dict")["train"].cache_files
+    # A single one can only be that one.
+    DatasetDict(dev=test).save_to_disk(tmp_path / "single")
+    assert read_dataset(tmp_path / "single", "text")["text"][:] == ["test"]
+    assert "which has ['dev']" in refused(tmp_path / "single", split="train")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

@@ -41,7 +41,7 @@ def read_dataset(
             Column of texts, or several. A lone surrogate in them becomes a question mark.
         client_column (`str`, *optional*): Column of client ids, for private texts. They are read as strings.
         other_columns (`Sequence[str]`, *optional*): Other columns, such as labels or lists of messages, as they are.
-        split (`str`, *optional*): Split of a folder that has several. It needs one.
+        split (`str`, *optional*): Split of a folder that has splits. It is needed if there are several.
 
     Returns:
         `datasets.Dataset`: These columns. In memory if they are from files, mapped to the disk if they are from a
@@ -60,6 +60,8 @@ def read_dataset(
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     splits = splits_of(path)
+    if split is None and len(splits) == 1:
+        split = splits[0]
     if split not in splits and (splits or split is not None):
         raise ValueError(_which_split(path, splits, split))
     if not path.is_dir():
