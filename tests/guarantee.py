@@ -15,7 +15,12 @@ from datasets import Dataset
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.audit import mu_lower_bound
 from hf_pretext.clients.clipping import Answers, quantize
-from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, NearestLabeledCandidates
+from hf_pretext.clients.questions import (
+    LabeledMeanEmbedding,
+    MeanEmbedding,
+    NearestCandidates,
+    NearestLabeledCandidates,
+)
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.noise import DiscreteGaussian
@@ -152,6 +157,31 @@ def check_labels_exchange(num_runs):
     direction[[8, NUM_BINS]] = -direction[[3, NUM_BINS + 1]]
     settings = {"question": labeled_candidates(), **WITH_LABELS, "neighboring_relation": "replace_one"}
     return check_effect(ALL_IN_ONE_BIN, ["bin 8"] * 1000, direction, 1.0, num_runs, **settings)
+
+
+def mean_by_label(*bins):
+    """Ask for a mean of each parity relative to the mean of some candidates."""
+    return LabeledMeanEmbedding(mean_relative_to(*bins).center, 2)
+
+
+def in_block(label, vector):
+    """Put a vector of embeddings into the block of a label."""
+    return np.concatenate([np.zeros(NUM_BINS), vector] if label else [vector, np.zeros(NUM_BINS)])
+
+
+def check_labeled_mean(num_runs):
+    """A client with samples of both labels: the blocks of both together reach the claim, and not more."""
+    direction = in_block(1, 7 * ONE_BIN) + in_block(0, np.eye(NUM_BINS)[8])
+    settings = {"question": mean_by_label(), **WITH_LABELS, "mean_fraction": 0.5}
+    return check_effect(["bin 3"] * 7 + ["bin 8"], None, direction, 1.0, num_runs, **settings)
+
+
+def check_labeled_mean_exchange(num_runs):
+    """The worst case of replacing a client: from one side of the public mean to the other, under twice the noise."""
+    direction = in_block(1, ONE_BIN - np.eye(NUM_BINS)[7])
+    settings = {"question": mean_by_label(3, 7), **WITH_LABELS, "mean_fraction": 0.5}
+    relation = {"neighboring_relation": "replace_one"}
+    return check_effect(ALL_IN_ONE_BIN, ["bin 7"] * 1000, direction, 1.0, num_runs, **settings, **relation)
 
 
 def check_run(num_runs):
@@ -335,7 +365,15 @@ MUTATIONS = {
         lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
         check_mean,
     ),
+    "means by label are not clipped": (
+        lambda: patched("hf_pretext.clients.questions.summing.quantize", _not_clipped),
+        check_labeled_mean,
+    ),
     "replacing a client gets the noise of a question without signs": (_without_signs, check_mean_exchange),
+    "replacing a client gets the noise of means by label without signs": (
+        _without_signs,
+        check_labeled_mean_exchange,
+    ),
     "a mean gets half of its noise": (_mean_with_half_of_its_noise, check_run),
     "replacing a client gets the noise of removing one": (
         lambda: patched("hf_pretext.privacy.mechanism.Mechanism.sensitivity", property(lambda self: self.clip_norm)),
@@ -358,5 +396,6 @@ MUTATIONS = {
 
 CHECKS = (
     *(check_one_bin, check_spread, check_every_bin, check_exchange, check_sampling, check_noise),
-    *(check_mean, check_mean_exchange, check_labels, check_labels_exchange, check_run),
+    *(check_mean, check_mean_exchange, check_labeled_mean, check_labeled_mean_exchange),
+    *(check_labels, check_labels_exchange, check_run),
 )

@@ -15,6 +15,7 @@ from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients import ClientPool
 from hf_pretext.clients.clipping import MAX_CLIP_NORM, Answers, quantize, without_malformed
 from hf_pretext.clients.questions import (
+    LabeledMeanEmbedding,
     MeanEmbedding,
     NearestCandidates,
     NearestLabeledCandidates,
@@ -51,6 +52,7 @@ QUESTIONS = {
     "votes": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20)),
     "three votes per sample": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20), votes_per_sample=3),
     "mean": lambda rng: MeanEmbedding.of(unit_rows(rng, 30)),
+    "mean by label": lambda rng: LabeledMeanEmbedding.of(unit_rows(rng, 30), 3),
     "votes with labels": lambda rng: labeled(rng),
     "votes with labels and shares": lambda rng: labeled(rng, votes_per_sample=2, share_weight=0.5, max_samples=4),
 }
@@ -250,6 +252,20 @@ def test_a_mean_is_the_mean_relative_to_the_center():
     expected = (rows.mean(axis=0) - public.mean(axis=0)) / MEAN_CLIP
     answer = MeanEmbedding.of(public).answer(samples)
     np.testing.assert_allclose(answer, expected, atol=2 / EMBEDDING_UNITS / MEAN_CLIP)
+
+
+def test_a_mean_by_label_is_the_mean_of_each_label_by_its_share():
+    """Checked in floating point. The blocks of all labels add up to the mean without labels."""
+    rng = np.random.default_rng(5)
+    rows, public, labels = unit_rows(rng, 6, 384), unit_rows(rng, 200, 384), np.array([0, 2, 2, 0, 2, -1])
+    samples = Samples(np.zeros(6, dtype=np.int64), quantize_embeddings(rows), labels)
+    answer = LabeledMeanEmbedding.of(public, 3).answer(samples).reshape(3, 384)
+    for label in range(3):
+        expected = (rows[labels == label] - public.mean(axis=0)).sum(axis=0) / 6 / MEAN_CLIP
+        np.testing.assert_allclose(answer[label], expected, atol=4 / EMBEDDING_UNITS / MEAN_CLIP)
+    whole = samples.select(labels >= 0)
+    both = (LabeledMeanEmbedding.of(public, 3).answer(whole).reshape(3, 384).sum(axis=0), MeanEmbedding.of(public))
+    np.testing.assert_allclose(both[0], both[1].answer(whole), atol=1e-9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -457,6 +473,8 @@ def test_a_fingerprint_is_of_everything_that_makes_a_question():
         (lambda: MeanEmbedding(np.zeros((2, 8), np.int16)), "`center` of shape .* must have one row"),
         (lambda: MeanEmbedding(np.zeros(8, np.int16)), "`center` must be a two-dimensional array of int16"),
         (lambda: MeanEmbedding(np.array([["a"]])), "`center` must be a two-dimensional array of int16"),
+        (lambda: LabeledMeanEmbedding(np.zeros((2, 8), np.int16), 2), "`center` of shape .* must have one row"),
+        (lambda: LabeledMeanEmbedding(np.ones((1, 8), np.int16), 1), "`num_labels`=1 must be an integer of at least"),
     ],
 )
 def test_a_crafted_question_of_the_library_is_refused(make, message):

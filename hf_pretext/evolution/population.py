@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..clients.questions import MeanEmbedding, Question
+from ..clients.questions import LabeledMeanEmbedding, MeanEmbedding, Question
 from ..clients.questions.labeled_candidates import shares_of
 from ..clients.samples import EMBEDDING_UNITS
 from ..configuration import PrivateEvolutionConfig
-from ..privacy.plan import MEAN_EMBEDDING
+from ..privacy.plan import LABELED_MEAN, MEAN_EMBEDDING
 from ..processes import broadcast
 from .candidates import Candidates
 from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
@@ -107,7 +107,8 @@ class Population:
         """
         questions = [self._first(each) for each in self._questions]
         if self._config.mean_fraction > 0:
-            mean = FirstQuestion(MEAN_EMBEDDING.name, lambda: self._mean_question, self._read_mean)
+            kind = LABELED_MEAN if self._config.labels else MEAN_EMBEDDING
+            mean = FirstQuestion(kind.name, lambda: self._mean_question, self._read_mean)
             questions.insert(0, mean)
         if questions and self._is_public:
             self._check_public("public", self._source)
@@ -262,7 +263,9 @@ class Population:
         return self._embed_as("Embedding public texts", self._source)
 
     @cached_property
-    def _mean_question(self) -> MeanEmbedding:
+    def _mean_question(self) -> MeanEmbedding | LabeledMeanEmbedding:
+        if self._config.labels:
+            return LabeledMeanEmbedding.of(self._source_embeddings, len(self._parts))
         return MeanEmbedding.of(self._source_embeddings)
 
     def _embeddings_of(self, texts: Sequence[str]) -> np.ndarray:
@@ -281,10 +284,12 @@ class Population:
     def _read_mean(self, answer: np.ndarray) -> None:
         """Prefer texts exponentially along the mean, the smallest change of public text that has such a mean."""
 
-        def score(points: np.ndarray) -> np.ndarray:
-            return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ answer
+        def score(direction: np.ndarray, points: np.ndarray) -> np.ndarray:
+            return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ direction
 
-        self._add_to_all(TiltReading(score, lambda: self._source_embeddings, EFFECTIVE_FRACTION))
+        for part, direction in zip(self._parts, answer.reshape(len(self._parts), -1), strict=True):
+            reading = TiltReading(partial(score, direction), lambda: self._source_embeddings, EFFECTIVE_FRACTION)
+            part.evidence.add(reading)
 
     def _add_to_all(self, reading: Reading) -> None:
         """Take in what a release says that is about the texts of all labels."""

@@ -4,8 +4,7 @@ import math
 
 from ..configuration import PrivateEvolutionConfig
 from .figures import rounded_up
-from .mechanism import Mechanism
-from .plan import MEAN_CLIP, MEAN_EMBEDDING, VOTE_NAMES, Plan, PlannedRelease
+from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, VOTE_NAMES, Plan, PlannedRelease
 from .report import count_of
 
 USUAL_DIMENSIONS = 384
@@ -87,8 +86,8 @@ def _what_stands_out(
     participating = None if num_clients is None else num_clients * plan.client_sampling_rate
     if entry.question in VOTE_NAMES:
         return _about_votes(entry, config, participating)
-    if entry.question == MEAN_EMBEDDING.name:
-        return _about_mean(entry.mechanism, participating)
+    if entry.question in (MEAN_EMBEDDING.name, LABELED_MEAN.name):
+        return _about_mean(entry, participating)
     return (
         f"`{entry.question}`: a client contributes a vector of length {entry.mechanism.clip_norm:g} at most. Entries "
         f"of the sum stand out from {STANDS_OUT * entry.mechanism.noise_std:.3g} on."
@@ -115,10 +114,10 @@ def _about_votes(entry: PlannedRelease, config: PrivateEvolutionConfig, particip
     )
 
 
-def _about_mean(mechanism: Mechanism, participating: float | None) -> str:
-    length = mechanism.noise_std * math.sqrt(USUAL_DIMENSIONS) * MEAN_CLIP
+def _about_mean(entry: PlannedRelease, participating: float | None) -> str:
+    length = entry.mechanism.noise_std * math.sqrt(USUAL_DIMENSIONS) * MEAN_CLIP
     words = (
-        f"`{MEAN_EMBEDDING.name}`: in {USUAL_DIMENSIONS} dimensions the noise has a length of {length:.3g} in all, so "
+        f"`{entry.question}`: in {USUAL_DIMENSIONS} dimensions the noise has a length of {length:.3g} in all, so "
         f"of {length:.3g} over the number of clients in their mean."
     )
     if participating is None:

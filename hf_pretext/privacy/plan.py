@@ -33,6 +33,9 @@ SHARE_WEIGHT = 0.5
 MEAN_EMBEDDING = Kind("mean_embedding", is_signed=True)
 """The mean of a client's embeddings, relative to a public mean. One release before the first round."""
 
+LABELED_MEAN = Kind("labeled_mean", is_signed=True)
+"""The same for the samples of each label, instead of `MEAN_EMBEDDING`."""
+
 MAX_DIMENSIONS = 4096
 """Most dimensions of the embedding model for which a mean embedding is accounted for."""
 
@@ -139,7 +142,11 @@ class Plan:
 
         if config.mean_fraction > 0:
             words = f"the mean of its embeddings minus a public mean, divided by {MEAN_CLIP}"
-            add(MEAN_EMBEDDING, words, MAX_DIMENSIONS, config.mean_fraction)
+            if config.labels is None:
+                add(MEAN_EMBEDDING, words, MAX_DIMENSIONS, config.mean_fraction)
+            else:
+                words = f"{words}, for the samples of each label by their fraction of its samples"
+                add(LABELED_MEAN, words, MAX_DIMENSIONS * len(config.labels), config.mean_fraction)
         for question, fraction in questions:
             _check_question(question)
             add(Kind(question.name, question.is_signed), question.description, question.num_bins, fraction)

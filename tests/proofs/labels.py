@@ -27,6 +27,8 @@ SETTINGS = {
     "epsilon": 1.29,
     "delta": 3e-6,
     "population_size": 512,
+    "mean_fraction": 0.5,
+    "num_rounds": 2,
     "seeds_per_prompt": 4,
     "texts_per_prompt": 3,
     "max_new_tokens": 64,

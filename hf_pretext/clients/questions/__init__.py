@@ -1,6 +1,7 @@
 """The questions that clients can be asked, one file each. None of this needs torch."""
 
 from .labeled_candidates import NearestLabeledCandidates as NearestLabeledCandidates
+from .labeled_mean import LabeledMeanEmbedding as LabeledMeanEmbedding
 from .mean_embedding import MeanEmbedding as MeanEmbedding
 from .nearest_candidates import NearestCandidates as NearestCandidates
 from .question import Question as Question

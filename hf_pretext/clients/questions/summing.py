@@ -9,11 +9,12 @@ from ..clipping import Answers, quantize, without_malformed
 from ..guard import attempted
 from ..samples import EMBEDDING_UNITS, Samples
 from .labeled_candidates import NearestLabeledCandidates
+from .labeled_mean import LabeledMeanEmbedding
 from .mean_embedding import MeanEmbedding
 from .nearest_candidates import NearestCandidates
 from .question import Question
 
-QUESTIONS = (NearestCandidates, NearestLabeledCandidates, MeanEmbedding)
+QUESTIONS = (NearestCandidates, NearestLabeledCandidates, MeanEmbedding, LabeledMeanEmbedding)
 """The library's own questions. They compute the vectors of several clients at once, bit for bit as one by one."""
 
 SAMPLES_AT_ONCE = 2**14
