@@ -36,12 +36,16 @@ from .plots import plot_run
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .runs.history import RoundRecord
+from .settings import shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 logger = logging.getLogger(__name__)
+
+OF_ROWS = ("output_columns", "template", "chat_roles", "label_names")
+"""Settings by which saved seeds and texts are read. Labels are numbered by the order of their names."""
 
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
@@ -97,6 +101,24 @@ class SavedRun:
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
         return cls(config, report, sources, history, seeds, synthetic)
+
+    def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
+        """Return the saved settings, or others that are given and say the same about what a row is.
+
+        Raises:
+            ValueError: They name other columns, roles or labels, or the labels in another order. The saved seeds and
+                texts would become other rows, under the guarantee of these.
+        """
+        if given is None or self.seeds is None:
+            return given or self.config
+        names = [name for name in OF_ROWS if getattr(given, name) != getattr(self.config, name)]
+        if names:
+            there, here = (shortened(getattr(each, names[0])) for each in (self.config, given))
+            raise ValueError(
+                f"`config` has `{names[0]}`={here}, but the saved run has {there}, by which its seeds are read. Keep "
+                "it, and give the words of labels and their shares as you like."
+            )
+        return given
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
@@ -250,7 +272,12 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
 
 def digest_of_seeds(seeds: "Dataset") -> str:
     """Compute the digest of seeds with all of their columns, since their votes decide which texts are written."""
+    from datasets import ClassLabel
+
+    # By their names, since the settings number the labels.
+    labels = {name: each for name, each in seeds.features.items() if isinstance(each, ClassLabel)}
     rows = hashlib.sha256()
     for seed in seeds:
+        seed |= {name: each.names[seed[name]] for name, each in labels.items()}
         rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
     return rows.hexdigest()
