@@ -25,7 +25,7 @@ from .privacy.texts import TEXT_ALONE, CoveredTexts, file_name, hash_texts
 from .settings import shortened
 
 if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset
+    from datasets import ClassLabel, Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +63,27 @@ def check_is_public(argument: str, texts: object) -> None:
     """Refuse synthetic texts of a run as public texts of another one, whose report would not count the first.
 
     Raises:
-        ValueError: `texts` is a dataset that carries a report.
+        ValueError: `texts` is a dataset that carries a report, or a stream of one.
     """
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
-    if isinstance(texts, Dataset) and (reports := marks_of(texts)):
+    behind = _datasets_behind(texts) if isinstance(texts, IterableDataset) else [texts]
+    reports = [report for each in behind if isinstance(each, Dataset) for report in marks_of(each)]
+    if reports:
         raise ValueError(
             f"`{argument}` is synthetic text of a run with epsilon = {rounded_up(reports[0].epsilon)}, and not "
             "public: the report of a new run would not count that one. Begin with public texts. If the clients of "
             "that run are others, whose guarantee is not to be claimed, give the texts as a list."
         )
+
+
+def _datasets_behind(stream: "IterableDataset") -> Iterator[Any]:
+    """Yield what a stream reads, such as the dataset that became a stream (`to_iterable_dataset`) and lost its mark."""
+    steps: list[Any] = [stream._ex_iterable]
+    while steps:
+        step = steps.pop()
+        steps += [each for each in (getattr(step, "ex_iterable", None), *getattr(step, "ex_iterables", ())) if each]
+        yield from getattr(step, "kwargs", {}).get("shards", ())
 
 
 def report_of_rows(

@@ -11,6 +11,7 @@ from datasets import (
     ClassLabel,
     Dataset,
     Features,
+    IterableDataset,
     Value,
     concatenate_datasets,
     interleave_datasets,
@@ -265,6 +266,23 @@ def test_synthetic_texts_of_one_run_are_not_public_texts_of_another(run):
     generator, synthetic, _ = run
     with pytest.raises(ValueError, match="is synthetic text of a run with epsilon = 3, and not public"):
         generator.evolve(PRIVATE, initial_population=synthetic)
+
+
+def test_a_stream_of_synthetic_texts_is_not_public_either(run):
+    """`to_iterable_dataset` drops the mark, so what is behind a stream is looked at."""
+    _, synthetic, _ = run
+    stream, public = synthetic.to_iterable_dataset(), Dataset.from_dict({"text": ["public"]}).to_iterable_dataset()
+    for derived in (
+        stream,
+        synthetic.to_iterable_dataset(num_shards=4).shuffle(seed=0).take(9),
+        stream.map(lambda row: row).filter(lambda row: True).select_columns(["text"]),
+        concatenate_datasets([public, stream]),
+        interleave_datasets([public, stream]),
+    ):
+        with pytest.raises(ValueError, match="is synthetic text of a run"):
+            coverage.check_is_public("initial_population", derived)
+    for other in (public.shuffle(seed=0), IterableDataset.from_generator(lambda: iter([{"text": "public"}]))):
+        coverage.check_is_public("initial_population", other)
 
 
 def test_a_text_of_two_runs_has_both_reports(run):
