@@ -308,7 +308,9 @@ def source_of(run: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _are_the_same(private: dict[str, Any] | None, public: dict[str, Any] | None) -> bool:
-    if private is None or public is None or private.get("split") != public.get("split"):
+    if private is None or public is None:
+        return False
+    if private.get("split", "train") != public.get("split", "train"):  # That is the split of a repository.
         return False
     return is_same_place(private["source"], public["source"])
 

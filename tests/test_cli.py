@@ -203,6 +203,11 @@ def test_generate_from_a_database_is_as_from_its_rows_in_a_file(folders, databas
             "private_split: train",
             "`private`: '{0}/private.jsonl' has no splits, so there is no `private_split`='train'",
         ),
+        (
+            "initial_population: postgresql://me:quokka@host/x",
+            "`initial_population`: A database (its URL is not shown",
+        ),
+        ("private: me/x\ninitial_population: me/x\ninitial_population_split: train", "is the private file itself"),
         ("initial_population_split: x", "`initial_population`: '{0}/public.json' has no splits"),
         ("private: postgresql://me:quokka@host/x: y", "is not YAML that can be read: mapping values"),
         ("private: !!float postgresql://me:quokka@host/x", "is not YAML that can be read: it raises a ValueError"),
