@@ -78,7 +78,7 @@ def check_is_public(argument: str, texts: object) -> None:
 
 
 def _datasets_behind(stream: "IterableDataset") -> Iterator[Any]:
-    """Yield what a stream reads, such as the dataset that became a stream (`to_iterable_dataset`) and lost its mark."""
+    """Yield what a stream reads, such as a dataset that `to_iterable_dataset` made a stream, without its mark."""
     steps: list[Any] = [stream._ex_iterable]
     while steps:
         step = steps.pop()
