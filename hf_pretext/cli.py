@@ -253,6 +253,7 @@ def _expand(options: argparse.Namespace) -> None:
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
     from .hub import check_token, fetch_folder
+    from .saved_runs import check_folder
 
     check_num_samples(options.num_samples)
     if options.push_to_hub is not None:
@@ -268,6 +269,7 @@ def _expand(options: argparse.Namespace) -> None:
     )
     if generator.seeds is None:
         raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
+    check_folder(options.output_dir, generator.privacy_report)  # Before hours of writing.
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
     address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None

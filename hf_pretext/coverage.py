@@ -121,6 +121,13 @@ def report_of_rows(
     found = _those_that_cover(lists)
     if not found:
         return None
+    if asked is None and len(different := {report.columns for report in found}) > 1:
+        logger.warning(
+            "The rows are covered by privacy reports about different columns, %s, so no guarantee is claimed for all "
+            "of these. Say by `text_column` which columns it is to be about.",
+            shortened(sorted(map(list, different))),
+        )
+        return None
     total = PrivacyReport.of_several(found)
     return total if total in found else total.without_names()
 

@@ -129,7 +129,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         # What the model that writes has learned before, which its texts may tell as well.
         self._earlier_reports = reports_of_writer(self._sources["expansion_model"].name, expansion_model)
         self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
-        settings = run_settings(config, self._questions, self._sources)
+        settings = run_settings(config, self._questions, self._sources, self._earlier_reports)
         # The main process alone writes. The others get what it reads.
         self._folder = RunFolder(run_dir, settings) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)

@@ -158,7 +158,7 @@ class SavedRun:
             ValueError: The folder holds the report of another run, or of one that has spent more.
         """
         path = Path(folder)
-        self._check_report_is_not_lost(path)
+        check_folder(path, self.report)
         with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN)) as scratch:
             self._write(scratch, maps, self.sources)
             if self.seeds is not None:
@@ -233,16 +233,18 @@ class SavedRun:
             for number, (name, words) in enumerate((config.labels or {}).items())
         ]
 
-    def _check_report_is_not_lost(self, folder: Path) -> None:
-        if not (folder / REPORT_NAME).is_file():
-            return
-        there = PrivacyReport.from_pretrained(folder)
-        if not self.report.covers(there):
-            raise ValueError(
-                f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
-                f"generator counts {self.report.num_releases} others. Writing over it would hide what was spent: "
-                "choose another folder."
-            )
+
+def check_folder(folder: str | Path, report: PrivacyReport) -> None:
+    """Raise a `ValueError` if a folder holds the report of another run than that of `report`, or of more releases."""
+    if not (Path(folder) / REPORT_NAME).is_file():
+        return
+    there = PrivacyReport.from_pretrained(folder)
+    if not report.covers(there):
+        raise ValueError(
+            f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
+            f"generator counts {report.num_releases} others. Writing over it would hide what was spent: choose "
+            "another folder."
+        )
 
 
 def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":

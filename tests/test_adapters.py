@@ -212,6 +212,22 @@ def test_a_run_that_another_writer_continues_keeps_what_the_first_had_learned(pl
     assert epsilon("out", "other", variation_model=Variation()) > epsilon("llm", "other", variation_model=Variation())
 
 
+def test_a_model_that_was_finetuned_again_under_its_name_is_another_one(place, private, public, config):
+    """What it wrote before is not taken over under its new report, and the candidates of a run have one writer."""
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+
+    def generator():
+        models = (None, str(place / "embedder"), str(place / "out"))
+        return PrivateEvolutionGenerator(*models, config=config, run_dir=place / "run")
+
+    before = generator()
+    before(private, initial_population=public, num_samples=5)
+    finetune(place, str(place / "texts.jsonl"))
+    after = generator()
+    assert math.isinf(after.privacy_report.epsilon) and before._run.texts_step != after._run.texts_step
+
+
 def test_an_adapter_in_a_loaded_model_has_no_guarantee_by_the_name_of_its_base(place, config, caplog):
     finetune(place, str(place / "texts.jsonl"))
     _, tokenizer = load(place / "llm")

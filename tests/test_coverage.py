@@ -12,6 +12,7 @@ from datasets import (
     Dataset,
     Features,
     IterableDataset,
+    Json,
     Value,
     concatenate_datasets,
     interleave_datasets,
@@ -247,6 +248,8 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
         mixed.rename_column("text", "content"),
         synthetic.add_column("completion", private["text"][:40]),
         synthetic.add_column("messages", [[{"role": "user", "content": text}] for text in private["text"][:40]]),
+        synthetic.add_column("messages", [json.dumps(text) for text in private["text"][:40]], feature=Json()),
+        synthetic.add_column("prompt", [text.encode() for text in private["text"][:40]]),
         iter(()),
     ):
         assert logged(trained_on) == [], trained_on
@@ -388,6 +391,18 @@ def test_a_lost_column_is_named_and_nothing_is_claimed(caplog):
     caplog.clear()
     assert find_privacy_report(own.add_column("title", own["text"]), text_column=["text", "title", "label"]) is None
     assert "about the columns ['text', 'label'], and not about" in caplog.text
+
+
+def test_reports_about_different_columns_do_not_cover_rows_together(run, caplog):
+    """A row that one report covers in `text` alone may hold anything in a column that another report names."""
+    own, (_, synthetic, _) = labelled(), run
+    other = Dataset.from_dict({"text": synthetic["text"], "label": ["private words"] * len(synthetic)})
+    names = [own.features["label"].int2str(number) for number in own["label"]]
+    mixed = concatenate_datasets([Dataset.from_dict({"text": own["text"], "label": names}), other])
+    mixed.info.description = f"{own.info.description}\n{synthetic.info.description}"
+    assert find_privacy_report(mixed) is None and "about different columns" in caplog.text
+    assert find_privacy_report(mixed, text_column=["text", "label"]) is None
+    assert find_privacy_report(mixed, text_column="text") is not None
 
 
 def test_conversations_are_covered_turn_by_turn(forgets, tmp_path):

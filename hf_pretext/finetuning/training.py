@@ -92,10 +92,10 @@ def _columns_of_strings(dataset: "Dataset") -> set[str]:
 
 
 def _has_strings(feature: Any) -> bool:
-    """Return whether a column holds strings, also in lists and dictionaries."""
+    """Return whether a column holds strings, also in lists and dictionaries, or what may hold some."""
     if isinstance(feature, (list, dict)):
         return any(map(_has_strings, feature.values() if isinstance(feature, dict) else feature))
-    return "string" in repr(feature)
+    return any(kind in repr(feature) for kind in ("string", "binary", "Json("))
 
 
 class _OriginCallback(TrainerCallback):
