@@ -294,7 +294,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         with self._working():
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
-            is_kept, features = examples.are_all_of(self._seeds), output_features(self.config)
+            is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
 
             def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
                 return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()

@@ -269,7 +269,8 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
 
     synthetic = load_from_disk(str(folder), keep_in_memory=True)
     covered = report_of_rows(synthetic, [folder])
-    return synthetic if covered is not None and report.covers(covered) else None
+    is_own = covered is not None and report.covers(covered) and set(synthetic.column_names) == set(report.columns)
+    return synthetic if is_own else None
 
 
 def digest_of_seeds(seeds: "Dataset") -> str:

@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 from datasets import (
@@ -12,16 +13,16 @@ from datasets import (
     Dataset,
     Features,
     IterableDataset,
-    Json,
     Value,
     concatenate_datasets,
     interleave_datasets,
     load_from_disk,
 )
-from guarantee_rows import PRIVATE, make_run, models
+from guarantee_rows import CONFIG, PRIVATE, make_run, models
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator, coverage
+from hf_pretext.cli import read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import PrivacyReport
@@ -248,7 +249,11 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
         mixed.rename_column("text", "content"),
         synthetic.add_column("completion", private["text"][:40]),
         synthetic.add_column("messages", [[{"role": "user", "content": text}] for text in private["text"][:40]]),
-        synthetic.add_column("messages", [json.dumps(text) for text in private["text"][:40]], feature=Json()),
+        *(
+            synthetic.add_column("messages", list(map(json.dumps, private["text"][:40])), feature=kind())
+            for kind in [getattr(datasets, "Json", None)]
+            if kind is not None  # Of version 5 on.
+        ),
         synthetic.add_column("prompt", [text.encode() for text in private["text"][:40]]),
         iter(()),
     ):
@@ -286,6 +291,39 @@ def test_a_stream_of_synthetic_texts_is_not_public_either(run):
             coverage.check_is_public("initial_population", derived)
     for other in (public.shuffle(seed=0), IterableDataset.from_generator(lambda: iter([{"text": "public"}]))):
         coverage.check_is_public("initial_population", other)
+
+
+@pytest.mark.parametrize("source", ["copy", "copy/data", "copy/data/train-00000-of-00001.parquet", "run/seeds.jsonl"])
+def test_files_of_a_run_are_not_public_texts_of_another(run, tmp_path, source):
+    """They have no mark, but the report lies where a run or a copy of its repository has it."""
+    _, synthetic, folder = run
+    (tmp_path / "copy" / "data").mkdir(parents=True)
+    synthetic.to_parquet(str(tmp_path / "copy" / "data" / "train-00000-of-00001.parquet"))
+    shutil.copy(folder / "privacy_report.json", tmp_path / "copy")
+    (tmp_path / "run").symlink_to(folder)
+    with pytest.raises(ValueError, match="is synthetic text of a run, and not public"):
+        read_public_source({"source": str(tmp_path / source)}, CONFIG)
+    (folder.parent / "public.jsonl").write_text('{"text": "beside the folder of a run"}')
+    assert read_public_source({"source": str(folder.parent / "public.jsonl")}, CONFIG).num_rows == 1
+
+
+def test_texts_of_foreign_seeds_are_not_kept_as_those_of_the_own(tmp_path):
+    """A transform changes what is read of seeds, and not what they hold."""
+    generator = PrivateEvolutionGenerator(**models(), config=CONFIG, run_dir=tmp_path)
+    seeds = generator.evolve(PRIVATE, initial_population=random_texts(64, seed=4))
+    foreign = seeds.with_transform(lambda rows: {**rows, "text": [f"quokka {text}" for text in rows["text"]]})
+    assert not coverage.marks_of(generator.expand(foreign, num_samples=9))
+    assert not list(tmp_path.glob("run-1-texts*"))
+    assert coverage.marks_of(generator.expand(seeds, num_samples=9)) and list(tmp_path.glob("run-1-texts*"))
+
+
+def test_a_column_that_someone_added_to_saved_texts_is_not_loaded(run, tmp_path):
+    """A push would publish it beside the report."""
+    _, synthetic, folder = run
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("data-*.arrow", "state.json"))
+    synthetic.add_column("title", PRIVATE["text"][:40]).save_to_disk(str(tmp_path / "other"))
+    shutil.copytree(tmp_path / "other", tmp_path / "out", dirs_exist_ok=True)
+    assert PrivateEvolutionGenerator.from_pretrained(tmp_path / "out", **models())._synthetic is None
 
 
 def test_a_text_of_two_runs_has_both_reports(run):
