@@ -13,6 +13,7 @@ they cannot be looked up, so no guarantee is claimed for a dataset that has lost
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,8 @@ def report_of_rows(
     found = _those_that_cover(lists)
     if not found:
         return None
-    if asked is None and len(different := {report.columns for report in found}) > 1:
+    different = {report.columns for report in found}
+    if asked is None and len(different) > 1:
         logger.warning(
             "The rows are covered by privacy reports about different columns, %s, so no guarantee is claimed for all "
             "of these. Say by `text_column` which columns it is to be about.",
@@ -129,7 +131,10 @@ def report_of_rows(
         )
         return None
     total = PrivacyReport.of_several(found)
-    return total if total in found else total.without_names()
+    if total in found:
+        return total
+    # A sum names no rows, but still the columns that all of its reports are about.
+    return replace(total.without_names(), columns=found[0].columns if len(different) == 1 else TEXT_ALONE)
 
 
 def _columns_in(dataset: "Dataset", report: PrivacyReport, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -24,6 +24,7 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator, coverage
 from hf_pretext.cli import read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
+from hf_pretext.finetuning.training import _report_of_training
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import PrivacyReport
 from hf_pretext.privacy.report_format import checksum_of
@@ -461,6 +462,19 @@ def test_conversations_are_covered_turn_by_turn(forgets, tmp_path):
         lambda row: {"messages": [{**turn, "role": "user"} for turn in row["messages"]]},
     ):
         assert find_privacy_report(own.map(spoil)) is None
+
+
+def test_a_sum_says_which_columns_it_is_about():
+    """Such as that of a run and of the model that wrote its conversations, which a trainer reads."""
+    both = PrivacyReport.of_several([make_run(seed)[0].privacy_report for seed in (0, 7)])
+    turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in random_texts(4)]
+    own = Dataset.from_dict({"messages": turns})
+    coverage.mark(own, both, coverage.texts_of(own, columns=["messages"]))
+    found = find_privacy_report(own)
+    assert found.columns == ("messages",) and len(found.parts) == 2
+    assert PrivacyReport.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert _report_of_training(own, None, None) is not None
+    assert _report_of_training(own.add_column("prompt", PRIVATE["text"][:4]), None, None) is None
 
 
 def test_texts_of_a_labelled_dataset_are_trained_on_with_its_guarantee(tmp_path):

@@ -81,8 +81,7 @@ def _report_of_training(trained_on: Any, texts: Any, source: str | Path | None) 
     found = [
         report
         for each, report in zip(looked_up, reports, strict=True)
-        if report is not None
-        and all(_columns_of_strings(each) <= set(part.columns) for part in report.parts or (report,))
+        if report is not None and _columns_of_strings(each) <= set(report.columns)
     ]
     return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
 
