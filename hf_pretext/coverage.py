@@ -67,7 +67,10 @@ def check_is_public(argument: str, texts: object) -> None:
         ValueError: `texts` is a dataset that carries a report, or a stream of one.
     """
     from datasets import Dataset, IterableDataset
+    from datasets.arrow_dataset import Column
 
+    while isinstance(texts, Column):
+        texts = texts.source
     behind = _datasets_behind(texts) if isinstance(texts, IterableDataset) else [texts]
     reports = [report for each in behind if isinstance(each, Dataset) for report in marks_of(each)]
     if reports:
@@ -82,9 +85,9 @@ def _datasets_behind(stream: "IterableDataset") -> Iterator[Any]:
     """Yield what a stream reads, such as a dataset that `to_iterable_dataset` made a stream, without its mark."""
     steps: list[Any] = [stream._ex_iterable]
     while steps:
-        step = steps.pop()
-        steps += [each for each in (getattr(step, "ex_iterable", None), *getattr(step, "ex_iterables", ())) if each]
-        yield from getattr(step, "kwargs", {}).get("shards", ())
+        inside = vars(steps.pop())
+        steps += [each for each in (inside.get("ex_iterable"), *inside.get("ex_iterables", ())) if each is not None]
+        yield from inside.get("kwargs", {}).get("shards", ())
 
 
 def report_of_rows(
@@ -120,10 +123,13 @@ def report_of_rows(
             hashes[names] = hashes[names] if names in hashes else hash_texts(units(dataset, names))
             lists.append((report, texts.contains(hashes[names])))
     found = _those_that_cover(lists)
-    if not found:
-        return None
+    return _sum_of(found, asked is not None) if found else None
+
+
+def _sum_of(found: Sequence[PrivacyReport], are_asked: bool) -> PrivacyReport | None:
+    """Add up the reports of rows. None, with a warning, if they are about different columns and none is asked for."""
     different = {report.columns for report in found}
-    if asked is None and len(different) > 1:
+    if not are_asked and len(different) > 1:
         logger.warning(
             "The rows are covered by privacy reports about different columns, %s, so no guarantee is claimed for all "
             "of these. Say by `text_column` which columns it is to be about.",

@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_ROWS = ("output_columns", "template", "chat_roles", "label_names")
-"""Settings by which saved seeds and texts are read. Labels are numbered by the order of their names."""
-
 MAP_SIZE = 500
 """Number of texts of a stage that the map in the picture shows."""
 
@@ -111,12 +108,13 @@ class SavedRun:
         """
         if given is None or self.seeds is None:
             return given or self.config
-        names = [name for name in OF_ROWS if getattr(given, name) != getattr(self.config, name)]
+        there, here = (_settings_of_rows(each) for each in (self.config, given))
+        names = [name for name in there if here[name] != there[name]]
         if names:
-            there, here = (shortened(getattr(each, names[0])) for each in (self.config, given))
             raise ValueError(
-                f"`config` has `{names[0]}`={here}, but the saved run has {there}, by which its seeds are read. Keep "
-                "it, and give the words of labels and their shares as you like."
+                f"`config` has `{names[0]}`={shortened(here[names[0]])}, but the saved run has "
+                f"{shortened(there[names[0]])}, by which its seeds are read. Keep it, and give the words of labels "
+                "and their shares as you like."
             )
         return given
 
@@ -245,6 +243,12 @@ def check_folder(folder: str | Path, report: PrivacyReport) -> None:
             f"generator counts {report.num_releases} others. Writing over it would hide what was spent: choose "
             "another folder."
         )
+
+
+def _settings_of_rows(config: PrivateEvolutionConfig) -> dict[str, Any]:
+    """Return the settings by which saved seeds and texts are read. Labels are numbered by the order of their names."""
+    of_form = {"template": config.template, "chat_roles": config.chat_roles}
+    return {"output_columns": config.output_columns, **of_form, "label_names": config.label_names}
 
 
 def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":

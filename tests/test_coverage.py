@@ -287,6 +287,7 @@ def test_a_stream_of_synthetic_texts_is_not_public_either(run):
         stream.map(lambda row: row).filter(lambda row: True).select_columns(["text"]),
         concatenate_datasets([public, stream]),
         interleave_datasets([public, stream]),
+        synthetic["text"],
     ):
         with pytest.raises(ValueError, match="is synthetic text of a run"):
             coverage.check_is_public("initial_population", derived)

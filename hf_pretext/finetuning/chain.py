@@ -170,10 +170,14 @@ def _are_reports_of_a_writer(value: Any) -> bool:
 
 def _has_adapter(model: Any) -> bool:
     """Return whether a loaded model has an adapter in its layers. If PEFT was never imported, none has."""
-    holder = model[0] if isinstance(model, tuple) and model else getattr(model, "model", model)
     peft = sys.modules.get("peft.tuners.tuners_utils")
-    modules = holder.modules() if peft is not None and callable(getattr(holder, "modules", None)) else ()
-    return any(isinstance(each, peft.BaseTunerLayer) for each in modules)  # type: ignore[union-attr]
+    if peft is None:
+        return False
+    from torch.nn import Module
+    from transformers import Pipeline
+
+    held = model[0] if isinstance(model, tuple) and model else model.model if isinstance(model, Pipeline) else model
+    return isinstance(held, Module) and any(isinstance(each, peft.BaseTunerLayer) for each in held.modules())
 
 
 def _reports_of_base(
