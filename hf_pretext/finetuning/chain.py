@@ -20,6 +20,7 @@ from ..files import read_json
 from ..hub import fetch_folder
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
+from ..processes import broadcast
 from .texts import TrainingTexts
 
 if TYPE_CHECKING:
@@ -159,9 +160,15 @@ def reports_of_run(run: "Run", now: list[PrivacyReport] | None, wrote_candidates
     """
     if not wrote_candidates:
         return now
-    reports = None if now is None else [each.to_dict() for each in now]
-    kept = run.keep("writer", _are_reports_of_a_writer, lambda: {"reports": reports})["reports"]
-    return None if now is None or kept is None else [*now, *map(PrivacyReport.from_dict, kept)]
+    now = broadcast(now)
+    kept = run.kept("writer", _are_reports_of_a_writer)
+    if kept is None and now != []:  # Of a public model there is nothing to keep.
+        reports = None if now is None else [each.to_dict() for each in now]
+        run.keep("writer", _are_reports_of_a_writer, lambda: {"reports": reports})
+    if kept is None or now is None:
+        return now
+    earlier = kept["reports"]
+    return None if earlier is None else [*now, *map(PrivacyReport.from_dict, earlier)]
 
 
 def _are_reports_of_a_writer(value: Any) -> bool:
