@@ -253,6 +253,7 @@ def _expand(options: argparse.Namespace) -> None:
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
     from .hub import check_token, fetch_folder
+    from .saved_runs import check_folder
 
     check_num_samples(options.num_samples)
     if options.push_to_hub is not None:
@@ -268,6 +269,7 @@ def _expand(options: argparse.Namespace) -> None:
     )
     if generator.seeds is None:
         raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
+    check_folder(options.output_dir, generator.privacy_report)  # Before hours of writing.
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
     address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None
@@ -308,7 +310,9 @@ def source_of(run: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _are_the_same(private: dict[str, Any] | None, public: dict[str, Any] | None) -> bool:
-    if private is None or public is None or private.get("split") != public.get("split"):
+    if private is None or public is None:
+        return False
+    if private.get("split", "train") != public.get("split", "train"):  # That is the split of a repository.
         return False
     return is_same_place(private["source"], public["source"])
 
@@ -331,13 +335,11 @@ def read_public_source(
     """Read or stream the public texts that a run's file names, if it names any. Errors name the key."""
     if source is None:
         return None
-    from .artifacts import REPORT_NAME
-    from .data.sources import is_repository, read_public
-    from .hub import fetch_folder
+    from .data.sources import read_public
 
     def read() -> "Dataset | IterableDataset":
         public = read_public(**source, **_columns(config), label_column=config.label_column)
-        if is_repository(source["source"]) and (fetch_folder(source["source"], [REPORT_NAME]) / REPORT_NAME).is_file():
+        if _is_of_a_run(source["source"]):
             raise ValueError(
                 f"{source['source']!r} is synthetic text of a run, and not public: the report of a new run would not "
                 "count that one. Begin with public texts."
@@ -345,6 +347,21 @@ def read_public_source(
         return public
 
     return _naming("initial_population", read)
+
+
+def _is_of_a_run(source: str) -> bool:
+    """Return whether a privacy report lies beside texts: in their repository, or where a run or a copy has it."""
+    from .artifacts import DATA_FILE, REPORT_NAME, SEEDS_FILE, SEEDS_NAME
+    from .data.sources import is_repository
+    from .hub import fetch_folder
+
+    if is_repository(source):
+        return (fetch_folder(source, [REPORT_NAME]) / REPORT_NAME).is_file()
+    path = Path(source).resolve()
+    inner = {Path(file).parent.name for file in (DATA_FILE, SEEDS_FILE)}
+    places = [path, *([path.parent] if path.name in {SEEDS_NAME, *inner} else [])]
+    places += [path.parent.parent] if path.parent.name in inner else []
+    return any((place / REPORT_NAME).is_file() for place in places)
 
 
 def _columns(config: "PrivateEvolutionConfig") -> dict[str, Any]:

@@ -13,6 +13,7 @@ they cannot be looked up, so no guarantee is claimed for a dataset that has lost
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from .privacy.texts import TEXT_ALONE, CoveredTexts, file_name, hash_texts
 from .settings import shortened
 
 if TYPE_CHECKING:
-    from datasets import ClassLabel, Dataset
+    from datasets import ClassLabel, Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +64,30 @@ def check_is_public(argument: str, texts: object) -> None:
     """Refuse synthetic texts of a run as public texts of another one, whose report would not count the first.
 
     Raises:
-        ValueError: `texts` is a dataset that carries a report.
+        ValueError: `texts` is a dataset that carries a report, or a stream of one.
     """
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
+    from datasets.arrow_dataset import Column
 
-    if isinstance(texts, Dataset) and (reports := marks_of(texts)):
+    while isinstance(texts, Column):
+        texts = texts.source
+    behind = _datasets_behind(texts) if isinstance(texts, IterableDataset) else [texts]
+    reports = [report for each in behind if isinstance(each, Dataset) for report in marks_of(each)]
+    if reports:
         raise ValueError(
             f"`{argument}` is synthetic text of a run with epsilon = {rounded_up(reports[0].epsilon)}, and not "
             "public: the report of a new run would not count that one. Begin with public texts. If the clients of "
             "that run are others, whose guarantee is not to be claimed, give the texts as a list."
         )
+
+
+def _datasets_behind(stream: "IterableDataset") -> Iterator[Any]:
+    """Yield what a stream reads, such as a dataset that `to_iterable_dataset` made a stream, without its mark."""
+    steps: list[Any] = [stream._ex_iterable]
+    while steps:
+        inside = vars(steps.pop())
+        steps += [each for each in (inside.get("ex_iterable"), *inside.get("ex_iterables", ())) if each is not None]
+        yield from inside.get("kwargs", {}).get("shards", ())
 
 
 def report_of_rows(
@@ -108,10 +123,24 @@ def report_of_rows(
             hashes[names] = hashes[names] if names in hashes else hash_texts(units(dataset, names))
             lists.append((report, texts.contains(hashes[names])))
     found = _those_that_cover(lists)
-    if not found:
+    return _sum_of(found, asked is not None) if found else None
+
+
+def _sum_of(found: Sequence[PrivacyReport], are_asked: bool) -> PrivacyReport | None:
+    """Add up the reports of rows. None, with a warning, if they are about different columns and none is asked for."""
+    different = {report.columns for report in found}
+    if not are_asked and len(different) > 1:
+        logger.warning(
+            "The rows are covered by privacy reports about different columns, %s, so no guarantee is claimed for all "
+            "of these. Say by `text_column` which columns it is to be about.",
+            shortened(sorted(map(list, different))),
+        )
         return None
     total = PrivacyReport.of_several(found)
-    return total if total in found else total.without_names()
+    if total in found:
+        return total
+    # A sum names no rows, but still the columns that all of its reports are about.
+    return replace(total.without_names(), columns=found[0].columns if len(different) == 1 else TEXT_ALONE)
 
 
 def _columns_in(dataset: "Dataset", report: PrivacyReport, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from .evolution.parts import is_texts, joined
 from .evolution.population import Population
 from .evolution.selection import SelectionRule, selection_rule
 from .expansion import Expander, SeedTexts, check_num_samples
-from .finetuning.chain import reports_of_writer, with_writer
+from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
 from .hub import check_guarantee
 from .inputs import check_population, client_pool, run_settings, tools_of
@@ -127,9 +127,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._sources = {**self._components.sources, **{name: ModelSource() for name in own if own[name]}}
         self._noise = noise
         # What the model that writes has learned before, which its texts may tell as well.
-        self._earlier_reports = reports_of_writer(self._sources["expansion_model"].name)
+        self._earlier_reports = reports_of_writer(self._sources["expansion_model"].name, expansion_model)
         self._expander = Expander(engine, config, self._embed) if (engine := self._components.engine) else None
-        settings = run_settings(config, self._questions, self._sources)
+        settings = run_settings(config, self._questions, self._sources, self._earlier_reports)
         # The main process alone writes. The others get what it reads.
         self._folder = RunFolder(run_dir, settings) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
@@ -190,8 +190,7 @@ class PrivateEvolutionGenerator(CountsAlone):
             `config.text_column`, and conversations a column `messages` that `trl` trains on. With `config.labels`,
             there is the column `config.label_column` (`ClassLabel`) as well.
         """
-        # Refused before any budget is spent.
-        self._components.needed_engine("calling the generator")
+        self._components.needed_engine("calling the generator")  # Refused before any budget is spent.
         check_num_samples(num_samples)
         check_given_shares(label_shares, self.config.labels)
         seeds = self.evolve(private, initial_population)
@@ -239,6 +238,8 @@ class PrivateEvolutionGenerator(CountsAlone):
                 run.warn_of_a_second_one()
             clients = self._pool(private) if is_main_process() and not is_released else None
             self._num_clients = run.begin(clients)
+            writes = initial_population is None or not self._sources["variation_model"].given
+            self._earlier_reports = reports_of_run(run, self._earlier_reports, writes)
             tools = tools_of(self._components, self._expander, self._form, self._embed)
             population = self._new_population(run, initial_population, tools)
             self.history = run.history
@@ -251,8 +252,8 @@ class PrivateEvolutionGenerator(CountsAlone):
                     "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
                 )
             self._costs = private.costs() if isinstance(private, ClientPool) else None
-            rows = as_rows(self._form, population.finish(seeds))
-            self._seeds = make_dataset(list(rows), output_features(self.config))
+            rows = list(as_rows(self._form, population.finish(seeds)))
+            self._seeds = make_dataset(rows, output_features(self.config))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
             self._num_runs = run.number
             return self._seeds
@@ -293,7 +294,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         with self._working():
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
-            is_kept, features = examples.are_all_of(self._seeds), output_features(self.config)
+            is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
 
             def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
                 return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
@@ -336,10 +337,9 @@ class PrivateEvolutionGenerator(CountsAlone):
                 "hold. Give `run_dir` to the constructor, with the run's own settings, to resume it."
             )
         saved = SavedRun.load(name, revision, token)
-        config = overrides.pop("config", None) or saved.config
+        config = saved.config_or(overrides.pop("config", None))
         generator = cls(**{**saved.models(overrides), **overrides}, config=config)
-        # Its own report comes first.
-        own, *earlier = saved.report.parts or (saved.report,)
+        own, *earlier = saved.report.parts or (saved.report,)  # Its own report comes first.
         generator._ledger = own.to_ledger(generator.ledger.plan)
         generator._num_clients = own.num_clients
         if generator._earlier_reports is not None:

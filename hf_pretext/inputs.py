@@ -20,6 +20,7 @@ from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
+from .privacy.report import PrivacyReport
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -92,15 +93,29 @@ def client_pool(
 
 
 def run_settings(
-    config: PrivateEvolutionConfig, questions: Sequence[Question], sources: Mapping[str, ModelSource]
+    config: PrivateEvolutionConfig,
+    questions: Sequence[Question],
+    sources: Mapping[str, ModelSource],
+    earlier: Sequence[PrivacyReport] | None = (),
 ) -> dict[str, Any]:
-    """List what a run folder has to agree on: the configuration, the questions, and what the models are called."""
+    """List what a run folder has to agree on: the configuration, the questions, and what the models are called.
+
+    A model that was finetuned is known by what it learned as well (`earlier`, see `reports_of_writer`), since it may
+    be finetuned again under the same name.
+    """
     settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
     asked = {f"questions.{each.name}": each.fingerprint() for each in questions}
     models = {argument: each.label for argument, each in sources.items()}
+    if earlier is None or len(earlier):
+        learned = "texts without a known guarantee" if earlier is None else sorted(_release_ids(earlier))
+        models["expansion_model"] = f"{models['expansion_model']}, finetuned on {learned}"
     # JSON objects are equal in any order, but labels are numbered by theirs.
     order = {"label_names": config.label_names} if config.labels else {}
     return {"config": settings, "models": models, "questions": asked, **order}
+
+
+def _release_ids(reports: Sequence[PrivacyReport]) -> set[str]:
+    return {name for each in reports for name in each.release_ids}
 
 
 def tools_of(

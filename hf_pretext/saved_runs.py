@@ -36,6 +36,7 @@ from .plots import plot_run
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .runs.history import RoundRecord
+from .settings import shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,6 +99,25 @@ class SavedRun:
         synthetic = _read_texts(folder, report) if seeds is not None else None
         return cls(config, report, sources, history, seeds, synthetic)
 
+    def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
+        """Return the saved settings, or others that are given and say the same about what a row is.
+
+        Raises:
+            ValueError: They name other columns, roles or labels, or the labels in another order. The saved seeds and
+                texts would become other rows, under the guarantee of these.
+        """
+        if given is None or self.seeds is None:
+            return given or self.config
+        there, here = (_settings_of_rows(each) for each in (self.config, given))
+        names = [name for name in there if here[name] != there[name]]
+        if names:
+            raise ValueError(
+                f"`config` has `{names[0]}`={shortened(here[names[0]])}, but the saved run has "
+                f"{shortened(there[names[0]])}, by which its seeds are read. Keep it, and give the words of labels "
+                "and their shares as you like."
+            )
+        return given
+
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
 
@@ -136,7 +156,7 @@ class SavedRun:
             ValueError: The folder holds the report of another run, or of one that has spent more.
         """
         path = Path(folder)
-        self._check_report_is_not_lost(path)
+        check_folder(path, self.report)
         with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN)) as scratch:
             self._write(scratch, maps, self.sources)
             if self.seeds is not None:
@@ -211,16 +231,24 @@ class SavedRun:
             for number, (name, words) in enumerate((config.labels or {}).items())
         ]
 
-    def _check_report_is_not_lost(self, folder: Path) -> None:
-        if not (folder / REPORT_NAME).is_file():
-            return
-        there = PrivacyReport.from_pretrained(folder)
-        if not self.report.covers(there):
-            raise ValueError(
-                f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
-                f"generator counts {self.report.num_releases} others. Writing over it would hide what was spent: "
-                "choose another folder."
-            )
+
+def check_folder(folder: str | Path, report: PrivacyReport) -> None:
+    """Raise a `ValueError` if a folder holds the report of another run than that of `report`, or of more releases."""
+    if not (Path(folder) / REPORT_NAME).is_file():
+        return
+    there = PrivacyReport.from_pretrained(folder)
+    if not report.covers(there):
+        raise ValueError(
+            f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
+            f"generator counts {report.num_releases} others. Writing over it would hide what was spent: choose "
+            "another folder."
+        )
+
+
+def _settings_of_rows(config: PrivateEvolutionConfig) -> dict[str, Any]:
+    """Return the settings by which saved seeds and texts are read. Labels are numbered by the order of their names."""
+    of_form = {"template": config.template, "chat_roles": config.chat_roles}
+    return {"output_columns": config.output_columns, **of_form, "label_names": config.label_names}
 
 
 def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":
@@ -245,12 +273,18 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
 
     synthetic = load_from_disk(str(folder), keep_in_memory=True)
     covered = report_of_rows(synthetic, [folder])
-    return synthetic if covered is not None and report.covers(covered) else None
+    is_own = covered is not None and report.covers(covered) and set(synthetic.column_names) == set(report.columns)
+    return synthetic if is_own else None
 
 
 def digest_of_seeds(seeds: "Dataset") -> str:
     """Compute the digest of seeds with all of their columns, since their votes decide which texts are written."""
+    from datasets import ClassLabel
+
+    # By their names, since the settings number the labels.
+    labels = {name: each for name, each in seeds.features.items() if isinstance(each, ClassLabel)}
     rows = hashlib.sha256()
     for seed in seeds:
+        seed |= {name: each.names[seed[name]] for name, each in labels.items()}
         rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
     return rows.hexdigest()

@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune, load_script
+from transformers import AutoModelForCausalLM
 
 from conftest import make_llama
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.coverage import report_of_rows
 from hf_pretext.finetuning import load_before_and_after, push_model, report_of_model
-from hf_pretext.finetuning.chain import digest_of_weights
+from hf_pretext.finetuning.chain import digest_of_weights, reports_of_writer, with_writer
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
 from hf_pretext.models.checkpoints import gguf_file
@@ -184,6 +185,70 @@ def test_weights_that_are_not_those_of_the_report_have_no_guarantee(place, priva
     lora(load(place / "llm")[0], place / "out", place / "llm")
     generator = PrivateEvolutionGenerator(None, str(place / "embedder"), str(place / "out"), config=config)
     assert math.isinf(generator.privacy_report.epsilon)
+
+
+def test_a_run_that_another_writer_continues_keeps_what_the_first_had_learned(place, private, public, config):
+    """The seeds hold it. So a folder must not forget an adapter of private texts that wrote its candidates."""
+    finetune(place, str(place / "texts.jsonl"))
+
+    def epsilon(model, run_dir, population=public, variation_model=None):
+        models = (variation_model, str(place / "embedder"), str(place / model))
+        generator = PrivateEvolutionGenerator(*models, config=config, run_dir=place / run_dir)
+        generator(private, initial_population=population, num_samples=5)
+        return generator.privacy_report.epsilon
+
+    assert math.isinf(epsilon("out", "run")) and math.isinf(epsilon("llm", "run"))
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    assert (
+        epsilon("out", "again") == epsilon("llm", "again") == pytest.approx(2 * report_of_model(place / "out").epsilon)
+    )
+    # One that did not write candidates is forgotten.
+
+    class Variation:
+        def vary(self, texts, seed):
+            return list(texts)
+
+    assert epsilon("out", "other", variation_model=Variation()) > epsilon("llm", "other", variation_model=Variation())
+
+
+def test_a_model_that_was_finetuned_again_under_its_name_is_another_one(place, private, public, config):
+    """What it wrote before is not taken over under its new report, and the candidates of a run have one writer."""
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+
+    def generator():
+        models = (None, str(place / "embedder"), str(place / "out"))
+        return PrivateEvolutionGenerator(*models, config=config, run_dir=place / "run")
+
+    before = generator()
+    before(private, initial_population=public, num_samples=5)
+    finetune(place, str(place / "texts.jsonl"))
+    after = generator()
+    assert math.isinf(after.privacy_report.epsilon) and before._run.texts_step != after._run.texts_step
+
+
+def test_an_adapter_in_a_loaded_model_has_no_guarantee_by_the_name_of_its_base(place, config, caplog):
+    finetune(place, str(place / "texts.jsonl"))
+    _, tokenizer = load(place / "llm")
+    for model in (load(place / "out")[0], AutoModelForCausalLM.from_pretrained(place / "out")):
+        generator = PrivateEvolutionGenerator(None, str(place / "embedder"), (model, tokenizer), config=config)
+        assert math.isinf(with_writer(generator.privacy_report, generator._earlier_reports).epsilon)
+    assert "Give the folder or repository of the adapter instead" in caplog.text
+
+
+def test_a_base_beside_an_adapter_is_looked_up_as_it_is_loaded(place, private, public, config):
+    """By a path from the adapter's folder, and also if the adapter has a report of its own."""
+    finetune(place, str(place / "texts.jsonl"))
+    lora(load(place / "llm")[0], place / "foreign", "../out")
+    assert reports_of_writer(str(place / "foreign")) is None
+    (place / "out").rename(place / "unknown")
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    assert len(reports_of_writer(str(place / "out"))) == 1
+    path = place / "out" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(place / "unknown")}))
+    assert reports_of_writer(str(place / "out")) is None
 
 
 def test_a_public_model_changes_nothing(place, config):

@@ -130,6 +130,16 @@ def test_mistakes_of_expand_are_named_in_one_line(folders, config, capsys, chang
     assert message in capsys.readouterr().err and not (folders / "more").exists()
 
 
+def test_a_folder_of_another_run_is_refused_before_texts_are_written(folders, capsys, monkeypatch):
+    """Hours of writing would be lost."""
+    for name in ("out", "other"):
+        assert main(["generate", "--config", yaml_file(folders, f"output_dir: {folders}/{name}")]) == 0
+    monkeypatch.setattr(PrivateEvolutionGenerator, "expand", lambda *_, **__: pytest.fail("too late"))
+    options = ["--seeds", str(folders / "out"), "--expansion-model", str(folders / "llm"), "--num-samples", "3"]
+    assert main(["expand", *options, "--output-dir", str(folders / "other")]) == 2
+    assert "holds the report of another run" in capsys.readouterr().err
+
+
 def test_seeds_that_are_not_there_are_named(folders, config, capsys):
     generator = PrivateEvolutionGenerator(None, str(folders / "embedder"), str(folders / "llm"), config=config)
     generator.save_pretrained(folders / "saved")
@@ -203,6 +213,11 @@ def test_generate_from_a_database_is_as_from_its_rows_in_a_file(folders, databas
             "private_split: train",
             "`private`: '{0}/private.jsonl' has no splits, so there is no `private_split`='train'",
         ),
+        (
+            "initial_population: postgresql://me:quokka@host/x",
+            "`initial_population`: A database (its URL is not shown",
+        ),
+        ("private: me/x\ninitial_population: me/x\ninitial_population_split: train", "is the private file itself"),
         ("initial_population_split: x", "`initial_population`: '{0}/public.json' has no splits"),
         ("private: postgresql://me:quokka@host/x: y", "is not YAML that can be read: mapping values"),
         ("private: !!float postgresql://me:quokka@host/x", "is not YAML that can be read: it raises a ValueError"),

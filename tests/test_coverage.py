@@ -5,22 +5,26 @@ import shutil
 import time
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 from datasets import (
     ClassLabel,
     Dataset,
     Features,
+    IterableDataset,
     Value,
     concatenate_datasets,
     interleave_datasets,
     load_from_disk,
 )
-from guarantee_rows import PRIVATE, make_run, models
+from guarantee_rows import CONFIG, PRIVATE, make_run, models
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator, coverage
+from hf_pretext.cli import read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
+from hf_pretext.finetuning.training import _report_of_training
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import PrivacyReport
 from hf_pretext.privacy.report_format import checksum_of
@@ -246,6 +250,12 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
         mixed.rename_column("text", "content"),
         synthetic.add_column("completion", private["text"][:40]),
         synthetic.add_column("messages", [[{"role": "user", "content": text}] for text in private["text"][:40]]),
+        *(
+            synthetic.add_column("messages", list(map(json.dumps, private["text"][:40])), feature=kind())
+            for kind in [getattr(datasets, "Json", None)]
+            if kind is not None  # Of version 5 on.
+        ),
+        synthetic.add_column("prompt", [text.encode() for text in private["text"][:40]]),
         iter(()),
     ):
         assert logged(trained_on) == [], trained_on
@@ -265,6 +275,57 @@ def test_synthetic_texts_of_one_run_are_not_public_texts_of_another(run):
     generator, synthetic, _ = run
     with pytest.raises(ValueError, match="is synthetic text of a run with epsilon = 3, and not public"):
         generator.evolve(PRIVATE, initial_population=synthetic)
+
+
+def test_a_stream_of_synthetic_texts_is_not_public_either(run):
+    """`to_iterable_dataset` drops the mark, so what is behind a stream is looked at."""
+    _, synthetic, _ = run
+    stream, public = synthetic.to_iterable_dataset(), Dataset.from_dict({"text": ["public"]}).to_iterable_dataset()
+    for derived in (
+        stream,
+        synthetic.to_iterable_dataset(num_shards=4).shuffle(seed=0).take(9),
+        stream.map(lambda row: row).filter(lambda row: True).select_columns(["text"]),
+        concatenate_datasets([public, stream]),
+        interleave_datasets([public, stream]),
+        synthetic["text"],
+    ):
+        with pytest.raises(ValueError, match="is synthetic text of a run"):
+            coverage.check_is_public("initial_population", derived)
+    for other in (public.shuffle(seed=0), IterableDataset.from_generator(lambda: iter([{"text": "public"}]))):
+        coverage.check_is_public("initial_population", other)
+
+
+@pytest.mark.parametrize("source", ["copy", "copy/data", "copy/data/train-00000-of-00001.parquet", "run/seeds.jsonl"])
+def test_files_of_a_run_are_not_public_texts_of_another(run, tmp_path, source):
+    """They have no mark, but the report lies where a run or a copy of its repository has it."""
+    _, synthetic, folder = run
+    (tmp_path / "copy" / "data").mkdir(parents=True)
+    synthetic.to_parquet(str(tmp_path / "copy" / "data" / "train-00000-of-00001.parquet"))
+    shutil.copy(folder / "privacy_report.json", tmp_path / "copy")
+    (tmp_path / "run").symlink_to(folder)
+    with pytest.raises(ValueError, match="is synthetic text of a run, and not public"):
+        read_public_source({"source": str(tmp_path / source)}, CONFIG)
+    (folder.parent / "public.jsonl").write_text('{"text": "beside the folder of a run"}')
+    assert read_public_source({"source": str(folder.parent / "public.jsonl")}, CONFIG).num_rows == 1
+
+
+def test_texts_of_foreign_seeds_are_not_kept_as_those_of_the_own(tmp_path):
+    """A transform changes what is read of seeds, and not what they hold."""
+    generator = PrivateEvolutionGenerator(**models(), config=CONFIG, run_dir=tmp_path)
+    seeds = generator.evolve(PRIVATE, initial_population=random_texts(64, seed=4))
+    foreign = seeds.with_transform(lambda rows: {**rows, "text": [f"quokka {text}" for text in rows["text"]]})
+    assert not coverage.marks_of(generator.expand(foreign, num_samples=9))
+    assert not list(tmp_path.glob("run-1-texts*"))
+    assert coverage.marks_of(generator.expand(seeds, num_samples=9)) and list(tmp_path.glob("run-1-texts*"))
+
+
+def test_a_column_that_someone_added_to_saved_texts_is_not_loaded(run, tmp_path):
+    """A push would publish it beside the report."""
+    _, synthetic, folder = run
+    shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("data-*.arrow", "state.json"))
+    synthetic.add_column("title", PRIVATE["text"][:40]).save_to_disk(str(tmp_path / "other"))
+    shutil.copytree(tmp_path / "other", tmp_path / "out", dirs_exist_ok=True)
+    assert PrivateEvolutionGenerator.from_pretrained(tmp_path / "out", **models())._synthetic is None
 
 
 def test_a_text_of_two_runs_has_both_reports(run):
@@ -372,6 +433,18 @@ def test_a_lost_column_is_named_and_nothing_is_claimed(caplog):
     assert "about the columns ['text', 'label'], and not about" in caplog.text
 
 
+def test_reports_about_different_columns_do_not_cover_rows_together(run, caplog):
+    """A row that one report covers in `text` alone may hold anything in a column that another report names."""
+    own, (_, synthetic, _) = labelled(), run
+    other = Dataset.from_dict({"text": synthetic["text"], "label": ["private words"] * len(synthetic)})
+    names = [own.features["label"].int2str(number) for number in own["label"]]
+    mixed = concatenate_datasets([Dataset.from_dict({"text": own["text"], "label": names}), other])
+    mixed.info.description = f"{own.info.description}\n{synthetic.info.description}"
+    assert find_privacy_report(mixed) is None and "about different columns" in caplog.text
+    assert find_privacy_report(mixed, text_column=["text", "label"]) is None
+    assert find_privacy_report(mixed, text_column="text") is not None
+
+
 def test_conversations_are_covered_turn_by_turn(forgets, tmp_path):
     turns = [
         [{"role": "user", "content": text}, {"role": "assistant", "content": text.upper()}]
@@ -390,6 +463,19 @@ def test_conversations_are_covered_turn_by_turn(forgets, tmp_path):
         lambda row: {"messages": [{**turn, "role": "user"} for turn in row["messages"]]},
     ):
         assert find_privacy_report(own.map(spoil)) is None
+
+
+def test_a_sum_says_which_columns_it_is_about():
+    """Such as that of a run and of the model that wrote its conversations, which a trainer reads."""
+    both = PrivacyReport.of_several([make_run(seed)[0].privacy_report for seed in (0, 7)])
+    turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in random_texts(4)]
+    own = Dataset.from_dict({"messages": turns})
+    coverage.mark(own, both, coverage.texts_of(own, columns=["messages"]))
+    found = find_privacy_report(own)
+    assert found.columns == ("messages",) and len(found.parts) == 2
+    assert PrivacyReport.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert _report_of_training(own, None, None) is not None
+    assert _report_of_training(own.add_column("prompt", PRIVATE["text"][:4]), None, None) is None
 
 
 def test_texts_of_a_labelled_dataset_are_trained_on_with_its_guarantee(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pyarrow.parquet
@@ -12,6 +13,7 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, coverage
 from hf_pretext.audit import sample_targets
 from hf_pretext.cli import read_private_source, read_public_source
+from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
 from hf_pretext.forms import form_of, variations_in_form
 from hf_pretext.hub import find_privacy_report
@@ -292,6 +294,24 @@ def test_public_rows_that_are_private_ones_are_warned_of(make_generator, kind):
     config, private, _ = DATA[kind]
     with pytest.warns(UserWarning, match="Most texts of `initial_population` are in `private` too"):
         make_generator(config).evolve(private, initial_population=private.remove_columns("client_id"))
+
+
+def with_number(row, index):
+    """Another number beside a record, or another greeting before a conversation."""
+    return {"stars": index} if "stars" in row else {"talk": [*talk(f"Hi {index}.", "Hi."), *row["talk"]]}
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("as_public", [Dataset.to_iterable_dataset, lambda rows: rows], ids=["stream", "dataset"])
+def test_private_rows_with_something_changed_beside_are_warned_of(kind, as_public):
+    """They were another record, or another conversation, and so passed as public texts."""
+    config, private, public = DATA[kind]
+    changed = private.remove_columns("client_id").map(with_number, with_indices=True)
+    with pytest.warns(UserWarning, match="are in `private` too, word for word"):
+        check_public_texts(private, as_public(changed), form_of(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_public_texts(private, as_public(public.map(with_number, with_indices=True)), form_of(config))
 
 
 def test_blank_rows_are_left_out_and_their_client_stays(make_generator):

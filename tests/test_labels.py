@@ -545,3 +545,23 @@ def test_the_command_refuses_labels_that_are_not_public(models_folder, labeled, 
     assert main(["generate", "--config", str(tmp_path / "run.yaml")]) == 2
     assert "rows, such as row" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "run" / "ledger.json").read_text())["releases"] == []
+
+
+def test_saved_seeds_keep_their_labels_whatever_the_settings_say_later(make, labeled, public, tmp_path, caplog):
+    """Labels are saved as numbers. Other names for these would be false labels, under the guarantee of the true."""
+    generator = make()
+    generator(labeled, initial_population=public, num_samples=4)
+    generator.save_pretrained(tmp_path)
+    components = generator._components
+    given = {"variation_model": components.variation, "embedding_model": components.embedder._model}
+    given["expansion_model"] = components.engine
+    turned = dict(reversed(LABELS.items()))
+    for changes in ({"labels": turned}, {"labels": {"a": "b", "c": "d"}}, {"text_column": ("a", "b")}):
+        with pytest.raises(ValueError, match="by which its seeds are read"):
+            PrivateEvolutionGenerator.from_pretrained(tmp_path, config=make_config(**changes), **given)
+    reworded = make_config(labels=dict.fromkeys(LABELS, "other words"), text_column="body")
+    assert PrivateEvolutionGenerator.from_pretrained(tmp_path, config=reworded, **given).seeds is not None
+    path = tmp_path / "private_evolution_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "labels": turned}))
+    assert PrivateEvolutionGenerator.from_pretrained(tmp_path, **given).seeds is None
+    assert "are not those that its privacy report names" in caplog.text

@@ -21,7 +21,7 @@ from hf_pretext.clients import in_memory
 from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.guard import attempted
 from hf_pretext.clients.identity import look_of
-from hf_pretext.clients.samples import cap_samples, group_by_client, quantize_embeddings
+from hf_pretext.clients.samples import cap_samples, embed_clients, group_by_client, quantize_embeddings
 from hf_pretext.forms import Plain
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
@@ -135,6 +135,28 @@ def test_a_panic_on_one_client_s_text_ends_no_run():
     with pytest.raises(ValueError, match="failed on all private texts, with a PanicException") as error:
         make_in_memory([HOSTILE], Panics())
     assert error.value.__context__ is None
+
+
+def test_whether_a_client_fails_does_not_depend_on_the_length_of_others_texts():
+    """Neighbours: a client with a long text joins, and nobody else's votes move."""
+
+    class Embedder:
+        max_length = 3
+
+        def cuts(self, texts):
+            if "odd" in texts:
+                raise ValueError("quokka")
+            return any(len(text) > 3 for text in texts)
+
+        def __call__(self, texts):
+            return np.ones((len(texts), 1), dtype=np.float32)
+
+    with pytest.warns(UserWarning, match="texts of some clients|of more than 3 tokens"):
+        alone, joined = (
+            embed_clients({**first, "b": ["odd"], "c": ["two"]}, Embedder(), 8, 0)
+            for first in ({}, {"a": ["a long text"]})
+        )
+    assert list(map(len, alone)) == [0, 1] and list(map(len, joined)) == [1, 0, 1]
 
 
 def test_a_panic_in_a_question_of_the_caller_ends_no_run(monkeypatch):

@@ -18,6 +18,8 @@ NUM_COMPARED = 1000
 def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequence[str]", form: Form) -> None:
     """Refuse public texts that are the private dataset itself, and warn if most of them are in it word for word.
 
+    Of records and conversations, the longest column or turn is what is looked for.
+
     This reads private text, and so only in the process that holds it. *Released*: nothing. The warning goes to the
     owner of the private text, at the console of the trusted side. It says neither which texts nor how many they are,
     and nothing else depends on whether it was given. In a federation no one has both sides, and nothing is compared.
@@ -39,7 +41,7 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         return
     rows: Any = public.take(NUM_COMPARED) if isinstance(public, IterableDataset) else public
     try:
-        own, others = (_different_texts(each, form) for each in (private, rows))
+        own, others = (_what_is_said(each, form) for each in (private, rows))
     except MissingColumnError:
         return
     if 2 * len(own & others) > len(others):
@@ -51,7 +53,7 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         )
 
 
-def _different_texts(source: Any, form: Form) -> set[str]:
+def _what_is_said(source: Any, form: Form) -> set[str]:
     from datasets import Dataset, IterableDataset
 
     texts = source
@@ -59,8 +61,17 @@ def _different_texts(source: Any, form: Form) -> set[str]:
         texts = _texts(zip(*(values_of(source, name) for name in form.source), strict=True), form)
     elif isinstance(source, IterableDataset):
         texts = _texts((tuple(value_at(row, name) for name in form.source) for row in source), form)
-    return {text.strip() for text in texts if isinstance(text, str) and text.strip()}
+    # As it would be published, without what is cut off.
+    rows = (form.parse(text) for text in texts if isinstance(text, str))
+    return {part for row in rows if row is not None and (part := _longest_part(row).strip())}
 
 
 def _texts(rows: Iterable[Row], form: Form) -> list[str]:
     return [form.read(row) for row in rows if form.problem(row) is None]
+
+
+def _longest_part(row: Row) -> str:
+    """Return the longest column of a record, or turn of a conversation. What was changed beside it hides no text."""
+    (first, *others) = row
+    parts = [turn["content"] for turn in first] if isinstance(first, list) else [first, *others]
+    return max(parts, key=len, default="")

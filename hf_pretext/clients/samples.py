@@ -343,7 +343,8 @@ def _embed_into(
 
     def embed(texts: list[str]) -> np.ndarray:
         nonlocal cuts
-        cuts = cuts or embedder.cuts(texts)
+        # Asked of every client: one that fails here must not depend on whether others have long texts.
+        cuts = embedder.cuts(texts) or cuts
         if isinstance(embedder, CountsUnknown):
             unknown.append(embedder.count_unknown(texts))
         return quantize_embeddings(embedder(texts))

@@ -77,6 +77,8 @@ def read_public(
         FileNotFoundError: There is nothing of that name.
         ValueError: It cannot be read, or is not public.
     """
+    if is_database(source):
+        raise ValueError("A database (its URL is not shown) is for private texts. Give public ones as a file.")
     if not is_repository(source):
         if label_column is not None:
             try:

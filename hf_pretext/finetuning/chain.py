@@ -8,10 +8,11 @@ recipe made counts as public, and its card says so.
 import hashlib
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
 from ..coverage import texts_of
@@ -19,7 +20,11 @@ from ..files import read_json
 from ..hub import fetch_folder
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
+from ..processes import broadcast
 from .texts import TrainingTexts
+
+if TYPE_CHECKING:
+    from ..runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -105,19 +110,26 @@ def report_of_model_to_be(
     return PrivacyReport.of_several(reports)
 
 
-def reports_of_writer(name: str | None) -> list[PrivacyReport] | None:
+def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport] | None:
     """Find the guarantees of what a model learned before it wrote texts for a run.
 
-    Only what can be looked up counts: pretraining is public, and so is a model of the Hub that cannot be reached.
+    Only what can be looked up counts: pretraining is public, and so is a model of the Hub that cannot be reached. A
+    loaded model with an adapter in its layers has the name of its base, by which the adapter cannot be looked up.
 
     Args:
         name (`str`, *optional*): Folder or repository of the model.
+        model (`Any`, *optional*): What was given as the model: its name, or a loaded object.
 
     Returns:
         `list` of `PrivacyReport`: They are added to that of the run. None, with a warning, if the model was finetuned
         on texts whose guarantee is not known.
     """
     try:
+        if _has_adapter(model):
+            raise UnknownTrainingError(
+                "It was given as an object with an adapter in it, which has no name. Give the folder or repository of "
+                "the adapter instead."
+            )
         return _reports_of_base(name, None, is_public=True) if name else []
     except FileNotFoundError:
         return []
@@ -131,6 +143,48 @@ def with_writer(report: PrivacyReport, earlier: Sequence[PrivacyReport] | None) 
     if earlier is None:
         return replace(report, epsilon=math.inf, exchange_epsilon=math.inf)
     return PrivacyReport.of_several([report, *earlier]) if earlier else report
+
+
+def reports_of_run(run: "Run", now: list[PrivacyReport] | None, wrote_candidates: bool) -> list[PrivacyReport] | None:
+    """Add what an earlier model had learned that wrote candidates of a run, if another one continues the run.
+
+    The seeds hold what it wrote, whichever model expands them.
+
+    Args:
+        run (`Run`): Keeps the reports of the model that it began with.
+        now (`list` of `PrivacyReport`, *optional*): Those of the model that there is now. See `reports_of_writer`.
+        wrote_candidates (`bool`): Whether the model writes or varies the candidates of the run.
+
+    Returns:
+        `list` of `PrivacyReport`: Those of both. None if the guarantee of one of them is not known.
+    """
+    if not wrote_candidates:
+        return now
+    now = broadcast(now)
+    kept = run.kept("writer", _are_reports_of_a_writer)
+    if kept is None and now != []:  # Of a public model there is nothing to keep.
+        reports = None if now is None else [each.to_dict() for each in now]
+        run.keep("writer", _are_reports_of_a_writer, lambda: {"reports": reports})
+    if kept is None or now is None:
+        return now
+    earlier = kept["reports"]
+    return None if earlier is None else [*now, *map(PrivacyReport.from_dict, earlier)]
+
+
+def _are_reports_of_a_writer(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("reports", 0), list | None)
+
+
+def _has_adapter(model: Any) -> bool:
+    """Return whether a loaded model has an adapter in its layers. If PEFT was never imported, none has."""
+    peft = sys.modules.get("peft.tuners.tuners_utils")
+    if peft is None:
+        return False
+    from torch.nn import Module
+    from transformers import Pipeline
+
+    held = model[0] if isinstance(model, tuple) and model else model.model if isinstance(model, Pipeline) else model
+    return isinstance(held, Module) and any(isinstance(each, peft.BaseTunerLayer) for each in held.modules())
 
 
 def _reports_of_base(
@@ -154,18 +208,20 @@ def _reports_of_base(
         )
     folder = fetch_folder(base_model, list(TRACES), revision, repo_type="model")
     own = LOCAL_TRACES if Path(base_model).is_dir() else (REPORT_NAME, TRAINING_NAME)
+    is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     if not any((folder / name).is_file() for name in own):
-        adapter = folder / ADAPTER_CONFIG_NAME
         # An adapter that no recipe made, of a model that a recipe may have made.
         above = (*adapters, base_model)
-        return _reports_of_base(_base_of(read_json(adapter)), None, is_public, above) if adapter.is_file() else []
+        return _reports_of_base(_base_of(folder), None, is_public, above) if is_adapter else []
     report = report_of_model(fetch_folder(base_model, [*TRACES, WEIGHTS], revision, repo_type="model"))
     if report is None:
         raise UnknownTrainingError(
             f"The model {base_model!r} was finetuned before, on texts whose guarantee is not known. Begin with its "
             "own base model."
         )
-    return [report]
+    # The base that lies there now may be another one than that of its training.
+    above = (*adapters, base_model)
+    return [report, *(_reports_of_base(_base_of(folder), None, True, above) if is_adapter else ())]
 
 
 def _is_listed(repo_id: str, revision: str | None) -> bool:
@@ -179,9 +235,11 @@ def _is_listed(repo_id: str, revision: str | None) -> bool:
         return False
 
 
-def _base_of(adapter_config: Any) -> str:
+def _base_of(folder: Path) -> str:
+    """Return the base of an adapter, which `models.checkpoints` also finds by a path from the adapter's folder."""
     try:
-        return str(adapter_config["base_model_name_or_path"])
+        base = str(read_json(folder / ADAPTER_CONFIG_NAME)["base_model_name_or_path"])
+        return str(folder / base) if not Path(base).is_dir() and (folder / base).is_dir() else base
     except (KeyError, TypeError):
         raise UnknownTrainingError(f"{ADAPTER_CONFIG_NAME} does not name the base model of its adapter.") from None
 

@@ -81,8 +81,7 @@ def _report_of_training(trained_on: Any, texts: Any, source: str | Path | None) 
     found = [
         report
         for each, report in zip(looked_up, reports, strict=True)
-        if report is not None
-        and all(_columns_of_strings(each) <= set(part.columns) for part in report.parts or (report,))
+        if report is not None and _columns_of_strings(each) <= set(report.columns)
     ]
     return PrivacyReport.of_several(found) if found and len(found) == len(reports) else None
 
@@ -92,10 +91,10 @@ def _columns_of_strings(dataset: "Dataset") -> set[str]:
 
 
 def _has_strings(feature: Any) -> bool:
-    """Return whether a column holds strings, also in lists and dictionaries."""
+    """Return whether a column holds strings, also in lists and dictionaries, or what may hold some."""
     if isinstance(feature, (list, dict)):
         return any(map(_has_strings, feature.values() if isinstance(feature, dict) else feature))
-    return "string" in repr(feature)
+    return any(kind in repr(feature) for kind in ("string", "binary", "Json("))
 
 
 class _OriginCallback(TrainerCallback):

@@ -105,13 +105,17 @@ class Run:
 
     def keep(self, step: str, is_valid: Callable[[Any], bool], make: Callable[[], Any]) -> Any:
         """Return what a step made: read from the folder, or made now and written there."""
-        name = f"run-{self.number}-{step}"
-        kept = broadcast(self._folder.read(name, is_valid) if self._folder is not None else None)
+        kept = self.kept(step, is_valid)
         if kept is None:
             kept = make()
             if self._folder is not None:
-                self._folder.write(f"{name}.json", kept)
+                self._folder.write(f"run-{self.number}-{step}.json", kept)
         return kept
+
+    def kept(self, step: str, is_valid: Callable[[Any], bool]) -> Any:
+        """Return what a step made before, or None."""
+        name = f"run-{self.number}-{step}"
+        return broadcast(self._folder.read(name, is_valid) if self._folder is not None else None)
 
     @property
     def texts_step(self) -> str:
