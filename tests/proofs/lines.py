@@ -24,6 +24,7 @@ from hf_pretext.evaluation.measures import frechet_distance
 from recipes.benchmark import data
 
 NUM_SAMPLES = 160
+NUM_SNIPPETS = 600
 WITHIN = 0.10
 """How near the share of synthetic texts with a line break is to that of the seeds."""
 
@@ -39,9 +40,9 @@ SETTINGS = {
 }
 
 
-def mails(folder):
+def mails(folder, kind):
     """Yield sender and message: its paragraphs as they were written, without quotations and signatures."""
-    for path in sorted((data._npm_package("spam-assassin", folder) / "data").glob("*ham-*/*.txt")):
+    for path in sorted((data._npm_package("spam-assassin", folder) / "data").glob(f"*{kind}-*/*.txt")):
         message = message_from_bytes(path.read_bytes())
         sender = parseaddr(str(message["From"]))[1].lower()
         plain = next((part for part in message.walk() if part.get_content_type() == "text/plain"), None)
@@ -56,11 +57,9 @@ def mails(folder):
 
 
 def public_texts(folder):
-    """Load snippets of one line, and paragraphs of *Moby Dick* with their lines."""
-    files = sorted((data._npm_package("moby-dick", folder) / "data").glob("*.txt"))
-    paragraphs = [each for path in files for each in re.split(r"\n\s*\n", path.read_text(encoding="utf-8"))]
-    with_lines = [each.replace("\r", "").strip("\n") for each in paragraphs if 8 <= len(each.split()) <= 80]
-    return data._shuffled(dict.fromkeys([*list(data._snippets(folder))[: len(with_lines)], *with_lines]))
+    """Load advertising mail with its lines, and snippets of one line."""
+    snippets = data._shuffled(dict.fromkeys(filter(data._is_short, data._snippets(folder))))[:NUM_SNIPPETS]
+    return data._shuffled(dict.fromkeys([*(text for _, text in mails(folder, "spam")), *snippets]))
 
 
 def share_with_lines(texts):
@@ -71,7 +70,7 @@ def share_with_lines(texts):
 def prove(work_dir):
     """Make one run, and measure it."""
     started = time.perf_counter()
-    private, held_out = split_by_client(list(dict.fromkeys(mails(work_dir / "packages"))), 0.15)
+    private, held_out = split_by_client(list(dict.fromkeys(mails(work_dir / "packages", "ham"))), 0.15)
     public = public_texts(work_dir / "packages")
     folder = work_dir / "lines"
     shutil.rmtree(folder, ignore_errors=True)  # The texts are public, so what an earlier run spent is forgotten.
