@@ -16,12 +16,13 @@ from trl import ModelConfig, SFTConfig
 
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
+from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 from hf_pretext.hub import find_privacy_report
 
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
-LABELED = "me/labeled-dp"
+LABELED, MORE = "me/labeled-dp", "me/more-labeled-dp"
 LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 
 
@@ -92,6 +93,7 @@ def push(folder):
     outcome["labeled"] = run(labeled).to_list()
     outcome["labeled seeds"] = labeled.seeds.to_list()
     labeled.push_to_hub(LABELED)
+    outcome["labeled report"] = labeled.privacy_report.to_dict()
 
     outcome["synthetic"], outcome["more"] = list(synthetic["text"]), list(more["text"])
     outcome["seeds"] = generator.seeds.to_list()
@@ -173,7 +175,7 @@ def pull(folder):
             for repo, kind in ((DATA, "dataset"), (ADAPTER, "model"), (SMALL, "model"))
         },
     }
-    outcome |= pull_labeled()
+    outcome |= {**pull_labeled(), "expanded": expand_by_command(folder)}
     generator.expand(generator.seeds, num_samples=45)
     generator.push_to_hub(DATA)
     outcome["after a push of the restored"] = load_dataset(DATA, split="train", revision="main").num_rows
@@ -197,6 +199,16 @@ def pull_labeled():
         "labeled report": find_privacy_report(rows, LABELED) is not None,
         "more labeled": generator.expand(generator.seeds, 4, {"ham": 0.5, "spam": 0.5})["kind"][:],
     }
+
+
+def expand_by_command(folder):
+    """Write more texts from published seeds by the command, with a model of one's own, and push them elsewhere."""
+    models = ["--expansion-model", str(MODELS["expansion_model"]), "--embedding-model", str(MODELS["embedding_model"])]
+    target = ["--output-dir", str(folder / "more"), "--push-to-hub", MORE]
+    status = main(["expand", "--seeds", LABELED, *models, "--num-samples", "6", *target])
+    rows = load_dataset(MORE, split="train")
+    report = find_privacy_report(rows, MORE)
+    return [status, rows.num_rows, rows.column_names, report and report.without_names().to_dict()]
 
 
 if __name__ == "__main__":

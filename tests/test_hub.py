@@ -47,6 +47,11 @@ def test_labels_come_back_with_their_names(outcomes):
     assert sorted(pulled["more labeled"]) == [0, 0, 1, 1]
 
 
+def test_the_command_expands_published_seeds_and_pushes_what_it_wrote(outcomes):
+    pushed, pulled = outcomes
+    assert pulled["expanded"] == [0, 6, ["text", "kind"], pushed["labeled report"]]
+
+
 def test_a_repository_with_foreign_rows_has_no_report(outcomes):
     _, pulled = outcomes
     assert pulled["report of a mixed repository"] is pulled["training on it"] is False
