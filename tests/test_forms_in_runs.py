@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
@@ -183,6 +184,28 @@ def test_pushed_rows_are_found_again(make_generator, tmp_path, kind, monkeypatch
     assert find_privacy_report(again.expand(again.seeds, num_samples=5)) is not None
     texts = load_training_texts(FinetuningArguments(dataset=str(repo)))
     assert texts.report is not None and texts.train.column_names == ["messages" if kind == "chat" else "text"]
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("mean_fraction", [0.0, 0.4])
+def test_labels_go_with_every_form(make_generator, sentence_transformer, tmp_path, kind, mean_fraction):
+    config, private, public = DATA[kind]
+    labels = {"old": "of regular customers", "new": "of people who ask for the first time"}
+    config = replace(config, label_column="since", labels=labels, mean_fraction=mean_fraction)
+    private = private.add_column("since", [list(labels)[number % 4 == 0] for number in range(len(private))])
+    generator = make_generator(config, run_dir=tmp_path / "run")
+    synthetic = generator(private, initial_population=public, num_samples=20, label_shares={"old": 0.7, "new": 0.3})
+    columns = [*form_of(config).columns, "since"]
+    assert synthetic.column_names == columns and synthetic.features["since"].names == list(labels)
+    assert synthetic["since"][:].count(0) == 14 and len(generator.privacy_report.releases) == 2 + (mean_fraction > 0)
+    assert all(is_whole({name: row[name] for name in columns[:-1]}) for row in synthetic)
+    assert find_privacy_report(synthetic).columns == tuple(columns)
+    swapped = synthetic.map(lambda row: {"since": 1 - row["since"]}, keep_in_memory=True)
+    assert find_privacy_report(swapped) is None
+    generator.save_pretrained(tmp_path / "out")
+    models = {"variation_model": Variation(), "embedding_model": sentence_transformer, "expansion_model": Writer()}
+    again = PrivateEvolutionGenerator.from_pretrained(tmp_path / "out", **models)
+    assert again.seeds.to_list() == generator.seeds.to_list() and len(again.expand(again.seeds, 8)) == 8
 
 
 def test_a_variation_that_breaks_the_form_is_its_parent(make_generator):
