@@ -45,7 +45,8 @@ class PrivateEvolutionConfig(SavedSettings):
         mean_fraction (`float`, *optional*, defaults to `0.0`):
             Fraction of the budget for one noisy mean of the clients' embeddings, released before the first round. The
             first candidates are then the public texts that it prefers. The rounds divide the rest of the budget
-            equally. The paper has no such release.
+            equally. With `labels`, the release has a mean for each label, which tells the labels apart better than
+            votes do: 0.5 is a good choice then. The paper has no such release.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
             A client with more samples than this answers with a random subset of them.
         vote_clipping (`str`, *optional*, defaults to `"l2"`):

@@ -389,7 +389,7 @@ class Expander:
             text = prompt.write(seeds, config.texts_per_prompt) + beginning
             prompts += [text] * config.continuations_per_prompt
             beginnings += [beginning] * config.continuations_per_prompt
-            with_lines += [any(map(has_lines, seeds))] * config.continuations_per_prompt
+            with_lines += self._with_lines(seeds, rng)
         continuations = self._engine.complete(
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
@@ -402,6 +402,16 @@ class Expander:
                 short = mended(self._form, text if short == text else whole_sentences(short) or short)
                 if is_usable(short, config):
                     yield short
+
+    def _with_lines(self, seeds: Sequence[str], rng: np.random.Generator) -> list[bool]:
+        """Decide of each continuation of a prompt whether its texts keep line breaks.
+
+        A model that sees one text of several lines writes several itself. So as many keep them as seeds have them.
+        """
+        number, share = self._config.continuations_per_prompt, float(np.mean([has_lines(seed) for seed in seeds]))
+        if self._form.has_lines or share in (0, 1):
+            return [share > 0] * number
+        return (rng.random(number) < share).tolist()
 
     def _beginning(self, seeds: Sequence[str]) -> str:
         """Return what the new text begins with, so that the model need not guess it. Empty if some seed differs."""

@@ -256,3 +256,29 @@ def test_the_best_of_several_times_as_many_texts_are_kept(llama):
     best = lengths(4, long)
     assert len(best) == 12
     assert np.mean(best) > np.mean(lengths(1, {})) + 2
+
+
+class WritesLines:
+    """A language model that writes texts of two lines."""
+
+    def complete(self, prompts, max_new_tokens, seed, stop=None):
+        first, second = (random_texts(len(prompts), seed=(seed + each) % 2**31) for each in (0, 1))
+        return [f"{above}\n  {below}" for above, below in zip(first, second, strict=True)]
+
+    def answer(self, instructions, max_new_tokens, seed):
+        raise NotImplementedError
+
+    def truncate(self, text, max_tokens):
+        return text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_as_many_texts_have_lines_as_the_seeds_that_are_shown(share):
+    """400 texts: 0.3 +- 0.1 is 4 standard errors, so it fails once in 16,000 runs, if the seed changes."""
+    seeds = random_texts(20, seed=1)
+    seeds = [text.replace(" ", "\n", 1) if number < 20 * share else text for number, text in enumerate(seeds)]
+    config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, min_words=1)
+    texts = list(Expander(WritesLines(), config, embed).expand(SeedTexts(seeds), 400))
+    found = sum("\n" in text for text in texts) / len(texts)
+    assert found == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
+    assert all("\n  " in text for text in texts if "\n" in text)
