@@ -263,7 +263,7 @@ class WritesLines:
 
     def complete(self, prompts, max_new_tokens, seed, stop=None):
         first, second = (random_texts(len(prompts), seed=(seed + each) % 2**31) for each in (0, 1))
-        return [f"{above}\n  {below}" for above, below in zip(first, second, strict=True)]
+        return [f"{above}\n  {below}\nOriginal Text Sample 9" for above, below in zip(first, second, strict=True)]
 
     def answer(self, instructions, max_new_tokens, seed):
         raise NotImplementedError
@@ -276,7 +276,7 @@ class WritesLines:
 def test_as_many_texts_have_lines_as_the_seeds_that_are_shown(share):
     """400 texts: 0.3 +- 0.1 is 4 standard errors, so it fails once in 16,000 runs, if the seed changes."""
     seeds = random_texts(20, seed=1)
-    seeds = [text.replace(" ", "\n", 1) if number < 20 * share else text for number, text in enumerate(seeds)]
+    seeds = [f"{text}\nand more" if number < 20 * share else text for number, text in enumerate(seeds)]
     config = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5, min_words=1)
     texts = list(Expander(WritesLines(), config, embed).expand(SeedTexts(seeds), 400))
     found = sum("\n" in text for text in texts) / len(texts)
