@@ -171,9 +171,10 @@ def in_block(label, vector):
 
 def check_labeled_mean(num_runs):
     """A client with samples of both labels: the blocks of both together reach the claim, and not more."""
-    direction = in_block(1, 7 * ONE_BIN) + in_block(0, np.eye(NUM_BINS)[8])
-    settings = {"question": mean_by_label(), **WITH_LABELS, "mean_fraction": 0.5}
-    return check_effect(["bin 3"] * 7 + ["bin 8"], None, direction, 1.0, num_runs, **settings)
+    bins = np.eye(NUM_BINS)
+    direction = in_block(1, bins[3] - bins[6]) + in_block(0, bins[8] - bins[6])
+    settings = {"question": mean_by_label(6), **WITH_LABELS, "mean_fraction": 0.5}
+    return check_effect(["bin 3", "bin 8"] * 4, None, direction, 1.0, num_runs, **settings)
 
 
 def check_labeled_mean_exchange(num_runs):
@@ -301,21 +302,26 @@ def _not_clipped(answers, clip_norm, units):
 
 
 def _counted_by_label(self, samples):
-    """Votes as they are counted, of any length."""
+    """Votes as they are counted, of any length, and the shares as they are."""
     votes = [NearestCandidates(self.candidates).nearest(samples.embeddings)[:, 0], samples.owners]
-    owner_and_bin, counts = np.unique(np.stack(votes), axis=1, return_counts=True)
-    return Answers(owner_and_bin[1], owner_and_bin[0], counts.astype(np.float64))
+    own = (samples.labels >= 0) & (samples.labels < self.num_labels)
+    shares = [len(self.candidates) + samples.labels[own], samples.owners[own]]
+    (bins, clients), counts = np.unique(np.hstack([votes, shares]), axis=1, return_counts=True)
+    return Answers(
+        clients, bins, np.where(bins < len(self.candidates), 1.0, self.share_weight / self.max_samples) * counts
+    )
 
 
 def _clipped_by_label(answers, clip_norm, units):
-    parts = [quantize(answers_of_label(answers, label), clip_norm, units) for label in range(2)]
+    is_vote = answers.bins < NUM_BINS
+    parts = [quantize(_only(answers, is_vote & (answers.bins % 2 == label)), clip_norm, units) for label in range(2)]
+    parts.append(quantize(_only(answers, ~is_vote), clip_norm, units))
     joined = zip(*((each.clients, each.bins, each.values) for each in parts), strict=True)
     return Answers(*map(np.concatenate, joined))
 
 
-def answers_of_label(answers, label):
-    own = (answers.bins < NUM_BINS) & (answers.bins % 2 == label)
-    return Answers(answers.clients[own], answers.bins[own], answers.values[own])
+def _only(answers, chosen):
+    return Answers(answers.clients[chosen], answers.bins[chosen], answers.values[chosen])
 
 
 @contextlib.contextmanager
