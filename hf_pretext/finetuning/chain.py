@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
 from ..coverage import texts_of
-from ..files import read_json
 from ..hub import fetch_folder
+from ..models.checkpoints import base_of
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast
@@ -236,12 +236,10 @@ def _is_listed(repo_id: str, revision: str | None) -> bool:
 
 
 def _base_of(folder: Path) -> str:
-    """Return the base of an adapter, which `models.checkpoints` also finds by a path from the adapter's folder."""
     try:
-        base = str(read_json(folder / ADAPTER_CONFIG_NAME)["base_model_name_or_path"])
-        return str(folder / base) if not Path(base).is_dir() and (folder / base).is_dir() else base
-    except (KeyError, TypeError):
-        raise UnknownTrainingError(f"{ADAPTER_CONFIG_NAME} does not name the base model of its adapter.") from None
+        return base_of(folder)
+    except ValueError as error:
+        raise UnknownTrainingError(str(error)) from None
 
 
 def origin_of(texts: TrainingTexts, base_model: str, report: PrivacyReport | None) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Causal language models in the forms that they are saved in: whole, as an adapter of another one, or as GGUF."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import ADAPTER_CONFIG_NAME
+from ..files import read_json
 from .packaged import locate
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -55,16 +55,13 @@ class Adapter:
         found = None if str(name).startswith("packaged/") else find_adapter_config_file(str(name))
         if found is None:
             return None
-        base = base_of(Path(found))
-        # A relative path is one from where the training was started, or from the adapter's folder.
-        beside = Path(found).parent / base
-        is_beside = not Path(base).is_dir() and beside.is_dir()
         folder = Path(found).parent
+        base = base_of(folder)
         if not Path(name).is_dir():
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(str(name), allow_patterns=list(FILES_OF_AN_ADAPTER)))
-        return cls(folder, str(beside) if is_beside else base)
+        return cls(folder, base)
 
     @property
     def has_tokenizer(self) -> bool:
@@ -102,15 +99,23 @@ class Adapter:
         return model.merge_and_unload() if merge else model.get_base_model()
 
 
-def base_of(config: Path) -> str:
-    """Read the name of the base model from the configuration of an adapter."""
+def base_of(folder: Path) -> str:
+    """Read which model an adapter changes: what is loaded, and what its guarantee is looked up by.
+
+    A relative path is one from where the training was started, or from the adapter's folder.
+
+    Raises:
+        ValueError: The configuration of the adapter does not say.
+    """
+    config = folder / ADAPTER_CONFIG_NAME
     try:
-        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = read_json(config)["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):
         base = None
     if not isinstance(base, str) or not base:
         raise ValueError(f"{str(config)!r} does not name the base model of its adapter.")
-    return base
+    beside = folder / base
+    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
 def read_causal_lm(name: str | Path, merge: bool = False, **options: Any) -> tuple[Any, Any]:
