@@ -103,7 +103,7 @@ def _load_plays(folder: Path, held_out_fraction: float) -> tuple[Dataset, Datase
 
 
 def _load_mail(folder: Path, held_out_fraction: float) -> tuple[Dataset, Dataset]:
-    paragraphs = dict.fromkeys(_paragraphs(_npm_package("spam-assassin", folder)))
+    paragraphs = dict.fromkeys((sender, text) for sender, text, _ in mail_paragraphs(folder))
     return split_by_client(list(paragraphs), held_out_fraction)
 
 
@@ -124,9 +124,18 @@ def _only_short(texts: Dataset) -> Dataset:
     return texts.filter(_is_short, input_columns="text", keep_in_memory=True)
 
 
-def _paragraphs(package: Path) -> Iterator[tuple[str, str]]:
-    """Yield sender and paragraph: what the sender wrote, without quotations, signatures, addresses and lists."""
-    for path in sorted((package / "data").glob("*am-*/*.txt")):
+def mails(folder: Path, kind: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """Read the mail.
+
+    Args:
+        folder (`Path`): Folder for what is downloaded.
+        kind (`str`, *optional*): `"ham"` or `"spam"`. By default both.
+
+    Yields:
+        `tuple` of `str`, `str` and `list` of `str`: Kind, sender, and the paragraphs above the signature, with their
+        lines.
+    """
+    for path in sorted((_npm_package("spam-assassin", folder) / "data").glob(f"*{kind or 'am'}-*/*.txt")):
         message = message_from_bytes(path.read_bytes())
         sender = parseaddr(str(message["From"]))[1].lower()
         plain = next((part for part in message.walk() if part.get_content_type() == "text/plain"), None)
@@ -135,11 +144,18 @@ def _paragraphs(package: Path) -> Iterator[tuple[str, str]]:
         content = plain.get_payload(decode=True)
         assert isinstance(content, bytes)  # A part that has no other parts.
         body = content.decode("latin-1").replace("\r", "")
-        for paragraph in re.split(r"\n\s*\n", _END_OF_MAIL.split(body)[0]):
+        found = "spam" if path.parent.name.startswith("spam") else "ham"
+        yield found, sender, re.split(r"\n\s*\n", _END_OF_MAIL.split(body)[0])
+
+
+def mail_paragraphs(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield sender, paragraph and kind: what the sender wrote, without quotations, addresses and lists."""
+    for kind, sender, paragraphs in mails(folder):
+        for paragraph in paragraphs:
             text = " ".join(paragraph.split())
             is_prose = sum(letter.isalpha() or letter == " " for letter in text) >= 0.88 * len(text)
             if _is_short(text) and is_prose and not _QUOTED.search(paragraph) and not _MARKUP.search(text):
-                yield sender, text
+                yield sender, text, kind
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -6,15 +6,12 @@
   distribution of `vaderSentiment`, PyPI). A film review is one sentence long, so most film reviewers have one sample.
 """
 
-import re
 import subprocess
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email import message_from_bytes
-from email.utils import parseaddr
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +45,7 @@ class LabeledSet:
 
 def load_mail(folder: Path) -> LabeledSet:
     """Load ham and spam. Public texts are snippets of reviews and editorials, *Moby Dick* and speeches."""
-    rows = list(dict.fromkeys(_paragraphs(data._npm_package("spam-assassin", folder))))
+    rows = list(dict.fromkeys(data.mail_paragraphs(folder)))
     labels = {
         "ham": "a paragraph of a personal message or of a discussion on a mailing list",
         "spam": "a paragraph of unwanted advertising, such as for loans, pills or money schemes",
@@ -69,7 +66,7 @@ def load_snippets(folder: Path) -> LabeledSet:
     for label in labels:
         clients = sorted({client for client, _, own in rows if own == label})
         chosen |= {clients[index] for index in rng.permutation(len(clients))[:450]}
-    public = [text for _, text, _ in _paragraphs(data._npm_package("spam-assassin", folder))]
+    public = [text for _, text, _ in data.mail_paragraphs(folder)]
     for name in ("moby-dick", "sotu"):
         files = sorted((data._npm_package(name, folder) / "data").glob("*.txt"))
         passages = [text for path in files for text in data._passages(path.read_text(encoding="utf-8"))]
@@ -103,28 +100,6 @@ def _split(rows: list[tuple[str, str, str]]) -> tuple[Dataset, Dataset]:
     names = ("client_id", "text", "label")
     private, others = (Dataset.from_list([dict(zip(names, row, strict=True)) for row in part]) for part in parts)
     return private, others
-
-
-def _paragraphs(package: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield sender, paragraph and label, with what the benchmark takes for prose."""
-    for path in sorted((package / "data").glob("*am-*/*.txt")):
-        message = message_from_bytes(path.read_bytes())
-        sender = parseaddr(str(message["From"]))[1].lower()
-        plain = next((part for part in message.walk() if part.get_content_type() == "text/plain"), None)
-        if not sender or plain is None:
-            continue
-        body = plain.get_payload(decode=True).decode("latin-1").replace("\r", "")
-        label = "spam" if path.parent.name.startswith("spam") else "ham"
-        for paragraph in re.split(r"\n\s*\n", data._END_OF_MAIL.split(body)[0]):
-            text = " ".join(paragraph.split())
-            is_prose = sum(letter.isalpha() or letter == " " for letter in text) >= 0.88 * len(text)
-            if (
-                data._is_short(text)
-                and is_prose
-                and not data._QUOTED.search(paragraph)
-                and not data._MARKUP.search(text)
-            ):
-                yield sender, text, label
 
 
 FILES = {"amazonReview": "product", "movieReview": "film", "nytEditorial": "editorial"}

@@ -6,12 +6,9 @@
 
 import argparse
 import json
-import re
 import shutil
 import sys
 import time
-from email import message_from_bytes
-from email.utils import parseaddr
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +39,7 @@ SETTINGS = {
 
 def mails(folder, kind):
     """Yield sender and message: its paragraphs as they were written, without quotations and signatures."""
-    for path in sorted((data._npm_package("spam-assassin", folder) / "data").glob(f"*{kind}-*/*.txt")):
-        message = message_from_bytes(path.read_bytes())
-        sender = parseaddr(str(message["From"]))[1].lower()
-        plain = next((part for part in message.walk() if part.get_content_type() == "text/plain"), None)
-        if not sender or plain is None:
-            continue
-        body = plain.get_payload(decode=True).decode("latin-1").replace("\r", "")
-        paragraphs = re.split(r"\n\s*\n", data._END_OF_MAIL.split(body)[0])
+    for _, sender, paragraphs in data.mails(folder, kind):
         own = [each.strip("\n") for each in paragraphs if not data._QUOTED.search(each)]
         text = "\n\n".join(each for each in own if each.strip() and not data._MARKUP.search(each))
         if 8 <= len(text.split()) <= 80:
