@@ -6,8 +6,8 @@ import numpy as np
 
 from ...privacy.plan import LABELED_MEAN, MEAN_CLIP
 from ..clipping import Answers
-from ..samples import EMBEDDING_UNITS, Samples, check_quantized
-from .mean_embedding import MeanEmbedding
+from ..samples import EMBEDDING_UNITS, Samples
+from .mean_embedding import MeanEmbedding, check_center
 from .question import Question
 
 
@@ -36,9 +36,7 @@ class LabeledMeanEmbedding(Question):
     name, is_signed = LABELED_MEAN
 
     def __post_init__(self) -> None:
-        check_quantized("center", self.center)
-        if len(self.center) != 1:
-            raise ValueError(f"`center` of shape {self.center.shape} must have one row.")
+        check_center(self.center)
         if type(self.num_labels) is not int or self.num_labels < 2:
             raise ValueError(f"`num_labels`={self.num_labels!r} must be an integer of at least 2.")
 

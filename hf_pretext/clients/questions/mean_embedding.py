@@ -10,6 +10,13 @@ from ..samples import EMBEDDING_UNITS, Samples, check_quantized, quantize_embedd
 from .question import Question
 
 
+def check_center(center: np.ndarray) -> None:
+    """Raise a `ValueError` if this is not one quantized embedding."""
+    check_quantized("center", center)
+    if len(center) != 1:
+        raise ValueError(f"`center` of shape {center.shape} must have one row.")
+
+
 @dataclass(frozen=True, eq=False)
 class MeanEmbedding(Question):
     """The mean of a client's embeddings minus a public mean, divided by `MEAN_CLIP`.
@@ -32,9 +39,7 @@ class MeanEmbedding(Question):
     name, is_signed = MEAN_EMBEDDING
 
     def __post_init__(self) -> None:
-        check_quantized("center", self.center)
-        if len(self.center) != 1:
-            raise ValueError(f"`center` of shape {self.center.shape} must have one row.")
+        check_center(self.center)
 
     @classmethod
     def of(cls, embeddings: np.ndarray) -> "MeanEmbedding":
