@@ -93,9 +93,9 @@ def test_batches_write_what_generate_writes(kind, monkeypatch):
     prompts = random_texts(7, low=2, high=30)
     prompts += prompts[:2]  # Equal prompts are read once, and then continued as several rows.
     sizes = []
-    next_logits = generator._next_logits
+    next_logits = generator._reader.next_logits
     monkeypatch.setattr(
-        generator, "_next_logits", lambda ids, *rest: sizes.append(len(ids)) or next_logits(ids, *rest)
+        generator._reader, "next_logits", lambda ids, *rest: sizes.append(len(ids)) or next_logits(ids, *rest)
     )
     written = generator.complete(prompts, NUM_TOKENS, seed=0, stop="e")
     assert len(set(sizes)) > (1 if kind in WITHOUT_PADDING else 2), "the batches have shrunk"

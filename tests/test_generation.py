@@ -59,13 +59,13 @@ def test_a_prompt_beyond_the_context_is_refused(llama):
 def test_a_continuation_with_the_stop_string_leaves_the_batch(llama):
     generate = engine(llama, batch_size=30)
     rows = []
-    next_logits = generate._next_logits
+    next_logits = generate._reader.next_logits
 
     def spy(input_ids, attention_mask, cache):
         rows.append(len(input_ids))
         return next_logits(input_ids, attention_mask, cache)
 
-    generate._next_logits = spy
+    generate._reader.next_logits = spy
     texts = generate.complete(random_texts(30), 40, seed=0, stop="e")
     assert rows[0] == 30 and rows == sorted(rows, reverse=True) and rows[-1] < 15
     # A tiny model writes some "e" in 40 tokens nearly always, and is stopped a few tokens after it.
@@ -76,13 +76,13 @@ def test_prompts_that_are_alike_are_read_once(llama):
     """The first pass has a row for each different prompt; the continuations are those of prompts read one by one."""
     generate = engine(llama, batch_size=30, top_p=1e-6)
     shapes = []
-    next_logits = generate._next_logits
+    next_logits = generate._reader.next_logits
 
     def spy(input_ids, attention_mask, cache):
         shapes.append(tuple(input_ids.shape))
         return next_logits(input_ids, attention_mask, cache)
 
-    generate._next_logits = spy
+    generate._reader.next_logits = spy
     prompts = ["the bank", "a lost card and loan"]
     texts = generate.complete([prompts[0]] * 3 + [prompts[1]] * 5, 12, seed=0)
     assert shapes[0][0] == 2 and shapes[1] == (8, 1)

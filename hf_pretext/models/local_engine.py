@@ -136,7 +136,7 @@ class LocalEngine:
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
-            logits, cache = self._next_logits(input_ids, attention_mask, cache)
+            logits, cache = self._reader.next_logits(input_ids, attention_mask, cache)
             if len(logits) < len(rows):
                 shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)
                 logits, attention_mask = logits[shared], attention_mask[shared]
@@ -151,9 +151,6 @@ class LocalEngine:
                 cache = self._reader.select_rows(cache, going_on)
             input_ids, attention_mask = new_tokens[:, None], F.pad(attention_mask, (0, 1), value=1)
         return self._decode_answers(written)
-
-    def _next_logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any) -> tuple[Any, Any]:
-        return self._reader.next_logits(input_ids, attention_mask, cache)
 
     def _is_done(self, written: torch.Tensor, stop: str | None) -> torch.Tensor:
         done = torch.isin(written[:, -1], self._end_tokens)
