@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -164,6 +164,15 @@ def _write_again(part: str, write: Callable[[], list[str]]) -> list[str]:
     return write()
 
 
+class _Shown(NamedTuple):
+    """What prompts show: how they are written, the texts, how often each is chosen, and how many stand in one."""
+
+    prompt: ListPrompt
+    examples: list[str]
+    chances: np.ndarray
+    number: int
+
+
 class Expander:
     """Writes new texts from seeds with the paper's prompt (Algorithm 1, `Expand`).
 
@@ -256,15 +265,13 @@ class Expander:
         chances = np.ones(len(seeds.texts)) if weights is None or not weights.any() else weights
         # Once and not in each prompt that shows it: a seed may be very long.
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
-        judge, prompt = self.judge(seeds), self._lists[label]
-        entropy = [self._config.seed, *self._number_of(label)]
+        number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
+        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number)
+        judge, entropy = self.judge(seeds), [self._config.seed, *self._number_of(label)]
 
         def propose(missing: int, attempt: int) -> list[str]:
             rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
-            return keep(
-                str(attempt + 1),
-                lambda: self._write_best(prompt, examples, chances / chances.sum(), missing, rng, judge),
-            )
+            return keep(str(attempt + 1), lambda: self._write_best(shown, missing, rng, judge))
 
         taken = seeds.texts if known is None else known
         return collect_texts(num_samples, propose, "Expanding", known=taken, hint=CONTINUE_HINT)
@@ -362,31 +369,26 @@ class Expander:
 
     def _write_best(
         self,
-        prompt: ListPrompt,
-        examples: Sequence[str],
-        chances: np.ndarray,
+        shown: _Shown,
         missing: int,
         rng: np.random.Generator,
         judge: Callable[[list[str]], np.ndarray] | None,
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
-        texts = list(dict.fromkeys(self._propose(prompt, examples, chances, best_of * missing, rng)))
+        texts = list(dict.fromkeys(self._propose(shown, best_of * missing, rng)))
         if judge is None or not texts:
             return texts
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]
 
-    def _propose(
-        self, prompt: ListPrompt, examples: Sequence[str], chances: np.ndarray, missing: int, rng: np.random.Generator
-    ) -> Iterator[str]:
+    def _propose(self, shown: _Shown, missing: int, rng: np.random.Generator) -> Iterator[str]:
         config = self._config
-        shown = min(self._num_shown(examples), int(np.count_nonzero(chances)))
         prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
-            chosen = rng.choice(len(examples), shown, replace=False, p=chances)
-            seeds = [examples[index] for index in chosen]
+            chosen = rng.choice(len(shown.examples), shown.number, replace=False, p=shown.chances)
+            seeds = [shown.examples[index] for index in chosen]
             beginning = self._beginning(seeds)
-            text = prompt.write(seeds, config.texts_per_prompt) + beginning
+            text = shown.prompt.write(seeds, config.texts_per_prompt) + beginning
             prompts += [text] * config.continuations_per_prompt
             beginnings += [beginning] * config.continuations_per_prompt
             with_lines += self._with_lines(seeds, rng)
@@ -394,7 +396,7 @@ class Expander:
             prompts,
             max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
             seed=int(rng.integers(2**32)),
-            stop=self._list.stop(shown + config.texts_per_prompt + 1),
+            stop=self._list.stop(shown.number + config.texts_per_prompt + 1),
         )
         for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
             for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
