@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..processes import progress_label
+
+if TYPE_CHECKING:
+    from ..clients.tokens import TokenReader
 
 TEXTS_AT_ONCE = 2048
 """Texts that `collect_texts` asks for at a time. What it has got by then can be kept."""
@@ -90,6 +93,15 @@ class ForeseesTokens(Protocol):
         Returns:
             `np.ndarray` of shape `(vocabulary,)`: Fractions by token id, which add up to one.
         """
+        ...
+
+
+@runtime_checkable
+class ShowsTokenizer(Protocol):
+    """An engine whose model's tokenizer is on this machine, so that private text can be read with it here."""
+
+    def token_reader(self) -> "TokenReader | None":
+        """Return what reads texts as the model's tokens. None if the tokenizer is not known after all."""
         ...
 
 
