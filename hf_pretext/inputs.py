@@ -19,10 +19,10 @@ from .evolution.population import Tools
 from .expansion import Expander
 from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
-from .models.engine import ShowsTokenizer, TextEngine
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
+from .tilting import check_token_question, token_reader
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -156,24 +156,3 @@ def tools_of(
 
     reader = token_reader(components.engine)
     return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write, reader)
-
-
-def token_reader(engine: TextEngine | None) -> TokenReader | None:
-    """Return the tokenizer of a language model. None if there is no model, or no tokenizer on this machine."""
-    return engine.token_reader() if isinstance(engine, ShowsTokenizer) else None
-
-
-def can_tilt(engine: TextEngine | None) -> bool:
-    """Return whether a language model can be told which tokens to write more often, and which less often."""
-    return token_reader(engine) is not None
-
-
-def check_token_question(config: PrivateEvolutionConfig, engine: TextEngine | None) -> None:
-    """Raise a `ValueError` if the settings ask about tokens of a tokenizer that is not there."""
-    if not config.token_fraction or token_reader(engine) is not None:
-        return
-    what = "there is no `expansion_model`" if engine is None else "`expansion_model` does not show its tokenizer"
-    raise ValueError(
-        f"`token_fraction` spends budget on the tokens that the language model will write, but {what}. Give a causal "
-        "language model that is loaded here, or set `token_fraction`=0."
-    )

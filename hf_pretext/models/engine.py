@@ -87,11 +87,8 @@ class ForeseesTokens(Protocol):
     ) -> np.ndarray:
         """Compute how often the model writes each token, as the mean of its probabilities while it writes.
 
-        Args:
-            prompts, max_new_tokens, seed, stop, bias: As in `TakesBias.complete_tilted`.
-
-        Returns:
-            `np.ndarray` of shape `(vocabulary,)`: Fractions by token id, which add up to one.
+        The arguments are those of `TakesBias.complete_tilted`. The fractions add up to one. Their shape is
+        `(vocabulary,)`.
         """
         ...
 
