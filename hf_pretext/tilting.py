@@ -100,12 +100,11 @@ def fit_bias(
     def fractions(tilt: np.ndarray) -> np.ndarray:
         bias = dict(zip(answer.tokens.tolist(), tilt.tolist(), strict=True))
         if isinstance(engine, ForeseesTokens):
-            found = engine.token_fractions(*request, bias)[answer.tokens]
-        else:
-            reader = token_reader(engine)
-            assert reader is not None  # As `usable_answer` made sure.
-            texts = read(engine.complete_tilted(*request, bias))
-            found = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) + PUBLIC_TOKENS * public
+            return engine.token_fractions(*request, bias)[answer.tokens]
+        reader = token_reader(engine)
+        assert reader is not None  # As `usable_answer` made sure.
+        texts = read(engine.complete_tilted(*request, bias))
+        found = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) + PUBLIC_TOKENS * public
         return found / found.sum()
 
     num_fits = NUM_FITS if isinstance(engine, ForeseesTokens) else 1

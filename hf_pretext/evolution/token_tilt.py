@@ -37,7 +37,8 @@ def fit_tilt(
         noise_std (`float`): Standard deviation of the noise in each.
         weights (`np.ndarray` of shape `(n,)`): The weights.
         fractions (`Callable`):
-            `fractions(tilt)` returns how often the model writes each token with a tilt, as fractions of all of these.
+            `fractions(tilt)` returns how often the model writes each token with a tilt, as fractions of all that it
+            writes.
         num_fits (`int`):
             Number of fits. The first is the estimate of what is to be reached. The others correct the tilt by what the
             one before reached, because a tilted model writes in other contexts.
@@ -48,7 +49,10 @@ def fit_tilt(
     usual = fractions(np.zeros(len(counts))) + 1e-7
     tilt = estimate_tilt(counts, noise_std, weights * usual)
     goal = usual * np.exp(tilt)
-    goal /= goal.sum()
+    # Other tokens stay as frequent as they are. The end of a line is one of them, and so texts do not grow or shrink.
+    change = float(np.log(goal.sum() / usual.sum()))
+    goal *= np.exp(-change)
+    tilt = np.clip(tilt - change, -MOST_TILT, MOST_TILT)
     for _ in range(num_fits - 1):
         missing = np.log((goal + PSEUDO_FRACTION) / (fractions(tilt) + PSEUDO_FRACTION))
         tilt = np.clip(tilt + missing, -MOST_TILT, MOST_TILT)
