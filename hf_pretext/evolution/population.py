@@ -321,9 +321,12 @@ class Population:
         def choose() -> dict[str, Any]:
             assert self._tools.reader is not None  # As `check_population` made sure.
             with self._run.stage("choosing tokens"):
-                return broadcast(TokenList.of(self._source, self._tools.reader, self._config).to_dict())
+                return broadcast(self._choose_tokens(self._tools.reader).to_dict())
 
         return TokenList.from_dict(self._run.keep("tokens", TokenList.is_valid, choose))
+
+    def _choose_tokens(self, reader: TokenReader) -> TokenList:
+        return TokenList.of(self._source, reader, self._config)
 
     def _add_to_all(self, reading: Reading) -> None:
         """Take in what a release says that is about the texts of all labels."""
