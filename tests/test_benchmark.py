@@ -200,7 +200,7 @@ def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypat
     }
     assert results["note"] == NOT_DP and results["arguments"] == dataclasses.asdict(arguments)
     measured = {"data", "setting", "epsilon", "method", *tables.MEASURES, *tables.OF_TEXTS, "seeds", "seconds"}
-    gaps = {f"gap_closed_{measure}" for measure in tables.MEASURES}
+    gaps = {f"{gap}_{measure}" for gap in ("gap_closed", "gap_closed_to_private") for measure in tables.MEASURES}
     assert all(set(row) - gaps == measured for row in results["table"]) and results["curve"] == []
     rows = {row["method"]: row for row in results["table"]}
     assert list(rows) == arguments.methods and all(row["seeds"] == [0, 1] for row in rows.values())
