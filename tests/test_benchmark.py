@@ -84,7 +84,7 @@ def test_no_module_but_the_tables_knows_a_method_or_a_learner_by_its_name():
         assert not strings & ({*METHODS, *LEARNERS} - {"small"}), module
 
 
-@pytest.mark.parametrize("name", ["small", "full"])
+@pytest.mark.parametrize("name", ["small", "full", "gpu"])
 def test_the_settings_parse_and_an_unknown_key_is_an_error(name, tmp_path):
     parser = TrlParser((BenchmarkArguments,))
     path = ROOT / "recipes" / "configs" / "benchmark" / f"{name}.yaml"

@@ -91,19 +91,19 @@ def plan_tasks(arguments: BenchmarkArguments) -> list[Callable[[], Found]]:
 
 
 def list_tasks(experiments: Sequence[Experiment], arguments: BenchmarkArguments) -> list[Callable[[], Found]]:
-    """List tasks, the most important first: the table, the curve, and the lifts of the first round.
-
-    A task scores all that is learned from the same texts, so that several processes do not wait for one another.
-    """
-    groups: dict[tuple[Any, ...], list[tuple[Trial, Learner]]] = {}
-    for trial, learner in [*list_jobs(experiments, arguments), *list_curve(experiments, arguments)]:
-        of_all_sets = not trial.method.reads_private
-        name = None if of_all_sets else trial.experiment.name
-        key = (name, trial.method.name, trial.epsilon, trial.seed, trial.num_written, trial.best_of)
-        groups.setdefault(key, []).append((trial, learner))
-    scores: list[Callable[[], Found]] = [partial(score_all, jobs) for jobs in groups.values()]
+    """List tasks, the most important first: the table, the curve, and the lifts of the first round."""
+    jobs = [*list_jobs(experiments, arguments), *list_curve(experiments, arguments)]
     lifts = [partial(find_lift, each, arguments, seed) for each in experiments for seed in arguments.seeds]
-    return [*scores, *lifts]
+    return [*group_jobs(jobs), *lifts]
+
+
+def group_jobs(jobs: Iterable[tuple[Trial, Learner]]) -> list[Callable[[], Found]]:
+    """Make a task of all that is learned from the same texts, so that processes do not wait for one another."""
+    groups: dict[tuple[Any, ...], list[tuple[Trial, Learner]]] = {}
+    for trial, learner in jobs:
+        key = (trial.experiment.name, trial.method.name, trial.epsilon, trial.seed, trial.num_written, trial.best_of)
+        groups.setdefault(key, []).append((trial, learner))
+    return [partial(score_all, group) for group in groups.values()]
 
 
 def score_all(jobs: Sequence[tuple[Trial, Learner]]) -> Found:

@@ -193,7 +193,7 @@ def expand(trial: Trial) -> Result:
         "method": trial.method.name,
         "number": number,
         "config": fingerprint(config),
-        "seeds": fingerprint(shown),
+        "seeds": fingerprint([shown, seeds["tokens"]] if "tokens" in seeds else shown),
         "expansion_model": trial.arguments.expansion_model,
         "llm_dtype": trial.arguments.llm_dtype,
     }
@@ -201,6 +201,10 @@ def expand(trial: Trial) -> Result:
     def write() -> list[str]:
         models, size = trial.models, trial.arguments.batch_size
         generator = PrivateEvolutionGenerator(None, models.embedder, models.llm, config=config, batch_size=size)
+        if "tokens" in seeds:
+            from hf_pretext.evolution.token_answer import TokenAnswer
+
+            generator.token_answer = TokenAnswer.from_dict(seeds["tokens"])
         return list(generator.expand(Dataset.from_dict(shown), number)["text"])
 
     return trial.cache("texts", inputs, write)

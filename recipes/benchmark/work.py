@@ -98,5 +98,6 @@ def _work(plan: Callable[[], Sequence[Task]], next_task: Any, results: Any) -> N
         try:
             results.put(tasks[index]())
         except Exception:
+            traceback.print_exc()  # It may take hours until all others are done.
             results.put(_Failure(traceback.format_exc()))
     results.put(None)
