@@ -3,9 +3,13 @@
 import ast
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,21 +20,23 @@ from trl import TrlParser
 
 from conftest import make_llama, random_texts
 from hf_pretext import PrivateEvolutionConfig
-from recipes.benchmark import comparison, data, learners, methods, pictures, tables
+from recipes.benchmark import comparison, data, experiment, given, honesty, learners, methods, pictures, tables, work
 from recipes.benchmark.arguments import BenchmarkArguments
 from recipes.benchmark.cache import NOT_DP, Cache, Result, cached, fingerprint
+from recipes.benchmark.comparison import Found
 from recipes.benchmark.experiment import Experiment
 from recipes.benchmark.learners import LEARNERS, Learner, LearnerSettings, Models
-from recipes.benchmark.methods import METHODS, Method, floor_and_ceiling
+from recipes.benchmark.methods import METHODS, Method, end_of_gap, floor_and_ceiling
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
-    "sizes cache data votes masked_lm on_device learners experiment trial methods arguments tables pictures "
-    "comparison selection_experiments __main__"
+    "sizes cache data given honesty votes masked_lm on_device learners experiment trial methods arguments tables "
+    "pictures work comparison selection_experiments __main__"
 ).split()
 FLOOR, CEILING = (method.name for method in floor_and_ceiling())
+PRIVATE = end_of_gap("private").name
 
 
 def of_own_package(tree):
@@ -78,7 +84,7 @@ def test_no_module_but_the_tables_knows_a_method_or_a_learner_by_its_name():
         assert not strings & ({*METHODS, *LEARNERS} - {"small"}), module
 
 
-@pytest.mark.parametrize("name", ["small", "full"])
+@pytest.mark.parametrize("name", ["small", "full", "gpu"])
 def test_the_settings_parse_and_an_unknown_key_is_an_error(name, tmp_path):
     parser = TrlParser((BenchmarkArguments,))
     path = ROOT / "recipes" / "configs" / "benchmark" / f"{name}.yaml"
@@ -153,19 +159,20 @@ def tiny(monkeypatch, models_folder, private, tmp_path):
     rows = {"client_id": clients * 5, "text": random_texts(60, seed=3)}
     held_out = Dataset.from_dict({"client_id": ["other"] * 50, "text": random_texts(50, seed=4)})
     monkeypatch.setitem(data.PRIVATE_SETS, "toys", lambda folder, fraction: (Dataset.from_dict(rows), held_out))
-    monkeypatch.setattr(learners, "public_texts", lambda folder: random_texts(150, seed=5))
+    monkeypatch.setattr(given, "public_texts", lambda folder: random_texts(150, seed=5))
     monkeypatch.setattr(
         learners, "locate", lambda name: models_folder / ("expansion_model" if "LM2" in name else "embedding_model")
     )
+    monkeypatch.setattr(experiment, "LIFT_DRAWS", 1)
     settings = LearnerSettings(rate=1e-2, epochs=2, num_held_out=40, version="tiny")
     tiny = Learner("tiny", "a tiny model", lambda models: make_llama(), lambda arguments: settings)
     monkeypatch.setitem(LEARNERS, "tiny", tiny)
     for name, source in ((FLOOR, methods.public_texts), (CEILING, methods.private_texts)):
         monkeypatch.setitem(METHODS, name, dataclasses.replace(METHODS[name], texts=source))
 
-    def arguments(*names, **others):
+    def arguments(*names, data=("toys",), **others):
         return BenchmarkArguments(
-            data=["toys"],
+            data=list(data),
             methods=list(names),
             settings=["tiny"],
             on_device_settings=["tiny"],
@@ -184,34 +191,44 @@ def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypat
     monkeypatch.setitem(METHODS, "toy", Method("toy", "#123456", "texts from a hat", texts=fake_texts))
     spending = Method("toy-dp", "#654321", "the same at a price", texts=fake_texts, spends_budget=True)
     monkeypatch.setitem(METHODS, "toy-dp", spending)
-    arguments = tiny("none", FLOOR, "toy", "toy-dp", CEILING)
+    arguments = tiny("none", FLOOR, "toy", "toy-dp", CEILING, PRIVATE)
     results = comparison.compare(arguments)
     output = tmp_path / "out"
     assert json.loads((output / "results.json").read_text()) == results
     assert set(results) == {
-        *("note", "table", "lift_round_1", "arguments", "seconds_of_all_stages", "seconds_of_this_call")
+        *("note", "table", "curve", "lift_round_1", "arguments", "seconds_of_all_stages", "seconds_of_this_call")
     }
     assert results["note"] == NOT_DP and results["arguments"] == dataclasses.asdict(arguments)
-    measured = {"data", "setting", "epsilon", "method", "accuracy", "cross_entropy", "frechet", "seeds", "seconds"}
-    assert all(set(row) == {*measured, "gap_closed_accuracy", "gap_closed_cross_entropy"} for row in results["table"])
+    measured = {"data", "setting", "epsilon", "method", *tables.MEASURES, *tables.OF_TEXTS, "seeds", "seconds"}
+    gaps = {f"{gap}_{measure}" for gap in ("gap_closed", "gap_closed_to_private") for measure in tables.MEASURES}
+    assert all(set(row) - gaps == measured for row in results["table"]) and results["curve"] == []
     rows = {row["method"]: row for row in results["table"]}
     assert list(rows) == arguments.methods and all(row["seeds"] == [0, 1] for row in rows.values())
     assert rows["none"]["frechet"] is None and rows["toy"]["frechet"]["mean"] > 0
+    assert rows["none"]["distinct_2"] is None and 0 < rows["toy"]["distinct_2"]["mean"] < 1
+    # The floor of the tests draws public texts, and the toys do not.
+    assert rows[FLOOR]["copies_of_public"]["mean"] > rows["toy"]["copies_of_public"]["mean"]
     assert rows["toy"]["epsilon"] is None and rows["toy-dp"]["epsilon"] == 1.29
     # The same texts make the same model.
     assert rows["toy"]["accuracy"] == rows["toy-dp"]["accuracy"]
     assert rows[FLOOR]["gap_closed_cross_entropy"]["mean"] == 0
     assert rows[CEILING]["gap_closed_cross_entropy"]["mean"] == pytest.approx(1)
+    assert rows[PRIVATE]["gap_closed_to_private_cross_entropy"]["mean"] == pytest.approx(1)
     lift = results["lift_round_1"]["toys"]
-    assert set(lift) == {"paper", "default"} and lift["default"]["mean"] > 0
+    assert set(lift) == {"paper", "first-edition", "default"} and lift["default"]["mean"] > 0
     table = (output / "results.md").read_text()
-    assert "| toys | tiny | 1.29 | toy-dp |" in table and "| paper | default | default / paper |" in table
+    assert "| toys | tiny | 1.29 | toy-dp |" in table and "| default / paper |" in table
     assert "| *gap closed: toy-dp, epsilon 1.29* |" in tables.headline(results)
+    assert "| *of the way to the private texts: toy-dp, epsilon 1.29* |" in tables.headline(results)
+    # No text that depends on private text without a guarantee is shown.
+    examples = (output / "examples.md").read_text()
+    titles = [line for line in examples.splitlines() if line.startswith("## ")]
+    assert titles == [f"## toys: {FLOOR}", "## toys: toy-dp, epsilon 1.29"] and examples.count("\n- ") == 40
     assert all((output / name).stat().st_size > 10_000 for name in ("benchmark.png", "maps.png"))
 
 
 def test_what_is_in_the_cache_is_not_computed_again(tiny, monkeypatch):
-    names = (FLOOR, "public-only", "finetune-private", CEILING)
+    names = (FLOOR, "public-only", PRIVATE, CEILING)
     first = comparison.compare(tiny(*names))
     cache = Path(first["arguments"]["output_dir"]) / "cache"
     before = sorted(cache.iterdir())
@@ -234,12 +251,14 @@ def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
     (row,) = results["table"]
     assert row["method"] == "default" and "gap_closed_accuracy" not in row
     cache = tmp_path / "out" / "cache"
-    (found, _) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
-    assert set(found["value"]) == {"text", "round", "votes", "preference", "rounds", "epsilon"}
-    assert found["value"]["epsilon"] <= 1.29 and set(found["inputs"]) == {"data", "method", "config"}
+    (found, *_) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
+    assert set(found["value"]) - {"tokens"} == {"text", "round", "votes", "preference", "rounds", "epsilon"}
+    assert found["value"]["epsilon"] <= 1.29
+    assert set(found["inputs"]) == {"data", "method", "config", "public", "embedding_model"}
     assert [set(each) for each in found["value"]["rounds"]] == [{"candidates", "survivors", "lift"}] * 2
     texts = json.loads(next(cache.glob("texts-*.json")).read_text())
-    assert set(texts["inputs"]) == {"data", "method", "number", "config", "seeds", "llm_dtype"}
+    named = {"data", "method", "number", "config", "seeds", "expansion_model", "llm_dtype"}
+    assert set(texts["inputs"]) == named
     assert len(texts["value"]) == 40
     assert (tmp_path / "out" / "rounds.png").stat().st_size > 10_000
 
@@ -280,7 +299,8 @@ def rows():
         {
             **{"data": "plays", "setting": "llm", "method": method, "seed": seed, "frechet": 0.1, "seconds": 1.0},
             **{"epsilon": 1.29 if method == "default" else None},
-            **{"accuracy": accuracy + 0.001 * seed, "cross_entropy": nats},
+            **{"accuracy": accuracy + 0.001 * seed, "top_5_accuracy": 0.3, "cross_entropy": nats},
+            **{"distinct_2": 0.9, "near_duplicates": 0.0, "copies_of_public": 0.0},
         }
         for method, (accuracy, nats) in figures.items()
         for seed in (-1, 0, 1)
@@ -304,7 +324,7 @@ def test_the_table_has_methods_between_floor_and_ceiling(rows, tmp_path):
     pictures.plot_scores(results, tmp_path / "benchmark.png")
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     # Without any lift in the cache there is a header only.
-    assert "| default / paper |\n|---|---|---|---|\n" in tables.as_markdown(tables.summarize(rows, []))
+    assert "| default / paper |\n|---|---|---|---|---|---|\n" in tables.as_markdown(tables.summarize(rows, []))
 
 
 def test_results_go_between_two_marks_of_the_readme(rows, tmp_path):
@@ -393,3 +413,152 @@ def test_a_number_behind_the_name_of_a_set_is_that_many_clients(tiny):
     private, held_out = data.load_private("toys:3", Path("unused"))
     assert len(set(private["client_id"])) == 3 and len(held_out) == 50
     assert Result([]).seconds == 0 and fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
+
+
+def test_the_first_edition_s_defaults_do_not_follow_those_of_today():
+    arguments = BenchmarkArguments(data=["plays"], changes='{"num_rounds": 7}')
+    config = METHODS["first-edition"].config(arguments, 1.29, 0)
+    assert (config.num_rounds, config.mean_fraction, config.best_of, config.threshold) == (3, 0.0, 2, 1.0)
+    # Every setting that exists is written down, and none was renamed.
+    later = {"token_fraction"}
+    assert set(methods.FIRST_EDITION) - later <= {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
+
+
+def test_copies_and_near_duplicates_are_counted():
+    public = ["The quick brown fox, they say, jumps over the lazy dog."]
+    runs = honesty.runs_of_words(public)
+    copied = "the quick brown fox they say jumps"
+    assert honesty.share_of_copies([copied, "A quick brown fox once jumped over a dog.", "the fox", ""], runs) == 0.25
+    points = np.eye(4)
+    assert honesty.share_of_near_duplicates(points) == 0
+    assert honesty.share_of_near_duplicates(np.concatenate([points, points[:1]]), block=2) == 0.4
+
+
+def rows_of_clients(num_clients, num_texts=5):
+    return [
+        {"user": f"user {client}", "body": text}
+        for client in range(num_clients)
+        for text in random_texts(num_texts, seed=client)
+    ]
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_anyone_s_files_make_the_same_table(tiny, tmp_path, monkeypatch):
+    private = write_lines(tmp_path / "mine.jsonl", rows_of_clients(60))
+    public = write_lines(tmp_path / "public.jsonl", [{"body": text} for text in random_texts(90, seed=7)])
+    columns = {"client_column": "user", "text_column": "body"}
+    monkeypatch.setattr(given, "public_texts", None)
+    results = comparison.compare(tiny(FLOOR, PRIVATE, data=[], private=[private], public=public, **columns))
+    assert [(row["data"], row["method"]) for row in results["table"]] == [("mine", FLOOR), ("mine", PRIVATE)]
+    assert results["table"][0]["copies_of_public"]["mean"] > 0.7
+    # Another file of the same name is another set.
+    arguments = BenchmarkArguments(private=[private], **columns)
+    version = given.load_set("mine", arguments).version
+    write_lines(tmp_path / "mine.jsonl", rows_of_clients(59))
+    assert given.load_set("mine", arguments).version != version
+
+
+def test_a_name_may_be_given_and_a_number_of_its_clients_taken(tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", rows_of_clients(60))
+    columns = {"client_column": "user", "text_column": "body"}
+    arguments = BenchmarkArguments(private=[f"irc={path}"], data=["irc:30"], **columns)
+    assert arguments.data == ["irc:30"]
+    assert BenchmarkArguments(private=[f"irc={path}"], **columns).data == ["irc"]
+    loaded = given.load_set("irc:30", arguments)
+    assert len(set(loaded.private["client_id"])) == 30 and len(set(loaded.held_out["client_id"])) == 9
+    assert not set(loaded.private["client_id"]) & set(loaded.held_out["client_id"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (rows_of_clients(60), {"text_column": "body"}, "'client_id'"),
+        (rows_of_clients(60), {"client_column": "user"}, "'text'"),
+        (rows_of_clients(8), {"client_column": "user", "text_column": "body"}, "8 clients in the column 'user'"),
+        (rows_of_clients(30, 1), {"client_column": "user", "text_column": "body"}, "held-out texts are needed"),
+    ],
+)
+def test_private_files_that_cannot_be_compared_are_refused_before_any_model_is_loaded(
+    rows, columns, message, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(learners, "locate", None)
+    path = write_lines(tmp_path / "mine.jsonl", rows)
+    with pytest.raises(ValueError, match=message) as caught:
+        comparison.compare(tiny(FLOOR, data=[], private=[path], **columns))
+    assert not any(row["body"] in str(caught.value) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["plays={path}"], "needs a name of its own"),
+        (["a={path}", "a={path}"], "needs a name of its own"),
+        (["a:b={path}"], "without a colon"),
+        (["a=nowhere.jsonl"], "no file or folder 'nowhere.jsonl'"),
+    ],
+)
+def test_a_private_set_that_is_given_has_a_name_and_a_file(entries, message, tmp_path):
+    path = write_lines(tmp_path / "mine.jsonl", [])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        BenchmarkArguments(private=[entry.format(path=path) for entry in entries])
+
+
+def test_too_few_public_texts_are_refused(tmp_path):
+    path = write_lines(tmp_path / "public.jsonl", [{"text": "one"}, {"text": "one"}, {"text": " "}])
+    with pytest.raises(ValueError, match="has 1 texts"):
+        given.load_public(BenchmarkArguments(data=["plays"], public=path))
+
+
+def test_a_curve_takes_the_first_of_the_texts_that_are_written(tiny, monkeypatch, tmp_path):
+    written = []
+
+    def write(trial):
+        written.append((trial.number, trial.best_of))
+        return Result(random_texts(trial.number, trial.seed + 10 * (trial.best_of or 0)))
+
+    toy = Method("toy", "#123456", "texts from a hat", texts=write, spends_budget=True)
+    monkeypatch.setitem(METHODS, "toy", toy)
+    monkeypatch.setattr(comparison, "find_lift", lambda *_: Found([], []))
+    results = comparison.compare(tiny(FLOOR, "toy", PRIVATE, curve=[60, 40], curve_best_of=[1, 2]))
+    of_toy = [row for row in results["curve"] if row["method"] == "toy"]
+    assert [(row["best_of"], row["num_texts"]) for row in of_toy] == [(1, 40), (1, 60), (2, 40), (2, 60)]
+    assert set(written) == {(40, None), (60, 1), (60, 2)}
+    assert all(row["seeds"] == [0] and "gap_closed_to_private_cross_entropy" in row for row in of_toy)
+    # The table is what it is without a curve.
+    assert results["table"] == comparison.compare(tiny(FLOOR, "toy", PRIVATE))["table"]
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 10_000
+    assert "| toys | tiny | 1.29 | toy | 40 | 1 |" in tables.as_markdown(results)
+
+
+def test_processes_share_tasks_and_finish_the_others_if_one_fails():
+    tasks = [partial(pow, 2, 3), partial(int, "x"), partial(pow, 3, 2)]
+    found = work.share(partial(list, tasks), len(tasks), 2)
+    assert sorted(next(found) for _ in range(2)) == [8, 9]
+    with pytest.raises(RuntimeError, match="1 of 3 tasks failed(.|\n)*invalid literal"):
+        list(found)
+
+
+def test_a_process_that_dies_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(work, "SECONDS_BETWEEN_LOOKS", 0.2)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        list(work.share(partial(list, [partial(os._exit, 3)]), 1, 1))
+
+
+def test_two_processes_do_not_make_the_same_result_twice(tmp_path):
+    """The second waits for the first, and reads what it made."""
+    cache, order = Cache(tmp_path), []
+
+    def make():
+        thread.start()
+        time.sleep(0.3)
+        order.append("made")
+        return 1
+
+    thread = threading.Thread(target=lambda: order.append(Cache(tmp_path)("stage", {}, None).value))
+    assert cache("stage", {}, make).value == 1
+    thread.join()
+    assert order == ["made", 1]

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from filelock import FileLock
 from huggingface_hub.utils import tqdm
 
 from hf_pretext.files import atomic_write
@@ -73,12 +75,14 @@ class Cache:
         path = self.path(stage, inputs).with_suffix(".json")
         if not path.is_file():
             self._check_allowed(path)
-            tqdm.write(f"{stage}: {inputs}")
-            started = time.perf_counter()
-            value = make()
-            seconds = round(time.perf_counter() - started, 1)
-            record = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
-            atomic_write(path, json.dumps(record))
+            with self._alone(path) as is_missing:
+                if is_missing:
+                    tqdm.write(f"{stage}: {inputs}")
+                    started = time.perf_counter()
+                    value = make()
+                    seconds = round(time.perf_counter() - started, 1)
+                    record = {"note": NOT_DP, "inputs": inputs, "value": value, "seconds": seconds}
+                    atomic_write(path, json.dumps(record))
         record = json.loads(path.read_text(encoding="utf-8"))
         if path not in self._used:
             self._used.add(path)
@@ -89,9 +93,11 @@ class Cache:
         """Read an array, or make it, even with `only_cached`: embeddings take little time."""
         path = self.path(stage, inputs).with_suffix(".npy")
         if not path.is_file():
-            scratch = path.with_suffix(".writing.npy")
-            np.save(scratch, make())
-            scratch.replace(path)
+            with self._alone(path) as is_missing:
+                if is_missing:
+                    scratch = path.with_suffix(".writing.npy")
+                    np.save(scratch, make())
+                    scratch.replace(path)
         return np.load(path)
 
     def model(self, stage: str, inputs: dict[str, Any], train: Callable[[Path], None]) -> Path:
@@ -103,8 +109,18 @@ class Cache:
         folder = self.path(stage, inputs)
         if not (folder / "config.json").is_file():
             self._check_allowed(folder)
-            train(folder)
+            with self._alone(folder / "config.json") as is_missing:
+                if is_missing:
+                    train(folder)
         return folder
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[bool]:
+        """Wait for another process that makes the same result, and return whether it is still missing."""
+        locks = self.folder / "locks"
+        locks.mkdir(exist_ok=True)
+        with FileLock(locks / fingerprint(str(path.relative_to(self.folder)))):
+            yield not path.is_file()
 
     def _check_allowed(self, path: Path) -> None:
         if self.only_cached:

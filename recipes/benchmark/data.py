@@ -64,19 +64,24 @@ def load_private(name: str, folder: Path, held_out_fraction: float = 0.15) -> tu
         ValueError: There is no such set, or a downloaded file has other content than it had.
     """
     check_private_set(name)
-    name, _, number = name.partition(":")
-    private, held_out = PRIVATE_SETS[name](folder, held_out_fraction)
-    if number:
-        clients = np.random.default_rng(0).permutation(sorted(set(private["client_id"])))[: int(number)]
-        private = private.select(np.flatnonzero(np.isin(private["client_id"], clients)))
-    return private, held_out
+    base, _, number = name.partition(":")
+    private, held_out = PRIVATE_SETS[base](folder, held_out_fraction)
+    return some_clients(private, number), held_out
 
 
-def check_private_set(name: str) -> None:
+def some_clients(private: Dataset, number: str) -> Dataset:
+    """Keep the texts of a random few clients, always the same ones. An empty number keeps all."""
+    if not number:
+        return private
+    clients = np.random.default_rng(0).permutation(sorted(set(private["client_id"])))[: int(number)]
+    return private.select(np.flatnonzero(np.isin(private["client_id"], clients)))
+
+
+def check_private_set(name: str, given: Iterable[str] = ()) -> None:
     """Raise a `ValueError` if there is no private set of that name, with or without a number of clients."""
     base, colon, number = name.partition(":")
-    if base not in PRIVATE_SETS:
-        raise ValueError(f"`data`={name!r} must be one of {list(PRIVATE_SETS)}.")
+    if base not in {*PRIVATE_SETS, *given}:
+        raise ValueError(f"`data`={name!r} must be one of {[*PRIVATE_SETS, *given]}, or named in `private`.")
     if colon and not (number.isdecimal() and int(number)):
         raise ValueError(f"`data`={name!r} needs a number of clients behind the colon, such as '{base}:100'.")
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -14,7 +13,7 @@ from hf_pretext.clients.samples import Samples, group_by_client, quantize_embedd
 from hf_pretext.privacy import Plan
 from hf_pretext.privacy.mechanism import Mechanism
 
-from .data import load_private
+from .given import PrivateSet, load_set
 from .learners import Models
 from .sizes import Sizes
 from .votes import clipped_votes, lift_of, reading_of, true_votes, weigh
@@ -51,7 +50,7 @@ class Experiment:
     """One private set.
 
     Args:
-        name (`str`): Its name (see `data.load_private`).
+        name (`str`): Its name (see `given.load_set`).
         arguments (`Sizes`): Sizes.
         models (`Models`): The models, the public texts and the cache.
     """
@@ -60,20 +59,28 @@ class Experiment:
         self.name, self.arguments, self.models = name, arguments, models
 
     @cached_property
-    def _data(self) -> tuple[Dataset, Dataset]:
-        private, held_out = load_private(self.name, Path(self.arguments.output_dir) / "packages")
-        self.models.remember(f"embeddings-of-{self.name}", list(private["text"]))
-        return private, held_out
+    def loaded(self) -> PrivateSet:
+        """The texts, before any of them is embedded."""
+        return load_set(self.name, self.arguments)
+
+    @property
+    def version(self) -> str:
+        """What results depend on: the name, and for a file that is given what is in it."""
+        return self.loaded.version
 
     @property
     def private(self) -> Dataset:
         """The private texts. Columns `client_id` and `text`."""
-        return self._data[0]
+        return self.loaded.private
+
+    def remember(self) -> None:
+        """Let the embedding model know the private texts. They are read from the cache if they were embedded."""
+        self.models.remember(f"embeddings-of-{self.version.replace(':', '-')}", list(self.private["text"]))
 
     @cached_property
     def held_out(self) -> list[str]:
         """Held-out clients' texts to score (evaluation only, not DP)."""
-        texts = list(self._data[1]["text"])
+        texts = list(self.loaded.held_out["text"])
         order = np.random.default_rng(0).permutation(len(texts))
         return [texts[index] for index in order[: self.arguments.num_held_out]]
 
@@ -93,6 +100,7 @@ class Experiment:
     @cached_property
     def samples(self) -> Samples:
         """The same texts as questions read them."""
+        self.remember()
         owners = np.repeat(np.arange(len(self.clients)), list(map(len, self.clients)))
         return Samples(owners, quantize_embeddings(self.models.embed(self.private_texts)))
 
@@ -118,7 +126,8 @@ class Experiment:
             return dict(zip(configs, lifts.tolist(), strict=True))
 
         settings = {name: [getattr(config, each) for each in LIFT_FIELDS] for name, config in configs.items()}
-        inputs = {"data": self.name, "seed": seed, "settings": settings, "draws": LIFT_DRAWS}
+        inputs = {"data": self.version, "seed": seed, "settings": settings, "draws": LIFT_DRAWS}
+        inputs["public"] = self.models.public_version
         return self.models.cache("lift", {**inputs, "samples_per_client": SAMPLES_PER_CLIENT}, measure).value
 
     def _draw_lifts(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from transformers import (
@@ -28,15 +29,15 @@ from transformers import (
 
 from hf_pretext.files import atomic_folder
 from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.models.loading import resolve_device
 from hf_pretext.models.packaged import locate
 from hf_pretext.processes import progress_label
 
 from .cache import Cache, fingerprint
-from .data import public_texts
+from .given import load_public
+from .honesty import runs_of_words
 from .masked_lm import train_masked_lm
 from .sizes import Sizes
-
-EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
 
 
 class RememberingEmbedder(SentenceTransformer):
@@ -45,8 +46,8 @@ class RememberingEmbedder(SentenceTransformer):
     For the benchmark only: a client's embedding here depends on the batch in which it was first embedded.
     """
 
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder, device="cpu")
+    def __init__(self, folder: str, device: torch.device) -> None:
+        super().__init__(folder, device=str(device))
         self.embedded: dict[str, np.ndarray] = {}
 
     def encode(self, texts: list[str], **options: Any) -> np.ndarray:
@@ -74,12 +75,27 @@ class Models:
     @cached_property
     def public(self) -> list[str]:
         """The public texts, on which the small and the masked model are trained."""
-        return public_texts(Path(self.arguments.output_dir) / "packages")
+        return load_public(self.arguments)
+
+    @cached_property
+    def public_version(self) -> str:
+        """A digest of the public texts."""
+        return fingerprint(self.public)
+
+    @cached_property
+    def public_runs(self) -> set[int]:
+        """The runs of words in the public texts, to find copies of them."""
+        return runs_of_words(self.public)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where all models are."""
+        return resolve_device(self.arguments.device)
 
     @cached_property
     def embedder(self) -> RememberingEmbedder:
-        """all-MiniLM-L6-v2, as in the paper. It knows the public texts already."""
-        embedder = RememberingEmbedder(str(locate(EMBEDDER)))
+        """The embedding model. It knows the public texts already."""
+        embedder = RememberingEmbedder(str(locate(self.arguments.embedding_model)), self.device)
         self.remember("public-embeddings", self.public, embedder)
         return embedder
 
@@ -89,23 +105,23 @@ class Models:
 
         def embed() -> np.ndarray:
             with progress_label(stage.replace("-", " ")):
-                return TextEmbedder(embedder)(texts)
+                return TextEmbedder(embedder, self.arguments.batch_size)(texts)
 
-        rows = self.cache.array(stage, {"texts": fingerprint(texts)}, embed)
+        inputs = {"texts": fingerprint(texts), "embedding_model": self.arguments.embedding_model}
+        rows = self.cache.array(stage, inputs, embed)
         embedder.embedded.update(zip(texts, rows, strict=True))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts as unit rows of shape `(len(texts), d)`."""
         with progress_label("Embedding"):
-            return TextEmbedder(self.embedder)(texts)
+            return TextEmbedder(self.embedder, self.arguments.batch_size)(texts)
 
     @cached_property
     def llm(self) -> tuple[Any, Any]:
-        """SmolLM2-135M-Instruct and its tokenizer: it expands, and is finetuned."""
-        return (
-            AutoModelForCausalLM.from_pretrained(locate(LLM), dtype=self.arguments.llm_dtype),
-            AutoTokenizer.from_pretrained(locate(LLM)),
-        )
+        """The expansion model and its tokenizer: it expands, and is finetuned."""
+        folder = locate(self.arguments.expansion_model)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.arguments.llm_dtype).to(self.device)
+        return model, AutoTokenizer.from_pretrained(folder)
 
     @property
     def masked_lm(self) -> str | Path:
@@ -113,16 +129,18 @@ class Models:
         if self.arguments.masked_lm is not None:
             return self.arguments.masked_lm
         minutes = self.arguments.masked_lm_minutes
-        return self._trained("masked-lm", {"minutes": minutes}, partial(train_masked_lm, self.public, 60 * minutes))
+        train = partial(train_masked_lm, self.public, 60 * minutes, device=self.device)
+        return self._trained("masked-lm", {"minutes": minutes}, train)
 
     @property
     def small_lm(self) -> Path:
         """The model of five million weights that is pretrained on the public texts."""
         epochs = self.arguments.small_lm_epochs
-        return self._trained("small-lm", {"epochs": epochs}, partial(train_small_lm, self.public, epochs))
+        train = partial(train_small_lm, self.public, epochs, device=self.device)
+        return self._trained("small-lm", {"epochs": epochs}, train)
 
     def _trained(self, stage: str, inputs: dict[str, Any], train: Callable[[Path], None]) -> Path:
-        return self.cache.model(stage, {**inputs, "public": fingerprint(self.public)}, train)
+        return self.cache.model(stage, {**inputs, "public": self.public_version}, train)
 
     def to_finetune(self, learner: "Learner", seed: int, rank: int | None = None) -> tuple[Any, Any]:
         """Load a fresh model and its tokenizer.
@@ -135,7 +153,7 @@ class Models:
         set_seed(seed)
         model, tokenizer = learner.load(self)
         rank = rank or learner.rank
-        return (model if rank is None else with_adapters(model, rank)), tokenizer
+        return (model if rank is None else with_adapters(model, rank)).to(self.device), tokenizer
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,7 @@ def load_small(models: Models) -> tuple[Any, Any]:
 
 
 def copy_llm(models: Models) -> tuple[Any, Any]:
-    """Copy SmolLM2, because the expansion uses it as well."""
+    """Copy the expansion model, because the expansion uses it as well."""
     model, tokenizer = models.llm
     return copy.deepcopy(model), tokenizer
 
@@ -195,14 +213,15 @@ def small_settings(arguments: Sizes) -> LearnerSettings:
 
 def llm_settings(arguments: Sizes) -> LearnerSettings:
     """Read the settings of the LLM."""
-    return LearnerSettings(arguments.llm_rate, arguments.llm_epochs, arguments.num_held_out_llm, arguments.llm_dtype)
+    version = f"{arguments.expansion_model} {arguments.llm_dtype}"
+    return LearnerSettings(arguments.llm_rate, arguments.llm_epochs, arguments.num_held_out_llm, version)
 
 
 LEARNERS = {
     learner.name: learner
     for learner in (
         Learner("small", "small model, all weights", load_small, small_settings),
-        Learner("llm", "SmolLM2-135M, LoRA", copy_llm, llm_settings, rank=4),
+        Learner("llm", "expansion model, LoRA", copy_llm, llm_settings, rank=4),
     )
 }
 """All learners, by their names."""
@@ -248,19 +267,20 @@ def finetune(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
-            use_cpu=True,
+            use_cpu=model.device.type == "cpu",
         )
         Trainer(model, training, train_dataset=Dataset.from_list(rows), data_collator=collator).train()
     return model.eval()
 
 
-def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
+def train_small_lm(texts: Sequence[str], epochs: float, folder: Path, device: torch.device) -> None:
     """Pretrain a small causal model on public text, and save it with its tokenizer in a folder.
 
     Args:
         texts (`Sequence[str]`): Public texts.
         epochs (`float`): Number of epochs.
         folder (`Path`): Folder for the model.
+        device (`torch.device`): Where it is trained.
     """
     tokenizer = train_tokenizer(texts)
     set_seed(0)
@@ -278,7 +298,7 @@ def train_small_lm(texts: Sequence[str], epochs: float, folder: Path) -> None:
             eos_token_id=2,
         )
     )
-    model = finetune(model, tokenizer, texts, 2e-3, epochs, batch_size=32)
+    model = finetune(model.to(device), tokenizer, texts, 2e-3, epochs, batch_size=32)
     with atomic_folder(folder) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

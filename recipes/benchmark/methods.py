@@ -6,7 +6,7 @@ method by its name, so a new method is a row in `METHODS`, and a function or two
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,36 @@ def default_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolut
     )
 
 
+FIRST_EDITION: dict[str, Any] = {
+    "num_rounds": 3,
+    "mean_fraction": 0.0,
+    "token_fraction": 0.0,
+    "max_samples_per_client": 8,
+    "vote_clipping": "l2",
+    "accountant": "exact",
+    "population_size": 1024,
+    "votes_per_sample": 1,
+    "smooth_votes": True,
+    "threshold": 1.0,
+    "new_public_share": 1.0,
+    "lookahead": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "seeds_per_prompt": 8,
+    "weight_seeds": True,
+    "texts_per_prompt": 1,
+    "best_of": 2,
+}
+"""What the first edition's default settings were, as far as what is learned depends on them."""
+
+
+def first_edition_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make the first edition's default settings."""
+    known = {each.name for each in fields(PrivateEvolutionConfig)}
+    settings = {name: value for name, value in FIRST_EDITION.items() if name in known}
+    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed), **settings)
+
+
 def paper_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
     """Make the paper's settings, scaled down."""
     return PrivateEvolutionConfig.paper(
@@ -95,9 +125,11 @@ class Evolution:
             (candidates, survivors and lift of each) and `epsilon`.
         """
         inputs: dict[str, Any] = {
-            "data": trial.experiment.name,
+            "data": trial.experiment.version,
             "method": trial.method.name,
             "config": fingerprint(trial.config),
+            "public": trial.models.public_version,
+            "embedding_model": trial.arguments.embedding_model,
         }
         if self.has_masked_lm:
             inputs["masked_lm"] = Path(trial.models.masked_lm).name
@@ -107,8 +139,15 @@ class Evolution:
     def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
         experiment, models = trial.experiment, trial.models
         variation_model = models.masked_lm if self.has_masked_lm else None
+        experiment.remember()
         generator = PrivateEvolutionGenerator(
-            variation_model, models.embedder, models.llm, config=trial.config, run_dir=folder
+            variation_model,
+            models.embedder,
+            models.llm,
+            config=trial.config,
+            device=models.device,
+            batch_size=trial.arguments.batch_size,
+            run_dir=folder,
         )
         found = generator.evolve(experiment.private, initial_population=models.public)
         noise_std = generator.ledger.plan.entry("votes").mechanism.noise_std
@@ -118,7 +157,10 @@ class Evolution:
             weights = weigh(reading_of(votes, noise_std, points), trial.config)
             lift = lift_of(weights, true_votes(experiment.samples, points))
             rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
-        return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon}
+        # Asked in the second edition: how often clients hold each token of the language model.
+        answer = getattr(generator, "token_answer", None)
+        tokens = {} if answer is None else {"tokens": answer.to_dict()}
+        return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon, **tokens}
 
 
 def random_public_seeds(trial: Trial) -> Result:
@@ -137,22 +179,32 @@ def private_seeds(trial: Trial) -> Result:
 
 def expand(trial: Trial) -> Result:
     """Let the language model write texts like the seeds."""
-    seeds, number = trial.seeds().value, trial.arguments.num_samples
+    seeds, number = trial.seeds().value, trial.number
     # The seeds do not depend on what all methods have in common in the expansion.
-    config = replace(trial.config, continuations_per_prompt=trial.arguments.continuations_per_prompt)
+    config = replace(
+        trial.config,
+        continuations_per_prompt=trial.arguments.continuations_per_prompt,
+        best_of=trial.best_of or trial.config.best_of,
+    )
     shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
     inputs = {
         # Texts from public seeds are the same for all private sets.
-        "data": trial.experiment.name if trial.method.reads_private else None,
+        "data": trial.experiment.version if trial.method.reads_private else None,
         "method": trial.method.name,
         "number": number,
         "config": fingerprint(config),
-        "seeds": fingerprint(shown),
+        "seeds": fingerprint([shown, seeds["tokens"]] if "tokens" in seeds else shown),
+        "expansion_model": trial.arguments.expansion_model,
         "llm_dtype": trial.arguments.llm_dtype,
     }
 
     def write() -> list[str]:
-        generator = PrivateEvolutionGenerator(None, trial.models.embedder, trial.models.llm, config=config)
+        models, size = trial.models, trial.arguments.batch_size
+        generator = PrivateEvolutionGenerator(None, models.embedder, models.llm, config=config, batch_size=size)
+        if "tokens" in seeds:
+            from hf_pretext.evolution.token_answer import TokenAnswer
+
+            generator.token_answer = TokenAnswer.from_dict(seeds["tokens"])
         return list(generator.expand(Dataset.from_dict(shown), number)["text"])
 
     return trial.cache("texts", inputs, write)
@@ -170,7 +222,7 @@ def private_texts(trial: Trial) -> Result:
 
 def _draw(trial: Trial, texts: Sequence[str]) -> list[str]:
     order = np.random.default_rng([trial.seed, 1]).permutation(len(texts))
-    return [texts[index] for index in order[: trial.arguments.num_samples]]
+    return [texts[index] for index in order[: trial.number]]
 
 
 METHODS = {
@@ -200,6 +252,16 @@ METHODS = {
             spends_budget=True,
         ),
         Method(
+            "first-edition",
+            "#F0A3FF",
+            "the first edition's default settings",
+            texts=expand,
+            seeds=Evolution(),
+            config=first_edition_config,
+            has_rounds=True,
+            spends_budget=True,
+        ),
+        Method(
             "default",
             "#009E73",
             "the library's default settings",
@@ -217,7 +279,9 @@ METHODS = {
             seeds=private_seeds,
             gap_end="ceiling",
         ),
-        Method("finetune-private", "#CC79A7", "private texts, without privacy", texts=private_texts),
+        Method(
+            "finetune-private", "#CC79A7", "private texts, without privacy", texts=private_texts, gap_end="private"
+        ),
     )
 }
 """All methods, by their names, in the order of tables and legends."""
@@ -225,5 +289,9 @@ METHODS = {
 
 def floor_and_ceiling() -> tuple[Method, Method]:
     """Return the two methods between which the others close a gap."""
-    ends = {method.gap_end: method for method in METHODS.values()}
-    return ends["floor"], ends["ceiling"]
+    return end_of_gap("floor"), end_of_gap("ceiling")
+
+
+def end_of_gap(name: str) -> Method:
+    """Return the method that is an end of a gap (see `Method.gap_end`)."""
+    return next(method for method in METHODS.values() if method.gap_end == name)

@@ -13,6 +13,7 @@ change is present or zero (the number of clients is public). The sensitivity is 
 
 import contextlib
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def train_on_devices(
         """Account as all methods do. pfl asks only for the noise over the clip norm."""
         return SimpleNamespace(cohort_noise_parameter=calibrate_noise_multiplier(epsilon, delta, num_participations))
 
+    # pfl would take a GPU that is there, even if the model is to stay on the CPU.
+    os.environ["PFL_PYTORCH_DEVICE"] = str(model.device)
     np.random.seed(seed)  # noqa: NPY002 - pfl's own source of randomness
     torch.manual_seed(seed)
     # The factorization is written into the working directory.
@@ -164,7 +167,8 @@ def train_on_devices(
         mechanism = algorithm.make_mechanism(algorithm, accountant)
         order = itertools.cycle(np.random.default_rng(seed).permutation(len(clients)).tolist())
         devices = FederatedDataset(
-            lambda client: _texts_of_client(tokenizer, clients[client], str(client)), lambda: next(order)
+            lambda client: _texts_of_client(tokenizer, clients[client], str(client), model.device),
+            lambda: next(order),
         )
         weights = [each for each in model.parameters() if each.requires_grad]
         FederatedAveraging().run(
@@ -183,7 +187,7 @@ def train_on_devices(
     return model.eval()
 
 
-def _texts_of_client(tokenizer: Any, texts: Sequence[str], client: str) -> Any:
+def _texts_of_client(tokenizer: Any, texts: Sequence[str], client: str, device: torch.device) -> Any:
     """Make one batch of all texts of a client."""
     from pfl.data.dataset import Dataset
 
@@ -192,4 +196,4 @@ def _texts_of_client(tokenizer: Any, texts: Sequence[str], client: str) -> Any:
     labels = torch.full_like(input_ids, -100)
     for line, row in enumerate(rows):
         input_ids[line, : len(row)] = labels[line, : len(row)] = torch.tensor(row)
-    return Dataset([input_ids, labels], user_id=client)
+    return Dataset([input_ids.to(device), labels.to(device)], user_id=client)

@@ -61,6 +61,39 @@ def _draw_method(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, met
         axes.errorbar(budgets, means, reach, color=method.color, fmt="o-", lw=1.5, capsize=4, label=method.name)
 
 
+def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw cross-entropy against the number of texts, a panel per private set and model.
+
+    Args:
+        curve (`Sequence` of `Mapping`): The curve that `tables.summarize` returned.
+        path (`Path`): The PNG file to write.
+    """
+    panels = list(dict.fromkeys((row["data"], row["setting"]) for row in curve))
+    figure = Figure(figsize=(1.5 + 3.7 * len(panels), 3.8), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (data, setting) in zip(axes, panels, strict=True):
+        of_panel = [row for row in curve if (row["data"], row["setting"]) == (data, setting)]
+        for method, best_of in dict.fromkeys((row["method"], row["best_of"]) for row in of_panel):
+            rows = [row for row in of_panel if (row["method"], row["best_of"]) == (method, best_of)]
+            panel.plot(
+                [row["num_texts"] for row in rows],
+                [row["cross_entropy"]["mean"] for row in rows],
+                "o--" if best_of == 1 else "o-",
+                color=METHODS[method].color,
+                label=method if best_of is None else f"{method}, best of {best_of}",
+            )
+        numbers = sorted({row["num_texts"] for row in of_panel})
+        panel.set(xscale="log", xlabel="texts to finetune on", ylabel="cross-entropy")
+        panel.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        panel.set_xticks([], minor=True)
+        panel.set_title(f"{data}: {LEARNERS[setting].words}", fontsize="medium")
+        panel.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
+    figure.suptitle(f"More synthetic texts ({NOT_DP})")
+    figure.savefig(path)
+
+
 def plot_rounds(rounds: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw lift and seeds of every round, as means over runs. Each private set has a row of panels.
 

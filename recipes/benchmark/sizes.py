@@ -1,12 +1,29 @@
-"""The sizes of the benchmark, on which its stages depend."""
+"""The texts, models and sizes of the benchmark, on which its stages depend."""
 
 from dataclasses import dataclass, field
+
+EMBEDDER, LLM = "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct"
 
 
 @dataclass(kw_only=True)
 class Sizes:
-    """How much is generated, trained and measured, and where it is kept."""
+    """What is read, how much is generated, trained and measured, and where it is kept."""
 
+    private: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files of private texts, PATH or NAME=PATH. The name is a private set for `data`."},
+    )
+    public: str | None = field(
+        default=None, metadata={"help": "File or repository of public texts. None: the benchmark's own."}
+    )
+    client_column: str = field(default="client_id", metadata={"help": "Column of `private` with the clients."})
+    text_column: str = field(default="text", metadata={"help": "Column of `private` and `public` with the texts."})
+    embedding_model: str = field(default=EMBEDDER, metadata={"help": "Sentence-transformers model."})
+    expansion_model: str = field(
+        default=LLM, metadata={"help": "Causal language model, which expands and is finetuned as the LLM."}
+    )
+    device: str | None = field(default=None, metadata={"help": "Device of the models. None: a GPU or the CPU."})
+    batch_size: int = field(default=64, metadata={"help": "Texts that a model reads or writes at a time."})
     delta: float = field(default=3e-6, metadata={"help": "Probability with which the guarantee may fail."})
     llm_dtype: str = field(
         default="float32",
@@ -35,6 +52,12 @@ class Sizes:
     small_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the small model."})
     llm_epochs: int = field(default=1, metadata={"help": "Epochs of finetuning the LLM."})
     llm_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the LoRA adapters."})
+    curve: list[int] = field(
+        default_factory=list, metadata={"help": "Numbers of texts to finetune on, for a curve. Empty: no curve."}
+    )
+    curve_best_of: list[int] = field(
+        default_factory=list, metadata={"help": "`best_of` of the curve's methods. Empty: as in their settings."}
+    )
     output_dir: str = field(default="build/benchmark", metadata={"help": "Folder of results, pictures and cache."})
     only_cached: bool = field(
         default=False, metadata={"help": "Train and write nothing: table and pictures of what is in the cache."}

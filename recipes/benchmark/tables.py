@@ -12,10 +12,15 @@ from scipy.stats import t as student_t
 from hf_pretext.evaluation.measures import gap_closed
 
 from .cache import NOT_DP
+from .honesty import DIVERSITY
 from .learners import LEARNERS
-from .methods import METHODS, floor_and_ceiling
+from .methods import METHODS, end_of_gap, floor_and_ceiling
 
-MEASURES = ("accuracy", "cross_entropy")
+MEASURES = ("accuracy", "top_5_accuracy", "cross_entropy")
+OF_TEXTS = ("frechet", *DIVERSITY)
+LABELS = ("data", "setting", "epsilon", "method")
+CURVE_LABELS = (*LABELS, "num_texts", "best_of")
+IN_README = ("accuracy", "cross_entropy")
 TABLE_BEGINS, TABLE_ENDS = "<!-- the benchmark writes from here -->", "<!-- to here -->"
 PICTURES = ("benchmark.png", "maps.png")
 
@@ -33,39 +38,67 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def summarize(rows: Sequence[Row], lifts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average rows over runs, and compute which fraction of the gap from floor to ceiling they close.
+    """Average rows over runs, and compute which fraction of the gaps from the floor they close.
 
     Args:
         rows (`Sequence` of `dict`):
-            `data`, `setting`, `epsilon`, `method`, `seed`, `accuracy`, `cross_entropy`, `frechet` and `seconds` of
-            each score.
+            `data`, `setting`, `epsilon`, `method`, `seed`, `MEASURES`, `OF_TEXTS` and `seconds` of each score, and for
+            the curve `num_texts` and `best_of`.
         lifts (`Sequence` of `Mapping`): `data`, and the lift of the first round by method, of each run.
 
     Returns:
-        `dict`: `note`, `table` and `lift_round_1`, for `results.json`.
+        `dict`: `note`, `table`, `curve` and `lift_round_1`, for `results.json`.
     """
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["data"], row["setting"], row["epsilon"], row["method"]), []).append(row)
     names = [name for name, method in METHODS.items() if any(name in each for each in lifts) and method.has_rounds]
     lift = {
         data: {name: interval([each[name] for each in lifts if each["data"] == data]) for name in names}
         for data in dict.fromkeys(each["data"] for each in lifts)
     }
-    return {"note": NOT_DP, "table": [_entry(key, groups) for key in groups], "lift_round_1": lift}
+    table = [row for row in rows if "num_texts" not in row]
+    curve = [row for row in rows if "num_texts" in row]
+    return {
+        "note": NOT_DP,
+        "table": _entries(table, LABELS),
+        "curve": _entries(curve, CURVE_LABELS),
+        "lift_round_1": lift,
+    }
 
 
-def _entry(key: tuple[Any, ...], groups: Mapping[tuple[Any, ...], list[Row]]) -> Row:
+def _entries(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+    """Make an entry of each group of rows that differ in their random seeds only, in the order of the methods."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in labels), []).append(row)
+    keys = {key: dict(zip(labels, key, strict=True)) for key in groups}
+    panels = list(dict.fromkeys((each["data"], each["setting"]) for each in keys.values()))
+    order = list(METHODS)
+
+    def position(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Several processes find rows in any order."""
+        of = keys[key]
+        numbers = [of.get(name) or 0 for name in ("epsilon", "best_of", "num_texts")]
+        return panels.index((of["data"], of["setting"])), order.index(of["method"]), *numbers
+
+    return [_entry(keys[key], groups) for key in sorted(groups, key=position)]
+
+
+def _entry(labels: Row, groups: Mapping[tuple[Any, ...], list[Row]]) -> Row:
     """Make the entry of one method with one budget."""
-    data, setting, epsilon, method = key
-    members = groups[key]
-    entry: Row = {"data": data, "setting": setting, "epsilon": epsilon, "method": method}
-    floor, ceiling = (groups.get((data, setting, None, end.name), []) for end in floor_and_ceiling())
+    members = sorted(groups[tuple(labels.values())], key=lambda row: row["seed"])
+    entry: Row = dict(labels)
+    of_ends: Row = dict.fromkeys({"epsilon", "best_of"} & set(labels))
+
+    def end(name: str) -> list[Row]:
+        return groups.get(tuple({**labels, **of_ends, "method": end_of_gap(name).name}.values()), [])
+
     for measure in MEASURES:
         entry[measure] = interval([member[measure] for member in members])
-        if closed := _gaps_closed(members, floor, ceiling, measure):
-            entry[f"gap_closed_{measure}"] = interval(closed)
-    entry["frechet"] = interval([m["frechet"] for m in members]) if members[0]["frechet"] is not None else None
+        for gap, top in (("gap_closed", "ceiling"), ("gap_closed_to_private", "private")):
+            if closed := _gaps_closed(members, end("floor"), end(top), measure):
+                entry[f"{gap}_{measure}"] = interval(closed)
+    for measure in OF_TEXTS:
+        has_texts = members[0][measure] is not None
+        entry[measure] = interval([member[measure] for member in members]) if has_texts else None
     entry["seeds"] = [member["seed"] for member in members]
     entry["seconds"] = round(sum(member["seconds"] for member in members), 1)
     return entry
@@ -89,18 +122,35 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     floor, ceiling = floor_and_ceiling()
     lines = [
         f"All figures: {NOT_DP}. Mean over seeds and 95 % interval. Gap: between {floor.name} (0) and {ceiling.name} "
-        "(1).",
+        f"(1). To private: between {floor.name} (0) and {end_of_gap('private').name} (1).",
         "",
-        "| data | model | epsilon | method | accuracy | cross-entropy | gap (accuracy) | (cross-entropy) | Fréchet |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *_table(results["table"], LABELS),
     ]
-    for row in results["table"]:
-        cells = [row["data"], row["setting"], "" if row["epsilon"] is None else row["epsilon"], row["method"]]
-        cells += [_with_interval(row["accuracy"], 4), _with_interval(row["cross_entropy"], 3)]
-        cells += [_with_interval(row.get(f"gap_closed_{measure}"), 2) for measure in MEASURES]
-        cells.append(_with_interval(row["frechet"], 4))
-        lines.append(_line(cells))
+    if results["curve"]:
+        lines += ["", "Scores by the number of texts:", "", *_table(results["curve"], CURVE_LABELS)]
     return "\n".join([*lines, *_lift_lines(results["lift_round_1"])]) + "\n"
+
+
+def _table(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """Write a table of entries."""
+    columns = {
+        "accuracy": 4,
+        "cross_entropy": 3,
+        "gap_closed_accuracy": 2,
+        "gap_closed_cross_entropy": 2,
+        "gap_closed_to_private_cross_entropy": 2,
+        "top_5_accuracy": 4,
+        "frechet": 4,
+        "distinct_2": 3,
+        "near_duplicates": 3,
+        "copies_of_public": 3,
+    }
+    titles = [name.replace("gap_closed", "gap").replace("_", " ") for name in (*labels, *columns)]
+    lines = [_line(titles), "|---" * len(titles) + "|"]
+    for row in rows:
+        cells = ["" if row[name] is None else row[name] for name in labels]
+        lines.append(_line([*cells, *(_with_interval(row.get(name), digits) for name, digits in columns.items())]))
+    return lines
 
 
 def _lift_lines(lifts: Mapping[str, Mapping[str, Interval]]) -> list[str]:
@@ -128,14 +178,17 @@ def headline(results: Mapping[str, Any]) -> str:
     for method, epsilon in methods:
         label = method if epsilon is None else f"{method}, epsilon {epsilon:g}"
         lines.append(_line([label, *(_scores(rows.get((*panel, method, epsilon)), most) for panel in panels)]))
-    _, ceiling = floor_and_ceiling()
     for method, epsilon in methods:
         if METHODS[method].closes_gap:
-            cells = [
-                _fractions(rows.get((*panel, method, epsilon)), rows.get((*panel, ceiling.name, None)))
-                for panel in panels
-            ]
-            lines.append(_line([f"*gap closed: {method}, epsilon {epsilon:g}*", *cells]))
+            of_method = [rows.get((*panel, method, epsilon)) for panel in panels]
+            for words, gap, end in (
+                ("gap closed", "gap_closed", "ceiling"),
+                ("of the way to the private texts", "gap_closed_to_private", "private"),
+            ):
+                ends = [rows.get((*panel, end_of_gap(end).name, None)) for panel in panels]
+                cells = [_fractions(row, top, gap) for row, top in zip(of_method, ends, strict=True)]
+                if any(cells):
+                    lines.append(_line([f"*{words}: {method}, epsilon {epsilon:g}*", *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -147,10 +200,10 @@ def _scores(row: Row | None, most_seeds: int) -> str:
     return f"{_with_reach(row['accuracy'], 4)}; {_with_reach(row['cross_entropy'], 3)}{missing}"
 
 
-def _fractions(row: Row | None, ceiling: Row | None) -> str:
+def _fractions(row: Row | None, ceiling: Row | None, gap: str) -> str:
     """Show the fraction of the gap that is closed, unless the gap itself may be zero."""
     cells = []
-    for name in (f"gap_closed_{measure}" for measure in MEASURES):
+    for name in (f"{gap}_{measure}" for measure in IN_README):
         if row is None or ceiling is None or name not in row:
             return ""
         least = ceiling[name]["low"]

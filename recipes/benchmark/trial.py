@@ -12,6 +12,7 @@ from hf_pretext.evaluation.scoring import score_next_tokens
 
 from .cache import Cache, Result, fingerprint
 from .experiment import NO_BUDGET, Experiment
+from .honesty import DIVERSITY, diversity
 from .learners import Learner, Models, finetune
 from .sizes import Sizes
 
@@ -99,7 +100,8 @@ class Method:
         spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
         reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
         gap_end (`str`, *optional*):
-            `"floor"` or `"ceiling"` for the methods between which the others close a gap. There is one of each.
+            `"floor"` or `"ceiling"` for the methods between which the others close a gap, or `"private"` for the
+            true ceiling, the private texts themselves. There is one of each.
     """
 
     name: str
@@ -112,7 +114,7 @@ class Method:
     has_rounds: bool = False
     spends_budget: bool = False
     reads_private: bool = True
-    gap_end: Literal["floor", "ceiling"] | None = None
+    gap_end: Literal["floor", "ceiling", "private"] | None = None
 
     @property
     def closes_gap(self) -> bool:
@@ -129,12 +131,18 @@ class Trial:
         method (`Method`): The method.
         epsilon (`float`, *optional*): Budget of a client. None for a method that spends none.
         seed (`int`): Random seed.
+        num_written (`int`, *optional*): Texts that the method writes, by default `num_samples` of the arguments.
+        num_texts (`int`, *optional*): Texts to finetune on, which are the first of them. By default all.
+        best_of (`int`, *optional*): Texts written for each that is kept, by default as in the configuration.
     """
 
     experiment: Experiment
     method: Method
     epsilon: float | None
     seed: int
+    num_written: int | None = None
+    num_texts: int | None = None
+    best_of: int | None = None
 
     @property
     def arguments(self) -> Sizes:
@@ -165,30 +173,52 @@ class Trial:
         """Find what the language model is shown. It is empty for a method without seeds."""
         return Result({"text": [], "votes": []}) if self.method.seeds is None else self.method.seeds(self)
 
+    @property
+    def number(self) -> int:
+        """Number of texts that the method writes."""
+        return self.num_written or self.arguments.num_samples
+
     def texts(self) -> Result:
-        """Make the texts that a learner is finetuned on. There are none for a method without texts."""
-        return Result([]) if self.method.texts is None else self.method.texts(self)
+        """Make the texts that a learner is finetuned on. There are none for a method without texts.
+
+        A method writes its texts, or draws them, in an order that says nothing about them. So the first of many are
+        like few.
+        """
+        if self.method.texts is None:
+            return Result([])
+        made = self.method.texts(self)
+        return Result(made.value[: self.num_texts], made.seconds)
+
+    def may_be_shown(self) -> bool:
+        """Return whether a few of the texts may be read: none of them is private, or written without privacy."""
+        return self.method.texts is not None and (self.method.spends_budget or not self.method.reads_private)
 
     def score(self, learner: Learner) -> Result:
         """Train a learner and score it on held-out text (evaluation only, not DP).
 
         Returns:
-            `Result`: `accuracy` (top 1) and `cross_entropy` (nats) of the next token.
+            `Result`: `accuracy` (top 1), `top_5_accuracy` and `cross_entropy` (nats) of the next token.
         """
         settings, training = learner.settings(self.arguments), self.method.training
         held_out = self.experiment.held_out[: settings.num_held_out]
         inputs = {
-            "data": self.experiment.name,
+            "data": self.experiment.version,
             "setting": learner.name,
             "held_out": fingerprint(held_out),
             "model": settings.version,
+            "public": self.models.public_version,
             **training.inputs(self, learner),
         }
 
         def measure() -> dict[str, float]:
             model, tokenizer = training.train(self, learner)
-            totals = score_next_tokens(model, tokenizer, held_out, max_length=128).totals()
-            return {"accuracy": totals["top_1_accuracy"], "cross_entropy": totals["cross_entropy"]}
+            size = self.arguments.batch_size
+            totals = score_next_tokens(model, tokenizer, held_out, batch_size=size, max_length=128).totals()
+            return {
+                "accuracy": totals["top_1_accuracy"],
+                "top_5_accuracy": totals["top_5_accuracy"],
+                "cross_entropy": totals["cross_entropy"],
+            }
 
         return self.cache("score", inputs, measure)
 
@@ -197,14 +227,22 @@ class Trial:
         if self.method.texts is None:
             return None
         texts, held_out, embed = self.texts().value, self.experiment.held_out, self.models.embed
-        inputs = {"data": self.experiment.name, "texts": fingerprint(texts), "held_out": fingerprint(held_out)}
+        inputs = {"data": self.experiment.version, "texts": fingerprint(texts), "held_out": fingerprint(held_out)}
         return self.cache("frechet", inputs, lambda: frechet_distance(embed(held_out), embed(texts))).value
+
+    def diversity(self) -> dict[str, float | None]:
+        """Measure how different the texts are, and how many are copies of public ones, if there are texts."""
+        if self.method.texts is None:
+            return dict.fromkeys(DIVERSITY)
+        texts, models = self.texts().value, self.models
+        inputs = {"texts": fingerprint(texts), "public": models.public_version}
+        return self.cache("diversity", inputs, lambda: diversity(texts, models.embed(texts), models.public_runs)).value
 
     def result(self, learner: Learner) -> dict[str, Any]:
         """Do all that a row of the table needs, and add up its seconds."""
         score, frechet = self.score(learner), self.frechet()
         seconds = score.seconds + self.texts().seconds + self.seeds().seconds
-        return {**score.value, "frechet": frechet, "seconds": seconds}
+        return {**score.value, "frechet": frechet, **self.diversity(), "seconds": seconds}
 
     def map(self) -> dict[str, np.ndarray]:
         """Embed some texts of every kind for a picture (evaluation only, not DP)."""
