@@ -21,7 +21,7 @@ from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
 from .seed_texts import SeedTexts as SeedTexts
-from .tilting import NUM_PROMPTS, Request, fit_bias, is_bias
+from .tilting import Request, fit_bias, is_bias, num_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Expander:
             known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
             answer (`TokenAnswer`, *optional*):
                 What the clients said about tokens. The language model is made to write them as often as the clients
-                do, which takes `NUM_PROMPTS` texts more for each fit (`evolution.token_tilt`).
+                do, which takes up to 128 texts more for each fit (`evolution.token_tilt`).
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -174,7 +174,8 @@ class Expander:
         shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
-            tilted = keep("tilt", lambda: self._fit_bias(shown, answer, label, rng), is_bias)
+            number = num_prompts(num_samples)
+            tilted = keep("tilt", lambda: self._fit_bias(shown, answer, label, number, rng), is_bias)
             shown = shown._replace(bias=dict(zip(answer.tokens.tolist(), tilted, strict=True)))
 
         def propose(missing: int, attempt: int) -> list[str]:
@@ -289,9 +290,11 @@ class Expander:
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]
 
-    def _fit_bias(self, shown: _Shown, answer: TokenAnswer, label: int, rng: np.random.Generator) -> list[float]:
-        """Compute what is to be added to the logit of each token of an answer."""
-        drafts = [self._draft(shown, rng) for _ in range(NUM_PROMPTS)]
+    def _fit_bias(
+        self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator
+    ) -> list[float]:
+        """Compute what is to be added to the logit of each token of an answer, by what a number of prompts make."""
+        drafts = [self._draft(shown, rng) for _ in range(number)]
 
         def read(continuations: Sequence[str]) -> list[str]:
             pairs = zip(drafts, continuations, strict=True)

@@ -17,7 +17,7 @@ from .processes import broadcast
 
 logger = logging.getLogger(__name__)
 
-NUM_PROMPTS = 128
+FEWEST_PROMPTS, MOST_PROMPTS = 16, 128
 """Texts that are written for each fit, and not kept. They tell how often the model writes each token."""
 
 NUM_FITS = 2
@@ -75,6 +75,11 @@ def usable_answer(answer: TokenAnswer | None, engine: TextEngine | None) -> Toke
         return answer
     logger.warning("`expansion_model` %s, so it does not learn from their counts how often to write each.", why)
     return None
+
+
+def num_prompts(num_texts: int) -> int:
+    """Return for how many prompts the model writes to be fitted, if this many texts are wanted: half of them."""
+    return min(max(num_texts // 2, FEWEST_PROMPTS), MOST_PROMPTS)
 
 
 def fit_bias(

@@ -19,7 +19,7 @@ from hf_pretext.expansion import Expander, SeedTexts
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.remote_engine import RemoteEngine
 from hf_pretext.models.token_reader import TokenizerReader
-from hf_pretext.tilting import NUM_PROMPTS, Request, fit_bias, usable_answer
+from hf_pretext.tilting import Request, fit_bias, num_prompts, usable_answer
 
 DRAWS = 4_000
 
@@ -184,7 +184,7 @@ def test_an_engine_without_probabilities_is_fitted_by_what_it_writes(llama, conf
     engine = Counting(LocalEngine(model, tokenizer, config))
     answer = answer_of(tokenizer)
     texts = list(Expander(engine, config, embed).expand(SeedTexts(random_texts(30)), 60, answer=answer))
-    assert engine.asked[0] == NUM_PROMPTS and len(texts) == 60
+    assert engine.asked[0] == num_prompts(60) == 30 and len(texts) == 60
     assert np.corrcoef(frequencies(texts, tokenizer)[answer.tokens], answer.counts[0])[0, 1] > 0.4
 
 
