@@ -35,10 +35,8 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components (`Components`): The models.
 
     Raises:
-        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public. Or
-            the settings ask about tokens of a tokenizer that is not there.
+        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public.
     """
-    check_token_question(config, components.engine)
     if public is None:
         if config.domain is None:
             raise ValueError(
@@ -90,8 +88,15 @@ def client_pool(
         reader (`TokenReader`, *optional*): The tokenizer of the language model, for questions about tokens.
 
     Raises:
-        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
+        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
+            ask about tokens of a tokenizer that is not there.
     """
+    if config.token_fraction and reader is None:
+        raise ValueError(
+            f"`token_fraction`={config.token_fraction} asks about the tokens that the language model will write, but "
+            "`expansion_model` is missing or does not show its tokenizer. Give one that is loaded here, or set "
+            "`token_fraction`=0."
+        )
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:
@@ -166,14 +171,3 @@ def token_reader(engine: TextEngine | None) -> TokenReader | None:
 def can_tilt(engine: TextEngine | None) -> bool:
     """Return whether a language model can be told which tokens to write more often, and which less often."""
     return token_reader(engine) is not None
-
-
-def check_token_question(config: PrivateEvolutionConfig, engine: TextEngine | None) -> None:
-    """Raise a `ValueError` if the settings ask about tokens of a tokenizer that is not there."""
-    if not config.token_fraction or token_reader(engine) is not None:
-        return
-    what = "there is no `expansion_model`" if engine is None else "`expansion_model` does not show its tokenizer"
-    raise ValueError(
-        f"`token_fraction` spends budget on the tokens that the language model will write, but {what}. Give a causal "
-        "language model that is loaded here, or set `token_fraction`=0."
-    )
