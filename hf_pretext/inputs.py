@@ -22,7 +22,7 @@ from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
-from .tilting import check_token_question, token_reader
+from .tilting import token_reader
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -35,10 +35,8 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components (`Components`): The models.
 
     Raises:
-        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public. Or
-            the settings ask about tokens of a tokenizer that is not there.
+        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public.
     """
-    check_token_question(config, components.engine)
     if public is None:
         if config.domain is None:
             raise ValueError(

@@ -231,16 +231,21 @@ class Answers:
         return text
 
 
-@pytest.mark.parametrize(
-    ("engine", "message"),
-    [(None, "but there is no `expansion_model`"), (Answers(), "but `expansion_model` does not show its tokenizer")],
-)
-def test_a_tokenizer_that_is_not_there_is_refused_before_anything_is_spent(make, private, public, engine, message):
+@pytest.mark.parametrize("engine", [None, Answers()])
+def test_a_tokenizer_that_is_not_there_is_refused_before_anything_is_spent(make, private, public, engine):
     assert not isinstance(engine, ShowsTokenizer)
     generator = make(engine=engine)
-    with pytest.raises(ValueError, match=f"`token_fraction` spends budget on the tokens .* {message}"):
+    with pytest.raises(ValueError, match="`token_fraction`=0.3 asks about the tokens .* is missing or does not show"):
         generator.evolve(private, initial_population=public)
     assert generator.ledger.num_releases == 0
+
+
+def test_a_run_whose_answers_are_all_there_needs_no_tokenizer(make, private, public, tmp_path):
+    """Another language model, also a served one, may write from the seeds of a run that was killed while it wrote."""
+    seeds = make(run_dir=tmp_path / "run", noise=None).evolve(private, initial_population=public)
+    again = make(run_dir=tmp_path / "run", noise=None, engine=Answers())
+    assert again.evolve(None, initial_population=public).to_list() == seeds.to_list()
+    assert again.token_answer is not None
 
 
 # What a run keeps, and what is saved
