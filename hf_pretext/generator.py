@@ -36,7 +36,7 @@ from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
 from .saved_runs import SavedRun, check_no_run_dir
-from .tilting import can_tilt, needed_reader, usable_answer
+from .tilting import can_tilt, usable_answer
 
 if TYPE_CHECKING:
     import torch
@@ -446,5 +446,4 @@ class PrivateEvolutionGenerator(CountsAlone):
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
     def _pool(self, private: Any) -> ClientPool:
-        reader = needed_reader(self.config, self._components.engine)
-        return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise, reader)
+        return client_pool(private, self.config, self._components, self.ledger.plan, self._noise)

@@ -46,22 +46,19 @@ def can_tilt(engine: TextEngine | None) -> bool:
     return token_reader(engine) is not None and isinstance(engine, TakesBias)
 
 
-def needed_reader(config: PrivateEvolutionConfig, engine: TextEngine | None) -> TokenReader | None:
-    """Return the tokenizer of a language model, as `token_reader` does.
-
-    Raises:
-        ValueError: The settings ask about its tokens, but there is none, or the model takes no bias of tokens.
-    """
-    reader = token_reader(engine)
+def check_token_question(config: PrivateEvolutionConfig, engine: TextEngine | None) -> None:
+    """Raise a `ValueError` if the settings ask about tokens of a tokenizer that is not there."""
     if not config.token_fraction or can_tilt(engine):
-        return reader
-    if reader is None:
-        what = "`expansion_model` is missing or does not show its tokenizer"
+        return
+    if engine is None:
+        what = "there is no `expansion_model`"
+    elif token_reader(engine) is None:
+        what = "`expansion_model` does not show its tokenizer"
     else:
         what = f"`expansion_model` of type {type(engine).__name__} takes no bias of tokens (`complete_tilted`)"
     raise ValueError(
-        f"`token_fraction`={config.token_fraction} asks about the tokens that the language model will write, but "
-        f"{what}. Give one that is loaded here, or set `token_fraction`=0."
+        f"`token_fraction`={config.token_fraction} spends budget on the tokens that the language model will write, "
+        f"but {what}. Give a causal language model that is loaded here, or set `token_fraction`=0."
     )
 
 
