@@ -10,8 +10,7 @@ from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
-from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
-from .clients.tokens import TokenReader
+from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
@@ -35,10 +34,8 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
         components (`Components`): The models.
 
     Raises:
-        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public. Or
-            the settings ask about tokens of a tokenizer that is not there.
+        ValueError: There are neither public texts, nor a domain and a model to write some. Or they are not public.
     """
-    check_token_question(config, components.engine)
     if public is None:
         if config.domain is None:
             raise ValueError(
@@ -72,26 +69,22 @@ def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "
 
 
 def client_pool(
-    private: Any,
-    config: PrivateEvolutionConfig,
-    embedder: Embedder,
-    plan: Plan,
-    noise: NoiseSource | None,
-    reader: TokenReader | None = None,
+    private: Any, config: PrivateEvolutionConfig, components: Components, plan: Plan, noise: NoiseSource | None
 ) -> ClientPool:
     """Return the clients: a pool that was given, or one of the rows of a dataset.
 
     Args:
         private (`datasets.Dataset` or `ClientPool`): The clients.
         config (`PrivateEvolutionConfig`): Names of the columns.
-        embedder (`Embedder`): The embedding model.
+        components (`Components`): The embedding model, and the language model, whose tokenizer questions may need.
         plan (`Plan`): What they will be asked.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
-        reader (`TokenReader`, *optional*): The tokenizer of the language model, for questions about tokens.
 
     Raises:
-        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
+        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
+            ask about tokens of a tokenizer that is not there.
     """
+    check_token_question(config, components.engine)
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:
@@ -99,7 +92,7 @@ def client_pool(
             f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but "
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
-    return InMemoryClientPool(private, embedder, config, plan, noise, reader)
+    return InMemoryClientPool(private, components.embedder, config, plan, noise, token_reader(components.engine))
 
 
 def run_settings(
