@@ -419,8 +419,9 @@ def test_the_first_edition_s_defaults_do_not_follow_those_of_today():
     arguments = BenchmarkArguments(data=["plays"], changes='{"num_rounds": 7}')
     config = METHODS["first-edition"].config(arguments, 1.29, 0)
     assert (config.num_rounds, config.mean_fraction, config.best_of, config.threshold) == (3, 0.0, 2, 1.0)
+    assert {METHODS[name].config(arguments, 1.29, 0) for name in (FLOOR, CEILING)} == {config}
     # Every setting that exists is written down, and none was renamed.
-    later = {"token_fraction"}
+    later = {"token_fraction", "num_tokens"}
     assert set(methods.FIRST_EDITION) - later <= {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
 
 

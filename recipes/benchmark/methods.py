@@ -69,6 +69,7 @@ FIRST_EDITION: dict[str, Any] = {
     "num_rounds": 3,
     "mean_fraction": 0.0,
     "token_fraction": 0.0,
+    "num_tokens": 2048,
     "max_samples_per_client": 8,
     "vote_clipping": "l2",
     "accountant": "exact",
@@ -85,7 +86,10 @@ FIRST_EDITION: dict[str, Any] = {
     "texts_per_prompt": 1,
     "best_of": 2,
 }
-"""What the first edition's default settings were, as far as what is learned depends on them."""
+"""What the first edition's default settings were, as far as what is learned depends on them.
+
+The floor and the ceiling have them too. So a gap is the same one, whatever the defaults are.
+"""
 
 
 def first_edition_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
@@ -236,6 +240,7 @@ METHODS = {
             "texts written from random public ones",
             texts=expand,
             seeds=random_public_seeds,
+            config=first_edition_config,
             reads_private=False,
             gap_end="floor",
         ),
@@ -277,6 +282,7 @@ METHODS = {
             "texts written from the private ones, without privacy",
             texts=expand,
             seeds=private_seeds,
+            config=first_edition_config,
             gap_end="ceiling",
         ),
         Method(
