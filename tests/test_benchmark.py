@@ -170,19 +170,19 @@ def tiny(monkeypatch, models_folder, private, tmp_path):
     for name, source in ((FLOOR, methods.public_texts), (CEILING, methods.private_texts)):
         monkeypatch.setitem(METHODS, name, dataclasses.replace(METHODS[name], texts=source))
 
-    def arguments(*names, data=("toys",), **others):
-        return BenchmarkArguments(
-            data=list(data),
-            methods=list(names),
-            settings=["tiny"],
-            on_device_settings=["tiny"],
-            seeds=[0, 1],
-            epsilons=[1.29],
-            num_samples=40,
-            num_held_out=40,
-            output_dir=str(tmp_path / "out"),
-            **others,
-        )
+    def arguments(*names, **others):
+        usual = {
+            "data": ["toys"],
+            "methods": list(names),
+            "settings": ["tiny"],
+            "on_device_settings": ["tiny"],
+            "seeds": [0, 1],
+            "epsilons": [1.29],
+            "num_samples": 40,
+            "num_held_out": 40,
+            "output_dir": str(tmp_path / "out"),
+        }
+        return BenchmarkArguments(**{**usual, **others})
 
     return arguments
 
@@ -203,7 +203,7 @@ def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypat
     gaps = {f"{gap}_{measure}" for gap in ("gap_closed", "gap_closed_to_private") for measure in tables.MEASURES}
     assert all(set(row) - gaps == measured for row in results["table"]) and results["curve"] == []
     rows = {row["method"]: row for row in results["table"]}
-    assert list(rows) == arguments.methods and all(row["seeds"] == [0, 1] for row in rows.values())
+    assert set(rows) == set(arguments.methods) and all(row["seeds"] == [0, 1] for row in rows.values())
     assert rows["none"]["frechet"] is None and rows["toy"]["frechet"]["mean"] > 0
     assert rows["none"]["distinct_2"] is None and 0 < rows["toy"]["distinct_2"]["mean"] < 1
     # The floor of the tests draws public texts, and the toys do not.
@@ -419,8 +419,9 @@ def test_the_first_edition_s_defaults_do_not_follow_those_of_today():
     arguments = BenchmarkArguments(data=["plays"], changes='{"num_rounds": 7}')
     config = METHODS["first-edition"].config(arguments, 1.29, 0)
     assert (config.num_rounds, config.mean_fraction, config.best_of, config.threshold) == (3, 0.0, 2, 1.0)
+    assert {METHODS[name].config(arguments, 1.29, 0) for name in (FLOOR, CEILING)} == {config}
     # Every setting that exists is written down, and none was renamed.
-    later = {"token_fraction"}
+    later = {"token_fraction", "num_tokens"}
     assert set(methods.FIRST_EDITION) - later <= {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
 
 
@@ -452,7 +453,8 @@ def test_anyone_s_files_make_the_same_table(tiny, tmp_path, monkeypatch):
     public = write_lines(tmp_path / "public.jsonl", [{"body": text} for text in random_texts(90, seed=7)])
     columns = {"client_column": "user", "text_column": "body"}
     monkeypatch.setattr(given, "public_texts", None)
-    results = comparison.compare(tiny(FLOOR, PRIVATE, data=[], private=[private], public=public, **columns))
+    mine = {"data": [], "private": [private], "public": public, "seeds": [0], **columns}
+    results = comparison.compare(tiny(FLOOR, PRIVATE, **mine))
     assert [(row["data"], row["method"]) for row in results["table"]] == [("mine", FLOOR), ("mine", PRIVATE)]
     assert results["table"][0]["copies_of_public"]["mean"] > 0.7
     # Another file of the same name is another set.

@@ -86,7 +86,10 @@ FIRST_EDITION: dict[str, Any] = {
     "texts_per_prompt": 1,
     "best_of": 2,
 }
-"""What the first edition's default settings were, as far as what is learned depends on them."""
+"""What the first edition's default settings were, as far as what is learned depends on them.
+
+The floor and the ceiling have them too. So a gap is the same one, whatever the defaults are.
+"""
 
 
 def first_edition_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
@@ -238,6 +241,7 @@ METHODS = {
             texts=expand,
             config=first_edition_config,
             seeds=random_public_seeds,
+            config=first_edition_config,
             reads_private=False,
             gap_end="floor",
         ),
@@ -280,6 +284,7 @@ METHODS = {
             texts=expand,
             config=first_edition_config,
             seeds=private_seeds,
+            config=first_edition_config,
             gap_end="ceiling",
         ),
         Method(
