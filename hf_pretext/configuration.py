@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .forms import Plain, check_chat_roles, check_form, check_text_column, form_of
+from .forms import check_chat_roles, check_form, check_text_column, form_of
 from .labels import check_label_settings, check_labels, check_shares, split_evenly
 from .settings import SavedSettings, check_settings, setting, shortened
 
@@ -373,11 +373,6 @@ class PrivateEvolutionConfig(SavedSettings):
         check_form(self)
         if self.client_column in form_of(self).source:
             raise ValueError(f"`text_column` and `client_column` are both {self.client_column!r}. They must differ.")
-        if self.max_dropout is not None and not isinstance(form_of(self), Plain):
-            raise ValueError(
-                f"`max_dropout`={self.max_dropout} is for a federation, which knows plain texts only, and no "
-                f"{form_of(self).name}s yet. Give one column of texts, or leave `max_dropout` out."
-            )
 
     @property
     def output_columns(self) -> tuple[str, ...]:
