@@ -9,9 +9,9 @@ last, or drop any subset of clients, until the hash suits it.
 Up to `COMPLETE_UP_TO` clients all hold the secrets of all. Then everything below is certain. With more clients the
 degree is the smallest one for which both failures are improbable (Bell et al. 2020, eprint 2020/704, section 3):
 
-*Privacy*, `2^-PRIVACY_BITS` for all clients and one release together. Let `c` clients conspire with the server. Let the
-server choose which honest clients count as dropped, after it has seen the graph. All clients that open masks agree on
-one set `U` of at least `m` clients, and only members of `U` open masks (see `masked_client`). A set `S` of honest
+*Privacy*, `2^-PRIVACY_BITS` for all clients and one release together. Let `c` clients conspire with the server. Let
+the server choose which honest clients count as dropped, after it has seen the graph. All clients that open masks agree
+on one set `U` of at least `m` clients, and only members of `U` open masks (see `masked_client`). A set `S` of honest
 clients of `U` is opened alone only if no member of `S` has chosen one of the rest of `U`. There are `h = n - c` honest
 clients. Their choices are independent, so the bounds below are products over members. They are summed over all sets.
 

@@ -16,7 +16,7 @@ roster are those of other clients: a server that invents more clients than `max_
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from secrets import SystemRandom, token_bytes
 from typing import Any
 
@@ -94,14 +94,13 @@ class MaskedRelease:
         """Choose the holders of the own secrets, and seal their shares."""
         self._expect(SHARES)
         roster = self._read_roster(asked)
-        others = [node for node in roster.nodes if node != self._node]
-        holders = sorted(SystemRandom().sample(others, roster.graph.degree))
+        holders = choose_holders(roster.nodes, self._node, roster.graph.degree)
         seed = token_bytes(KEY_BYTES)
         points = [roster.points[node] for node in (self._node, *holders)]
         of_seed, of_key = (split(each, roster.graph.threshold, points) for each in (seed, self._state["masks"]))
-        sealed = []
+        private, sealed = self._private("seals"), []
         for holder in holders:
-            key = roster.sealing_key(self._state["seals"], holder, self._node, holder)
+            key = roster.sealing_key(private, holder, self._node, holder)
             sealed.append(seal(key, of_seed[roster.points[holder]] + of_key[roster.points[holder]]))
         self._save(SHARES, **roster.to_record(), holders=holders, seed=seed, own=of_seed[points[0]])
         return {"holders": holders, "sealed": b"".join(sealed)}
@@ -119,16 +118,17 @@ class MaskedRelease:
         self._check_answering(roster, sharing, roster.graph.num_to_open)
         if len(set(senders)) != len(senders) or not set(senders) <= sharing - {self._node}:
             raise ValueError("Shares come from clients that have not shared any.")
-        held = []
+        private, held = self._private("seals"), []
         for sender, sealed in zip(senders, pieces(asked["sealed"], SEALED_BYTES, len(senders)), strict=True):
-            pair = unseal(roster.sealing_key(self._state["seals"], sender, sender, self._node), sealed)
+            pair = unseal(roster.sealing_key(private, sender, sender, self._node), sealed)
             # Another client's sealing is not the server's fault, so this client goes on without these shares.
             held.append(pair if pair is not None and len(pair) == PAIR_BYTES else 2 * NO_SHARE)
         # One that is known to be 1 comes first. Its sum says whether all masks came off.
         masked = np.concatenate([[1], answer()]).astype(np.int64).astype(np.uint32)
         masked = masked + expand(self._state["seed"], len(masked))
+        private = self._private("masks")
         for other in ({*self._state["holders"]} & sharing) | set(senders):
-            common = roster.common_mask(self._state["masks"], other, len(masked))
+            common = roster.common_mask(private, other, len(masked))
             masked = masked + common if self._node > other else masked - common
         self._state["seed"] = b""
         self._save(ANSWER, sharing=asked["sharing"], senders=senders, held=b"".join(held))
@@ -156,9 +156,10 @@ class MaskedRelease:
             raise ValueError(
                 f"{len(signers)} clients have signed whose answers are summed, and {needed} that have answered must."
             )
+        statement = roster.statement(answered)
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(signers))
         for signer, signature in zip(sorted(signers), signatures, strict=True):
-            if not roster.is_signed(signer, signature, answered):
+            if not roster.is_signed(signer, signature, statement):
                 raise ValueError("A client has signed another set of answers than this client, or nothing.")
         shares = [self._state["own"]]
         pairs = pieces(self._state["held"], PAIR_BYTES, len(self._state["senders"]))
@@ -218,6 +219,14 @@ class MaskedRelease:
     def _roster(self) -> Roster:
         return Roster.from_record(self._state, self._state["num_colluding"], self._state["num_needed"])
 
+    def _private(self, name: str) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self._state[name])
+
     def _save(self, stage: str, **values: Any) -> None:
         self._state |= {"stage": stage, **values}
         self._records[MASKS] = ConfigRecord(self._state)
+
+
+def choose_holders(nodes: Sequence[int], own: int, degree: int) -> list[int]:
+    """Choose who holds a client's secrets: a uniform subset of the other nodes, which no one else can predict."""
+    return sorted(SystemRandom().sample([node for node in nodes if node != own], degree))

@@ -90,7 +90,7 @@ class MaskedSum:
         sealed = self._collect_shares(roster)
         masked = self._collect_answers(roster, sealed, question)
         signatures = self._collect_signatures(roster, masked)
-        shares = self._collect_openings(roster, sealed, set(masked), signatures)
+        shares = self._collect_openings(roster, sealed, signatures)
         return self._open(roster, sealed, masked, shares)
 
     def _collect_keys(self) -> Roster:
@@ -151,10 +151,11 @@ class MaskedSum:
 
     def _collect_signatures(self, roster: Roster, masked: Mapping[int, np.ndarray]) -> dict[int, bytes]:
         answered = set(masked)
+        statement = roster.statement(answered)
 
         def read(node: int, given: Mapping[str, Any]) -> bytes:
             (signature,) = pieces(given["signature"], SIGNATURE_BYTES, 1)
-            demand(roster.is_signed(node, signature, answered), "a signature of something else")
+            demand(roster.is_signed(node, signature, statement), "a signature of something else")
             return signature
 
         request = _message({"answered": roster.pack(answered)})
@@ -163,7 +164,7 @@ class MaskedSum:
         return signatures
 
     def _collect_openings(
-        self, roster: Roster, sealed: Mapping[int, Sealed], answered: set[int], signatures: Mapping[int, bytes]
+        self, roster: Roster, sealed: Mapping[int, Sealed], signatures: Mapping[int, bytes]
     ) -> dict[int, dict[int, bytes]]:
         """Return the shares of the secret of each client, by their points: of its seed, or of its key of masks."""
         senders: dict[int, list[int]] = {node: [node] for node in signatures}
@@ -210,10 +211,11 @@ class MaskedSum:
             if node in masked:
                 total -= expand(secret, self._length)
                 continue
-            public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-            demand(public == roster.keys[node].masks, "the shares of a key are not those of the client's key")
+            key = X25519PrivateKey.from_private_bytes(secret)
+            is_own = key.public_key().public_bytes_raw() == roster.keys[node].masks
+            demand(is_own, "the shares of a key are not those of the client's key")
             for other in linked[node] & masked.keys():
-                common = roster.common_mask(secret, other, self._length)
+                common = roster.common_mask(key, other, self._length)
                 total = total - common if other > node else total + common
         # A mask that did not come off leaves this number as it should be with a chance of 2^-32.
         demand(int(total[0]) == len(masked), "masks did not come off the sum")

@@ -74,7 +74,7 @@ class Keys(NamedTuple):
         return keys
 
 
-_ANY_KEY = bytes(range(KEY_BYTES))
+_ANY_KEY = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
 """A key of no one, to try whether points are sound."""
 
 
@@ -152,39 +152,39 @@ class Roster:
         """Write what a client signs: that these are the clients whose answers are summed."""
         return b"hf_pretext: these have answered" + self.digest + self.pack(answered)
 
-    def is_signed(self, node: int, signature: bytes, answered: set[int]) -> bool:
-        """Return whether a node has signed a set."""
+    def is_signed(self, node: int, signature: bytes, statement: bytes) -> bool:
+        """Return whether a node has signed a statement."""
         try:
-            Ed25519PublicKey.from_public_bytes(self.keys[node].signatures).verify(signature, self.statement(answered))
+            Ed25519PublicKey.from_public_bytes(self.keys[node].signatures).verify(signature, statement)
         except (InvalidSignature, ValueError):
             return False
         return True
 
-    def common_mask(self, private: bytes, other: int, length: int) -> np.ndarray:
+    def common_mask(self, private: X25519PrivateKey, other: int, length: int) -> np.ndarray:
         """Compute the mask that a client has in common with another one.
 
         Args:
-            private (`bytes`): Its private key of masks.
+            private (`X25519PrivateKey`): Its private key of masks.
             other (`int`): The node of the other client.
             length (`int`): Length of the mask.
         """
         shared = shared_secret(private, self.keys[other].masks)
         return expand(_derive(shared, b"mask", self.digest), length)
 
-    def sealing_key(self, private: bytes, other: int, sender: int, receiver: int) -> bytes:
+    def sealing_key(self, private: X25519PrivateKey, other: int, sender: int, receiver: int) -> bytes:
         """Compute the key of the one message of shares from a sender to a receiver. `other` is one of them."""
         ways = b"seal" + b"".join(node.to_bytes(8, "big", signed=True) for node in (sender, receiver))
         return _derive(shared_secret(private, self.keys[other].seals), ways, self.digest)
 
 
-def shared_secret(private: bytes, public: bytes) -> bytes:
+def shared_secret(private: X25519PrivateKey, public: bytes) -> bytes:
     """Compute what two X25519 keys share.
 
     Raises:
         ValueError: The public key is not one, or is a point of small order.
     """
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise ValueError("A public key is not a sound point of the curve.") from None
 
