@@ -25,8 +25,8 @@ from hf_pretext import PrivacyReport
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.federated import protocol
-from hf_pretext.federated.client import SIMULATION
 from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
+from hf_pretext.federated.node_texts import SIMULATION
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder

@@ -32,7 +32,7 @@ from guarantee_node import (
 
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
-from hf_pretext.federated import client, protocol
+from hf_pretext.federated import client, node_texts, protocol
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.node import AskedRun, NodeBudget, NodeSettings, RefusalError
 from hf_pretext.federated.node_ledger import NodeError, NodeLedger, epsilon_of, statement
@@ -44,7 +44,7 @@ PUBLIC = "This node's configuration or ledger is not in order. Its own log says 
 
 @pytest.fixture(autouse=True)
 def _bins(monkeypatch):
-    monkeypatch.setattr(client, "_embedder", lambda name: TextEmbedder(BinEncoder()))
+    monkeypatch.setattr(node_texts, "_embedder", lambda name: TextEmbedder(BinEncoder()))
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_a_panic_is_no_way_around_the_guards(files, name, monkeypatch):
 
 
 def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path, monkeypatch):
-    monkeypatch.setenv(client.SIMULATION, "1")
+    monkeypatch.setenv(node_texts.SIMULATION, "1")
     everyone = tmp_path / "all.jsonl"
     everyone.write_text("".join(json.dumps({"client_id": n, "text": f"bin {n}"}) + "\n" for n in "123"))
     changes = {"num-clients": 3, "population-size": NUM_BINS, "secure-aggregation": False, "num-rounds": 1}
