@@ -23,7 +23,7 @@ from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
 from .hub import check_guarantee
-from .inputs import can_tilt, check_population, client_pool, run_settings, token_reader, tools_of
+from .inputs import check_population, client_pool, run_settings, tools_of
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
@@ -36,6 +36,7 @@ from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
 from .saved_runs import SavedRun, check_no_run_dir
+from .tilting import can_tilt, usable_answer
 
 if TYPE_CHECKING:
     import torch
@@ -301,7 +302,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         check_num_samples(num_samples)
         check_given_shares(label_shares, self.config.labels)
         examples = SeedTexts.of(seeds, self.config)
-        self._components.needed_engine("`expand`")
+        engine = self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
         is_own = examples.are_among(self._seeds)
@@ -310,11 +311,13 @@ class PrivateEvolutionGenerator(CountsAlone):
             self._run = run = self._new_run(self._num_runs)
             is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
 
-            def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
-                return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
+            def keep(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+                return run.keep(f"{run.texts_step}-{part}", is_valid, make) if is_kept else make()
 
+            # The counts of the own run say nothing about the words of other seeds.
+            answer = usable_answer(self._token_answer if is_own or self._seeds is None else None, engine)
             with run.stage("expanding"):
-                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep))
+                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep, answer))
                 if is_kept and self._folder is not None:
                     synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, features)
                 else:
@@ -443,5 +446,4 @@ class PrivateEvolutionGenerator(CountsAlone):
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
     def _pool(self, private: Any) -> ClientPool:
-        reader = token_reader(self._components.engine)
-        return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise, reader)
+        return client_pool(private, self.config, self._components, self.ledger.plan, self._noise)

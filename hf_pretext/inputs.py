@@ -10,8 +10,7 @@ from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
-from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
-from .clients.tokens import TokenReader
+from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
@@ -19,10 +18,10 @@ from .evolution.population import Tools
 from .expansion import Expander
 from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
-from .models.engine import ShowsTokenizer, TextEngine
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
+from .tilting import check_token_question, token_reader
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -70,33 +69,22 @@ def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "
 
 
 def client_pool(
-    private: Any,
-    config: PrivateEvolutionConfig,
-    embedder: Embedder,
-    plan: Plan,
-    noise: NoiseSource | None,
-    reader: TokenReader | None = None,
+    private: Any, config: PrivateEvolutionConfig, components: Components, plan: Plan, noise: NoiseSource | None
 ) -> ClientPool:
     """Return the clients: a pool that was given, or one of the rows of a dataset.
 
     Args:
         private (`datasets.Dataset` or `ClientPool`): The clients.
         config (`PrivateEvolutionConfig`): Names of the columns.
-        embedder (`Embedder`): The embedding model.
+        components (`Components`): The embedding model, and the language model, whose tokenizer questions may need.
         plan (`Plan`): What they will be asked.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
-        reader (`TokenReader`, *optional*): The tokenizer of the language model, for questions about tokens.
 
     Raises:
         ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
             ask about tokens of a tokenizer that is not there.
     """
-    if config.token_fraction and reader is None:
-        raise ValueError(
-            f"`token_fraction`={config.token_fraction} asks about the tokens that the language model will write, but "
-            "`expansion_model` is missing or does not show its tokenizer. Give one that is loaded here, or set "
-            "`token_fraction`=0."
-        )
+    check_token_question(config, components.engine)
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:
@@ -104,7 +92,7 @@ def client_pool(
             f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but "
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
-    return InMemoryClientPool(private, embedder, config, plan, noise, reader)
+    return InMemoryClientPool(private, components.embedder, config, plan, noise, token_reader(components.engine))
 
 
 def run_settings(
@@ -161,13 +149,3 @@ def tools_of(
 
     reader = token_reader(components.engine)
     return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write, reader)
-
-
-def token_reader(engine: TextEngine | None) -> TokenReader | None:
-    """Return the tokenizer of a language model. None if there is no model, or no tokenizer on this machine."""
-    return engine.token_reader() if isinstance(engine, ShowsTokenizer) else None
-
-
-def can_tilt(engine: TextEngine | None) -> bool:
-    """Return whether a language model can be told which tokens to write more often, and which less often."""
-    return token_reader(engine) is not None

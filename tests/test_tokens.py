@@ -15,7 +15,6 @@ from hf_pretext.cli import main
 from hf_pretext.clients.samples import cap_samples
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.evolution.token_list import TokenList, counts_of
-from hf_pretext.models.engine import ShowsTokenizer
 from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.privacy import Plan, plan
 from hf_pretext.privacy.plan import with_token_fraction
@@ -230,11 +229,24 @@ class Answers:
         return text
 
 
-@pytest.mark.parametrize("engine", [None, Answers()])
-def test_a_tokenizer_that_is_not_there_is_refused_before_anything_is_spent(make, private, public, engine):
-    assert not isinstance(engine, ShowsTokenizer)
+class ShowsOnly(Answers):
+    """One that shows its tokenizer, and takes no bias."""
+
+    def token_reader(self):
+        return TokenizerReader(None)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (None, "but there is no `expansion_model`"),
+        (Answers(), "but `expansion_model` does not show its tokenizer"),
+        (ShowsOnly(), "but `expansion_model` of type ShowsOnly takes no bias of tokens"),
+    ],
+)
+def test_a_question_that_is_of_no_use_is_refused_before_anything_is_spent(make, private, public, engine, message):
     generator = make(engine=engine)
-    with pytest.raises(ValueError, match="`token_fraction`=0.3 asks about the tokens .* is missing or does not show"):
+    with pytest.raises(ValueError, match=f"`token_fraction`=0.3 spends budget on the tokens .* {message}"):
         generator.evolve(private, initial_population=public)
     assert generator.ledger.num_releases == 0
 

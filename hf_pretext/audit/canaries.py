@@ -23,9 +23,9 @@ from ..evolution.candidates import Candidates
 from ..evolution.population import Population, Tools
 from ..evolution.token_list import TokenList
 from ..generator import PrivateEvolutionGenerator
-from ..inputs import token_reader
 from ..privacy.mechanism import Mechanism
 from ..runs.run import Asks, Run
+from ..tilting import token_reader
 
 GROWN = ("population_size", "num_tokens")
 """Settings that count the canaries as well."""

@@ -3,6 +3,7 @@
 import math
 
 from ..configuration import PrivateEvolutionConfig
+from .advice import CHOSEN, settings_for, votes_that_stand_out
 from .figures import rounded_up
 from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, TOKEN_NAMES, VOTE_NAMES, Plan, PlannedRelease
 from .report import count_of
@@ -53,6 +54,7 @@ def bill(config: PrivateEvolutionConfig, plan: Plan, num_clients: int | None = N
                 f"- With {num_clients:,} clients, `votes_per_sample`={better} instead of {config.votes_per_sample} "
                 "stands out better, under the same guarantee."
             )
+        lines += _advice(config, num_clients)
     return "\n".join(lines)
 
 
@@ -62,10 +64,21 @@ def better_votes_per_sample(config: PrivateEvolutionConfig, plan: Plan, num_clie
     Measured in `recipes/benchmark/EXPERIMENTS.md`, 11. It is for the owner of the data to set: chosen by the library,
     it would change how every client votes when a client is added, by more than the sensitivity.
     """
-    noise_std = plan.votes.mechanism.noise_std
-    wanted = int(300 * noise_std / (plan.client_sampling_rate * num_clients))
-    better = min(wanted, 16, config.candidates_per_label[-1] // 8)
+    better = votes_that_stand_out(config, plan, num_clients)
     return better if config.vote_clipping == "l2" and better >= 2 * config.votes_per_sample else None
+
+
+def _advice(config: PrivateEvolutionConfig, num_clients: int) -> list[str]:
+    """Say what the rule would set, if the settings have a budget and are not the paper's."""
+    if config.epsilon is None or config.vote_clipping == "count":
+        return []
+    own = {name: vars(config)[name] for name in ("population_size", "labels", "label_column", "label_shares")}
+    advised = settings_for(num_clients, epsilon=config.epsilon, delta=config.delta, **own)
+    words = ", ".join(f"`{name}`={advised[name]}" for name in CHOSEN)
+    return [
+        f"- For about {num_clients:,} clients at this budget, the rule of `privacy.advice` says {words}. Token counts "
+        "need a language model that is loaded here. The rule is applied only if you write these down."
+    ]
 
 
 def _row(entry: PlannedRelease, plan: Plan) -> str:
