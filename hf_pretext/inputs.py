@@ -11,6 +11,7 @@ from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
+from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
@@ -18,6 +19,7 @@ from .evolution.population import Tools
 from .expansion import Expander
 from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
+from .models.engine import ShowsTokenizer, TextEngine
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
@@ -68,7 +70,12 @@ def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "
 
 
 def client_pool(
-    private: Any, config: PrivateEvolutionConfig, embedder: Embedder, plan: Plan, noise: NoiseSource | None
+    private: Any,
+    config: PrivateEvolutionConfig,
+    embedder: Embedder,
+    plan: Plan,
+    noise: NoiseSource | None,
+    reader: TokenReader | None = None,
 ) -> ClientPool:
     """Return the clients: a pool that was given, or one of the rows of a dataset.
 
@@ -78,10 +85,18 @@ def client_pool(
         embedder (`Embedder`): The embedding model.
         plan (`Plan`): What they will be asked.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
+        reader (`TokenReader`, *optional*): The tokenizer of the language model, for questions about tokens.
 
     Raises:
-        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
+        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
+            ask about tokens of a tokenizer that is not there.
     """
+    if config.token_fraction and reader is None:
+        raise ValueError(
+            f"`token_fraction`={config.token_fraction} asks about the tokens that the language model will write, but "
+            "`expansion_model` is missing or does not show its tokenizer. Give one that is loaded here, or set "
+            "`token_fraction`=0."
+        )
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:
@@ -89,7 +104,7 @@ def client_pool(
             f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but "
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
-    return InMemoryClientPool(private, embedder, config, plan, noise)
+    return InMemoryClientPool(private, embedder, config, plan, noise, reader)
 
 
 def run_settings(
@@ -103,7 +118,9 @@ def run_settings(
     A model that was finetuned is known by what it learned as well (`earlier`, see `reports_of_writer`), since it may
     be finetuned again under the same name.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
+    # Folders of earlier versions do not have those of token counts.
+    unused = ("hf_pretext_version", *(() if config.token_fraction else ("token_fraction", "num_tokens")))
+    settings = {name: value for name, value in config.to_dict().items() if name not in unused}
     asked = {f"questions.{each.name}": each.fingerprint() for each in questions}
     models = {argument: each.label for argument, each in sources.items()}
     if earlier is None or len(earlier):
@@ -142,4 +159,15 @@ def tools_of(
         warn_of_unknown(texts, components.embedder, "the initial population that was written")
         return texts
 
-    return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write)
+    reader = token_reader(components.engine)
+    return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write, reader)
+
+
+def token_reader(engine: TextEngine | None) -> TokenReader | None:
+    """Return the tokenizer of a language model. None if there is no model, or no tokenizer on this machine."""
+    return engine.token_reader() if isinstance(engine, ShowsTokenizer) else None
+
+
+def can_tilt(engine: TextEngine | None) -> bool:
+    """Return whether a language model can be told which tokens to write more often, and which less often."""
+    return token_reader(engine) is not None

@@ -61,6 +61,7 @@ KNOWS = "knows"
 Result = TypeVar("Result")
 
 SAMPLES = "hf_pretext.samples"
+TOKENIZER = "hf_pretext.tokenizer"
 ANSWERED = "hf_pretext.answered"
 WANTED = "hf_pretext.wanted"
 RUN_CONFIG = "hf_pretext.run_config"
@@ -88,7 +89,7 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         mechanism = _check_planned(question.name, question.num_bins, question.is_signed, plan)
         samples = _samples(context)
         # On made-up samples, so that whether it is refused does not depend on this client's text.
-        _refusing(check_question, question, samples.num_dimensions)
+        _refusing(check_question, question, samples.num_dimensions, samples.tokenizer)
         _check_asked(num_asked, settings.num_clients)
         share = mechanism.share_scale(mechanism.num_answers_needed(num_asked))
         _count(context, plan, question, num_asked, is_genuine)
@@ -120,10 +121,10 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
     def knows(message: Message, context: Context) -> Message:
         asked = message.content.config_records[KNOWS]
         plan = _read_run(context, questions)[2]
-        num_dimensions = _samples(context).num_dimensions
-        question = _refusing(check_announcement, asked, plan, own, num_dimensions)
+        samples = _samples(context)
+        question = _refusing(check_announcement, asked, plan, own, samples.num_dimensions, samples.tokenizer)
         if question is not None:
-            _refusing(check_question, question, num_dimensions)
+            _refusing(check_question, question, samples.num_dimensions, samples.tokenizer)
         _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
         return Message(RecordDict(), reply_to=message)
 
@@ -249,8 +250,10 @@ def _begin(
 
 
 def _samples(context: Context) -> Samples:
-    embeddings, labels = context.state.array_records[SAMPLES].to_numpy_ndarrays()
-    return Samples(np.zeros(len(embeddings), dtype=np.int64), embeddings, labels)
+    embeddings, labels, lengths, tokens = context.state.array_records[SAMPLES].to_numpy_ndarrays()
+    samples = Samples(np.zeros(len(embeddings), dtype=np.int64), embeddings, labels)
+    parts = np.split(tokens, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    return samples.with_tokens(parts, str(context.state.config_records[TOKENIZER]["tokenizer"]))
 
 
 def _count(context: Context, plan: Plan, question: Question, num_asked: int, is_genuine: bool) -> None:
@@ -291,8 +294,11 @@ def _prepare(
         NodeBudget(node, is_genuine).check(_asked_run(context, plan))
     if read is None:
         return
-    own = embedded_texts(read, settings.embedding_model, plan.max_samples_per_client, config)
-    context.state.array_records[SAMPLES] = ArrayRecord([own.embeddings, own.labels])
+    own = embedded_texts(read, settings, plan, config)
+    lengths = np.array(list(map(len, own.tokens)), dtype=np.int64)
+    tokens = np.concatenate([np.zeros(0, dtype=np.int64), *own.tokens])
+    context.state.array_records[SAMPLES] = ArrayRecord([own.embeddings, own.labels, lengths, tokens])
+    context.state.config_records[TOKENIZER] = ConfigRecord({"tokenizer": own.tokenizer})
 
 
 app = make_client_app()

@@ -19,9 +19,12 @@ from ..clients.samples import (
     group_with_labels,
     quantize_embeddings,
 )
+from ..clients.tokens import TokenReader, with_tokens
 from ..configuration import PrivateEvolutionConfig
 from ..data import read_dataset
 from ..forms import Plain, form_of
+from ..privacy.plan import Plan
+from ..settings import shortened
 from .node import NodeSettings, RefusalError
 from .settings import FederationSettings
 
@@ -81,19 +84,28 @@ def texts_reader(
 
 
 def embedded_texts(
-    read: Callable[[], SamplesByClient], embedding_model: str, cap: int, config: PrivateEvolutionConfig
+    read: Callable[[], SamplesByClient], settings: FederationSettings, plan: Plan, config: PrivateEvolutionConfig
 ) -> Samples:
-    """Read and embed the texts of this client. If that fails, it has none."""
-    embedder = _embedder(embedding_model)
+    """Read and embed the texts of this client, and read their tokens if the plan asks about them.
+
+    If that fails, the client has none.
+
+    Raises:
+        RefusalError: The tokenizer is not there, which does not depend on the texts.
+    """
+    embedder, limits = _embedder(settings.embedding_model), (plan.max_samples_per_client, config.seed)
+    reader = _token_reader(settings.tokenizer) if plan.reads_tokens else None
     try:
-        if config.labels:
-            return embed_with_labels(read(), embedder, cap, config.seed)
-        return Samples.of(embed_clients(read(), embedder, cap, config.seed))
+        own = read()
+        embedded = embed_with_labels(own, embedder, *limits) if config.labels else None
+        embedded = embedded or Samples.of(embed_clients(own, embedder, *limits))
+        return embedded if reader is None else with_tokens(embedded, own, reader, *limits)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # Also a panic in a tokenizer that is written in Rust.
         logger.exception("This client's texts could not be read or embedded, or it has none, so it contributes zero:")
-        return Samples.of([quantize_embeddings(embedder([]))])
+        none = Samples.of([quantize_embeddings(embedder([]))])
+        return none if reader is None else none.with_tokens([], reader.fingerprint)
 
 
 def _grouped(path: str, config: PrivateEvolutionConfig) -> SamplesByClient:
@@ -110,6 +122,22 @@ def _everyone(path: str, settings: str, config: PrivateEvolutionConfig) -> Sampl
         _READ.clear()
         _READ[path, settings] = _grouped(path, config)
     return _READ[path, settings]
+
+
+@lru_cache(maxsize=1)
+def _token_reader(name: str | None) -> TokenReader:
+    from ..models.checkpoints import read_tokenizer
+    from ..models.token_reader import TokenizerReader
+
+    if name is None:
+        raise RefusalError("The plan asks about tokens, but `tokenizer` is not in the run's configuration.")
+    try:
+        return TokenizerReader(read_tokenizer(name))
+    except (OSError, ValueError, ImportError) as error:
+        logger.error("%s", error)
+        raise RefusalError(
+            f"The tokenizer {shortened(name)} cannot be loaded here. This node's log says why."
+        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..clients.questions import QUESTIONS, Question
+from ..clients.questions import QUESTIONS, Question, TokenCounts
 from ..clients.samples import EMBEDDING_UNITS, quantize_embeddings
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
@@ -94,7 +94,7 @@ def encode(question: Question, bits: int) -> Encoded:
     numbers |= {f"number.{name}": value for name, value in question.numbers().items()}
     arrays = []
     for index, (name, array) in enumerate(question.arrays().items()):
-        if bits == 8:
+        if bits == 8 and array.dtype == np.int16:
             step = max(float(np.abs(array).max()) / 127, 1e-9)
             array, numbers[f"step.{index}"] = np.rint(array / step).astype(np.int8), step
         numbers[f"array.{index}"] = name
@@ -152,7 +152,10 @@ def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[
         "question": question.name,
         "num_bins": question.num_bins,
         "is_signed": question.is_signed,
-        "num_dimensions": [array.shape[-1] for array in question.arrays().values() if not own],
+        "num_dimensions": [
+            array.shape[-1] for array in question.arrays().values() if array.dtype == np.int16 and not own
+        ],
+        "tokenizer": question.tokenizer if isinstance(question, TokenCounts) else "",
         "wanted": [wanted[entry.question] for entry in plan.releases],
         **own,
         **_columns(plan),
@@ -172,7 +175,7 @@ def read_wanted(asked: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_announcement(
-    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int
+    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int, tokenizer: str = ""
 ) -> Question | None:
     """Refuse, at a client, a server that asks or accounts for something else than this client answers.
 
@@ -183,6 +186,7 @@ def check_announcement(
         plan (`Plan`): What this client answers by.
         own (`Iterable` of `Question`): Questions of the caller that this client was started with.
         num_dimensions (`int`): Dimensions of this client's embeddings.
+        tokenizer (`str`, *optional*): Fingerprint of this client's tokenizer. Empty if it has none.
 
     Returns:
         `Question`: The client's own question of that name, if it is not one of the library.
@@ -201,6 +205,11 @@ def check_announcement(
         raise ValueError(
             f"The question has {asked['num_dimensions']} dimensions, but the embeddings here {num_dimensions}: use "
             "the embedding model that the clients use."
+        )
+    if asked["tokenizer"] not in ("", tokenizer):
+        raise ValueError(
+            f"The question is about tokens of a tokenizer with the fingerprint {shortened(asked['tokenizer'])}, but "
+            f"the one here has {tokenizer!r}. `tokenizer` has to be that of `expansion_model`."
         )
     here = _columns(plan)
     for name in ("questions", "counts", "sensitivities"):

@@ -27,6 +27,9 @@ class FederationSettings:
         num_samples (`int`): Number of synthetic texts.
         output_dir (`str`): Folder of the results and of the run's own folder, at the server.
         embedding_model (`str`): Model that the clients embed their texts with: the only one that they load.
+        tokenizer (`str`, *optional*):
+            Tokenizer of the expansion model, which the clients load as well if `token_fraction` asks about tokens: a
+            Hub id, or a local folder that all of them have. The expansion model itself stays at the server.
         variation_model (`str`, *optional*): As in the generator, at the server. Empty for None.
         expansion_model (`str`): As in the generator, at the server.
         initial_population (`str`, *optional*): File of public texts, at the server.
@@ -56,6 +59,7 @@ class FederationSettings:
     output_dir: str = setting(help="Folder of the results, at the server.")
     embedding_model: str = setting(help="Model that the clients embed their texts with.")
     expansion_model: str = setting(help="Causal language model, at the server.")
+    tokenizer: str | None = setting(None, help="Tokenizer of the expansion model, which the clients load.")
     variation_model: str | None = setting(None, help="Masked language model, at the server. Or none.")
     initial_population: str | None = setting(None, help="File of public texts, at the server.")
     candidate_bits: int = setting(16, help="8 or 16 bits per coordinate of a candidate.", choices=CANDIDATE_BITS)
@@ -69,7 +73,7 @@ class FederationSettings:
     simulated_private: str | None = setting(None, help="File of a simulation's clients.")
 
     def __post_init__(self) -> None:
-        for name in ("variation_model", "initial_population", "simulated_private"):
+        for name in ("tokenizer", "variation_model", "initial_population", "simulated_private"):
             if not vars(self)[name]:  # Flower's configurations hold no None.
                 object.__setattr__(self, name, None)
         check_settings(self)
@@ -90,7 +94,13 @@ class FederationSettings:
             raise ValueError(f"The run's configuration lacks the keys {missing}.")
         values |= {name: _of_json(name, values[name]) for name in IN_JSON if name in values}
         config = PrivateEvolutionConfig(**{name: value for name, value in values.items() if name in method})
-        return cls(**{name: value for name, value in values.items() if name in own}), config
+        settings = cls(**{name: value for name, value in values.items() if name in own})
+        if config.token_fraction and settings.tokenizer is None:
+            raise ValueError(
+                f"`token_fraction`={config.token_fraction} asks the clients about tokens, but `tokenizer` is missing. "
+                "Name that of `expansion_model`, which the clients load."
+            )
+        return settings, config
 
 
 def _of_json(name: str, value: Any) -> Any:

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import compress, islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..processes import progress_label
+
+if TYPE_CHECKING:
+    from ..clients.tokens import TokenReader
 
 TEXTS_AT_ONCE = 2048
 """Texts that `collect_texts` asks for at a time. What it has got by then can be kept."""
@@ -53,6 +56,15 @@ class CountsTokens(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without special ones."""
+        ...
+
+
+@runtime_checkable
+class ShowsTokenizer(Protocol):
+    """An engine whose model's tokenizer is on this machine, so that private text can be read with it here."""
+
+    def token_reader(self) -> "TokenReader | None":
+        """Return what reads texts as the model's tokens. None if the tokenizer is not known after all."""
         ...
 
 

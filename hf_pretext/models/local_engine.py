@@ -15,6 +15,7 @@ from .loading import max_positions
 from .reading import find_reader, left_padded
 from .sampling import sample_tokens
 from .thinking import NO_THINKING, TAGS, begin_answer, without_thinking
+from .token_reader import TokenizerReader
 
 SLOT = "HF-PRETEXT-INSTRUCTION"
 """Placeholder for an instruction in the text of a chat template. The tokens of the instruction replace it."""
@@ -55,6 +56,10 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without special ones."""
         return count_tokens(self._tokenizer, text, add_special_tokens=False)
+
+    def token_reader(self) -> TokenizerReader:
+        """Return what reads texts as the model's tokens."""
+        return TokenizerReader(self._tokenizer)
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
         """Sample one continuation of each prompt.

@@ -4,11 +4,14 @@ import math
 
 from ..configuration import PrivateEvolutionConfig
 from .figures import rounded_up
-from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, VOTE_NAMES, Plan, PlannedRelease
+from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, TOKEN_NAMES, VOTE_NAMES, Plan, PlannedRelease
 from .report import count_of
 
 USUAL_DIMENSIONS = 384
 """Dimensions of all-MiniLM-L6-v2, the paper's embedding model, with which the bill illustrates a mean."""
+
+USUAL_TOKENS = 50
+"""Different public tokens of a client that writes a few short texts, with which the bill illustrates their counts."""
 
 STANDS_OUT = 2.0
 """Standard deviations of the noise from which something stands out."""
@@ -88,6 +91,8 @@ def _what_stands_out(
         return _about_votes(entry, config, participating)
     if entry.question in (MEAN_EMBEDDING.name, LABELED_MEAN.name):
         return _about_mean(entry, participating)
+    if entry.question in TOKEN_NAMES:
+        return _about_tokens(entry, participating)
     return (
         f"`{entry.question}`: a client contributes a vector of length {entry.mechanism.clip_norm:g} at most. Entries "
         f"of the sum stand out from {STANDS_OUT * entry.mechanism.noise_std:.3g} on."
@@ -126,3 +131,17 @@ def _about_mean(entry: PlannedRelease, participating: float | None) -> str:
         f"{words} With {participating:,.0f} clients that is {length / participating:.2g}, where a client is at most "
         f"{MEAN_CLIP} away from the public mean."
     )
+
+
+def _about_tokens(entry: PlannedRelease, participating: float | None) -> str:
+    noise, alone = entry.mechanism.noise_std, 1 / math.sqrt(USUAL_TOKENS)
+    words = (
+        f"`{entry.question}`: a token stands out if {math.ceil(STANDS_OUT * noise / alone):,} clients use it among "
+        f"{USUAL_TOKENS} that they use once each."
+    )
+    if participating is None:
+        return words
+    needed = STANDS_OUT * noise / alone / participating
+    if needed < 1:
+        return f"{words} Of {participating:,.0f} clients that is {needed:.2g} of all."
+    return f"{words} There are {participating:,.0f} clients, so few tokens can stand out."
