@@ -33,7 +33,7 @@ from hf_pretext.privacy import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
 
 NUM_NODES = 3
-COLLECT = "collect_masked_vectors"
+COLLECT = "answer"
 LARGE = {"max-epsilon": 1e6, "max-delta": 1e-5}
 THREE = {"max-epsilon": 3.0, "max-delta": 1e-5}
 

@@ -16,7 +16,7 @@ roster are those of other clients: a server that invents more clients than `max_
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from secrets import SystemRandom, token_bytes
 from typing import Any
 
@@ -105,33 +105,32 @@ class MaskedRelease:
         self._save(SHARES, **roster.to_record(), holders=holders, seed=seed, own=of_seed[points[0]])
         return {"holders": holders, "sealed": b"".join(sealed)}
 
-    def mask(self, asked: Mapping[str, Any], answer: Callable[[], np.ndarray]) -> dict[str, Any]:
-        """Compute the own answer and put it under masks.
-
-        Args:
-            asked (`Mapping[str, Any]`): The message.
-            answer (`Callable`): Computes the answer: whole numbers. It is called after all checks.
-        """
+    def receive(self, asked: Mapping[str, Any]) -> None:
+        """Read the shares of others, and check whom the own answer would be summed with."""
         self._expect(ANSWER)
         roster = self._roster()
         sharing, senders = roster.unpack(asked["sharing"]), list(asked["senders"])
-        self._check_answering(roster, sharing, roster.graph.num_to_open)
+        self._check_answering(roster, sharing)
         if len(set(senders)) != len(senders) or not set(senders) <= sharing - {self._node}:
             raise ValueError("Shares come from clients that have not shared any.")
         private, held = self._private("seals"), []
         for sender, sealed in zip(senders, pieces(asked["sealed"], SEALED_BYTES, len(senders)), strict=True):
             pair = unseal(roster.sealing_key(private, sender, sender, self._node), sealed)
-            # Another client's sealing is not the server's fault, so this client goes on without these shares.
+            # What another client sealed wrongly is not the server's fault, so this client continues without it.
             held.append(pair if pair is not None and len(pair) == PAIR_BYTES else 2 * NO_SHARE)
+        self._state |= {"sharing": asked["sharing"], "senders": senders, "held": b"".join(held)}
+
+    def mask(self, answer: np.ndarray) -> dict[str, Any]:
+        """Put the own answer, of whole numbers, under masks. `receive` comes first."""
+        roster, senders = self._roster(), self._state["senders"]
         # One that is known to be 1 comes first. Its sum says whether all masks came off.
-        masked = np.concatenate([[1], answer()]).astype(np.int64).astype(np.uint32)
+        masked = np.concatenate([[1], answer]).astype(np.int64).astype(np.uint32)
         masked = masked + expand(self._state["seed"], len(masked))
-        private = self._private("masks")
+        private, sharing = self._private("masks"), roster.unpack(self._state["sharing"])
         for other in ({*self._state["holders"]} & sharing) | set(senders):
             common = roster.common_mask(private, other, len(masked))
             masked = masked + common if self._node > other else masked - common
-        self._state["seed"] = b""
-        self._save(ANSWER, sharing=asked["sharing"], senders=senders, held=b"".join(held))
+        self._save(ANSWER, seed=b"")
         return {"masked": masked.astype("<u4").tobytes()}
 
     def confirm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +140,7 @@ class MaskedRelease:
         answered = roster.unpack(asked["answered"])
         if not answered <= roster.unpack(self._state["sharing"]):
             raise ValueError("The server sums answers of clients that have not shared their secrets.")
-        self._check_answering(roster, answered, roster.graph.num_to_open)
+        self._check_answering(roster, answered)
         key = Ed25519PrivateKey.from_private_bytes(self._state["signatures"])
         self._save(CONFIRM, answered=asked["answered"])
         return {"signature": key.sign(roster.statement(answered))}
@@ -203,8 +202,9 @@ class MaskedRelease:
             raise ValueError("The roster holds keys of an earlier release.")
         self._records[SEEN] = ConfigRecord({"fingerprints": seen + b"".join(prints)})
 
-    def _check_answering(self, roster: Roster, nodes: set[int], needed: int) -> None:
+    def _check_answering(self, roster: Roster, nodes: set[int]) -> None:
         """Refuse a sum of too few, or one that this client or the holders of its secrets are not in."""
+        needed = roster.graph.num_to_open
         if self._node not in nodes:
             raise ValueError("This client is not among those whose answers are summed.")
         if len(nodes) < needed:
