@@ -55,7 +55,7 @@ class PrivateEvolutionConfig(SavedSettings):
             (`evolution.token_tilt`). It needs a language model whose tokenizer is on this machine, and in a federation
             on the clients' as well. By default the generator decides by public facts
             (`privacy.plan.with_token_fraction`).
-        num_tokens (`int`, *optional*, defaults to `2048`):
+        num_tokens (`int`, *optional*, defaults to `4096`):
             Number of these tokens: the most frequent ones of the public texts.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
             A client with more samples than this answers with a random subset of them.
@@ -221,7 +221,7 @@ class PrivateEvolutionConfig(SavedSettings):
     token_fraction: float | None = setting(
         None, help="Fraction of the budget for token counts.", at_least=0, below=1, hint=_OF_THE_BUDGET
     )
-    num_tokens: int = setting(2048, help="Number of public tokens that are counted.", at_least=2)
+    num_tokens: int = setting(4096, help="Number of public tokens that are counted.", at_least=2)
     max_samples_per_client: int = setting(
         8, help="A client with more samples answers with a random subset of this many.", at_least=1
     )

@@ -45,7 +45,7 @@ LABELED_TOKEN_COUNTS = Kind("labeled_token_counts", is_signed=False)
 TOKEN_NAMES = (TOKEN_COUNTS.name, LABELED_TOKEN_COUNTS.name)
 """Names of the questions that are about tokens."""
 
-DEFAULT_TOKEN_FRACTION = 0.0
+DEFAULT_TOKEN_FRACTION = 0.25
 """Fraction of the budget for token counts if the settings do not say it, and the language model can use them."""
 
 MAX_DIMENSIONS = 4096

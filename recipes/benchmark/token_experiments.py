@@ -13,16 +13,20 @@ figure is computed from private counts and held-out text: **evaluation only, not
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.clients.samples import group_by_client
 from hf_pretext.evolution.token_tilt import estimate_tilt
+from hf_pretext.models.packaged import locate
 from hf_pretext.privacy import Plan
 
-from .arguments import BenchmarkArguments
-from .experiment import Experiment
-from .learners import Models
+from .data import load_private, public_texts
+from .experiment import SAMPLES_PER_CLIENT
+from .learners import LLM
 
 STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "counts": lambda counts: counts,
@@ -51,23 +55,30 @@ class Tokens:
     """The tokens of one private set.
 
     Args:
-        experiment (`Experiment`): The private set.
+        name (`str`): Its name.
+        folder (`Path`): Folder for what is downloaded.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        tokenizer = experiment.models.llm[1]
+    def __init__(self, name: str, folder: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(locate(LLM))
         size = len(tokenizer)
 
         def count(texts: Sequence[str]) -> np.ndarray:
             ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
             return np.bincount(np.fromiter(chain(*ids), dtype=np.int64), minlength=size).astype(float)
 
-        self.clients = np.array([count(texts) for texts in experiment.clients], dtype=np.float32)
-        self.held_out, self.counts = count(experiment.held_out), count(experiment.models.public)
+        private, held_out = load_private(name, folder)
+        config, rng = PrivateEvolutionConfig(epsilon=1.0, delta=3e-6), np.random.default_rng(0)
+        clients = [
+            [texts[row] for row in rng.permutation(len(texts))[:SAMPLES_PER_CLIENT]]
+            for texts in group_by_client(private, config).values()
+        ]
+        self.clients = np.array([count(texts) for texts in clients], dtype=np.float32)
+        self.held_out, self.counts = count(held_out["text"]), count(public_texts(folder))
         self.public = (self.counts + 0.5) / (self.counts + 0.5).sum()
         total = self.clients.sum(axis=0, dtype=np.float64)
-        private = (total + SMOOTHING * self.public) / (total.sum() + SMOOTHING)
-        self.writer = self.public ** (1 - LIKENESS) * private**LIKENESS
+        smoothed = (total + SMOOTHING * self.public) / (total.sum() + SMOOTHING)
+        self.writer = self.public ** (1 - LIKENESS) * smoothed**LIKENESS
         self.writer /= self.writer.sum()
         self.order = np.argsort(-self.counts, kind="stable")
 
@@ -135,8 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="plays")
     options = parser.parse_args()
-    arguments = BenchmarkArguments(data=[options.data], num_held_out=2500)
-    print(*Tokens(Experiment(options.data, arguments, Models(arguments))).table(), sep="\n", flush=True)
+    for line in Tokens(options.data, Path("build/benchmark/packages")).table():
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
