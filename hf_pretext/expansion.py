@@ -21,7 +21,7 @@ from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
 from .seed_texts import SeedTexts as SeedTexts
-from .tilting import Request, fit_bias, is_bias, num_prompts
+from .tilting import Request, fit_bias, is_bias, num_written
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Expander:
             known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
             answer (`TokenAnswer`, *optional*):
                 What the clients said about tokens. The language model is made to write them as often as the clients
-                do, which takes up to 128 texts more for each fit (`evolution.token_tilt`).
+                do, which takes up to 256 texts more (`evolution.token_tilt`).
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -174,7 +174,7 @@ class Expander:
         shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
-            number = num_prompts(num_samples)
+            number = num_written(num_samples)
             tilted = keep("tilt", lambda: self._fit_bias(shown, answer, label, number, rng), is_bias)
             shown = shown._replace(bias=dict(zip(answer.tokens.tolist(), tilted, strict=True)))
 
@@ -293,15 +293,17 @@ class Expander:
     def _fit_bias(
         self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator
     ) -> list[float]:
-        """Compute what is to be added to the logit of each token of an answer, by what a number of prompts make."""
-        drafts = [self._draft(shown, rng) for _ in range(number)]
+        """Compute what is to be added to the logit of each token of an answer, by what a number of texts hold."""
+        several = self._config.continuations_per_prompt
+        drafts = [self._draft(shown, rng) for _ in range(math.ceil(number / several))]
+        asked = [draft for draft in drafts for _ in range(several)]
 
         def read(continuations: Sequence[str]) -> list[str]:
-            pairs = zip(drafts, continuations, strict=True)
+            pairs = zip(asked, continuations, strict=True)
             return [self._list.read(draft.beginning + text, 1, draft.with_lines[0])[0] for draft, text in pairs]
 
-        request = self._request(shown, [draft.prompt for draft in drafts], rng)
-        with progress_label("Fitting how often the model writes each token"):
+        request = self._request(shown, [draft.prompt for draft in asked], rng)
+        with progress_label("Finding out how often the model writes each token"):
             return fit_bias(self._engine, answer, label, request, read)
 
     def _request(self, shown: _Shown, prompts: list[str], rng: np.random.Generator) -> Request:

@@ -5,26 +5,21 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
-from .evolution.token_tilt import MOST_TILT, fit_tilt
+from .evolution.token_tilt import MOST_TILT, fit_tilt, with_public
 from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
 from .processes import broadcast
 
 logger = logging.getLogger(__name__)
 
-FEWEST_PROMPTS, MOST_PROMPTS = 16, 128
-"""Texts that are written for each fit, and not kept. They tell how often the model writes each token."""
+FEWEST_WRITTEN, MOST_WRITTEN = 16, 256
+"""Texts that are written first, and not kept. They tell how often the model writes each token."""
 
-NUM_FITS = 2
-"""Times that the tilt is fitted. The second time corrects what the model does with the first tilt."""
-
-PUBLIC_TOKENS = 8000
-"""Tokens of public text that count beside those which an engine wrote that does not show its probabilities."""
+LEAST_FRACTION = 1e-8
+"""Added to all fractions, so that none is zero."""
 
 
 class Request(NamedTuple):
@@ -77,9 +72,9 @@ def usable_answer(answer: TokenAnswer | None, engine: TextEngine | None) -> Toke
     return None
 
 
-def num_prompts(num_texts: int) -> int:
-    """Return for how many prompts the model writes to be fitted, if this many texts are wanted: half of them."""
-    return min(max(num_texts // 2, FEWEST_PROMPTS), MOST_PROMPTS)
+def num_written(num_texts: int) -> int:
+    """Return how many texts the model writes first, if this many are wanted: half as many."""
+    return min(max(num_texts // 2, FEWEST_WRITTEN), MOST_WRITTEN)
 
 
 def fit_bias(
@@ -98,22 +93,19 @@ def fit_bias(
         request (`Request`): Prompts like those of the expansion.
         read (`Callable`): Reads the texts in what the engine wrote.
     """
-    assert isinstance(engine, TakesBias)  # As `usable_answer` made sure.
-    public = answer.weights ** (1 / WEIGHT_POWER)
-    public /= public.sum()
-
-    def fractions(tilt: np.ndarray) -> np.ndarray:
-        bias = dict(zip(answer.tokens.tolist(), tilt.tolist(), strict=True))
-        if isinstance(engine, ForeseesTokens):
-            return engine.token_fractions(*request, bias)[answer.tokens]
+    if isinstance(engine, ForeseesTokens):
+        means, variances, number = engine.token_fractions(*request)
+        means, variances = means[answer.tokens], variances[answer.tokens]
+    else:
         reader = token_reader(engine)
         assert reader is not None  # As `usable_answer` made sure.
-        texts = read(engine.complete_tilted(*request, bias))
-        found = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) + PUBLIC_TOKENS * public
-        return found / found.sum()
-
-    num_fits = NUM_FITS if isinstance(engine, ForeseesTokens) else 1
-    tilt = fit_tilt(answer.counts[label], answer.noise_std, answer.weights, fractions, num_fits)
+        texts = read(engine.complete(*request))
+        number = max(sum(len(reader(text)) for text in texts), 1)
+        means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
+        variances = means / number
+    public = answer.weights ** (1 / WEIGHT_POWER)
+    usual, variances = with_public(means, variances, number, public)
+    tilt = fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
     return broadcast(tilt.tolist())
 
 

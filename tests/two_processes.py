@@ -63,6 +63,7 @@ def main(folder, models):
         epsilon=4.0,
         delta=1e-3,
         num_rounds=3,
+        token_fraction=0.0,
         population_size=16,
         lookahead=1,
         max_length=16,

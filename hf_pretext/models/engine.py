@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, islice
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,17 +78,30 @@ class TakesBias(Protocol):
         ...
 
 
+class TokenFractions(NamedTuple):
+    """How often a language model writes each token.
+
+    Args:
+        means (`np.ndarray` of shape `(n,)`): Fractions of all that it writes.
+        variances (`np.ndarray` of shape `(n,)`): Their variances, since they are known from some texts only.
+        num_tokens (`float`): Number of tokens of these texts.
+    """
+
+    means: np.ndarray
+    variances: np.ndarray
+    num_tokens: float
+
+
 @runtime_checkable
 class ForeseesTokens(Protocol):
     """An engine that sees its model's probabilities."""
 
     def token_fractions(
-        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
-    ) -> np.ndarray:
-        """Compute how often the model writes each token, as the mean of its probabilities while it writes.
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None
+    ) -> TokenFractions:
+        """Compute how often the model writes each token of its vocabulary: its mean probability while it writes.
 
-        The arguments are those of `TakesBias.complete_tilted`. The fractions add up to one. Their shape is
-        `(vocabulary,)`.
+        The arguments are those of `TextEngine.complete`.
         """
         ...
 

@@ -1,6 +1,6 @@
 """A causal language model of transformers on this machine: batches of prompts in, continuations out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..configuration import PrivateEvolutionConfig
 from ..processes import map_over_processes, num_processes, progress_bar
 from .cutting import count_tokens, cut_to_tokens, token_ids
+from .engine import TokenFractions
 from .loading import max_positions
 from .reading import find_reader, left_padded
 from .sampling import sample_tokens
@@ -28,35 +29,47 @@ TRIAL = "A short public text, with which it is tried how the language model read
 
 
 class Tilt:
-    """A bias of the logits of some tokens, and if wanted, how often the tilted model writes each token.
-
-    What the model expects to write is known far more precisely than what it happened to write.
+    """A bias of the logits of some tokens, before the temperature.
 
     Args:
         bias (`Mapping[int, float]`): What is added to the logits of tokens, by their ids.
-        is_counted (`bool`, *optional*, defaults to `False`): Whether the probabilities of all tokens are added up.
     """
 
-    def __init__(self, bias: Mapping[int, float], is_counted: bool = False) -> None:
-        self._bias, self._is_counted = bias, is_counted
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._bias = bias
         self._added: torch.Tensor | None = None
-        self._totals: torch.Tensor | None = None
 
-    def apply(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Add the bias to logits of shape `(rows, vocabulary)`."""
         if self._added is None:
             self._added = torch.zeros(logits.shape[-1], device=logits.device)
             self._added[list(self._bias)] = torch.tensor(list(self._bias.values()), device=logits.device)
-            self._totals = torch.zeros_like(self._added)
-        logits = logits.float() + self._added
-        if self._is_counted and self._totals is not None:
-            self._totals += (logits / temperature).softmax(-1).sum(0)
+        return logits.float() + self._added
+
+
+class Expectation:
+    """Adds up the probabilities of all tokens, and changes none.
+
+    What a model expects to write is known more precisely than what it happened to write.
+
+    Args:
+        temperature (`float`): The logits are divided by it.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self.sums: Any = np.zeros((2, 1))
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Add up the probabilities that logits of shape `(rows, vocabulary)` stand for, and their squares."""
+        probabilities = (logits.float() / self._temperature).softmax(-1)
+        sums = torch.stack([probabilities.sum(0), probabilities.square().sum(0)])
+        self.sums = self.sums + sums.cpu().double().numpy()
         return logits
 
-    @property
-    def totals(self) -> np.ndarray:
-        """Expected number of times that each token was written, shape `(vocabulary,)`."""
-        return np.zeros(1) if self._totals is None else self._totals.cpu().double().numpy()
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""What is done to the logits of each token before it is drawn."""
 
 
 class LocalEngine:
@@ -118,13 +131,16 @@ class LocalEngine:
         return self._continue(self._read(prompts), max_new_tokens, seed, stop, Tilt(bias))
 
     def token_fractions(
-        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
-    ) -> np.ndarray:
-        """Compute how often the model writes each token. See `ForeseesTokens`."""
-        tilt = Tilt(bias, is_counted=True)
-        self._continue(self._read(prompts), max_new_tokens, seed, stop, tilt)
-        totals = np.sum(map_over_processes(lambda _: [tilt.totals], range(num_processes())), axis=0)
-        return totals / totals.sum()
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None
+    ) -> TokenFractions:
+        """Compute how often the model writes each token of its vocabulary. See `ForeseesTokens`."""
+        expectation = Expectation(self._config.temperature)
+        self._continue(self._read(prompts), max_new_tokens, seed, stop, expectation)
+        # The same sum, in the same order, in every process.
+        totals, squares = np.sum(map_over_processes(lambda _: [expectation.sums], range(num_processes())), axis=0)
+        number = float(totals.sum())
+        means = totals / number
+        return TokenFractions(means, np.maximum(squares / number - means**2, 0) / number, number)
 
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
@@ -139,23 +155,25 @@ class LocalEngine:
         max_new_tokens: int,
         seed: int,
         stop: str | None,
-        tilt: "Tilt | None" = None,
+        change: Change | None = None,
     ) -> list[str]:
         self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
 
         def continue_part(part: Sequence[list[int]], seed: int) -> list[str]:
-            return self._continue_part(part, max_new_tokens, seed, stop, tilt)
+            return self._continue_part(part, max_new_tokens, seed, stop, change)
 
         return map_over_processes(continue_part, tokens, seed)
 
     def _continue_part(
-        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, tilt: "Tilt | None"
+        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, change: Change | None
     ) -> list[str]:
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
         with progress_bar(len(tokens), "prompt") as bar:
             for chosen in self._batches(tokens):
-                continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng, tilt)
+                continued = self._continue_batch(
+                    [tokens[index] for index in chosen], max_new_tokens, stop, rng, change
+                )
                 for index, text in zip(chosen, continued, strict=True):
                     texts[index] = text
                 bar.update(len(chosen))
@@ -192,7 +210,7 @@ class LocalEngine:
         max_new_tokens: int,
         stop: str | None,
         rng: torch.Generator,
-        tilt: "Tilt | None" = None,
+        change: Change | None = None,
     ) -> list[str]:
         """Continue prompts token by token. A sequence that is done leaves the batch and costs no more.
 
@@ -208,8 +226,8 @@ class LocalEngine:
                 shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)
                 logits, attention_mask = logits[shared], attention_mask[shared]
                 cache = self._reader.select_rows(cache, shared)
-            if tilt is not None:
-                logits = tilt.apply(logits, self._config.temperature)
+            if change is not None:
+                logits = change(logits)
             new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
             written[rows, step] = new_tokens
             going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)

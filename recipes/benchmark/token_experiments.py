@@ -44,6 +44,11 @@ SMOOTHING = 4000
 EPSILONS, FRACTION = (1.29, 7.58), 0.25
 
 
+def bayes(counts: np.ndarray, noise_std: float, expected: np.ndarray) -> np.ndarray:
+    """Estimate the tilt as the library does, if what the writer writes by itself is known exactly."""
+    return estimate_tilt(counts, noise_std, expected, np.zeros(len(expected)))
+
+
 def shrunk_by_signal(counts: np.ndarray, noise_std: float, expected: np.ndarray) -> np.ndarray:
     """Shrink the log ratio by signal over signal and noise, which is simpler than the library's estimate."""
     signal = np.maximum(counts, 1e-3)
@@ -94,7 +99,7 @@ class Tokens:
         clients: np.ndarray,
         epsilon: float,
         fraction: float = FRACTION,
-        estimate: Callable[[np.ndarray, float, np.ndarray], np.ndarray] = estimate_tilt,
+        estimate: Callable[[np.ndarray, float, np.ndarray], np.ndarray] = bayes,
         num_runs: int = 4,
     ) -> float:
         """Compute by how many nats a tilt makes the writer better, as a mean over runs."""
