@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
@@ -174,7 +174,9 @@ def make_large_federation(num_clients, noise=no_noise, meddle=None, num_bins=24,
     contexts = {1000 + number: make_context(run_config, 1000 + number) for number in range(num_clients)}
     for number, context in enumerate(contexts.values()):
         own = points[3 * number : 3 * number + 3]
-        context.state.array_records["hf_pretext.samples"] = ArrayRecord([own, np.full(3, -1)])
+        none = np.zeros(0, dtype=np.int64)
+        context.state.array_records["hf_pretext.samples"] = ArrayRecord([own, np.full(3, -1), none, none])
+        context.state.config_records["hf_pretext.tokenizer"] = ConfigRecord({"tokenizer": ""})
     app = make_client_app(noise)
     grid = HandingGrid(contexts, dict.fromkeys(contexts, app), meddle)
     ledger = PrivacyLedger(Plan.from_config(config))

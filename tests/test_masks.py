@@ -224,18 +224,24 @@ class Server:
                     sealed += given["sealed"][masking.SEALED_BYTES * index :][: masking.SEALED_BYTES]
         return {"sharing": self.roster.pack(set(self.nodes)), "senders": senders, "sealed": sealed}
 
-    def answers(self, asked=None):
+    def answers(self, asked=None, changes=None):
         """Let clients answer with zeros."""
+        self.answered = {}
         for node in asked or self.nodes:
             release = masked_client.MaskedRelease(self.made.grid.contexts[node].state, node)
-            release.receive(self.inbox(node))
-            release.mask(np.zeros(24, dtype=np.int64))
+            release.receive({**self.inbox(node), **(changes or {}).get(node, {})})
+            self.answered[node] = release.mask(np.zeros(24, dtype=np.int64))["signature"]
         return self
 
     def confirm(self, answered=None, asked=None):
-        content = {"answered": self.roster.pack(set(answered or self.nodes))}
-        self.signed = self.ask(CONFIRM, dict.fromkeys(asked or self.nodes, content))
+        contents = {node: self.confirming(node, answered or self.nodes) for node in asked or self.nodes}
+        self.signed = self.ask(CONFIRM, contents)
         return self
+
+    def confirming(self, node, answered):
+        senders = [sender for sender in self.inbox(node)["senders"] if sender in answered]
+        signatures = b"".join(self.answered.get(sender, bytes(64)) for sender in senders)
+        return {"answered": self.roster.pack(set(answered)), "signatures": signatures}
 
     def unmasking(self, signers=None):
         signers = sorted(signers or self.nodes)
@@ -316,9 +322,9 @@ def test_two_rosters_do_not_fit_together(server):
     pair = masking.PAIR_BYTES
     held = [state["held"][pair * index :][:pair] for index in range(4)]
     assert [each == 2 * shamir.NO_SHARE for each in held] == [True, False, False, False]
-    server.confirm()
-    with pytest.raises(RefusalError, match="has signed another set of answers"):
-        ask(server.made, 1000, UNMASK, server.unmasking())
+    for node in (1000, 1001):
+        with pytest.raises(RefusalError, match="has masked its answer among other clients than this client"):
+            ask(server.made, node, CONFIRM, server.confirming(node, server.nodes))
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
@@ -327,7 +333,7 @@ def test_no_stage_is_answered_twice_or_out_of_turn(server, stage):
     contents = {
         SHARES: lambda: server.roster.to_record(),
         ANSWER: lambda: server.inbox(1000),
-        CONFIRM: lambda: {"answered": server.roster.pack(set(server.nodes))},
+        CONFIRM: lambda: server.confirming(1000, server.nodes),
         UNMASK: lambda: server.unmasking(),
     }
     for step in (server.keys, server.shares, server.answers, server.confirm)[: STAGES.index(stage)]:
@@ -354,7 +360,7 @@ def test_no_stage_is_answered_twice_or_out_of_turn(server, stage):
 def test_a_sum_of_too_few_or_without_the_client_is_refused(server, answered, message):
     server.keys().shares().answers()
     with pytest.raises(RefusalError, match=message):
-        ask(server.made, 1000, CONFIRM, {"answered": server.roster.pack(set(answered))})
+        ask(server.made, 1000, CONFIRM, server.confirming(1000, answered))
 
 
 def test_a_client_that_shared_nothing_is_not_summed(server):
@@ -363,7 +369,7 @@ def test_a_client_that_shared_nothing_is_not_summed(server):
     server.sealed.pop(1004)
     server.answers()
     with pytest.raises(RefusalError, match="have not shared their secrets"):
-        ask(server.made, 1000, CONFIRM, {"answered": server.roster.pack({1000, 1001, 1002, 1004})})
+        ask(server.made, 1000, CONFIRM, server.confirming(1000, {1000, 1001, 1002, 1004}))
 
 
 def test_shares_for_two_sets_are_refused(server):
@@ -379,6 +385,24 @@ def test_shares_for_two_sets_are_refused(server):
             ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002]))
         with pytest.raises(RefusalError, match="2 clients have signed whose answers are summed, and 3"):
             ask(server.made, node, UNMASK, server.unmasking([1000, 1001]))
+
+
+def test_a_client_that_was_told_that_its_holders_are_gone_is_not_opened(server):
+    """The server tells one client that two of its holders are gone, so it has fewer masks, and sums them after all.
+
+    The client itself is not asked any more. The holders of its secrets see that it has signed another set.
+    """
+    server.keys().shares()
+    senders = [1001, 1002]
+    kept = [server.inbox(1000)["senders"].index(sender) for sender in senders]
+    sealed = b"".join(server.inbox(1000)["sealed"][masking.SEALED_BYTES * at :][: masking.SEALED_BYTES] for at in kept)
+    told = {"sharing": server.roster.pack({1000, *senders}), "senders": senders, "sealed": sealed}
+    server.answers(changes={1000: told})
+    for holder in (1001, 1002, 1003, 1004):
+        with pytest.raises(RefusalError, match="has masked its answer among other clients than this client"):
+            ask(server.made, holder, CONFIRM, server.confirming(holder, server.nodes))
+    # Without that client, they go on.
+    assert ask(server.made, 1001, CONFIRM, server.confirming(1001, [1001, 1002, 1003, 1004]))["signature"]
 
 
 def test_signatures_of_an_earlier_release_or_of_one_client_for_three_are_refused(server):

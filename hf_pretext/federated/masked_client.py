@@ -8,6 +8,8 @@ is summed, and of its key of common masks if it is not. It does so once per rele
   others,
 - enough clients have answered for their noise to be enough, it is one of them, and so are enough of the holders of its
   own secrets,
+- each client whose share it gives has signed that it masked its answer with all of its holders in the same set of
+  clients, so that the server has not told it that some of them are gone,
 - enough clients have signed that the same clients have answered. Each client signs one set, and more than half of
   them are needed. So the server cannot get shares for two sets.
 
@@ -131,19 +133,23 @@ class MaskedRelease:
             common = roster.common_mask(private, other, len(masked))
             masked = masked + common if self._node > other else masked - common
         self._save(ANSWER, seed=b"")
-        return {"masked": masked.astype("<u4").tobytes()}
+        return {"masked": masked.astype("<u4").tobytes(), "signature": self._sign(roster.masked_among(sharing))}
 
     def confirm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Sign the set of clients whose answers are summed."""
         self._expect(CONFIRM)
         roster = self._roster()
-        answered = roster.unpack(asked["answered"])
-        if not answered <= roster.unpack(self._state["sharing"]):
+        answered, sharing = roster.unpack(asked["answered"]), roster.unpack(self._state["sharing"])
+        if not answered <= sharing:
             raise ValueError("The server sums answers of clients that have not shared their secrets.")
         self._check_answering(roster, answered)
-        key = Ed25519PrivateKey.from_private_bytes(self._state["signatures"])
+        owners = [node for node in self._state["senders"] if node in answered]
+        signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(owners))
+        for owner, signature in zip(owners, signatures, strict=True):
+            if not roster.is_signed(owner, signature, roster.masked_among(sharing)):
+                raise ValueError("A client has masked its answer among other clients than this client.")
         self._save(CONFIRM, answered=asked["answered"])
-        return {"signature": key.sign(roster.statement(answered))}
+        return {"signature": self._sign(roster.summed(sharing, answered))}
 
     def unmask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Give the shares that take the masks off the sum, and forget everything."""
@@ -155,7 +161,7 @@ class MaskedRelease:
             raise ValueError(
                 f"{len(signers)} clients have signed whose answers are summed, and {needed} that have answered must."
             )
-        statement = roster.statement(answered)
+        statement = roster.summed(roster.unpack(self._state["sharing"]), answered)
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(signers))
         for signer, signature in zip(sorted(signers), signatures, strict=True):
             if not roster.is_signed(signer, signature, statement):
@@ -218,6 +224,9 @@ class MaskedRelease:
 
     def _roster(self) -> Roster:
         return Roster.from_record(self._state, self._state["num_colluding"], self._state["num_needed"])
+
+    def _sign(self, statement: bytes) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self._state["signatures"]).sign(statement)
 
     def _private(self, name: str) -> X25519PrivateKey:
         return X25519PrivateKey.from_private_bytes(self._state[name])

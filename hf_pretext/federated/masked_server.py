@@ -42,6 +42,18 @@ class Sealed(NamedTuple):
     shares: list[bytes]
 
 
+class Answered(NamedTuple):
+    """What one client answered.
+
+    Args:
+        masked (`np.ndarray`): Its answer under masks, uint32.
+        signature (`bytes`): Its signature of the clients among which it is masked.
+    """
+
+    masked: np.ndarray
+    signature: bytes
+
+
 class NotEnoughError(ValueError):
     """Too few clients are left to go on. The release is lost."""
 
@@ -89,7 +101,7 @@ class MaskedSum:
         roster = self._collect_keys()
         sealed = self._collect_shares(roster)
         masked = self._collect_answers(roster, sealed, question)
-        signatures = self._collect_signatures(roster, masked)
+        signatures = self._collect_signatures(roster, sealed, masked)
         shares = self._collect_openings(roster, sealed, signatures)
         return self._open(roster, sealed, masked, shares)
 
@@ -125,23 +137,22 @@ class MaskedSum:
 
     def _collect_answers(
         self, roster: Roster, sealed: Mapping[int, Sealed], question: RecordDict
-    ) -> dict[int, np.ndarray]:
-        sharing = roster.pack(set(sealed))
-        inbox: dict[int, list[tuple[int, bytes]]] = {node: [] for node in sealed}
-        for sender, own in sorted(sealed.items()):
-            for holder, share in zip(*own, strict=True):
-                if holder in inbox:
-                    inbox[holder].append((sender, share))
+    ) -> dict[int, Answered]:
+        sharing, senders = roster.pack(set(sealed)), _senders(sealed)
+        statement = roster.masked_among(set(sealed))
+        shares = {
+            (sender, holder): share for sender, own in sealed.items() for holder, share in zip(*own, strict=True)
+        }
 
         def request(node: int) -> RecordDict:
-            senders = [sender for sender, _ in inbox[node]]
-            shares = b"".join(share for _, share in inbox[node])
-            record = ConfigRecord({"sharing": sharing, "senders": senders, "sealed": shares})
+            own = b"".join(shares[sender, node] for sender in senders[node])
+            record = ConfigRecord({"sharing": sharing, "senders": senders[node], "sealed": own})
             return RecordDict({**question, MASKS: record})
 
-        def read(node: int, given: Mapping[str, Any]) -> np.ndarray:
+        def read(node: int, given: Mapping[str, Any]) -> Answered:
             (masked,) = pieces(given["masked"], 4 * self._length, 1)
-            return np.frombuffer(masked, dtype="<u4").astype(np.uint32)
+            demand(roster.is_signed(node, given["signature"], statement), "a signature of something else")
+            return Answered(np.frombuffer(masked, dtype="<u4").astype(np.uint32), given["signature"])
 
         requests = {node: request(node) for node in sealed}
         answers = self._grid.ask(ANSWER, requests, self._timeout, MASKS, read)
@@ -149,17 +160,23 @@ class MaskedSum:
         self._require(len(answers), roster.graph.num_to_open, "answered")
         return answers
 
-    def _collect_signatures(self, roster: Roster, masked: Mapping[int, np.ndarray]) -> dict[int, bytes]:
-        answered = set(masked)
-        statement = roster.statement(answered)
+    def _collect_signatures(
+        self, roster: Roster, sealed: Mapping[int, Sealed], masked: Mapping[int, Answered]
+    ) -> dict[int, bytes]:
+        answered, senders = set(masked), _senders(sealed)
+        statement, packed = roster.summed(set(sealed), answered), roster.pack(set(masked))
+
+        def request(node: int) -> RecordDict:
+            signed = b"".join(masked[sender].signature for sender in senders[node] if sender in masked)
+            return _message({"answered": packed, "signatures": signed})
 
         def read(node: int, given: Mapping[str, Any]) -> bytes:
             (signature,) = pieces(given["signature"], SIGNATURE_BYTES, 1)
             demand(roster.is_signed(node, signature, statement), "a signature of something else")
             return signature
 
-        request = _message({"answered": roster.pack(answered)})
-        signatures = self._grid.ask(CONFIRM, dict.fromkeys(masked, request), self._timeout, MASKS, read)
+        requests = {node: request(node) for node in masked}
+        signatures = self._grid.ask(CONFIRM, requests, self._timeout, MASKS, read)
         self._require(len(signatures), self._num_needed, "have confirmed whose answers are summed")
         return signatures
 
@@ -167,14 +184,10 @@ class MaskedSum:
         self, roster: Roster, sealed: Mapping[int, Sealed], signatures: Mapping[int, bytes]
     ) -> dict[int, dict[int, bytes]]:
         """Return the shares of the secret of each client, by their points: of its seed, or of its key of masks."""
-        senders: dict[int, list[int]] = {node: [node] for node in signatures}
-        for sender, own in sorted(sealed.items()):
-            for holder in own.holders:
-                if holder in senders:
-                    senders[holder].append(sender)
+        owners = {node: [node, *senders] for node, senders in _senders(sealed).items()}
 
         def read(node: int, given: Mapping[str, Any]) -> list[bytes]:
-            return list(pieces(given["shares"], SHARE_BYTES, len(senders[node])))
+            return list(pieces(given["shares"], SHARE_BYTES, len(owners[node])))
 
         signers = sorted(signatures)[: self._num_needed]
         request = _message(
@@ -186,7 +199,7 @@ class MaskedSum:
         given = self._grid.ask(UNMASK, dict.fromkeys(signatures, request), self._timeout, MASKS, read)
         found: dict[int, dict[int, bytes]] = {node: {} for node in sealed}
         for holder, shares in given.items():
-            for owner, share in zip(senders[holder], shares, strict=True):
+            for owner, share in zip(owners[holder], shares, strict=True):
                 if is_share(share):
                     found[owner][roster.points[holder]] = share
         return found
@@ -195,17 +208,13 @@ class MaskedSum:
         self,
         roster: Roster,
         sealed: Mapping[int, Sealed],
-        masked: Mapping[int, np.ndarray],
+        masked: Mapping[int, Answered],
         shares: Mapping[int, Mapping[int, bytes]],
     ) -> np.ndarray:
         total = np.zeros(self._length, dtype=np.uint32)
         for answer in masked.values():
-            total += answer
-        linked: dict[int, set[int]] = {node: {*own.holders} for node, own in sealed.items()}
-        for sender, own in sealed.items():
-            for holder in own.holders:
-                if holder in linked:
-                    linked[holder].add(sender)
+            total += answer.masked
+        linked = {node: {*senders, *sealed[node].holders} for node, senders in _senders(sealed).items()}
         for node in sealed:
             secret = combine(shares[node], roster.graph.threshold)
             if node in masked:
@@ -224,6 +233,16 @@ class MaskedSum:
     def _require(self, number: int, needed: int, what: str) -> None:
         if number < needed:
             raise NotEnoughError(f"{number} of {len(self._nodes)} clients {what}, and {needed} are needed.")
+
+
+def _senders(sealed: Mapping[int, Sealed]) -> dict[int, list[int]]:
+    """Return by whom each client was chosen as a holder, among those that have shared their secrets."""
+    senders: dict[int, list[int]] = {node: [] for node in sealed}
+    for sender, own in sorted(sealed.items()):
+        for holder in own.holders:
+            if holder in senders:
+                senders[holder].append(sender)
+    return senders
 
 
 def _message(values: dict[str, Any]) -> RecordDict:

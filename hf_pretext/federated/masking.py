@@ -4,8 +4,10 @@ The protocol is that of Bell et al. 2020 (eprint 2020/704), with five messages t
 
 1. `KEYS`: the client makes fresh keys.
 2. `SHARES`: it gets the roster of all keys, chooses the holders of its secrets (see `graph`), and shares them.
-3. `ANSWER`: it gets the shares of others, and answers under masks.
-4. `CONFIRM`: it gets the set of clients whose answers arrived, and signs it.
+3. `ANSWER`: it gets the shares of others and the set of clients that have shared secrets, and answers under masks. It
+   signs that set.
+4. `CONFIRM`: it gets the set of clients whose answers arrived, and the signatures of those whose shares it holds. It
+   signs both sets.
 5. `UNMASK`: it gets the signatures of the others. It gives its shares for this one set alone.
 
 The keys are X25519 (RFC 7748), seeds expand by AES-256 in counter mode, shares are sealed with ChaCha20-Poly1305 and
@@ -148,9 +150,13 @@ class Roster:
         bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=len(self.nodes))
         return {node for node, bit in zip(self.nodes, bits, strict=True) if bit}
 
-    def statement(self, answered: set[int]) -> bytes:
-        """Write what a client signs: that these are the clients whose answers are summed."""
-        return b"hf_pretext: these have answered" + self.digest + self.pack(answered)
+    def masked_among(self, sharing: set[int]) -> bytes:
+        """Write what a client signs beside its answer: that it is masked with all of its holders in this set."""
+        return b"hf_pretext: masked among" + self.digest + self.pack(sharing)
+
+    def summed(self, sharing: set[int], answered: set[int]) -> bytes:
+        """Write what a client signs in the end: that these are the clients whose answers are summed."""
+        return b"hf_pretext: summed" + self.digest + self.pack(sharing) + self.pack(answered)
 
     def is_signed(self, node: int, signature: bytes, statement: bytes) -> bool:
         """Return whether a node has signed a statement."""
