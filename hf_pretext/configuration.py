@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .forms import Plain, check_chat_roles, check_form, check_text_column, form_of
+from .forms import check_chat_roles, check_form, check_text_column, form_of
 from .labels import check_label_settings, check_labels, check_shares, split_evenly
 from .paper import PAPER
 from .settings import SavedSettings, check_settings, setting, shortened
@@ -52,8 +52,9 @@ class PrivateEvolutionConfig(SavedSettings):
         token_fraction (`float`, *optional*):
             Fraction of the budget for one noisy sum of how often each client's samples hold each of some public
             tokens, released before the first round. The language model then writes them as often as the clients do
-            (`evolution.token_tilt`). It needs a language model whose tokenizer is on this machine. By default the
-            generator decides by public facts (`privacy.plan.with_token_fraction`).
+            (`evolution.token_tilt`). It needs a language model whose tokenizer is on this machine, and in a federation
+            on the clients' as well. By default the generator decides by public facts
+            (`privacy.plan.with_token_fraction`).
         num_tokens (`int`, *optional*, defaults to `4096`):
             Number of these tokens: the most frequent ones of the public texts.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
@@ -325,7 +326,6 @@ class PrivateEvolutionConfig(SavedSettings):
                 object.__setattr__(self, name, dict(vars(self)[name]))
         self._check_guarantee()
         self._check_method()
-        self._check_federation()
         check_label_settings(self)
 
     @property
@@ -387,19 +387,6 @@ class PrivateEvolutionConfig(SavedSettings):
         check_form(self)
         if self.client_column in form_of(self).source:
             raise ValueError(f"`text_column` and `client_column` are both {self.client_column!r}. They must differ.")
-
-    def _check_federation(self) -> None:
-        """Refuse what the clients of a federation do not know yet."""
-        if self.max_dropout is not None and self.token_fraction:
-            raise ValueError(
-                f"`token_fraction`={self.token_fraction} needs the language model's tokenizer at the clients, but "
-                "those of a federation (`max_dropout`) have the embedding model only. Leave `token_fraction` out."
-            )
-        if self.max_dropout is not None and not isinstance(form_of(self), Plain):
-            raise ValueError(
-                f"`max_dropout`={self.max_dropout} is for a federation, which knows plain texts only, and no "
-                f"{form_of(self).name}s yet. Give one column of texts, or leave `max_dropout` out."
-            )
 
     @property
     def output_columns(self) -> tuple[str, ...]:

@@ -123,11 +123,6 @@ def check_label_settings(settings: Any) -> None:
             f"`label_column`={settings.label_column!r} is the name of another column of the synthetic texts or seeds, "
             f"which have {list(OTHER_COLUMNS)}. Rename that column of the private dataset."
         )
-    if settings.max_dropout is not None:
-        raise ValueError(
-            f"`max_dropout`={settings.max_dropout} is for a federation, which does not know `labels` yet. Leave one "
-            "of them out."
-        )
     if settings.vote_clipping == "count":
         raise ValueError(
             "`vote_clipping`='count' is the paper's counting, which has no `labels`. Use `vote_clipping`='l2'."

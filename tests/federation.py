@@ -1,4 +1,4 @@
-"""A federation in one process: Flower's real SecAgg+ and the real ClientApp, over a grid that hands messages over."""
+"""A federation in one process: the real pool and the real ClientApp, over a grid that hands messages over."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 from datasets import Dataset
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
-from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.clients.questions import NearestCandidates, sum_answers
+from hf_pretext.clients.samples import Samples, quantize_embeddings
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
@@ -77,18 +78,17 @@ class HandingGrid:
                 reply.content = _copy(reply.content)
             except Exception as error:
                 reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=sent)
-            action = message.metadata.message_type.partition(".")[2]
-            stages = message.content.config_records.get("secaggplus_configs", {"stage": action})
+            stage = message.metadata.message_type.partition(".")[2]
             failed = reply.has_error()
             self.seen.append(
                 SimpleNamespace(
                     node=node,
-                    stage=stages["stage"],
+                    stage=stage,
                     content=None if failed else _copy(reply.content),
                     reason=reply.error.reason if failed else None,
                 )
             )
-            self.replies[name] = self.meddle(node, stages["stage"], reply)
+            self.replies[name] = self.meddle(node, stage, reply)
             names.append(name)
         return names
 
@@ -158,6 +158,43 @@ def make_federation(
         return pool.release(NearestCandidates.of(candidates, config.votes_per_sample), ledger)
 
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger, release=release)
+
+
+def make_large_federation(num_clients, noise=no_noise, meddle=None, num_bins=24, num_dimensions=16, **changes):
+    """Make a federation of many clients whose samples, three each, were embedded already: integers without a model.
+
+    `made.expected(counted, question)` is the clean sum of the clients of these numbers, as one process computes it.
+    """
+    run_config = make_run_config("unused", **{"num-clients": num_clients, "population-size": num_bins, **changes})
+    settings, config = FederationSettings.split(run_config)
+    rng = np.random.default_rng(num_clients)
+    points = rng.normal(size=(3 * num_clients, num_dimensions))
+    points = quantize_embeddings(points / np.linalg.norm(points, axis=1, keepdims=True))
+    everyone = Samples(np.repeat(np.arange(num_clients), 3), points)
+    contexts = {1000 + number: make_context(run_config, 1000 + number) for number in range(num_clients)}
+    for number, context in enumerate(contexts.values()):
+        own = points[3 * number : 3 * number + 3]
+        none = np.zeros(0, dtype=np.int64)
+        context.state.array_records["hf_pretext.samples"] = ArrayRecord([own, np.full(3, -1), none, none])
+        context.state.config_records["hf_pretext.tokenizer"] = ConfigRecord({"tokenizer": ""})
+    app = make_client_app(noise)
+    grid = HandingGrid(contexts, dict.fromkeys(contexts, app), meddle)
+    ledger = PrivacyLedger(Plan.from_config(config))
+    pool = FederatedClientPool(grid, make_context(run_config), settings, ledger.plan, noise_is_genuine=noise is None)
+    candidates = rng.normal(size=(num_bins, num_dimensions))
+    question = NearestCandidates.of(candidates / np.linalg.norm(candidates, axis=1, keepdims=True))
+
+    def expected(counted):
+        own = everyone.select(np.isin(everyone.owners, list(counted)))
+        return sum_answers(question, own, ledger.plan.entry("votes").mechanism)
+
+    def release():
+        units = ledger.plan.entry("votes").mechanism.units
+        return np.rint(pool.release(question, ledger) * units).astype(np.int64)
+
+    return SimpleNamespace(
+        pool=pool, grid=grid, config=config, ledger=ledger, question=question, release=release, expected=expected
+    )
 
 
 def copies_of(files):

@@ -1,7 +1,7 @@
 """Checks of a node's own budget, and mutations that each of them has to catch. See `tests/guarantee.py`.
 
 None of them is statistical, but for the instants of kills. The clients' texts name bins, which are their embeddings,
-so that no model is loaded. All else is real: the ClientApp, Flower's SecAgg+, ledgers on disk, processes and kills.
+so that no model is loaded. All else is real: the ClientApp, secure aggregation, ledgers on disk, processes and kills.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from guarantee import CANDIDATES, DRAW, NUM_BINS, BinEncoder
 
 from hf_pretext.clients.questions import NearestCandidates
-from hf_pretext.federated import client, node, protocol
+from hf_pretext.federated import client, node, node_texts
+from hf_pretext.federated.masking import MASKS
 from hf_pretext.federated.node import NodeBudget
 from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
 from hf_pretext.models.embedder import TextEmbedder
@@ -32,7 +33,7 @@ from hf_pretext.privacy import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
 
 NUM_NODES = 3
-COLLECT = "collect_masked_vectors"
+COLLECT = "answer"
 LARGE = {"max-epsilon": 1e6, "max-delta": 1e-5}
 THREE = {"max-epsilon": 3.0, "max-delta": 1e-5}
 
@@ -42,7 +43,7 @@ def with_bins(function):
 
     @wraps(function)
     def wrapped(*arguments, **named):
-        with mock.patch.object(client, "_embedder", lambda name: TextEmbedder(BinEncoder())):
+        with mock.patch.object(node_texts, "_embedder", lambda name: TextEmbedder(BinEncoder())):
             return function(*arguments, **named)
 
     return wrapped
@@ -163,11 +164,8 @@ def check_asked(num_runs):
     """A node divides the noise among no more clients than the run has."""
     made = begin(make_files())
     for asked in (4, 1000):
-        whole = protocol.quantization_range(asked)
-        numbers = {"sample_num": asked, "share_num": asked, "threshold": asked, "target_range": whole}
-        setup = {"stage": "setup", **numbers, "clipping_range": whole / 2, "mod_range": 2**32, "max_weight": 1.0}
-        content = RecordDict({"secaggplus_configs": ConfigRecord(setup)})
-        message = Message(content, dst_node_id=1000, message_type="train")
+        content = RecordDict({MASKS: ConfigRecord({"num_asked": asked})})
+        message = Message(content, dst_node_id=1000, message_type="train.keys")
         message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
         with contextlib.suppress(client.RefusalError):
             made.grid.apps[1000](message, made.grid.contexts[1000])

@@ -1,14 +1,12 @@
-"""A federation: real SecAgg+, the real ClientApp and the real pool, with messages handed over in one process."""
+"""A federation: the real ClientApp and the real pool, with messages handed over in one process."""
 
 import json
 import math
 from dataclasses import dataclass, replace
-from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
 from datasets import load_from_disk
 from federation import (
     config_of,
@@ -20,14 +18,13 @@ from federation import (
     no_noise,
 )
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from scipy import stats
 
 from conftest import random_texts
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question
-from hf_pretext.federated import client, protocol, server
+from hf_pretext.federated import client, masked_client, node_texts, protocol, server
+from hf_pretext.federated.masking import ANSWER, MASKS, STAGES
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
@@ -35,10 +32,7 @@ from hf_pretext.privacy import Plan, ReleaseLostError
 from hf_pretext.privacy.mechanism import MIN_SCALE
 from hf_pretext.privacy.noise import DiscreteGaussian
 
-CONFIGS = "secaggplus_configs"
-COLLECT = "collect_masked_vectors"
-KEY_OF_ANOTHER_CURVE = public_key_to_bytes(ec.generate_private_key(ec.SECP256R1()).public_key())
-STAGES = ("setup", "share_keys", COLLECT, "unmask")
+COLLECT = ANSWER
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +94,13 @@ def test_as_many_as_stated_may_drop_out_and_no_more(files, embedding_model, embe
         assert not made.pool.rounds[0].is_released
         return
     # Votes that arrived count, also of those who fell silent afterwards.
-    counted = files if stage == "unmask" else files[num_lost:]
+    counted = files if stage in ("confirm", "unmask") else files[num_lost:]
     assert np.array_equal(made.release(candidates), in_memory_votes(counted, embedder, made.config, candidates))
     assert made.pool.rounds[0].num_answered == len(counted)
 
 
 def other(content):
-    reply = RecordDict()
-    reply.config_records[CONFIGS] = ConfigRecord(content)
-    return reply
+    return RecordDict({MASKS: ConfigRecord(content)})
 
 
 def remade(change):
@@ -119,20 +111,22 @@ def remade(change):
 
 
 MALFORMED = {
-    "nothing at all": ("setup", lambda given: RecordDict()),
-    "a key that is none": ("setup", remade(lambda given: {"pk1": b"key"})),
-    "a key of a megabyte": ("setup", remade(lambda given: {"pk2": given["pk2"] + b" " * 2**20})),
-    "one key twice": ("setup", remade(lambda given: {"pk2": given["pk1"]})),
-    "a key of another curve": ("setup", remade(lambda given: {"pk1": KEY_OF_ANOTHER_CURVE})),
-    "a key of another type": ("setup", remade(lambda given: {"pk1": 5})),
-    "a share for nobody": ("share_keys", remade(lambda given: {"dsts": [*given["dsts"][:-1], 77]})),
-    "one share too few": ("share_keys", remade(lambda given: {"ctxts": given["ctxts"][1:]})),
-    "one vote too few": (COLLECT, remade(lambda given: {"masked_params": [b"1234", b"1234" * 23]})),
-    "a hundred megabytes of votes": (COLLECT, remade(lambda given: {"masked_params": [b"1234", bytes(10**8)]})),
-    "votes of another type": (COLLECT, remade(lambda given: {"masked_params": ["1234", "1234" * 24]})),
-    "three vectors": (COLLECT, remade(lambda given: {"masked_params": [*given["masked_params"], b"1234"]})),
-    "shares of others": ("unmask", remade(lambda given: {"nids": given["nids"][::-1]})),
-    "a share that is too short": ("unmask", remade(lambda given: {"shares": [b"", *given["shares"][1:]]})),
+    "nothing at all": ("keys", lambda given: RecordDict()),
+    "a key that is too short": ("keys", remade(lambda given: {"keys": given["keys"][:-1]})),
+    "keys of a megabyte": ("keys", remade(lambda given: {"keys": given["keys"] + b" " * 2**20})),
+    "one key twice": ("keys", remade(lambda given: {"keys": 2 * given["keys"][:32] + given["keys"][64:]})),
+    "a point that everyone knows": ("keys", remade(lambda given: {"keys": bytes(32) + given["keys"][32:]})),
+    "a key of another type": ("keys", remade(lambda given: {"keys": 5})),
+    "a share for nobody": ("shares", remade(lambda given: {"holders": [*given["holders"][:-1], 77]})),
+    "a share for itself": ("shares", remade(lambda given: {"holders": [*given["holders"][:-1], 1002]})),
+    "one share too few": ("shares", remade(lambda given: {"sealed": given["sealed"][148:]})),
+    "one vote too few": (COLLECT, remade(lambda given: {"masked": given["masked"][4:]})),
+    "a hundred megabytes of votes": (COLLECT, remade(lambda given: {"masked": bytes(10**8)})),
+    "votes of another type": (COLLECT, remade(lambda given: {"masked": "1234" * 25})),
+    "a signature of nothing": (COLLECT, remade(lambda given: {"signature": given["signature"][::-1]})),
+    "a signature of something else": ("confirm", remade(lambda given: {"signature": given["signature"][::-1]})),
+    "one opening too few": ("unmask", remade(lambda given: {"shares": given["shares"][66:]})),
+    "shares of another field": ("unmask", remade(lambda given: {"shares": b"\xff" * len(given["shares"])})),
 }
 
 
@@ -142,11 +136,11 @@ def test_a_malformed_reply_counts_as_not_given(files, embedding_model, embedder,
 
     def meddle(node, at, reply):
         if node == 1002 and at == stage:
-            reply.content = make(reply.content.config_records[CONFIGS])
+            reply.content = make(reply.content.config_records[MASKS])
         return reply
 
     made = make_federation(files, embedding_model, noise=no_noise, meddle=meddle)
-    counted = files if stage == "unmask" else files[:2] + files[3:]
+    counted = files if stage in ("confirm", "unmask") else files[:2] + files[3:]
     votes = made.release(candidates)
     assert np.array_equal(votes, in_memory_votes(counted, embedder, made.config, candidates))
 
@@ -157,8 +151,8 @@ def test_a_share_that_is_wrong_in_substance_spoils_its_round_and_not_the_run(fil
 
     def lie(node, at, reply):
         if node == 1002 and at == "unmask" and next(rounds) == 0:
-            given = reply.content.config_records[CONFIGS]
-            reply.content = other({**given, "shares": [share[:-1] + b"x" for share in given["shares"]]})
+            given = reply.content.config_records[MASKS]
+            reply.content = other({"shares": given["shares"][:-2] + b"xy"})
         return reply
 
     made = make_federation(files, embedding_model, meddle=lie)
@@ -180,26 +174,13 @@ def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
     assert len(sent) == 100
     vectors = []
     for content in sent:
-        assert list(content) == [CONFIGS] and list(content[CONFIGS]) == ["masked_params"]
-        _, votes = content[CONFIGS]["masked_params"]
-        vectors.append(np.frombuffer(votes, dtype="<u4"))
+        assert list(content) == [MASKS] and set(content[MASKS]) == {"masked", "signature"}
+        vectors.append(np.frombuffer(content[MASKS]["masked"], dtype="<u4"))
     assert len({vector.tobytes() for vector in vectors}) == 100
     ranges = np.bincount(np.concatenate(vectors) >> 28, minlength=16)
     assert stats.chisquare(ranges).pvalue > 1e-6
     # And nobody's error, metric or number of examples travels at other stages.
-    assert all(list(each.content) == ([] if each.stage == client.KNOWS else [CONFIGS]) for each in made.grid.seen)
-
-
-def test_masks_follow_from_the_whole_seed():
-    """Flower 1.41 folds a seed to 32 bits: these two give the same masks there, and not here."""
-    one, two = bytes(32), bytes([7, 0, 0, 0]) * 2 + bytes(24)
-    shapes = [(1,), (1000,)]
-    assert all(map(np.array_equal, pseudo_rand_gen(one, 2**32, shapes), pseudo_rand_gen(two, 2**32, shapes)))
-    ours = [protocol.masks_from_seed(seed, 2**32, shapes)[1] for seed in (one, two)]
-    assert not (ours[0] == ours[1]).any() and [len(mask) for mask in ours] == [1000, 1000]
-    protocol.use_strong_masks()
-    for name in protocol.USERS_OF_MASKS:
-        assert import_module(name).pseudo_rand_gen is protocol.masks_from_seed
+    assert all(list(each.content) == ([] if each.stage == client.KNOWS else [MASKS]) for each in made.grid.seen)
 
 
 @pytest.mark.parametrize("num_dropped", [pytest.param(0, marks=pytest.mark.slow), 2])
@@ -269,49 +250,21 @@ def test_answers_needed_are_more_than_half(num_clients, needed):
     assert replace(votes_of(config_of()), max_dropout=0.0).num_answers_needed(7) == 7
 
 
-def ask(made, node, content, message_type="train"):
+def ask(made, node, content, message_type="train.keys"):
     message = Message(content, dst_node_id=node, message_type=message_type)
     message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
     return made.grid.apps[node](message, made.grid.contexts[node])
 
 
-SETUP = {
-    "stage": "setup",
-    "sample_num": 5,
-    "share_num": 5,
-    "threshold": 3,
-    "clipping_range": protocol.quantization_range(5) / 2,
-    "target_range": protocol.quantization_range(5),
-    "mod_range": 2**32,
-    "max_weight": 1.0,
-}
+SETUP = {"num_asked": 5}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("threshold", 2),
-        ("share_num", 3),
-        ("sample_num", 2),
-        ("sample_num", 6),
-        ("mod_range", 2**31),
-        ("target_range", 2**22),
-        ("clipping_range", 8.0),
-        ("max_weight", 1000.0),
-    ],
-)
-def test_a_client_refuses_secure_aggregation_that_the_settings_do_not_imply(files, embedding_model, key, value):
+@pytest.mark.parametrize("number", [2, 6, 0, -5, True, 5.0, "5"])
+def test_a_client_refuses_to_be_one_of_another_number_of_clients(files, embedding_model, number):
     made = make_federation(files, embedding_model)
     ask(made, 1000, other(SETUP))
     with pytest.raises(client.RefusalError):
-        ask(made, 1000, other({**SETUP, key: value}))
-
-
-def test_a_client_keeps_its_part_of_the_keys_from_contradictory_lists(files, embedding_model):
-    made = make_federation(files, embedding_model)
-    for active, dead in (([1000, 1001, 1002], [1001]), ([1001, 1002, 1003], []), ([1000, 1000, 1001], [])):
-        with pytest.raises(client.RefusalError, match="contradict each other"):
-            ask(made, 1000, other({"stage": "unmask", "active_nids": active, "dead_nids": dead}))
+        ask(made, 1000, other({"num_asked": number}))
 
 
 def test_a_client_with_private_text_sends_no_vote_without_a_mask(files, embedding_model):
@@ -320,12 +273,11 @@ def test_a_client_with_private_text_sends_no_vote_without_a_mask(files, embeddin
         ask(made, 1000, RecordDict(), "train.plain")
 
 
-def test_a_client_answers_the_protocol_s_messages_only(files, embedding_model, candidates):
-    """`train.default` reaches the same function as `train`, past Flower's SecAgg+: the votes would have no mask."""
+def test_a_client_answers_the_protocol_s_messages_only(files, embedding_model):
     made = make_federation(files, embedding_model)
-    made.release(candidates)
-    with pytest.raises(client.RefusalError, match="'train.default' is not part of the protocol"):
-        ask(made, 1000, other({**SETUP, "stage": COLLECT}), "train.default")
+    for kind in ("train.default", "train", "evaluate", "query"):
+        with pytest.raises(ValueError, match=f"{kind.partition('.')[0]}.* (registered|is not part of the protocol)"):
+            ask(made, 1000, other(SETUP), kind)
 
 
 @pytest.mark.parametrize(
@@ -398,22 +350,16 @@ def test_an_error_of_a_client_is_not_told(files, embedding_model, candidates, mo
     assert "The client failed. Its own log says more." in reason and "Key" not in reason
 
 
-@pytest.mark.parametrize("factor", [0, 0.5, 2])
-def test_a_factor_that_is_not_the_stated_one_spoils_the_round(files, embedding_model, candidates, monkeypatch, factor):
-    """One client masks another factor beside its votes; Flower divides by the sum of the factors, without a look."""
-    # The package has a function of the module's name.
-    secaggplus_mod = import_module(protocol.USERS_OF_MASKS[0])
-    combine = secaggplus_mod.factor_combine
-    calls = []
+@pytest.mark.parametrize("own", [0, 2, 2**31])
+def test_a_mask_that_is_not_the_agreed_one_spoils_the_round(files, embedding_model, candidates, monkeypatch, own):
+    """One client puts another number before its votes, as a wrong mask would."""
+    expand, calls = masked_client.expand, []
 
-    def combine_another(own, parameters):
+    def expand_another(seed, length):
         calls.append(own)
-        if len(calls) > 1:
-            return combine(own, parameters)
-        # So that the sum of all five is `factor` times what it should be.
-        return combine(int((5 * factor - 4) * own) % protocol.MODULUS, parameters)
+        return expand(seed, length) + np.uint32((own - 1) % 2**32 if len(calls) == 1 else 0)
 
-    monkeypatch.setattr(secaggplus_mod, "factor_combine", combine_another)
+    monkeypatch.setattr(masked_client, "expand", expand_another)
     made = make_federation(files, embedding_model)
     with pytest.raises(ReleaseLostError):
         made.release(candidates)
@@ -475,7 +421,7 @@ def test_who_joins_late_takes_the_place_of_one_that_left(files, embedding_model,
 
 
 def test_a_simulation_without_masks(files, embedding_model, embedder, candidates, monkeypatch):
-    monkeypatch.setenv(client.SIMULATION, "1")
+    monkeypatch.setenv(node_texts.SIMULATION, "1")
     changes = {"secure-aggregation": False, "simulated-private": str(files[0].parent / "all.jsonl")}
     made = make_federation(files, embedding_model, noise=no_noise, **changes)
     for number, node in enumerate(made.grid.contexts):

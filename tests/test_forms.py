@@ -203,8 +203,6 @@ REFUSED = [
     ({"chat_roles": ["user:", "b"]}, "two different roles"),
     ({"chat_roles": ["user\n", "b"]}, "two different roles"),
     ({"chat_roles": "user"}, "list of two roles"),
-    ({"chat_roles": ROLES, "max_dropout": 0.1}, "federation"),
-    ({"text_column": ["a", "b"], "max_dropout": 0.1}, "federation"),
 ]
 
 

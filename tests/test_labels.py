@@ -79,7 +79,6 @@ def make(bert, sentence_transformer, llama):
         ({"label_shares": {"spam": 1.0}}, r"`label_shares` names \['spam'\], but `labels` are \['ham', 'spam'\]"),
         ({"label_shares": {"spam": 1.5, "ham": -0.5}}, "must be fractions that are not negative"),
         ({"labels": None, "label_column": None, "label_shares": {"a": 1.0}}, "needs `label_column` and `labels`"),
-        ({"max_dropout": 0.2}, "`max_dropout`=0.2 is for a federation, which does not know `labels` yet"),
         ({"vote_clipping": "count"}, "`vote_clipping`='count' is the paper's counting, which has no `labels`"),
         ({"population_size": 3}, "leaves 1 candidates for a label. A label needs at least 2"),
         ({"votes_per_sample": 9}, "leaves 8 candidates for a label. A label needs at least 9"),

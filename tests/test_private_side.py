@@ -194,7 +194,7 @@ def test_work_that_succeeds_is_returned():
 
 
 def test_a_panic_in_a_federation_is_a_client_without_votes(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_pretext.federated.client._embedder", lambda name: TextEmbedder(Panics()))
+    monkeypatch.setattr("hf_pretext.federated.node_texts._embedder", lambda name: TextEmbedder(Panics()))
     votes = make_pool({"a": ["bin 1"]}).votes
     answers = []
     for hostile in ([HOSTILE], []):

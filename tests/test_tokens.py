@@ -68,7 +68,6 @@ def test_the_plan_has_one_release_of_token_counts_and_still_costs_epsilon():
         ({"token_fraction": -0.1}, "`token_fraction`=-0.1 must be at least 0"),
         ({"token_fraction": 0.6, "mean_fraction": 0.4}, "do not fit the budget: they leave nothing for the votes"),
         ({"num_tokens": 1}, "`num_tokens`=1 must be at least 2"),
-        ({"max_dropout": 0.2}, "`token_fraction`=0.3 needs the language model's tokenizer at the clients"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):

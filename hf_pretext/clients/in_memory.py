@@ -16,13 +16,12 @@ from .questions import Question, check_question, sum_answers
 from .samples import (
     Embedder,
     Samples,
-    cap_samples,
     embed_clients,
     embed_with_labels,
     group_by_client,
     group_with_labels,
 )
-from .tokens import TokenReader, read_tokens
+from .tokens import TokenReader, with_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,9 +77,7 @@ class InMemoryClientPool(ClientPool):
         else:
             self._samples = Samples.of(embed_clients(samples, embedder, *limits))
         if reader is not None and plan.reads_tokens:
-            numbers = np.bincount(self._samples.owners, minlength=self._num_clients)
-            capped = {client: cap_samples(client, own, *limits) for client, own in samples.items()}
-            self._samples = self._samples.with_tokens(read_tokens(capped, numbers, reader), reader.fingerprint)
+            self._samples = with_tokens(self._samples, samples, reader, *limits)
         self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()

@@ -2,15 +2,13 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..processes import progress_bar
 from .guard import attempted
-
-if TYPE_CHECKING:
-    from .samples import Sample
+from .samples import Samples, cap_samples
 
 MAX_CHARACTERS = 2**15
 """Characters of a text whose tokens count, so that one text cannot take forever."""
@@ -38,29 +36,31 @@ class TokenReader(Protocol):
         ...
 
 
-def read_tokens(
-    samples: Mapping[object, "Sequence[Sample]"], num_samples: np.ndarray, reader: TokenReader
-) -> list[np.ndarray]:
-    """Read the tokens of every client's samples, in their order.
+def with_tokens(
+    embedded: Samples, samples: "Mapping[object, list[Any]]", reader: TokenReader, cap: int, seed: int
+) -> Samples:
+    """Add the tokens of every client's samples to their embeddings.
 
     *Released*: to no one. The tokens stay in the memory of the process that holds the texts, and are never on disk.
     The tokens of a client depend on its own texts only, because a tokenizer reads one text at a time. A client whose
     texts cannot be read has no tokens: one client must not decide whether a run takes place.
 
     Args:
-        samples (`Mapping` of clients to `str` or `LabeledText`): What each client answers with, after the cap.
-        num_samples (`np.ndarray` of shape `(number of clients,)`):
-            Number of samples that could be embedded. A client that has none here is left out.
+        embedded (`Samples`): The samples. A client that could not be embedded has none, and has no tokens either.
+        samples (`Mapping` of clients to `list` of `str` or `LabeledText`): What they were made of, before the cap.
         reader (`TokenReader`): The tokenizer.
+        cap (`int`): Most samples that a client answers with.
+        seed (`int`): Seed of the run.
 
     Returns:
-        `list` of `np.ndarray`: The tokens of each sample, int64.
+        `Samples`: The same samples, with the tokens of each.
     """
+    numbers = np.bincount(embedded.owners, minlength=len(samples)).tolist()
     tokens: list[np.ndarray] = []
     failure = None
     with progress_bar(len(samples), "client", "Reading the tokens of clients") as bar:
-        for own, number in zip(samples.values(), num_samples.tolist(), strict=True):
-            found, failed = attempted(_tokens_of, own[:number], reader)
+        for (client, own), number in zip(samples.items(), numbers, strict=True):
+            found, failed = attempted(_tokens_of, cap_samples(client, own, cap, seed)[:number], reader)
             tokens += [np.zeros(0, dtype=np.int64)] * number if found is None else found
             failure = failed or failure
             bar.update()
@@ -70,9 +70,9 @@ def read_tokens(
             "are not counted.",
             stacklevel=4,
         )
-    return tokens
+    return embedded.with_tokens(tokens, reader.fingerprint)
 
 
-def _tokens_of(samples: "Sequence[Sample]", reader: TokenReader) -> list[np.ndarray]:
+def _tokens_of(samples: Sequence[Any], reader: TokenReader) -> list[np.ndarray]:
     texts = [sample if isinstance(sample, str) else sample.text for sample in samples]
     return [np.array(reader(text[:MAX_CHARACTERS]), dtype=np.int64).reshape(-1) for text in texts]

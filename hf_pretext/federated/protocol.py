@@ -1,37 +1,28 @@
 """What server and clients agree on: how questions and masked answers travel, and the size of the ring of sums.
 
-Sums of answers live in the integers modulo 2^32, in Flower's SecAgg+ (Bonawitz et al. 2017, Bell et al. 2020). A
-client adds `c` to each of its numbers, so that they lie in `[0, 2 c]`, and `n * 2 c < 2^32`: nothing wraps. A number
-beyond `c` would be cut. That needs noise of more than `REACH` standard deviations, which has a probability below
-exp(-790).
+Sums of answers live in the integers modulo 2^32 (see `masking`). The numbers of each of `n` clients lie in `[-c, c]`,
+and `n * 2 c < 2^32`: nothing wraps. A number beyond `c` would be cut. That needs noise of more than `REACH` standard
+deviations, which has a probability below exp(-790).
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ..clients.questions import QUESTIONS, Question
+from ..clients.questions import QUESTIONS, Question, TokenCounts
 from ..clients.samples import EMBEDDING_UNITS, quantize_embeddings
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..settings import shortened
 
-PROTOCOL = 2
-"""Version of what server and clients agree on. The first edition asked for votes only, and had none."""
+PROTOCOL = 3
+"""Version of what server and clients agree on. Version 2 summed with Flower's SecAgg+."""
 
 MODULUS = 2**32
 REACH = 40
-
-USERS_OF_MASKS = (
-    "flwr.client.mod.secure_aggregation.secaggplus_mod",
-    "flwr.server.workflow.secure_aggregation.secaggplus_workflow",
-)
-"""Modules of Flower that expand seeds into masks."""
 
 
 def quantization_range(num_clients: int) -> int:
@@ -53,6 +44,26 @@ def check_capacity(mechanism: Mechanism, num_clients: int) -> None:
             f"{mechanism.noise_std:.3g} do not fit into the 32 bits of secure aggregation. "
             "`vote_clipping`='l2' takes an eighth of 'count'. Otherwise ask fewer clients in a round."
         )
+
+
+def num_colluding(num_clients: int, max_colluding: float) -> int:
+    """Compute how many of the asked clients may conspire with the server."""
+    return math.floor(max_colluding * num_clients + 1e-9)
+
+
+def num_summed(mechanism: Mechanism, num_clients: int, max_colluding: float) -> int:
+    """Compute how many answers have to be in a sum: enough for its noise without those that conspire.
+
+    Raises:
+        ValueError: They are more than there are clients.
+    """
+    enough, conspiring = mechanism.num_answers_needed(num_clients), num_colluding(num_clients, max_colluding)
+    if enough + conspiring > num_clients:
+        raise ValueError(
+            f"`max_colluding`={max_colluding:g} of {num_clients} clients leaves no room in `max_dropout`="
+            f"{mechanism.max_dropout:g}, which counts those that conspire as well. Lower the one, or raise the other."
+        )
+    return enough + conspiring
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def encode(question: Question, bits: int) -> Encoded:
     numbers |= {f"number.{name}": value for name, value in question.numbers().items()}
     arrays = []
     for index, (name, array) in enumerate(question.arrays().items()):
-        if bits == 8:
+        if bits == 8 and array.dtype == np.int16:
             step = max(float(np.abs(array).max()) / 127, 1e-9)
             array, numbers[f"step.{index}"] = np.rint(array / step).astype(np.int8), step
         numbers[f"array.{index}"] = name
@@ -141,7 +152,10 @@ def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[
         "question": question.name,
         "num_bins": question.num_bins,
         "is_signed": question.is_signed,
-        "num_dimensions": [array.shape[-1] for array in question.arrays().values() if not own],
+        "num_dimensions": [
+            array.shape[-1] for array in question.arrays().values() if array.dtype == np.int16 and not own
+        ],
+        "tokenizer": question.tokenizer if isinstance(question, TokenCounts) else "",
         "wanted": [wanted[entry.question] for entry in plan.releases],
         **own,
         **_columns(plan),
@@ -161,7 +175,7 @@ def read_wanted(asked: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_announcement(
-    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int
+    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int, tokenizer: str = ""
 ) -> Question | None:
     """Refuse, at a client, a server that asks or accounts for something else than this client answers.
 
@@ -172,6 +186,7 @@ def check_announcement(
         plan (`Plan`): What this client answers by.
         own (`Iterable` of `Question`): Questions of the caller that this client was started with.
         num_dimensions (`int`): Dimensions of this client's embeddings.
+        tokenizer (`str`, *optional*): Fingerprint of this client's tokenizer. Empty if it has none.
 
     Returns:
         `Question`: The client's own question of that name, if it is not one of the library.
@@ -190,6 +205,11 @@ def check_announcement(
         raise ValueError(
             f"The question has {asked['num_dimensions']} dimensions, but the embeddings here {num_dimensions}: use "
             "the embedding model that the clients use."
+        )
+    if asked["tokenizer"] not in ("", tokenizer):
+        raise ValueError(
+            f"The question is about tokens of a tokenizer with the fingerprint {shortened(asked['tokenizer'])}, but "
+            f"the one here has {tokenizer!r}. `tokenizer` has to be that of `expansion_model`."
         )
     here = _columns(plan)
     for name in ("questions", "counts", "sensitivities"):
@@ -226,59 +246,3 @@ def _on_the_grid(coarse: np.ndarray, step: float) -> np.ndarray:
     # Rounding may have made a vector of length one a little longer.
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     return quantize_embeddings(points / np.maximum(lengths, 1))
-
-
-def masks_from_seed(seed: bytes, num_range: int, dimensions: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Expand a seed into masks, uniform modulo 2^32, with AES-256 in counter mode.
-
-    Flower 1.41 folds the seed to 32 bits and starts a Mersenne Twister with it (its issue 7522), which four billion
-    guesses undo. This function has the same signature. `use_strong_masks` puts it in the place of Flower's on both
-    sides.
-
-    Args:
-        seed (`bytes`): A secret that is used for one round only.
-        num_range (`int`): The modulus, `2^32`.
-        dimensions (`Sequence` of shapes): Shapes of the masks.
-
-    Returns:
-        `list` of int64 `np.ndarray`: The masks.
-    """
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    if num_range != MODULUS:
-        raise ValueError(f"`num_range`={num_range} is not the modulus {MODULUS}.")
-    key = hashlib.sha256(seed).digest()
-    # A key makes one stream, so the counter may begin at zero.
-    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    return [
-        np.frombuffer(stream.update(bytes(4 * int(np.prod(shape)))), dtype="<u4").astype(np.int64).reshape(shape)
-        for shape in dimensions
-    ]
-
-
-@contextmanager
-def factors_of_sums() -> Iterator[list[int]]:
-    """Collect the sums of the clients' factors, by which Flower divides without a check."""
-    module = vars(import_module(USERS_OF_MASKS[1]))
-    extract, factors = module["factor_extract"], []
-
-    def extract_and_tell(parameters: list[np.ndarray]) -> tuple[int, list[np.ndarray]]:
-        factor, rest = extract(parameters)
-        factors.append(int(np.sum(factor)))
-        return factor, rest
-
-    module["factor_extract"] = extract_and_tell
-    try:
-        yield factors
-    finally:
-        module["factor_extract"] = extract
-
-
-def use_strong_masks() -> None:
-    """Let Flower's SecAgg+ expand seeds with `masks_from_seed`, in this process."""
-    for name in USERS_OF_MASKS:
-        # A package of Flower has a function with the name of its module, so that `import` finds the function.
-        module = import_module(name)
-        if not hasattr(module, "pseudo_rand_gen"):
-            raise RuntimeError(f"{name} no longer has `pseudo_rand_gen`. Install flwr>=1.41,<1.42.")
-        vars(module)["pseudo_rand_gen"] = masks_from_seed

@@ -8,23 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.compat.common import recorddict_compat
-from flwr.server.compat import LegacyContext
-from flwr.server.workflow import SecAggPlusWorkflow
-from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD
-from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.serverapp import Grid, ServerApp
 
 from ..artifacts import FEDERATION_NAME, RUN_FOLDER
 from ..clients.pool import ClientPool, warn_of_delta, warn_of_few_clients
 from ..clients.questions import Question
-from ..data import read_dataset
 from ..files import atomic_write, make_durable_folder, read_json
 from ..generator import PrivateEvolutionGenerator
 from ..privacy.ledger import Release, ReleaseLostError
@@ -32,16 +26,9 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
-from .protocol import (
-    MODULUS,
-    REACH,
-    announce,
-    check_capacity,
-    encode,
-    factors_of_sums,
-    quantization_range,
-    use_strong_masks,
-)
+from .masked_server import MaskedSum
+from .node_texts import read_rows_of
+from .protocol import REACH, announce, check_capacity, encode, num_colluding, num_summed
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
@@ -116,7 +103,7 @@ class FederatedClientPool(ClientPool):
     ) -> None:
         for entry in plan.releases:
             check_capacity(entry.mechanism, settings.num_clients)
-        use_strong_masks()
+            num_summed(entry.mechanism, settings.num_clients, settings.max_colluding)
         self._grid = grid
         self._context = context
         self._settings = settings
@@ -171,19 +158,22 @@ class FederatedClientPool(ClientPool):
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Get the noisy sum from the clients. See `ClientPool`."""
         nodes = self._nodes
-        needed = mechanism.num_answers_needed(len(nodes))
+        needed = num_summed(mechanism, len(nodes), self._settings.max_colluding)
         encoded = encode(question, self._settings.candidate_bits)
         instructions = FitIns(ndarrays_to_parameters(encoded.arrays), {**encoded.numbers, "num_asked": len(nodes)})
-        grid = CheckedGrid(self._grid, question.num_bins)
+        content = recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
+        grid = CheckedGrid(self._grid)
         started = time.perf_counter()
         ask = self._sum_masked if self._settings.secure_aggregation else self._sum_plain
-        total = ask(grid, nodes, needed, instructions, mechanism)
+        total, num_answered = ask(grid, nodes, needed, content, question.num_bins)
+        if total is not None and not _is_plausible(total, num_answered, needed, mechanism):
+            total = None
         self.rounds.append(
             FederatedRound(
                 question=question.name,
                 num_bins=question.num_bins,
                 num_asked=len(nodes),
-                num_answered=grid.num_answered,
+                num_answered=num_answered,
                 num_needed=needed,
                 is_released=total is not None,
                 seconds=time.perf_counter() - started,
@@ -196,7 +186,7 @@ class FederatedClientPool(ClientPool):
             atomic_write(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
         if total is None:
             raise ReleaseLostError(
-                f"{grid.num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
+                f"{num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
                 "enough, and for their masks to come off. The release is discarded, and counted as spent."
             )
         return total
@@ -238,7 +228,7 @@ class FederatedClientPool(ClientPool):
         messages = [
             Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in nodes if node not in knowing
         ]
-        CheckedGrid(self._grid, question.num_bins).exchange(messages, self._settings.round_timeout, check)
+        CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
         willing, needed = [node for node in nodes if node in knowing], self._num_needed(question)
         if len(willing) < needed:
             first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
@@ -250,7 +240,8 @@ class FederatedClientPool(ClientPool):
 
     def _num_needed(self, question: Question) -> int:
         """Return the number of clients without which a release does not begin."""
-        return max(3, self._plan.entry(question.name).mechanism.num_answers_needed(self.num_clients))
+        mechanism = self._plan.entry(question.name).mechanism
+        return max(3, num_summed(mechanism, self.num_clients, self._settings.max_colluding))
 
     @property
     def _own_rounds(self) -> list[FederatedRound]:
@@ -275,95 +266,44 @@ class FederatedClientPool(ClientPool):
             time.sleep(POLL_SECONDS)
 
     def _sum_masked(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, instructions: FitIns, mechanism: Mechanism
-    ) -> np.ndarray | None:
-        """Sum the answers with Flower's SecAgg+, which gives their mean, as doubles. The sum is a whole number."""
-        sums: list[np.ndarray] = []
-
-        def configure(server_round: int, parameters: Any, clients: Any) -> list[tuple[Any, FitIns]]:
-            return [(SimpleNamespace(node_id=node), FitIns(parameters, instructions.config)) for node in nodes]
-
-        def aggregate(server_round: int, results: Any, failures: Any) -> tuple[None, dict[str, Any]]:
-            (mean,) = parameters_to_ndarrays(results[0][1].parameters)
-            sums.append(np.rint(mean * len(results)).astype(np.int64))
-            return None, {}
-
-        whole = quantization_range(len(nodes))
-        workflow = _Workflow(
-            num_shares=1.0,
-            reconstruction_threshold=needed / len(nodes),
-            max_weight=1.0,
-            clipping_range=whole / 2,
-            quantization_range=whole,
-            modulus_range=MODULUS,
-            timeout=self._settings.round_timeout,
-        )
-        context = LegacyContext(
-            context=self._context,
-            strategy=SimpleNamespace(configure_fit=configure, aggregate_fit=aggregate),
-            client_manager=SimpleNamespace(num_available=lambda: len(nodes)),
-        )
-        number = len(self._own_rounds) + 1
-        context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
-        context.state.array_records[MAIN_PARAMS_RECORD] = recorddict_compat.parameters_to_arrayrecord(
-            instructions.parameters, keep_input=True
-        )
-        with factors_of_sums() as factors:
-            try:
-                workflow(grid, context)
-            except (ConnectionError, TimeoutError):
-                raise
-            except Exception as error:
-                # A client's share that is sound in form and wrong in substance ends here.
-                logger.warning("Secure aggregation failed, with a %s: %.200s", type(error).__name__, error)
-        # Each client masks a known factor with its answer. If one masked another factor, or a mask did not come off,
-        # the sum of the factors is not what it has to be, except for a chance of 2^-32 in the second case.
-        is_sound = bool(sums) and factors == [grid.num_answered * whole] and grid.num_answered >= needed
-        return sums[0] if is_sound and _is_plausible(sums[0], grid.num_answered, needed, mechanism) else None
+        self, grid: CheckedGrid, nodes: list[int], needed: int, content: RecordDict, num_bins: int
+    ) -> tuple[np.ndarray | None, int]:
+        """Sum the answers under masks. The second value is the number of answers that arrived."""
+        colluding, timeout = num_colluding(len(nodes), self._settings.max_colluding), self._settings.round_timeout
+        release = MaskedSum(grid, nodes, needed, colluding, num_bins, timeout)
+        try:
+            return release.ask(content), release.num_answered
+        except ValueError as error:
+            # A client's share that is sound in form and wrong in substance ends here as well.
+            logger.warning("The release is lost: %s", error)
+            return None, release.num_answered
 
     def _sum_plain(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, instructions: FitIns, mechanism: Mechanism
-    ) -> np.ndarray | None:
+        self, grid: CheckedGrid, nodes: list[int], needed: int, content: RecordDict, num_bins: int
+    ) -> tuple[np.ndarray | None, int]:
         """Sum answers without masks, which clients send in simulations only."""
-        content = recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
+        answers: list[np.ndarray] = []
+
+        def check(request: Message, reply: Message) -> Message | None:
+            node = request.metadata.dst_node_id
+            if reply.has_error():
+                logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
+                return None
+            given = recorddict_compat.recorddict_to_fitres(reply.content, True)
+            answers.append(parameters_to_ndarrays(given.parameters)[0])
+            grid.bytes_up[node] += size_of(reply.content)
+            return reply
+
         messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
-        replies = [
-            reply
-            for reply in self._grid.send_and_receive(messages, timeout=self._settings.round_timeout)
-            if not reply.has_error()
-        ]
-        grid.num_answered = len(replies)
-        grid.bytes_down.update({message.metadata.dst_node_id: size_of(message.content) for message in messages})
-        grid.bytes_up.update({reply.metadata.src_node_id: size_of(reply.content) for reply in replies})
-        if len(replies) < needed:
-            return None
-        answers = [
-            parameters_to_ndarrays(recorddict_compat.recorddict_to_fitres(reply.content, True).parameters)[0]
-            for reply in replies
-        ]
-        return np.sum(answers, axis=0).astype(np.int64)
+        grid.exchange(messages, self._settings.round_timeout, check)
+        is_enough = len(answers) >= needed
+        return (np.sum(answers, axis=0).astype(np.int64) if is_enough else None), len(answers)
 
 
 def _is_plausible(total: np.ndarray, num_answered: int, needed: int, mechanism: Mechanism) -> bool:
     """Return whether this can be a sum of answers and noise. A client's wild numbers may have made it impossible."""
     largest = mechanism.clip_norm * mechanism.units + REACH * mechanism.share_scale(needed)
     return bool(np.abs(total.astype(np.float64)).max() <= num_answered * largest)
-
-
-class _Workflow(SecAggPlusWorkflow):
-    """Flower's SecAgg+, for clients that leave at any stage.
-
-    Flower 1.41 asks for the key shares of all clients that were asked and sent no answer. Of those that left before
-    they shared their keys there are none, and no answer is masked with theirs. So they are left out.
-    """
-
-    def share_keys_stage(self, grid: Any, context: Any, state: Any) -> bool:
-        """Share keys, and continue with the clients that did."""
-        continues = super().share_keys_stage(grid, context, state)
-        sharing = set(state.active_node_ids)
-        state.sampled_node_ids = sharing
-        state.nid_to_neighbours = {node: state.nid_to_neighbours[node] & sharing for node in sharing}
-        return continues
 
 
 def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
@@ -380,7 +320,8 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
         settings, config = FederationSettings.split(context.run_config)
         warn_of_delta(config.delta, settings.num_clients)
         output_dir = Path(settings.output_dir)
-        public = read_dataset(settings.initial_population, config.text_column) if settings.initial_population else None
+        population = settings.initial_population
+        public = read_rows_of(population, config, None) if population else None
         generator = PrivateEvolutionGenerator(
             settings.variation_model,
             settings.embedding_model,

@@ -1,0 +1,528 @@
+"""Secure aggregation: shares, the graph, and what clients refuse a server that breaks the protocol."""
+
+import itertools
+import math
+import secrets
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from federation import make_large_federation, no_noise
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from scipy import stats
+
+from hf_pretext.federated import graph, masked_client, masking, shamir
+from hf_pretext.federated.client import RefusalError
+from hf_pretext.federated.graph import Graph, find_graph, log2_tail
+from hf_pretext.federated.masking import ANSWER, CONFIRM, KEYS, MASKS, SHARES, STAGES, UNMASK, Keys, Roster
+from hf_pretext.federated.protocol import num_colluding, num_summed
+from hf_pretext.privacy import Plan, ReleaseLostError
+
+SECRET = bytes(range(32))
+
+
+@pytest.mark.parametrize(("threshold", "num_shares"), [(1, 1), (1, 4), (2, 2), (3, 5), (22, 48), (160, 200)])
+def test_any_threshold_of_shares_says_what_the_secret_is(threshold, num_shares):
+    rng = np.random.default_rng(threshold)
+    for secret in (SECRET, bytes(32), b"\xff" * 32, secrets.token_bytes(32)):
+        points = rng.choice(np.arange(1, 1000), num_shares, replace=False).tolist()
+        shares = shamir.split(secret, threshold, points)
+        assert all(len(share) == shamir.SHARE_BYTES and shamir.is_share(share) for share in shares.values())
+        chosen = {point: shares[point] for point in rng.permutation(points)[:threshold].tolist()}
+        assert shamir.combine(chosen, threshold) == secret
+        assert shamir.combine(shares, threshold) == secret
+        if threshold > 1:
+            chosen.popitem()
+            with pytest.raises(ValueError, match="do not say what the secret is"):
+                shamir.combine(chosen, threshold)
+
+
+def test_shares_are_values_of_a_polynomial_of_the_stated_degree():
+    """The definition: an interpolation through any `t` shares meets all the others, and the secret at zero."""
+    shares = {x: int.from_bytes(y, "big") for x, y in shamir.split(SECRET, 4, range(1, 10)).items()}
+
+    def interpolated(points, at):
+        total = 0
+        for own in points:
+            value = shares[own]
+            for other in set(points) - {own}:
+                value = value * (at - other) * pow(own - other, -1, shamir.PRIME) % shamir.PRIME
+            total += value
+        return total % shamir.PRIME
+
+    for points in itertools.combinations(shares, 4):
+        assert interpolated(points, 0) == int.from_bytes(SECRET, "big")
+        assert all(interpolated(points, other) == shares[other] for other in shares)
+    assert all(interpolated(points, 9) != shares[9] for points in itertools.combinations(range(1, 9), 3))
+
+
+def test_fewer_shares_say_nothing():
+    """Two shares of three: for a fixed secret they are uniform in the field, and independent of each other.
+
+    4,000 draws for each of two extreme secrets, 16 ranges of the field for each share, 64 for both: chi-squared, with
+    a false alarm in 1e6 of each of the six tests.
+    """
+    for secret in (bytes(32), b"\xff" * 32):
+        drawn = []
+        for _ in range(4000):
+            shares = shamir.split(secret, 3, [1, 2, 3])
+            drawn.append([int.from_bytes(shares[point], "big") * 16 // shamir.PRIME for point in (1, 3)])
+        first, second = np.array(drawn).T
+        for ranges in (np.bincount(first, minlength=16), np.bincount(second, minlength=16)):
+            assert stats.chisquare(ranges).pvalue > 1e-6
+        both = np.bincount(8 * (first // 2) + second // 2, minlength=64)
+        assert stats.chisquare(both).pvalue > 1e-6
+    # And the test can fail: all three of them say what the secret is.
+    assert len({shamir.combine(shamir.split(SECRET, 3, [1, 2, 3]), 3) for _ in range(10)}) == 1
+
+
+def test_what_is_no_share_is_refused():
+    shares = shamir.split(SECRET, 2, [1, 2, 3])
+    for wrong in (shamir.NO_SHARE, shamir.PRIME.to_bytes(66, "big"), b"", bytes(67)):
+        assert not shamir.is_share(wrong)
+        with pytest.raises(ValueError, match="not a number of the field"):
+            shamir.combine({1: shares[1], 2: wrong}, 2)
+    with pytest.raises(ValueError, match="not the shares of one secret"):
+        shamir.combine({1: shares[1], 2: shares[3]}, 2)
+    for arguments in ((SECRET, 4, [1, 2, 3]), (SECRET, 0, [1]), (SECRET, 1, [0]), (SECRET, 1, [1, 1]), (b"x", 1, [1])):
+        with pytest.raises(ValueError, match="must be|bytes, not 32"):
+            shamir.split(*arguments)
+
+
+def test_the_hypergeometric_tail_is_that_of_scipy():
+    for total, marked, drawn in ((20, 5, 8), (999, 50, 51), (50, 50, 3), (50, 0, 3), (30, 20, 25)):
+        for least in range(-1, drawn + 2):
+            expected = stats.hypergeom(total, marked, drawn).sf(least - 1)
+            assert 2.0 ** log2_tail(total, marked, drawn, least) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+PUBLISHED = {
+    100: [(0.05, 0.2, 20, 6), (0.05, 0.4, 34, 6), (0.2, 0.2, 40, 21), (0.33, 0.33, 68, 34)],
+    1000: [(0.05, 0.2, 50, 21), (0.05, 0.4, 88, 26), (0.2, 0.2, 98, 54), (0.33, 0.33, 286, 150)],
+    10000: [(0.05, 0.2, 60, 25), (0.05, 0.4, 110, 33), (0.2, 0.2, 122, 67), (0.33, 0.33, 422, 221)],
+}
+"""Clients: (fraction that conspires, fraction that drops out, degree, threshold) by the bounds of Bell et al."""
+
+
+@pytest.mark.parametrize("size", [100, pytest.param(1000), pytest.param(10000, marks=pytest.mark.slow)])
+def test_degree_and_threshold_are_the_published_ones(size, monkeypatch):
+    """Within 4 % or 3 clients. The published ring has even degrees, and the client itself is one more holder here."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    for colluding, dropped, degree, threshold in PUBLISHED[size]:
+        # With the drop-outs that are left once a server may leave some clients out.
+        found = find_graph(size, num_colluding(size, colluding), size - math.floor(dropped * size))
+        assert found.degree == pytest.approx(degree, rel=0.065, abs=3)
+        assert found.threshold == pytest.approx(threshold, rel=0.065, abs=3)
+        assert found.privacy_failure <= -40
+        found.check()
+
+
+def test_a_smaller_degree_or_threshold_is_not_safe():
+    found = find_graph(1000, 50, 800)
+    assert not found.is_complete and found.num_to_open > found.num_needed
+    for changes in (
+        {"threshold": found.threshold - 2},
+        {"degree": found.degree - 20, "threshold": found.threshold - 10},
+        {"degree": 2, "threshold": 2},
+        {"degree": 0, "threshold": 1},
+        {"degree": 1000, "threshold": 800},
+        {"degree": 999, "threshold": 799},
+        {"threshold": found.degree + 2},
+    ):
+        with pytest.raises(ValueError, match="is not (safe|possible)"):
+            replace(found, **changes).check()
+    with pytest.raises(ValueError, match="up to 200 clients are all linked"):
+        Graph(200, 10, 160, 150, 80).check()
+    assert find_graph(200, 10, 160) == Graph(200, 10, 160, 199, 160)
+
+
+def test_few_holders_conspire_in_graphs_that_clients_draw():
+    """How many of a client's holders conspire, over 5,000 draws: chi-squared against the hypergeometric law.
+
+    A false alarm in 1e6. And none of the draws comes near the threshold.
+    """
+    found = find_graph(300, 60, 240)
+    chosen = [masked_client.choose_holders(range(300), 299, found.degree) for _ in range(5000)]
+    assert all(len(set(holders)) == found.degree and 299 not in holders for holders in chosen)
+    conspiring = np.array([sum(other < 60 for other in holders) for holders in chosen])
+    law = stats.hypergeom(299, 60, found.degree)
+    low, high = int(law.ppf(0.005)), int(law.ppf(0.995))
+    observed = np.bincount(np.clip(conspiring, low, high) - low, minlength=high - low + 1)
+    expected = 5000 * np.diff([0, *law.cdf(np.arange(low, high)), 1])
+    assert stats.chisquare(observed, expected).pvalue > 1e-6
+    assert conspiring.max() < found.threshold - 1
+
+
+def test_a_fraction_that_conspires_has_to_fit_into_the_drop_out():
+    mechanism = Plan.from_config(make_large_federation(5).config).entry("votes").mechanism
+    mechanism = replace(mechanism, max_dropout=0.02)
+    with pytest.raises(ValueError, match="`max_colluding`=0.05 of 100 clients leaves no room in `max_dropout`=0.02"):
+        num_summed(mechanism, 100, 0.05)
+    assert num_summed(replace(mechanism, max_dropout=0.25), 1000, 0.05) == 800
+
+
+def test_masks_are_uniform_and_follow_from_the_whole_seed():
+    """Flower 1.41 folds a seed to 32 bits, by which these two give the same mask."""
+    one, two = bytes(32), bytes([7, 0, 0, 0]) * 2 + bytes(24)
+    ours = [masking.expand(seed, 1000) for seed in (one, two)]
+    assert not (ours[0] == ours[1]).any() and ours[0].dtype == np.uint32
+    assert stats.chisquare(np.bincount(masking.expand(one, 2**14) >> 28, minlength=16)).pvalue > 1e-6
+
+
+def test_points_that_are_not_sound_are_refused():
+    sound = [X25519PrivateKey.generate().public_key().public_bytes_raw() for _ in range(3)]
+    assert Keys.from_bytes(b"".join(sound)) == tuple(sound)
+    small = [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")]
+    for point in small:
+        for number in (0, 1):
+            with pytest.raises(ValueError, match="not a sound point of the curve"):
+                Keys.from_bytes(b"".join([*sound[:number], point, *sound[number + 1 :]]))
+
+
+def ask(made, node, stage, content):
+    message = Message(RecordDict({MASKS: ConfigRecord(content)}), dst_node_id=node, message_type=f"train.{stage}")
+    message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
+    sent = Message(recorddict_from_proto(recorddict_to_proto(message.content)), dst_node_id=node, message_type="train")
+    message.content = sent.content
+    return made.grid.apps[node](message, made.grid.contexts[node]).content.config_records[MASKS]
+
+
+class Server:
+    """A server that may break the protocol: it asks the clients by hand, stage by stage."""
+
+    def __init__(self, made, num_clients=5):
+        self.made, self.nodes = made, list(made.grid.contexts)[:num_clients]
+        self.given = {}
+
+    def ask(self, stage, contents):
+        return {node: ask(self.made, node, stage, content) for node, content in contents.items()}
+
+    def keys(self):
+        given = self.ask(KEYS, dict.fromkeys(self.nodes, {"num_asked": len(self.nodes)}))
+        self.public = {node: Keys.from_bytes(each["keys"]) for node, each in given.items()}
+        size = len(self.nodes)
+        mechanism = self.made.ledger.plan.entry("votes").mechanism
+        self.roster = Roster(
+            self.public, find_graph(size, num_colluding(size, 0.05), num_summed(mechanism, size, 0.05))
+        )
+        return self
+
+    def shares(self):
+        self.sealed = self.ask(SHARES, dict.fromkeys(self.nodes, self.roster.to_record()))
+        return self
+
+    def inbox(self, node):
+        """What others sealed for a node: their nodes, and the messages."""
+        senders, sealed = [], b""
+        for sender, given in self.sealed.items():
+            for index, holder in enumerate(given["holders"]):
+                if holder == node:
+                    senders.append(sender)
+                    sealed += given["sealed"][masking.SEALED_BYTES * index :][: masking.SEALED_BYTES]
+        return {"sharing": self.roster.pack(set(self.nodes)), "senders": senders, "sealed": sealed}
+
+    def answers(self, asked=None, changes=None):
+        """Let clients answer with zeros."""
+        self.answered = {}
+        for node in asked or self.nodes:
+            release = masked_client.MaskedRelease(self.made.grid.contexts[node].state, node)
+            release.receive({**self.inbox(node), **(changes or {}).get(node, {})})
+            self.answered[node] = release.mask(np.zeros(24, dtype=np.int64))["signature"]
+        return self
+
+    def confirm(self, answered=None, asked=None):
+        contents = {node: self.confirming(node, answered or self.nodes) for node in asked or self.nodes}
+        self.signed = self.ask(CONFIRM, contents)
+        return self
+
+    def confirming(self, node, answered):
+        senders = [sender for sender in self.inbox(node)["senders"] if sender in answered]
+        signatures = b"".join(self.answered.get(sender, bytes(64)) for sender in senders)
+        return {"answered": self.roster.pack(set(answered)), "signatures": signatures}
+
+    def unmasking(self, signers=None):
+        signers = sorted(signers or self.nodes)
+        signatures = b"".join(self.signed[node]["signature"] for node in signers)
+        return {"signers": self.roster.pack(set(signers)), "signatures": signatures}
+
+
+@pytest.fixture
+def server():
+    return Server(make_large_federation(5))
+
+
+def test_the_server_by_hand_gets_what_the_protocol_gives(server):
+    """So that what the tests below are refused is refused for the stated reason."""
+    server.keys().shares().answers().confirm()
+    opened = ask(server.made, 1000, UNMASK, server.unmasking())
+    assert len(opened["shares"]) == 5 * shamir.SHARE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 2}, "its threshold has to be 3"),
+        ({"threshold": 0}, "is not possible"),
+        ({"degree": 2}, "up to 200 clients are all linked to each other"),
+        ({"degree": 7}, "is not possible"),
+        ({"keys": b""}, "not one of different nodes, with three keys each"),
+    ],
+)
+def test_a_degree_or_threshold_that_is_too_small_is_refused(server, changes, message):
+    server.keys()
+    with pytest.raises(RefusalError, match=message):
+        ask(server.made, 1000, SHARES, {**server.roster.to_record(), **changes})
+
+
+def test_a_roster_of_too_few_or_without_the_client_is_refused(server):
+    server.keys()
+    for kept, message in (
+        (range(1001, 1005), "own keys"),
+        (range(1000, 1002), "2 clients of 5 have sent keys, and 3"),
+    ):
+        few = Roster({node: server.public[node] for node in kept}, Graph(len(kept), 0, 3, len(kept) - 1, 3))
+        with pytest.raises(RefusalError, match=message):
+            ask(server.made, 1000, SHARES, few.to_record())
+
+
+def test_replayed_keys_are_refused(server):
+    """Those of an earlier release, whose private part the server may know, and one client's as another's."""
+    old = server.keys().shares().public
+    server.keys()
+    server.roster = Roster({**server.public, 1003: old[1003]}, server.roster.graph)
+    with pytest.raises(RefusalError, match="keys of an earlier release"):
+        ask(server.made, 1000, SHARES, server.roster.to_record())
+    server.keys()
+    twice = Roster({**server.public, 1003: server.public[1002]}, server.roster.graph)
+    with pytest.raises(RefusalError, match="A key is there twice"):
+        ask(server.made, 1000, SHARES, twice.to_record())
+    with pytest.raises(RefusalError, match="this client's own keys"):
+        ask(server.made, 1000, SHARES, Roster(old, server.roster.graph).to_record())
+
+
+def test_a_point_that_everyone_knows_in_the_roster_is_refused(server):
+    server.keys()
+    bad = Roster({**server.public, 1003: server.public[1003]._replace(seals=bytes(32))}, server.roster.graph)
+    with pytest.raises(RefusalError, match="not a sound point of the curve"):
+        ask(server.made, 1000, SHARES, bad.to_record())
+
+
+def test_two_rosters_do_not_fit_together(server):
+    """The server gives one client a key of its own in the place of a neighbor's. The shares of others stay sealed."""
+    server.keys()
+    own = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    other = Roster({**server.public, 1003: server.public[1003]._replace(masks=own)}, server.roster.graph)
+    rosters = {node: (other if node == 1000 else server.roster).to_record() for node in server.nodes}
+    server.sealed = server.ask(SHARES, rosters)
+    server.answers()
+    state = server.made.grid.contexts[1001].state.config_records[MASKS]
+    pair = masking.PAIR_BYTES
+    held = [state["held"][pair * index :][:pair] for index in range(4)]
+    assert [each == 2 * shamir.NO_SHARE for each in held] == [True, False, False, False]
+    for node in (1000, 1001):
+        with pytest.raises(RefusalError, match="has masked its answer among other clients than this client"):
+            ask(server.made, node, CONFIRM, server.confirming(node, server.nodes))
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_no_stage_is_answered_twice_or_out_of_turn(server, stage):
+    """Shares are given once: a second set of clients to be summed finds nothing to open."""
+    contents = {
+        SHARES: lambda: server.roster.to_record(),
+        ANSWER: lambda: server.inbox(1000),
+        CONFIRM: lambda: server.confirming(1000, server.nodes),
+        UNMASK: lambda: server.unmasking(),
+    }
+    for step in (server.keys, server.shares, server.answers, server.confirm)[: STAGES.index(stage)]:
+        step()
+    if stage != ANSWER:
+        ask(server.made, 1000, stage, contents[stage]())
+    else:
+        server.answers([1000])
+    for again in STAGES[1 : STAGES.index(stage) + 1]:
+        with pytest.raises(RefusalError, match=f"The stage '{again}' is not next at this client"):
+            ask(server.made, 1000, again, contents[again]())
+    if stage not in (CONFIRM, UNMASK):
+        with pytest.raises(RefusalError, match="The stage 'unmask' is not next"):
+            ask(server.made, 1000, UNMASK, {})
+
+
+@pytest.mark.parametrize(
+    ("answered", "message"),
+    [
+        ((1000, 1001), "2 clients would be summed, and 3 are needed"),
+        ((1001, 1002, 1003, 1004), "This client is not among those whose answers are summed"),
+    ],
+)
+def test_a_sum_of_too_few_or_without_the_client_is_refused(server, answered, message):
+    server.keys().shares().answers()
+    with pytest.raises(RefusalError, match=message):
+        ask(server.made, 1000, CONFIRM, server.confirming(1000, answered))
+
+
+def test_a_client_that_shared_nothing_is_not_summed(server):
+    server.keys().shares()
+    server.nodes.remove(1004)
+    server.sealed.pop(1004)
+    server.answers()
+    with pytest.raises(RefusalError, match="have not shared their secrets"):
+        ask(server.made, 1000, CONFIRM, server.confirming(1000, {1000, 1001, 1002, 1004}))
+
+
+def test_shares_for_two_sets_are_refused(server):
+    """The server tells some clients that one of them is gone. They sign another set, and open nothing."""
+    server.keys().shares().answers()
+    all_of_them, without = [1000, 1001, 1002, 1003, 1004], [1000, 1001, 1002, 1003]
+    server.confirm(all_of_them, [1000, 1001])
+    first = server.signed
+    server.confirm(without, [1002, 1003])
+    server.signed |= first
+    for node in server.signed:
+        with pytest.raises(RefusalError, match="has signed another set of answers than this client"):
+            ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002]))
+        with pytest.raises(RefusalError, match="2 clients have signed whose answers are summed, and 3"):
+            ask(server.made, node, UNMASK, server.unmasking([1000, 1001]))
+
+
+def test_a_client_that_was_told_that_its_holders_are_gone_is_not_opened(server):
+    """The server tells one client that two of its holders are gone, so it has fewer masks, and sums them after all.
+
+    The client itself is not asked any more. The holders of its secrets see that it has signed another set.
+    """
+    server.keys().shares()
+    senders = [1001, 1002]
+    kept = [server.inbox(1000)["senders"].index(sender) for sender in senders]
+    sealed = b"".join(server.inbox(1000)["sealed"][masking.SEALED_BYTES * at :][: masking.SEALED_BYTES] for at in kept)
+    told = {"sharing": server.roster.pack({1000, *senders}), "senders": senders, "sealed": sealed}
+    server.answers(changes={1000: told})
+    for holder in (1001, 1002, 1003, 1004):
+        with pytest.raises(RefusalError, match="has masked its answer among other clients than this client"):
+            ask(server.made, holder, CONFIRM, server.confirming(holder, server.nodes))
+    # Without that client, they go on.
+    assert ask(server.made, 1001, CONFIRM, server.confirming(1001, [1001, 1002, 1003, 1004]))["signature"]
+
+
+def test_signatures_of_an_earlier_release_or_of_one_client_for_three_are_refused(server):
+    server.keys().shares().answers().confirm()
+    old = server.signed
+    server.keys().shares().answers().confirm()
+    current = server.signed
+    for signed in (old, dict.fromkeys(server.nodes, current[1000])):
+        server.signed = signed
+        with pytest.raises(RefusalError, match="has signed another set"):
+            ask(server.made, 1000, UNMASK, server.unmasking())
+
+
+def test_a_client_without_the_holders_of_its_secrets_is_not_summed(monkeypatch):
+    """In a sparse graph: the server lets enough clients live, but few of the victim's own choice."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    server = Server(make_large_federation(100, **{"max-dropout": 0.3}), 100).keys()
+    assert not server.roster.graph.is_complete
+    victim = server.nodes[0]
+    server.sealed = {victim: ask(server.made, victim, SHARES, server.roster.to_record())}
+    holders = list(server.sealed[victim]["holders"])
+    assert len(holders) == server.roster.graph.degree
+    gone = set(holders[: 100 - server.roster.graph.num_to_open])
+    sharing = server.roster.pack(set(server.nodes) - gone)
+    with pytest.raises(RefusalError, match="of the .* clients that hold this client's secrets are left"):
+        ask(server.made, victim, ANSWER, {"sharing": sharing, "senders": [], "sealed": b""})
+
+
+def test_no_one_is_seated_beside_a_client(monkeypatch):
+    """The client chooses its holders itself, and each time others, whatever the roster is."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    server = Server(make_large_federation(100, **{"max-dropout": 0.3}), 100)
+    chosen = []
+    for _ in range(3):
+        server.keys()
+        chosen.append(tuple(ask(server.made, 1000, SHARES, server.roster.to_record())["holders"]))
+    assert len(set(chosen)) == 3 and all(1000 not in holders for holders in chosen)
+
+
+@pytest.mark.parametrize("num_clients", [8, 40])
+def test_sums_are_those_of_one_process_bin_by_bin(num_clients):
+    made = make_large_federation(num_clients)
+    total = made.release()
+    assert total.any() and np.array_equal(total, made.expected(range(num_clients)))
+
+
+PAIRS = list(itertools.combinations(STAGES, 2))
+
+
+@pytest.mark.parametrize(
+    "pair", [each if each == (SHARES, CONFIRM) else pytest.param(each, marks=pytest.mark.slow) for each in PAIRS]
+)
+def test_a_fifth_may_drop_between_any_two_stages(pair, monkeypatch):
+    """Of 100 clients, in a sparse graph: a tenth at each of two stages. The sum is the right one, or it is lost."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    lost = {stage: set(range(1000 + 10 * index, 1010 + 10 * index)) for index, stage in enumerate(pair)}
+    made = make_large_federation(
+        100,
+        meddle=lambda node, stage, reply: None if node in lost.get(stage, ()) else reply,
+        **{"max-dropout": 0.33, "round-timeout": 0.01},
+    )
+    counted = set(range(100)) - {
+        node - 1000 for stage in pair if stage in (KEYS, SHARES, ANSWER) for node in lost[stage]
+    }
+    assert np.array_equal(made.release(), made.expected(counted))
+    assert made.pool.rounds[0].num_answered == len(counted)
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(KEYS), *(pytest.param(each, marks=pytest.mark.slow) for each in STAGES[1:])]
+)
+def test_more_that_drop_out_lose_the_release(stage, monkeypatch):
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    made = make_large_federation(
+        100,
+        meddle=lambda node, at, reply: None if at == stage and node < 1070 else reply,
+        **{"max-dropout": 0.33, "round-timeout": 0.01},
+    )
+    with pytest.raises(ReleaseLostError):
+        made.release()
+    assert (made.ledger.num_releases, made.ledger.num_lost) == (1, 1)
+
+
+def test_noise_is_enough_without_those_that_conspire():
+    """Of 40 clients two may conspire: as many more answers are needed, and each adds no less noise."""
+    made = make_large_federation(40, noise=None, **{"max-dropout": 0.2})
+    mechanism = made.ledger.plan.entry("votes").mechanism
+    scale = mechanism.share_scale(mechanism.num_answers_needed(40))
+    needed = num_summed(mechanism, 40, 0.05)
+    assert needed == 34 and (needed - 2 - 1) * scale**2 >= mechanism.noise_scale**2 * (1 - 1e-12)
+    made.release()
+    assert made.pool.rounds[0].num_needed == 34
+
+
+def test_settings_that_change_between_rounds_are_refused():
+    made = make_large_federation(5)
+    made.release()
+    for context in made.grid.contexts.values():
+        context.run_config = {**context.run_config, "num-clients": 6}
+    with pytest.raises(ReleaseLostError):
+        made.release()
+    reasons = {each.reason for each in made.grid.seen if each.reason}
+    assert len(reasons) == 1 and "The run's settings are others than at its first question" in reasons.pop()
+
+
+def test_a_clock_that_jumps_changes_nothing(monkeypatch):
+    """The clock of the day, by a day at every look, forwards and back. Waiting goes by another one."""
+    jumps, now = itertools.cycle([86_400.0, -90_000.0]), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + next(jumps))
+    made = make_large_federation(5, **{"round-timeout": 5.0})
+    for _ in range(2):
+        assert np.array_equal(made.release(), made.expected(range(5)))
+
+
+def test_nothing_of_flower_is_mended():
+    """Its secure aggregation is not used. A release changes no module of it."""
+    import sys
+
+    before = {name: dict(vars(module)) for name, module in sys.modules.items() if name.startswith("flwr.")}
+    make_large_federation(5, no_noise).release()
+    for name, own in before.items():
+        now = vars(sys.modules[name])
+        assert all(now[key] is value for key, value in own.items() if callable(value)), name
