@@ -26,7 +26,7 @@ from hf_pretext.privacy import Plan
 
 from .data import load_private, public_texts
 from .experiment import SAMPLES_PER_CLIENT
-from .learners import LLM
+from .sizes import LLM
 
 STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "counts": lambda counts: counts,
