@@ -1,7 +1,7 @@
 """`python tests/prose.py [FILE ...]`: checks the language of Markdown files, by default of all in the repository.
 
-A sentence has at most 34 words, no semicolon, and none of the turns that the project has plainer words for. Code,
-quotations and links' addresses are left out. It prints `file:line: what is wrong`, and exits with status 1 if anything is.
+A sentence has at most 34 words, no semicolon, and none of the turns that the project has plainer words for. Code and
+quotations are left out. It prints `file:line: what is wrong`, and exits with status 1 if anything is.
 """
 
 import re
