@@ -362,11 +362,14 @@ def _embed_into(
     def embed_client(client: object) -> tuple[np.ndarray | None, str | None]:
         return attempted(embed, cap_samples(client, samples[client], cap, seed)) if samples[client] else (None, None)
 
-    # Several threads may embed, each one client at a time.
+    def take(result: tuple[np.ndarray | None, str | None]) -> str | None:
+        embedded.append(result[0])
+        return result[1]
+
+    # Several threads may embed, each one client at a time. No variable here holds what they found.
     spread = embedder.spread if isinstance(embedder, SpreadsWork) else map
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
-        for own, failed in spread(embed_client, samples):
-            embedded.append(own)
+        for failed in map(take, spread(embed_client, samples)):
             failure = failed or failure
             bar.update()
     widths = {own.shape[1] for own in embedded if own is not None}
