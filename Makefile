@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart recipes prove federation bench benchmark benchmark-small test test-slow quality style clean
+.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow quality style clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
@@ -23,6 +23,12 @@ federation: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/run.py
+
+# Where nothing can be installed, the packages of $(PYTHON) are used if they are enough.
+gpu:
+	if $(PYTHON) -c "import datasets, dp_accounting, opendp, peft, sentence_transformers, torch" 2>/dev/null; \
+	then PYTHONPATH=. $(PYTHON) tests/gpu/run.py; \
+	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py; fi
 
 benchmark benchmark-small: $(VENV)/.installed
 	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml

@@ -10,7 +10,7 @@ def write_page(results):
     if machine["card"] is None:
         lines += [
             "**There is no GPU here.** The script ran to its end on the CPU with tiny models, which shows that it "
-            "runs. No figure below is about anything.",
+            "runs. No figure below means anything.",
             "",
         ]
     else:

