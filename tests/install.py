@@ -1,7 +1,7 @@
 """Make the environment of a make target in `.venv`: `python tests/install.py quickstart|test`.
 
 Needs Python's standard library only. Says what is missing before it downloads anything. Without an NVIDIA driver it
-asks for a CPU build of torch, which `uv` knows where to find. Where `uv` is not there or cannot reach it, pip installs.
+asks for a CPU build of torch, which `uv` knows where to find. If `uv` cannot reach it, pip installs.
 """
 
 import os
