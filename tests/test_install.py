@@ -1,0 +1,74 @@
+"""What `make` says before it downloads gigabytes, and how it installs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    monkeypatch.setenv("VENV", str(tmp_path / ".venv"))
+    sys.modules.pop("install", None)
+    import install
+
+    yield install
+    sys.modules.pop("install", None)
+
+
+@pytest.mark.parametrize(
+    ("version", "free", "driver", "said"),
+    [
+        ((3, 12, 1), 100.0, True, None),
+        ((3, 11, 9), 2.6, False, None),
+        ((3, 13, 0), 2.6, True, r"8.5 GB of disk are needed \(CUDA 6.0\), and 2.6 GB are free"),
+        ((3, 12, 1), 2.0, False, r"2.5 GB of disk are needed, and 2.0 GB are free"),
+        ((3, 10, 4), 100.0, False, r"Python 3.10, .* for 3.11 to 3.13.*make quickstart PYTHON=python3.12"),
+        ((3, 14, 0), 100.0, False, r"Python 3.14"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_downloaded(script, version, free, driver, said):
+    problems = script.missing("quickstart", version, free, driver)
+    assert len(problems) == (said is not None), problems
+    assert said is None or re.search(said, problems[0])
+
+
+def test_a_python_without_venv_is_told_how_to_get_it(script, monkeypatch):
+    monkeypatch.setattr(script, "find_spec", lambda name: None)
+    (problem,) = script.missing("test", (3, 12, 0), 100.0, False)
+    assert "no venv and no ensurepip" in problem and "python3.12-venv" in problem
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: pytest.fail("something was begun"))
+    monkeypatch.setattr(script, "missing", lambda target: ["It is odd."])
+    assert script.main("test") == 1
+
+
+def test_pip_installs_where_uv_cannot(script, monkeypatch):
+    ran = []
+
+    class Done:
+        def __init__(self, code):
+            self.returncode = code
+
+    def run(command, **_):
+        ran.append(" ".join(map(str, command)))
+        return Done(int("uv pip install" in ran[-1]))
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    assert script.install(["torch"], cpu=True)
+    assert "--torch-backend cpu" in ran[-2] and " uv " not in ran[-1] and "-m pip" in ran[-1]
+    assert all("--constraint constraints.txt" in each for each in ran[-2:])
+
+
+def test_the_makefile_installs_less_for_the_quickstart():
+    def planned(*target):
+        command = ["make", "--dry-run", "--always-make", *target, f"VENV={ROOT / 'no-such-folder'}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ).stdout
+
+    assert "install.py quickstart" in planned("quickstart") and "install.py test" not in planned("quickstart")
+    assert "install.py test" in planned("test")
