@@ -7,10 +7,12 @@ SEEDS_NAME = "seeds.jsonl"
 HISTORY_NAME = "history.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "run.png"
+PAGE_NAME = "report.html"
+PAGE_DATA_NAME = "page.json"
 DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` writes."""
 
-FILES_OF_A_RUN = (CARD_NAME, PICTURE_NAME, SEEDS_NAME, HISTORY_NAME, *DATASET_FILES)
+FILES_OF_A_RUN = (CARD_NAME, PICTURE_NAME, PAGE_NAME, PAGE_DATA_NAME, SEEDS_NAME, HISTORY_NAME, *DATASET_FILES)
 """Files of a saved run that must go when another run without them is saved in the same folder."""
 
 RUN_FOLDER = "run"
@@ -34,6 +36,7 @@ TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
 """In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
 
+AUDIT_NAME = "audit.json"
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"

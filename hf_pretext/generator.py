@@ -35,7 +35,7 @@ from .processes import is_main_process, map_over_processes, progress_label
 from .runs.folder import RunFolder
 from .runs.history import RoundRecord
 from .runs.run import Run
-from .saved_runs import SavedRun
+from .saved_runs import SavedRun, time_table
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +167,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def time_table(self) -> str:
         """What each stage of public work took, in a line."""
-        return f"Time of the public work: {', '.join(f'{name} {took:,.0f} s' for name, took in self.seconds.items())}."
+        return time_table(self.seconds)
 
     def __call__(
         self,
@@ -361,12 +361,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             folder (`str` or `Path`):
                 Gets the settings, `models.json` (which names local models by their path), `privacy_report.json`, the
                 seeds of the latest run, its rounds, and, for texts expanded from the seeds, the texts (for
-                `datasets.load_from_disk`), the dataset card `README.md` and the picture `run.png` (see `artifacts`).
+                `datasets.load_from_disk`), the card `README.md`, the picture and the page (see `artifacts`).
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.
         """
-        maps = self._saved_run.maps(self.initial_population, self.embed)
+        maps = self._saved_run.maps(self.embed)
         if is_main_process():
             self._saved_run.save(folder, maps)
 
@@ -406,7 +406,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         if self._synthetic is None or self._seeds is None:
             raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
         check_guarantee(self.privacy_report, allow_no_guarantee)
-        maps = self._saved_run.maps(self.initial_population, self.embed)
+        maps = self._saved_run.maps(self.embed)
         if not is_main_process():
             return None
         return self._saved_run.push(
@@ -427,8 +427,8 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def _saved_run(self) -> SavedRun:
-        sources, texts = self._sources, (self._seeds, self._synthetic)
-        return SavedRun(self.config, self.privacy_report, sources, self.history, *texts, self.time_table, self._costs)
+        about = (self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
+        return SavedRun(*about, self.initial_population, self.seconds, self._costs)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
