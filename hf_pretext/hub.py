@@ -29,7 +29,7 @@ EMPTY_REPO = {".gitattributes", CARD_NAME}
 """Files that a repository may hold that someone made on the website and left empty."""
 
 EMPTY_SPACE = EMPTY_REPO | {"index.html", "style.css"}
-"""The same for a static Space, which begins with a page of the Hub's. It has one commit as long as no one worked on it."""
+"""The same for a static Space, which begins with the Hub's own page. Until someone works on it, it has one commit."""
 
 
 def push_folder(

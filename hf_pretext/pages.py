@@ -76,8 +76,8 @@ def page_of(
     _check_folder(path)
     if is_published and (audit is not None or (path / AUDIT_NAME).is_file()):
         raise ValueError(
-            f"{str(path)!r} holds an audited run. Its texts were written with planted samples, and what an audit finds "
-            "is about private data. It is not published."
+            f"{str(path)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
+            "finds is about private data. It is not published."
         )
     saved, notices = _load(path)
     data = PageData.load(path)
@@ -182,8 +182,8 @@ def _load(path: Path) -> "tuple[SavedRun, list[str]]":
 
     if not (path / HISTORY_NAME).is_file():
         raise FileNotFoundError(
-            f"`folder`={str(path)!r} lacks {HISTORY_NAME}, so it holds no seeds yet, or was written half. Save the run "
-            "after `evolve`."
+            f"`folder`={str(path)!r} lacks {HISTORY_NAME}, so it holds no seeds yet, or was written half. Save the "
+            "run after `evolve`."
         )
     try:
         saved = SavedRun.load(path)

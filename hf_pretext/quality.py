@@ -111,6 +111,7 @@ class TextQuality:
     @property
     def summary(self) -> str:
         """The figures in a few lines, for the end of a run."""
+        scripts = ", ".join(f"{name} {share:.0%}" for name, share in self.scripts.items() if share >= 0.01)
         lengths, copies = self.lengths, [f"{self.copies_of_seeds:.1%} nearly copy a seed"]
         if self.copies_of_public is not None:
             copies.append(f"{self.copies_of_public:.1%} a public text that the run began with")
@@ -118,7 +119,7 @@ class TextQuality:
             f"Quality of {self.num_texts:,} texts{self._of_sample}: {self.near_duplicates:.1%} are nearly the same as "
             f"another text, {', '.join(copies)}.",
             f"Length: {lengths['median']} words in the middle, {lengths['tenth']} to {lengths['ninetieth']} for most. "
-            f"Script: {', '.join(f'{name} {share:.0%}' for name, share in list(self.scripts.items())[:3]) or 'none'}.",
+            f"Script: {scripts or 'none'}.",
         ]
         if self.openings:
             words, share = self.openings[0]
@@ -238,7 +239,7 @@ def _histogram(sides: Mapping[str, Sequence[int]], num_bins: int = 24) -> dict[s
     """Compute histograms of lengths with common bins. The last bin holds all that is longer than most texts are."""
     longest = max(float(np.percentile(side, 99)) for side in sides.values() if len(side))
     width = max(1, int(np.ceil((longest + 1) / num_bins)))
-    edges = np.arange(num_bins + 1) * width
+    edges = np.arange(min(num_bins, int(np.ceil((longest + 1) / width))) + 1) * width
     cut = {name: np.minimum(side, edges[-1] - 1) for name, side in sides.items()}
     fractions = {name: (np.histogram(side, edges)[0] / max(1, len(side))).tolist() for name, side in cut.items()}
     return {"edges": edges.tolist(), **fractions}

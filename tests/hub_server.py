@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NAME = r"(?P<repo>[\w.-]+/[\w.-]+)"
-KIND = r"(?P<kind>models|datasets)"
+KIND = r"(?P<kind>models|datasets|spaces)"
 REVISION = r"(?P<revision>[^/?]+)"
 
 

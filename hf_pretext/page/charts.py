@@ -60,7 +60,7 @@ class Axes:
         """Draw a bar from zero to a value. A pointer that rests on it sees what it is about."""
         first, last, top, zero = self.across(left), self.across(right), self.up(value), self.up(0)
         inner = Markup("<title>{}</title>").format(about)
-        size = {"width": f"{last - first:.1f}", "height": f"{max(zero - top, 0):.1f}"}
+        size: dict[str, Any] = {"width": f"{last - first:.1f}", "height": f"{max(zero - top, 0):.1f}"}
         return tag("rect", inner, x=f"{first:.1f}", y=f"{top:.1f}", **size, class_=class_)
 
 
@@ -138,7 +138,7 @@ def stacked_bar(parts_of_whole: Sequence[tuple[str, float]]) -> Markup:
     for number, (name, share) in enumerate(parts_of_whole):
         width = share / total * WIDTH
         inner = Markup("<title>{}: {:.0%}</title>").format(name, share / total)
-        shape = {"x": f"{start:.1f}", "y": 0, "width": f"{max(width - 2, 1):.1f}", "height": 18, "rx": 3}
+        shape: dict[str, Any] = {"x": f"{start:.1f}", "y": 0, "width": f"{max(width - 2, 1):.1f}", "height": 18, "rx": 3}
         drawn.append(tag("rect", inner, **shape, class_=f"part part-{number % 6}"))
         start += width
     about = ", ".join(f"{name} {share / total:.0%}" for name, share in parts_of_whole)

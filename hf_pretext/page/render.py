@@ -177,7 +177,7 @@ def _budget(part: PrivacyReport, config: PrivateEvolutionConfig) -> dict[str, An
     """List what each kind of release cost."""
     plan = Plan.from_config(config)
     is_known = part.accountant == plan.accountant.name and part.client_sampling_rate == plan.client_sampling_rate
-    rows = []
+    rows: list[dict[str, Any]] = []
     for question, releases in part.kinds.items():
         mechanism = releases[0].mechanism
         multiplier = mechanism.noise_multiplier
