@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .pages import add_report
+from .pages import add_report, quality_in
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def _summarize(generator: Any, num_texts: int, output_dir: str | Path, address: 
     from .processes import is_main_process
 
     if is_main_process():
-        print(f"{num_texts} synthetic texts, their card, report and picture are in {output_dir}/.")
-        print(generator.privacy_report.guarantee)
+        print(f"{num_texts} synthetic texts, their card, report, picture and page are in {output_dir}/.")
+        print(generator.privacy_report.guarantee, quality_in(output_dir), sep="\n")
         print(generator.time_table)
         if address:
             print(f"Pushed to {address}.")

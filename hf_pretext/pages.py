@@ -158,6 +158,14 @@ def push_page(
         return push_folder(scratch, repo_id, "space", report, commit_message="The page of a run", **options)
 
 
+def quality_in(folder: str | Path) -> str:
+    """Return what a look at the texts of a saved run found, in a few lines. Empty if it has none."""
+    from .page import PageData
+
+    data = PageData.load(Path(folder))
+    return "" if data is None or data.quality is None else data.quality.summary
+
+
 def _check_folder(path: Path) -> None:
     """Refuse what is not the folder of a saved run, and say what is missing."""
     if not path.is_dir():

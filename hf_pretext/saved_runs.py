@@ -218,22 +218,27 @@ class SavedRun:
             report = report.about(texts, digest_of_seeds(self.seeds))
         report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
-        if self.seeds is not None:
-            write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
-        if self.seeds is not None and self.synthetic is not None:
+        if self.seeds is None:
+            return
+        write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
+        data = self.page_data(maps)
+        data.save(folder)
+        page = replace(self, report=report, sources=sources).page(data)
+        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+        if self.synthetic is not None:
             embeddings = {_IN_THE_PICTURE[stage]: found for stage, (_, found) in maps.items()}
             footer = time_table(self.seconds)
             plot_run(self.history, self.report, self.config, embeddings, footer, folder / PICTURE_NAME)
             names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
             samples = self._texts(self.synthetic)
-            about: dict[str, Any] = {"federation": self.costs, "labels": self._labels, **header}
+            about: dict[str, Any] = {
+                "federation": self.costs,
+                "labels": self._labels,
+                "quality": data.quality,
+                **header,
+            }
             card = dataset_card(report, self.config, names, samples, len(self.seeds), **about)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
-        if self.seeds is not None:
-            data = self.page_data(maps)
-            data.save(folder)
-            page = replace(self, report=report, sources=sources).page(data)
-            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
 
     def page(self, data: PageData, notices: Sequence[str] = (), excluded: Excluded | None = None) -> str:
         """Write the page of the run, as HTML. Nothing on it is private, but for what is marked as not covered.

@@ -16,7 +16,7 @@ PACKAGE = Path(hf_pretext.__file__).parent
 FLOORS = (
     "version artifacts lazy moved settings forms labels configuration files processes segmentation cleaning prompts "
     "data privacy clients runs evolution models expansion evaluation quality plots cards coverage hub finetuning page "
-    "saved_runs inputs generator audit federated plays quickstart pages cli"
+    "saved_runs inputs generator audit federated plays pages quickstart cli"
 ).split()
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -60,8 +60,8 @@ class Axes:
         """Draw a bar from zero to a value. A pointer that rests on it sees what it is about."""
         first, last, top, zero = self.across(left), self.across(right), self.up(value), self.up(0)
         inner = Markup("<title>{}</title>").format(about)
-        size: dict[str, Any] = {"width": f"{last - first:.1f}", "height": f"{max(zero - top, 0):.1f}"}
-        return tag("rect", inner, x=f"{first:.1f}", y=f"{top:.1f}", **size, class_=class_)
+        width, height = f"{last - first:.1f}", f"{max(zero - top, 0):.1f}"
+        return tag("rect", inner, x=f"{first:.1f}", y=f"{top:.1f}", width=width, height=height, class_=class_)
 
 
 def votes_chart(rounds: Sequence[Any], noise_std: float, threshold: float | None) -> Markup:
@@ -77,7 +77,7 @@ def votes_chart(rounds: Sequence[Any], noise_std: float, threshold: float | None
     most = max(2, *(len(each.votes) for each in rounds)) if rounds else 2
     axes = Axes((1, most), (lowest, highest * 1.05), is_log=True)
     parts = axes.frame([10**power for power in range(int(math.log10(most)) + 1)], "candidate, by rank", "noisy votes")
-    band = {"x": LEFT, "width": WIDTH - LEFT - RIGHT, "y": f"{axes.up(noise_std):.1f}"}
+    band: dict[str, Any] = {"x": LEFT, "width": WIDTH - LEFT - RIGHT, "y": f"{axes.up(noise_std):.1f}"}
     parts.append(tag("rect", **band, height=f"{axes.up(-noise_std) - axes.up(noise_std):.1f}", class_="band"))
     if threshold is not None:
         parts.append(axes.path([(1, threshold), (most, threshold)], class_="threshold"))
@@ -138,7 +138,13 @@ def stacked_bar(parts_of_whole: Sequence[tuple[str, float]]) -> Markup:
     for number, (name, share) in enumerate(parts_of_whole):
         width = share / total * WIDTH
         inner = Markup("<title>{}: {:.0%}</title>").format(name, share / total)
-        shape: dict[str, Any] = {"x": f"{start:.1f}", "y": 0, "width": f"{max(width - 2, 1):.1f}", "height": 18, "rx": 3}
+        shape: dict[str, Any] = {
+            "x": f"{start:.1f}",
+            "y": 0,
+            "width": f"{max(width - 2, 1):.1f}",
+            "height": 18,
+            "rx": 3,
+        }
         drawn.append(tag("rect", inner, **shape, class_=f"part part-{number % 6}"))
         start += width
     about = ", ".join(f"{name} {share / total:.0%}" for name, share in parts_of_whole)
