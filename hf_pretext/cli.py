@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `report`, `plan`, `node` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `report`, `scrub`, `plan`, `node` and `plays`."""
 
 import argparse
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .pages import add_report, quality_in
+from .scrubbing import add_scrub
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
     _add_expand(commands)
     add_report(commands)
+    add_scrub(commands)
     plan = commands.add_parser(
         "plan", help="Print what a run will release and what it costs. It reads no private text and spends nothing."
     )

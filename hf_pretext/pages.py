@@ -73,13 +73,12 @@ def page_of(
     from .page import Excluded, PageData
 
     path = Path(folder)
-    _check_folder(path)
     if is_published and (audit is not None or (path / AUDIT_NAME).is_file()):
         raise ValueError(
             f"{str(path)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
             "finds is about private data. It is not published."
         )
-    saved, notices = _load(path)
+    saved, notices = load_run(path)
     data = PageData.load(path)
     if data is None:
         notices.append(
@@ -184,10 +183,17 @@ def _check_folder(path: Path) -> None:
     raise FileNotFoundError(f"`folder`={str(path)!r} lacks {', '.join(missing)}. {hint}")
 
 
-def _load(path: Path) -> "tuple[SavedRun, list[str]]":
-    """Read a saved run, and say what of it is missing."""
+def load_run(folder: str | Path) -> "tuple[SavedRun, list[str]]":
+    """Read a saved run, and say what of it is missing.
+
+    Raises:
+        FileNotFoundError: A file of the run is missing.
+        ValueError: A file is not what this library writes.
+    """
     from .saved_runs import SavedRun
 
+    path = Path(folder)
+    _check_folder(path)
     if not (path / HISTORY_NAME).is_file():
         raise FileNotFoundError(
             f"`folder`={str(path)!r} lacks {HISTORY_NAME}, so it holds no seeds yet, or was written half. Save the "

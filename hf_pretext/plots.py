@@ -80,7 +80,8 @@ def _plot_map(axes: Any, maps: Mapping[str, np.ndarray]) -> None:
         axes.scatter(across, up, s=16, color=color, alpha=0.6, label=name, lw=0)
     axes.set(title="Texts in the space of the embedding model", xticks=[], yticks=[])
     axes.set(xlabel="first principal component", ylabel="second")
-    axes.legend(fontsize="small")
+    if maps:
+        axes.legend(fontsize="small")
 
 
 def project(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

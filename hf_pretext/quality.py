@@ -13,6 +13,7 @@ import numpy as np
 import regex
 
 from .evaluation.measures import distinct_n
+from .personal import HINT, count_personal, is_installed
 from .segmentation import word_spans
 
 MOST_TEXTS = 20_000
@@ -50,6 +51,8 @@ class TextQuality:
         distinct_bigrams (`float`): Different pairs of words among all pairs of words.
         scripts (`dict` of `str` to `float`): Fraction of the letters, by the name of their Unicode script.
         openings (`tuple`): The commonest beginnings of three words, each with its fraction of the texts.
+        personal (`dict` of `str` to `int`, *optional*):
+            Number of texts with personal data, by its kind (`personal.KINDS`). None if it was not looked for.
         histogram (`dict`): `edges` in words, and fractions of texts under the names of the sides.
     """
 
@@ -62,6 +65,7 @@ class TextQuality:
     distinct_bigrams: float
     scripts: Mapping[str, float]
     openings: tuple[tuple[str, float], ...]
+    personal: Mapping[str, int] | None = None
     histogram: Mapping[str, list[float]] = field(default_factory=dict)
 
     @classmethod
@@ -96,6 +100,7 @@ class TextQuality:
             distinct_bigrams=distinct_n(own, 2),
             scripts=scripts_of(own),
             openings=_openings([text.removeprefix(beginning) for text in own]),
+            personal=count_personal(own) if is_installed() else None,
             histogram=_histogram({name: [len(found) for found in side] for name, side in sizes.items()}),
         )
 
@@ -124,6 +129,7 @@ class TextQuality:
         if self.openings:
             words, share = self.openings[0]
             lines.append(f"The commonest opening, {words!r}, begins {share:.1%} of them.")
+        lines.append(self._about_personal_data)
         return "\n".join([*lines, *(f"Note: {each}" for each in self.notes)])
 
     @property
@@ -139,7 +145,19 @@ class TextQuality:
             notes.append("many texts copy a seed. Raise `seeds_per_prompt`, or use a larger language model.")
         if self.openings and self.openings[0][1] > 0.1:
             notes.append("many texts begin with the same words. Look at some of them before you train on them.")
+        if self.personal:
+            notes.append(
+                "models wrote numbers or addresses that may be someone's. Replace them: `hf-pretext scrub FOLDER "
+                "--output-dir NEW`."
+            )
         return tuple(notes)
+
+    @property
+    def _about_personal_data(self) -> str:
+        if self.personal is None:
+            return f"Personal data was not looked for. {HINT}"
+        found = ", ".join(f"{kind} in {count:,}" for kind, count in self.personal.items())
+        return f"Personal data by rules, which do not find names: {found or 'none'}."
 
     @property
     def _of_sample(self) -> str:

@@ -49,7 +49,7 @@ class Axes:
         parts.append(text(x_name, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, class_="name"))
         middle = (TOP + HEIGHT - BOTTOM) / 2
         turn = f"rotate(-90 11 {middle})"
-        return [*parts, text(y_name, 11, middle, class_="name", transform=turn)]
+        return [*parts, text(y_name, 11, middle, class_="name upright", transform=turn)]
 
     def path(self, points: Sequence[tuple[float, float]], **attributes: Any) -> Markup:
         """Draw a curve."""
