@@ -36,7 +36,6 @@ TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
 """In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
 
-AUDIT_NAME = "audit.json"
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
