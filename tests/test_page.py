@@ -109,6 +109,21 @@ def test_labels_have_their_table(tmp_path):
     assert {note for _, note in data_of(page)["stages"][2]["texts"]} == {"ham", "spam"}
 
 
+def test_records_and_conversations_are_shown_with_their_lines(tmp_path):
+    record = {"text_column": ("subject", "body"), "template": "Subject: {subject}\n\n{body}"}
+    talk = [{"role": "user", "content": "My card\n  is lost."}, {"role": "assistant", "content": "<b>Block</b> it."}]
+    chat = {"text_column": "talk", "chat_roles": ("user", "assistant")}
+    for changes, rows, words in (
+        (record, [{"subject": "A card", "body": "It is\n  lost."}], "Subject: A card\n\nIt is\n  lost."),
+        (chat, [{"messages": talk}, {"messages": talk * 2}], "My card"),
+    ):
+        seeds = make_dataset([each | {"round": 1, "votes": 2.0} for each in rows])
+        run = replace(make_run([], **changes), seeds=seeds, synthetic=make_dataset(rows))
+        page = page_of(save(run, tmp_path / changes["text_column"][0]))
+        shown = data_of(page)["stages"][2]["texts"]
+        assert len(shown) == len(rows) and words in shown[0][0] and "\n" in shown[0][0] and "<b>Block" not in page
+
+
 def test_nothing_in_texts_is_markup(tmp_path):
     page = page_of(save(make_run(HOSTILE, seeds=HOSTILE, public=HOSTILE), tmp_path / "run"))
     assert "window.hacked" in page
