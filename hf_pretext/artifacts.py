@@ -9,6 +9,7 @@ CARD_NAME = "README.md"
 PICTURE_NAME = "run.png"
 PAGE_NAME = "report.html"
 PAGE_DATA_NAME = "page.json"
+CROISSANT_NAME = "croissant.json"
 DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` writes."""
 

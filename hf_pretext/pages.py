@@ -87,7 +87,15 @@ def page_of(
         )
         data = PageData(quality=saved.quality())
     excluded = Excluded() if is_published else _excluded(path, evaluation, audit)
-    return saved.page(data, notices, excluded)
+    from jinja2 import TemplateError
+
+    try:
+        return saved.page(data, notices, excluded)
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"Some figures in {str(path)!r} are not what hf_pretext writes ({error}). If they are from "
+            "elsewhere, such as an evaluation of another version, move them away. Else save the run again."
+        ) from error
 
 
 def write_page(folder: str | Path, output: str | Path | None = None, **options: Any) -> Path:

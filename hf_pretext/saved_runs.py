@@ -27,6 +27,7 @@ from .artifacts import (
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
+from .croissant import write_croissant
 from .data import make_dataset
 from .data.labels import class_labels
 from .files import atomic_folder, read_json, write_json
@@ -200,6 +201,8 @@ class SavedRun:
                 assert dataset is not None  # The generator has looked.
                 (Path(folder) / file).parent.mkdir()
                 dataset.to_parquet(Path(folder) / file)
+            assert self.synthetic is not None
+            write_croissant(Path(folder), self.synthetic, self.report, repo_id, license)
             return push_folder(folder, repo_id, "dataset", self.report, **options)
 
     def _write(

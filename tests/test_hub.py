@@ -81,7 +81,7 @@ def test_nothing_but_the_results_is_pushed(outcomes):
     for files in pulled["files"].values():
         assert not [name for name in files if "checkpoint" in name or name.endswith((".bin", ".pt", ".arrow"))]
         assert {"README.md", "privacy_report.json", "run.png"} <= set(files)
-    assert "data/train-00000-of-00001.parquet" in pulled["files"]["me/jobs-dp"]
+    assert {"data/train-00000-of-00001.parquet", "croissant.json", "report.html"} <= set(pulled["files"]["me/jobs-dp"])
 
 
 def test_the_page_of_a_run_becomes_a_static_space(outcomes):

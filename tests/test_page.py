@@ -170,6 +170,11 @@ def test_a_run_of_another_version_has_a_page_without_a_map(folder):
         ("models.json", "[1]", "is not what hf_pretext writes"),
         ("audit.json", '{"verdict": "x"}', "audit.json' lacks some of"),
         ("evaluation.json", "[", "is not JSON"),
+        (
+            "evaluation.json",
+            '{"before": {}, "after": {}, "difference": {"x": 1}, "num_texts": 1, "num_clients": 1}',
+            "Some figures.*move them away",
+        ),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused_by_name(folder, name, content, message):

@@ -1,5 +1,6 @@
 """The files that people and tools look for: changelog, citation, scripts for jobs, the notebook, the skill."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub.cli._uv_script_header import parse_uv_script_header
+from test_page import LABELS, make_run
 
+from conftest import random_texts
 from hf_pretext import __version__
+from hf_pretext.artifacts import DATA_FILE
 from hf_pretext.cli import make_parser
+from hf_pretext.croissant import write_croissant
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "recipes" / "quickstart.ipynb"
@@ -29,6 +34,22 @@ def test_the_citation_has_what_its_format_needs():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["references"][0]["url"].endswith("2406.02958")
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_a_pushed_dataset_has_metadata_for_catalogs(tmp_path, labels):
+    run = make_run(random_texts(20), labels=labels)
+    (tmp_path / "data").mkdir()
+    run.synthetic.to_parquet(tmp_path / DATA_FILE)
+    write_croissant(tmp_path, run.synthetic, run.report, "me/jobs-dp", "cc0-1.0")
+    values = json.loads((tmp_path / "croissant.json").read_text())
+    assert values["rai:hasSyntheticData"] and "epsilon = 4" in values["rai:personalSensitiveInformation"]
+    assert values["distribution"][0]["sha256"] == hashlib.sha256((tmp_path / DATA_FILE).read_bytes()).hexdigest()
+    assert {field["name"] for field in values["recordSet"][0]["field"]} == set(run.synthetic.column_names)
+    if importlib.util.find_spec("mlcroissant"):
+        import mlcroissant
+
+        assert not mlcroissant.Dataset(jsonld=str(tmp_path / "croissant.json")).metadata.issues.errors
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
