@@ -16,7 +16,7 @@ from .evaluation.measures import distinct_n
 from .personal import HINT, count_personal, is_installed
 from .segmentation import word_spans
 
-MOST_TEXTS = 20_000
+MOST_TEXTS = 10_000
 """Texts that are looked at. Of more, an even sample is."""
 
 ALIKE = 0.6
@@ -70,7 +70,12 @@ class TextQuality:
 
     @classmethod
     def of(
-        cls, texts: Sequence[str], seeds: Sequence[str], public: Sequence[str] = (), beginning: str = ""
+        cls,
+        texts: Sequence[str],
+        seeds: Sequence[str],
+        public: Sequence[str] = (),
+        beginning: str = "",
+        num_texts: int | None = None,
     ) -> "TextQuality":
         """Look at texts that a run wrote.
 
@@ -79,6 +84,7 @@ class TextQuality:
             seeds (`Sequence[str]`): The seeds that they were written from.
             public (`Sequence[str]`, *optional*): Public texts that the run began with.
             beginning (`str`, *optional*): What every text begins with by its form. It is no repeated opening.
+            num_texts (`int`, *optional*): Number of texts that there are, if `texts` is a sample.
         """
         own, others = evenly(texts, MOST_TEXTS), {"seeds": evenly(seeds, MOST_TEXTS)}
         if public:
@@ -91,7 +97,7 @@ class TextQuality:
         lengths = np.array([len(found) for found in looked_at])
         shown = np.percentile(lengths, [0, 10, 50, 90, 100], method="nearest").astype(int).tolist()
         return cls(
-            num_texts=len(texts),
+            num_texts=num_texts or len(texts),
             num_looked_at=len(own),
             lengths=dict(zip(("shortest", "tenth", "median", "ninetieth", "longest"), shown, strict=True)),
             near_duplicates=float(_copies(shingles).mean()),

@@ -38,7 +38,7 @@ from .page import Excluded, PageData, Point, RunFacts, ShownText, render_page
 from .plots import plot_run, project
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
-from .quality import TextQuality, evenly
+from .quality import MOST_TEXTS, TextQuality, evenly
 from .runs.history import RoundRecord
 from .settings import shortened
 
@@ -273,9 +273,9 @@ class SavedRun:
         """Look at the synthetic texts. None if there are none."""
         if self.synthetic is None or self.seeds is None or not len(self.synthetic):
             return None
-        beginning = form_of(self.config).beginning
-        texts, seeds = self._texts(self.synthetic), self._texts(self.seeds)
-        return TextQuality.of(texts, seeds, self.initial_population, beginning)
+        some = self.synthetic.select(evenly(range(len(self.synthetic)), MOST_TEXTS))
+        beginning, (texts, seeds) = form_of(self.config).beginning, map(self._texts, (some, self.seeds))
+        return TextQuality.of(texts, seeds, self.initial_population, beginning, len(self.synthetic))
 
     def _shown(self, stage: str, indices: Sequence[int]) -> list[ShownText]:
         """Return some texts of a stage, with their labels, and seeds with their votes."""
