@@ -34,7 +34,7 @@ from .files import atomic_folder, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
-from .page import Excluded, PageData, Point, RunFacts, ShownText, render_page
+from .page import Excluded, PageData, Point, RunFacts, ShownText, cut, render_page
 from .plots import plot_run, project
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
@@ -263,7 +263,7 @@ class SavedRun:
     def page_data(self, maps: Maps) -> PageData:
         """Collect what the page shows and no other file of the run holds."""
         points = [
-            Point(stage, each.text, float(x), float(y), each.note)
+            Point(stage, cut(each.text), float(x), float(y), each.note)
             for stage, places in project({stage: found for stage, (_, found) in maps.items()}).items()
             for each, (x, y) in zip(self._shown(stage, maps[stage][0]), places, strict=True)
         ]

@@ -133,6 +133,13 @@ def test_nothing_in_texts_is_markup(tmp_path):
     assert [text for text, _ in data_of(page)["stages"][2]["texts"]] == HOSTILE
 
 
+def test_of_long_texts_fewer_are_shown(monkeypatch):
+    monkeypatch.setattr("hf_pretext.page.render.MOST_CHARACTERS", 10_000)
+    run = make_run([f"{number} {'long ' * 600}" for number in range(20)])
+    shown = data_of(run.page(PageData()))["stages"][2]
+    assert [text[-4:] for text, _ in shown["texts"]] == [" […]"] * 4 and shown["total"] == 20
+
+
 def test_no_request_leaves_the_page(folder):
     page = (folder / "report.html").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")

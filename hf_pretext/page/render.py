@@ -22,12 +22,16 @@ from ..configuration import PrivateEvolutionConfig
 from ..privacy.figures import rounded_up
 from ..privacy.plan import Plan
 from ..privacy.report import PrivacyReport, count_of
+from ..quality import evenly
 from ..runs.history import RoundRecord
 from . import charts
 from .data import STAGES, PageData
 
 LONGEST_TEXT = 2_000
 """Characters of a text that the page shows."""
+
+MOST_CHARACTERS = 1_000_000
+"""Characters of all texts of a stage that the page shows. Of longer texts, fewer are shown."""
 
 WITHOUT_SCRIPT = 10
 """Texts that the page shows without its script, and on paper."""
@@ -128,7 +132,7 @@ def render_page(facts: RunFacts) -> str:
         drawn=_charts(facts),
         charts=charts,
         settings=asdict(facts.config),
-        samples=[_cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
+        samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
     )
     return valid_unicode(page)
 
@@ -146,21 +150,27 @@ def _payload(facts: RunFacts) -> dict[str, Any]:
     """Collect what the script shows: some texts of each stage, and the map."""
     order = list(STAGES)
     points = [
-        [order.index(each.stage), round(each.x, 4), round(each.y, 4), _cut(each.text), each.note]
+        [order.index(each.stage), round(each.x, 4), round(each.y, 4), cut(each.text), each.note]
         for each in facts.data.points
     ]
     shown = [
         {
             "name": STAGES[stage],
             "total": facts.counts.get(stage, 0),
-            "texts": [[_cut(each.text), each.note] for each in facts.shown.get(stage, ())],
+            "texts": _few([[cut(each.text), each.note] for each in facts.shown.get(stage, ())]),
         }
         for stage in order
     ]
     return {"stages": shown, "points": points}
 
 
-def _cut(text: str) -> str:
+def _few(texts: list[list[str]]) -> list[list[str]]:
+    total = sum(len(text) for text, _ in texts)
+    return texts if total <= MOST_CHARACTERS else evenly(texts, max(1, len(texts) * MOST_CHARACTERS // total))
+
+
+def cut(text: str) -> str:
+    """Cut a text to what a page shows of it, and mark that it was cut."""
     text = valid_unicode(text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} […]"
 
