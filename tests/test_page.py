@@ -124,6 +124,14 @@ def test_records_and_conversations_are_shown_with_their_lines(tmp_path):
         assert len(shown) == len(rows) and words in shown[0][0] and "\n" in shown[0][0] and "<b>Block" not in page
 
 
+def test_a_federation_says_what_it_cost_the_clients(tmp_path):
+    means = {"bytes_down": 4096.5, "bytes_up": 1024.0, "seconds": 0.5}
+    counts = {"num_asked": 40, "num_answered": 37, "num_needed": 32, "num_rounds": 2, "is_masked": False}
+    page = page_of(save(replace(make_run(random_texts(5)), costs=means | counts), tmp_path / "run"))
+    assert "40 clients were asked" in page and "at least 37 answered" in page and "1,024 bytes from it" in page
+    assert "without secure aggregation" in page
+
+
 def test_nothing_in_texts_is_markup(tmp_path):
     page = page_of(save(make_run(HOSTILE, seeds=HOSTILE, public=HOSTILE), tmp_path / "run"))
     assert "window.hacked" in page
@@ -224,6 +232,12 @@ def test_without_a_guarantee_the_page_warns(tmp_path):
     run = make_run(random_texts(10))
     page = replace(run, report=replace(run.report, epsilon=float("inf"))).page(PageData())
     assert "without a privacy guarantee" in page and "Treat these texts as private" in page
+
+
+def test_the_sum_of_several_runs_lists_each():
+    run, other = make_run(random_texts(10)), make_run(random_texts(5), rounds=3)
+    page = replace(run, report=PrivacyReport.of_several([run.report, other.report])).page(PageData())
+    assert "Run 1, ε = 4" in page and "Run 2, ε = 4" in page and "5 noisy releases" in page and "ε = 8" in page
 
 
 def test_the_page_goes_when_another_run_without_texts_is_saved(folder):
