@@ -199,11 +199,8 @@ def _generate(options: argparse.Namespace) -> None:
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
-        counted, lost, planned = (
-            generator.ledger.num_releases,
-            generator.ledger.num_lost,
-            generator.ledger.plan.num_releases,
-        )
+        ledger = generator.ledger
+        counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases
         print(
             f"Resuming {run_dir}/, which holds {counted} of {planned} releases"
             + (f", {lost} of them lost in a crash and spent all the same" if lost else "")
