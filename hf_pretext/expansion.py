@@ -4,25 +4,24 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .data import list_rows
-from .data.labels import read_labels
 from .evolution.evidence import Evidence, SeedsReading
-from .forms import Form, Plain, form_of, mended, texts_in
-from .labels import domain_of, split_by_shares
-from .models.engine import ChecksContext, CountsTokens, KnownTexts, TextEngine, collect_texts
+from .evolution.parts import is_texts
+from .evolution.token_answer import TokenAnswer
+from .forms import form_of, mended
+from .labels import domain_of
+from .models.engine import ChecksContext, CountsTokens, KnownTexts, TakesBias, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .seed_texts import SeedTexts as SeedTexts
+from .tilting import Request, fit_bias, is_bias, num_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -39,138 +38,37 @@ def check_num_samples(num_samples: int) -> None:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
 
 
-class SeedTexts:
-    """Seeds as the expansion reads them.
+class Keep(Protocol):
+    """Keeps what is written."""
 
-    Args:
-        seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), or the columns of another form, and `votes`, `preference` and `share` (`float`) if
-            they are known. Or a list of texts.
-        form (`Form`, *optional*): What a row is. By default a plain text.
-        label_column (`str`, *optional*): Column of labels. A text may be a seed of several.
-        label_names (`Sequence[str]`, *optional*): The labels that there are.
-
-    Raises:
-        ValueError: There is no text, some are broken, a column does not hold a number per seed, or a label is not
-            valid.
-    """
-
-    def __init__(
-        self,
-        seeds: "Dataset | Sequence[str]",
-        form: Form | None = None,
-        label_column: str | None = None,
-        label_names: Sequence[str] = (),
-    ) -> None:
-        from datasets import Dataset
-
-        self._seeds, self._form = seeds, form or Plain("text")
-        self.texts = list_rows(seeds, self._form, "seeds", self._form.columns)
-        if not self.texts:
-            raise ValueError("`seeds` holds no text to expand.")
-        columns = seeds.column_names if isinstance(seeds, Dataset) else []
-        self.votes, self.preference, self.share = (
-            _numbers(seeds, name) if name in columns else None for name in ("votes", "preference", "share")
-        )
-        if self.preference is not None and (self.preference == 0).any():
-            raise ValueError("`seeds` holds a `preference` of zero. It must be above.")
-        self._label_column, self._label_names = label_column, list(label_names)
-        self.labels: np.ndarray | None = None
-        if label_column is not None:
-            self.labels = np.array(_read_labels(seeds, label_column, label_names))
-
-    @classmethod
-    def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
-        """Read seeds, with labels if the settings have any."""
-        return cls(seeds, form_of(config), config.label_column, config.label_names)
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """How often to show each seed. None if all are shown equally often.
-
-        Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
-        of its own kind, and the preferences counteract that.
-        """
-        if self.votes is None:
-            return None
-        return self.votes if self.preference is None else self.votes * self.preference
-
-    def with_label(self, label: int) -> "SeedTexts":
-        """Return the seeds with a label, as seeds without one."""
-        from datasets import Dataset
-
-        own = np.flatnonzero(self.labels == label)
-        columns = {"text": self.texts, "votes": self.votes, "preference": self.preference}
-        chosen = {name: [column[row] for row in own] for name, column in columns.items() if column is not None}
-        return SeedTexts(Dataset.from_dict(chosen))
-
-    def numbers(self, num_samples: int, shares: Mapping[str, float] | None) -> list[int]:
-        """Divide a number of texts among the labels, by given shares or those that come with the seeds.
-
-        Raises:
-            ValueError: A label is to get texts, but has no seeds. Or its share is not known.
-        """
-        assert self.labels is not None  # Labels are what this is about.
-        names, present = self._label_names, np.unique(self.labels)
-        if shares is None and self.share is None:
-            raise ValueError(
-                "`seeds` has no column 'share' that says how common each label is. Give `label_shares`, which maps "
-                f"each of {names} to its fraction of the texts."
-            )
-        wanted = np.zeros(len(names))
-        if shares is not None:
-            wanted[:] = [shares[name] for name in names]
-        else:
-            # The share of a label whose seeds were left out goes to the others.
-            wanted[present] = [self.share[self.labels == label].mean() for label in present]  # type: ignore[index]
-        if not wanted.any():
-            raise ValueError("`seeds` holds only labels with a `share` of zero. Give `label_shares`.")
-        numbers = split_by_shares(num_samples, wanted.tolist())
-        missing = [name for label, name in enumerate(names) if numbers[label] and label not in present]
-        if missing:
-            raise ValueError(f"`seeds` has no seed with the labels {missing}, whose `label_shares` are not zero.")
-        return numbers
-
-    def are_among(self, known: "Dataset | None") -> bool:
-        """Return whether all of these are rows of a dataset, each once, with the same numbers and label.
-
-        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
-        """
-        columns: dict[str, Any] = {"votes": self.votes, "preference": self.preference, "share": self.share}
-        own = {name: column.tolist() for name, column in columns.items() if column is not None}
-        if self._label_column is not None and self.labels is not None:
-            own[self._label_column] = self.labels.tolist()
-        if known is None or not set(own) <= set(known.column_names):
-            return False
-        rows = list(zip(self.texts, *own.values(), strict=True))
-        there = zip(texts_in(known, self._form), *(known[name] for name in own), strict=True)
-        labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
-        are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
-        return are_different and set(rows) <= set(there)
-
-    def are_all_of(self, known: "Dataset | None") -> bool:
-        """Return whether these are the rows of a dataset, all of them, in their order."""
-        from datasets import Dataset
-
-        is_dataset = known is not None and isinstance(self._seeds, Dataset)
-        return is_dataset and self._seeds.to_dict() == known.to_dict()  # type: ignore[union-attr]
+    def __call__(self, part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+        """Return what `make()` does, or what it returned for the part of this name before, if that is valid."""
+        ...
 
 
-Keep = Callable[[str, Callable[[], list[str]]], list[str]]
-"""`keep(part, write)` returns what `write()` does, or what it returned for the part of this name before."""
-
-
-def _write_again(part: str, write: Callable[[], list[str]]) -> list[str]:
-    return write()
+def _write_again(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+    return make()
 
 
 class _Shown(NamedTuple):
-    """What prompts show: how they are written, the texts, how often each is chosen, and how many stand in one."""
+    """What prompts show: how they are written, the texts, how often each is chosen, and how many stand in one.
+
+    And the bias of the logits of the tokens that are written.
+    """
 
     prompt: ListPrompt
     examples: list[str]
     chances: np.ndarray
     number: int
+    bias: Mapping[int, float]
+
+
+class _Draft(NamedTuple):
+    """A prompt, what the new text begins with, and whether the texts of each continuation keep line breaks."""
+
+    prompt: str
+    beginning: str
+    with_lines: list[bool]
 
 
 class Expander:
@@ -204,6 +102,7 @@ class Expander:
         num_samples: int,
         label_shares: Mapping[str, float] | None = None,
         keep: Keep = _write_again,
+        answer: TokenAnswer | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Write the rows of a synthetic dataset: texts, and their labels if the settings have labels.
 
@@ -214,21 +113,22 @@ class Expander:
             num_samples (`int`): Number of rows wanted.
             label_shares (`Mapping[str, float]`, *optional*): Fraction of each label. By default that of the seeds.
             keep (`Callable`, *optional*): See `Keep`.
+            answer (`TokenAnswer`, *optional*): What the clients said about tokens. See `expand`.
 
         Returns:
             `Iterator` of `dict`: The rows, as they are asked for. See `expand`.
         """
         column = self._config.label_column
         if column is None:
-            return ({"text": text} for text in self.expand(seeds, num_samples, keep))
+            return ({"text": text} for text in self.expand(seeds, num_samples, keep, answer=answer))
         numbers = seeds.numbers(num_samples, label_shares)
         known = KnownTexts(seeds.texts)
 
         def keep_of(label: int) -> Keep:
-            return lambda part, write: keep(f"{label}-{part}", write)
+            return lambda part, make, is_valid=is_texts: keep(f"{label}-{part}", make, is_valid)
 
         written = {
-            label: self.expand(seeds.with_label(label), number, keep_of(label), label, known)
+            label: self.expand(seeds.with_label(label), number, keep_of(label), label, known, answer)
             for label, number in enumerate(numbers)
             if number
         }
@@ -244,6 +144,7 @@ class Expander:
         keep: Keep = _write_again,
         label: int = 0,
         known: KnownTexts | None = None,
+        answer: TokenAnswer | None = None,
     ) -> Iterator[str]:
         """Write texts of one label, or without labels.
 
@@ -253,6 +154,9 @@ class Expander:
             keep (`Callable`, *optional*): See `Keep`.
             label (`int`, *optional*, defaults to `0`): Number of the label, which the prompts speak of.
             known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
+            answer (`TokenAnswer`, *optional*):
+                What the clients said about tokens. The language model is made to write them as often as the clients
+                do, which takes up to 128 texts more for each fit (`evolution.token_tilt`).
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -266,8 +170,13 @@ class Expander:
         # Once and not in each prompt that shows it: a seed may be very long.
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
         number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
-        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number)
         judge, entropy = self.judge(seeds), [self._config.seed, *self._number_of(label)]
+        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
+        if answer is not None:
+            rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
+            number = num_prompts(num_samples)
+            tilted = keep("tilt", lambda: self._fit_bias(shown, answer, label, number, rng), is_bias)
+            shown = shown._replace(bias=dict(zip(answer.tokens.tolist(), tilted, strict=True)))
 
         def propose(missing: int, attempt: int) -> list[str]:
             rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
@@ -381,23 +290,46 @@ class Expander:
         best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best)]
 
+    def _fit_bias(
+        self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator
+    ) -> list[float]:
+        """Compute what is to be added to the logit of each token of an answer, by what a number of prompts make."""
+        drafts = [self._draft(shown, rng) for _ in range(number)]
+
+        def read(continuations: Sequence[str]) -> list[str]:
+            pairs = zip(drafts, continuations, strict=True)
+            return [self._list.read(draft.beginning + text, 1, draft.with_lines[0])[0] for draft, text in pairs]
+
+        request = self._request(shown, [draft.prompt for draft in drafts], rng)
+        with progress_label("Fitting how often the model writes each token"):
+            return fit_bias(self._engine, answer, label, request, read)
+
+    def _request(self, shown: _Shown, prompts: list[str], rng: np.random.Generator) -> Request:
+        num_new = self._config.texts_per_prompt
+        stop = self._list.stop(shown.number + num_new + 1)
+        return Request(prompts, self._config.max_new_tokens * num_new, int(rng.integers(2**32)), stop)
+
+    def _draft(self, shown: _Shown, rng: np.random.Generator) -> _Draft:
+        """Write a prompt that shows random seeds."""
+        chosen = rng.choice(len(shown.examples), shown.number, replace=False, p=shown.chances)
+        seeds = [shown.examples[index] for index in chosen]
+        beginning = self._beginning(seeds)
+        text = shown.prompt.write(seeds, self._config.texts_per_prompt) + beginning
+        return _Draft(text, beginning, self._with_lines(seeds, rng))
+
     def _propose(self, shown: _Shown, missing: int, rng: np.random.Generator) -> Iterator[str]:
         config = self._config
         prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
-            chosen = rng.choice(len(shown.examples), shown.number, replace=False, p=shown.chances)
-            seeds = [shown.examples[index] for index in chosen]
-            beginning = self._beginning(seeds)
-            text = shown.prompt.write(seeds, config.texts_per_prompt) + beginning
-            prompts += [text] * config.continuations_per_prompt
-            beginnings += [beginning] * config.continuations_per_prompt
-            with_lines += self._with_lines(seeds, rng)
-        continuations = self._engine.complete(
-            prompts,
-            max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
-            seed=int(rng.integers(2**32)),
-            stop=self._list.stop(shown.number + config.texts_per_prompt + 1),
-        )
+            draft = self._draft(shown, rng)
+            prompts += [draft.prompt] * config.continuations_per_prompt
+            beginnings += [draft.beginning] * config.continuations_per_prompt
+            with_lines += draft.with_lines
+        request = self._request(shown, prompts, rng)._asdict()
+        if isinstance(self._engine, TakesBias) and shown.bias:
+            continuations = self._engine.complete_tilted(**request, bias=shown.bias)
+        else:
+            continuations = self._engine.complete(**request)
         for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
             for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)
@@ -419,25 +351,3 @@ class Expander:
         """Return what the new text begins with, so that the model need not guess it. Empty if some seed differs."""
         beginning = self._form.beginning.rstrip()
         return beginning if all(seed.startswith(beginning) for seed in seeds) else ""
-
-
-def _numbers(seeds: Any, column: str) -> np.ndarray:
-    """Read a column of seeds that holds a number for each."""
-    values = seeds[column][:]
-    if not all(isinstance(each, (int, float)) and 0 <= each < 1e100 for each in values):
-        raise ValueError(
-            f"`seeds` has a column {column!r} that does not hold a finite number, zero or above, per row."
-        )
-    return np.array(values, dtype=np.float64)
-
-
-def _read_labels(seeds: Any, column: str, names: Sequence[str]) -> list[int]:
-    """Read the number of each seed's label, which must be one of the settings."""
-    from datasets import Dataset
-
-    if not isinstance(seeds, Dataset):
-        raise TypeError(
-            f"`seeds` is a list of texts, but the settings have labels. Give a dataset with the column {column!r}, as "
-            "`evolve` returns it."
-        )
-    return read_labels("seeds", seeds, column, names)

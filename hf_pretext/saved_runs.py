@@ -23,6 +23,7 @@ from .artifacts import (
     REPORT_NAME,
     SEEDS_FILE,
     SEEDS_NAME,
+    TOKENS_NAME,
 )
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
@@ -30,12 +31,14 @@ from .coverage import report_of_rows, texts_of
 from .croissant import write_croissant
 from .data import make_dataset
 from .data.labels import class_labels
+from .evolution.token_answer import TokenAnswer
 from .files import atomic_folder, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .page import Excluded, PageData, Point, RunFacts, ShownText, cut, render_page
 from .plots import plot_run, project
+from .privacy.plan import with_token_fraction
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .quality import MOST_TEXTS, TextQuality, evenly
@@ -72,6 +75,7 @@ class SavedRun:
         initial_population (`Sequence[str]`, *optional*): The public texts that the run began with.
         seconds (`Mapping[str, float]`, *optional*): Time of each stage of public work.
         costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
+        token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
     """
 
     config: PrivateEvolutionConfig
@@ -83,6 +87,7 @@ class SavedRun:
     initial_population: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, Any] | None = None
+    token_answer: TokenAnswer | None = None
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -98,18 +103,22 @@ class SavedRun:
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
         config = PrivateEvolutionConfig.from_pretrained(folder)
-        seeds = _read_seeds(folder, config)
-        if seeds is not None and digest_of_seeds(seeds) != report.seeds_digest:
+        # Without a number it is of a version without token counts, since a generator decides it and saves it.
+        config = with_token_fraction(config, can_tilt=False)
+        seeds, answer = _read_seeds(folder, config), _read_tokens(folder)
+        if seeds is not None and digest_of_seeds(seeds, answer) != report.seeds_digest:
             logger.warning(
-                "The seeds in %r are not those that its privacy report names: they were changed, or saved by an older "
-                "version. They are not loaded, because texts written from them would have no guarantee.",
+                "The seeds in %r, with the token counts beside them, are not those that its privacy report names: "
+                "they were changed, or saved by an older version. They are not loaded, because texts written from "
+                "them would have no guarantee.",
                 str(name),
             )
-            seeds = None
+            seeds = answer = None
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
-        return cls(config, report, sources, history, seeds, synthetic)
+        answer = answer if seeds is not None else None
+        return cls(config, report, sources, history, seeds, synthetic, token_answer=answer)
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.
@@ -218,12 +227,14 @@ class SavedRun:
         if self.seeds is not None:
             texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)
             texts.save(folder)
-            report = report.about(texts, digest_of_seeds(self.seeds))
+            report = report.about(texts, digest_of_seeds(self.seeds, self.token_answer))
         report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
         if self.seeds is None:
             return
         write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
+        if self.token_answer is not None:
+            write_json(folder / TOKENS_NAME, self.token_answer.to_dict())
         data = self.page_data(maps)
         data.save(folder)
         page = replace(self, report=report, sources=sources).page(data)
@@ -324,6 +335,15 @@ def time_table(seconds: Mapping[str, float]) -> str:
     return f"Time of the public work: {', '.join(f'{name} {took:,.0f} s' for name, took in seconds.items())}."
 
 
+def check_no_run_dir(overrides: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a saved run is to be continued in a run folder."""
+    if overrides.get("run_dir") is not None:
+        raise ValueError(
+            f"`run_dir`={str(overrides['run_dir'])!r} cannot continue a saved run, whose releases it does not hold. "
+            "Give `run_dir` to the constructor, with the run's own settings, to resume it."
+        )
+
+
 def check_folder(folder: str | Path, report: PrivacyReport) -> None:
     """Raise a `ValueError` if a folder holds the report of another run than that of `report`, or of more releases."""
     if not (Path(folder) / REPORT_NAME).is_file():
@@ -369,8 +389,17 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
     return synthetic if is_own else None
 
 
-def digest_of_seeds(seeds: "Dataset") -> str:
-    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written."""
+def _read_tokens(folder: Path) -> TokenAnswer | None:
+    """Read the token counts of a saved run, if it has any."""
+    path = folder / TOKENS_NAME
+    return TokenAnswer.from_dict(read_json(path)) if path.is_file() else None
+
+
+def digest_of_seeds(seeds: "Dataset", answer: TokenAnswer | None = None) -> str:
+    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written.
+
+    So do the token counts that belong to them, if there are any.
+    """
     from datasets import ClassLabel
 
     # By their names, since the settings number the labels.
@@ -379,4 +408,6 @@ def digest_of_seeds(seeds: "Dataset") -> str:
     for seed in seeds:
         seed |= {name: each.names[seed[name]] for name, each in labels.items()}
         rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
+    if answer is not None:
+        rows.update(json.dumps(answer.to_dict(), sort_keys=True).encode() + b"\n")
     return rows.hexdigest()
