@@ -83,7 +83,7 @@ def data_of(page):
 
 def test_the_page_says_what_the_report_says(folder):
     page = (folder / "report.html").read_text()
-    assert page == page_of(folder)
+    assert data_of(page) == data_of(page_of(folder))
     report = PrivacyReport.from_pretrained(folder)
     assert "40 synthetic texts with a privacy guarantee" in page and "1,250 private clients" in page
     assert f"ε = {report.epsilon:.4g}" in page and "ε = 6.2" in page  # The other one is of an exchange.
