@@ -120,7 +120,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
-        config = with_token_fraction(config, can_tilt(self._components.engine))
+        self._given, config = config, with_token_fraction(config, can_tilt(self._components.engine))
         plan = Plan.from_config(config, questions, accountant)
         self._config, self._form = config, form_of(config)
         self._questions = [question for question, _ in questions]
@@ -149,8 +149,8 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def config(self) -> PrivateEvolutionConfig:
-        """The settings. Another configuration needs another generator."""
-        return self._config
+        """The settings as they were given. Another configuration needs another generator."""
+        return self._given
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -351,7 +351,8 @@ class PrivateEvolutionGenerator(CountsAlone):
         check_no_run_dir(overrides)
         saved = SavedRun.load(name, revision, token)
         config = saved.config_or(overrides.pop("config", None))
-        generator = cls(**{**saved.models(overrides), **overrides}, config=config)
+        generator = cls(**{**saved.models(overrides), **overrides}, config=saved.decided(config))
+        generator._given = config
         own, *earlier = saved.report.parts or (saved.report,)  # Its own report comes first.
         generator._ledger = own.to_ledger(generator.ledger.plan)
         generator._num_clients = own.num_clients
@@ -435,7 +436,8 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _saved_run(self) -> SavedRun:
         about = (self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
-        return SavedRun(*about, self.initial_population, self.seconds, self._costs, self._token_answer)
+        rest = (self._costs, self._token_answer, self._config.token_fraction)
+        return SavedRun(*about, self.initial_population, self.seconds, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
@@ -445,4 +447,4 @@ class PrivateEvolutionGenerator(CountsAlone):
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
     def _pool(self, private: Any) -> ClientPool:
-        return client_pool(private, self.config, self._components, self.ledger.plan, self._noise)
+        return client_pool(private, self._config, self._components, self.ledger.plan, self._noise)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .artifacts import (
     CARD_NAME,
+    CONFIG_NAME,
     DATA_FILE,
     FILES_OF_A_RUN,
     HISTORY_NAME,
@@ -38,12 +39,11 @@ from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .page import Excluded, PageData, Point, RunFacts, ShownText, cut, render_page
 from .plots import plot_run, project
-from .privacy.plan import with_token_fraction
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .quality import MOST_TEXTS, TextQuality, evenly
 from .runs.history import RoundRecord
-from .settings import shortened
+from .settings import DECIDED, shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,6 +76,7 @@ class SavedRun:
         seconds (`Mapping[str, float]`, *optional*): Time of each stage of public work.
         costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
         token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
+        token_fraction (`float`, *optional*): Fraction of the budget for that, if the settings leave it to the library.
     """
 
     config: PrivateEvolutionConfig
@@ -88,6 +89,7 @@ class SavedRun:
     seconds: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, Any] | None = None
     token_answer: TokenAnswer | None = None
+    token_fraction: float | None = None
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -103,8 +105,9 @@ class SavedRun:
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
         config = PrivateEvolutionConfig.from_pretrained(folder)
-        # Without a number it is of a version without token counts, since a generator decides it and saves it.
-        config = with_token_fraction(config, can_tilt=False)
+        decided = read_json(folder / CONFIG_NAME).get(DECIDED)
+        # A version without token counts decided nothing.
+        fraction = decided.get("token_fraction", 0.0) if isinstance(decided, dict) else 0.0
         seeds, answer = _read_seeds(folder, config), _read_tokens(folder)
         if seeds is not None and digest_of_seeds(seeds, answer) != report.seeds_digest:
             logger.warning(
@@ -118,7 +121,8 @@ class SavedRun:
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
         answer = answer if seeds is not None else None
-        return cls(config, report, sources, history, seeds, synthetic, token_answer=answer)
+        made = (history, seeds, synthetic)
+        return cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction)
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.
@@ -138,6 +142,10 @@ class SavedRun:
                 "and their shares as you like."
             )
         return given
+
+    def decided(self, config: PrivateEvolutionConfig) -> PrivateEvolutionConfig:
+        """Return settings in which what was left to the library is what it decided for the saved run."""
+        return config if config.token_fraction is not None else replace(config, token_fraction=self.token_fraction)
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
@@ -223,6 +231,9 @@ class SavedRun:
     ) -> None:
         """Write everything but the seeds and the synthetic texts."""
         self.config.save_pretrained(folder)
+        if self.config.token_fraction is None:
+            decided = {DECIDED: {"token_fraction": self.token_fraction or 0.0}}
+            write_json(folder / CONFIG_NAME, {**read_json(folder / CONFIG_NAME), **decided})
         report = self.report
         if self.seeds is not None:
             texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)

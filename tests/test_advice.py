@@ -16,7 +16,7 @@ def test_the_rule_gives_settings_within_the_budget(number, epsilon):
     config = PrivateEvolutionConfig(**settings_for(number, epsilon=epsilon, delta=3e-6))
     plan = Plan.from_config(config)
     assert 0.999 * epsilon < plan.epsilon(3e-6) <= epsilon
-    assert {each.question for each in plan.releases} == {"mean_embedding", "token_counts", "votes"}
+    assert {"mean_embedding", "votes"} <= {each.question for each in plan.releases}
 
 
 def test_fewer_clients_are_asked_for_less_that_noise_drowns():
@@ -35,8 +35,8 @@ def test_one_client_more_or_less_does_not_change_the_rule():
 
 
 def test_what_is_given_stays():
-    chosen = settings_for(100, **BUDGET, num_rounds=5, votes_per_sample=2, population_size=64, can_tilt=False)
-    assert [chosen[name] for name in CHOSEN] == [0.5, 0.0, 5, 2] and chosen["population_size"] == 64
+    chosen = settings_for(300, **BUDGET, num_rounds=5, votes_per_sample=2, population_size=64, can_tilt=False)
+    assert [chosen[name] for name in CHOSEN] == [0.4, 0.0, 5, 2] and chosen["population_size"] == 64
     for number in (0, -3, 2.5, True):
         with pytest.raises(ValueError, match="`expected_clients`=.* must be a positive integer"):
             settings_for(number, **BUDGET)

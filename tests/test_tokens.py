@@ -79,6 +79,7 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 def test_the_default_depends_on_public_facts_only(monkeypatch):
     """On the settings and on what the language model can do: it does not change when a client comes or goes."""
     unset = make_config(token_fraction=None)
+    monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.0)
     assert not Plan.from_config(unset).reads_tokens and with_token_fraction(unset, True) == unset
     monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.25)
     decided = [with_token_fraction(each, True).token_fraction for each in (unset, make_config(), make_config())]
@@ -94,7 +95,7 @@ def test_without_a_language_model_nothing_is_asked_about_tokens(make, private, p
     generator = make(unset, engine=None)
     generator.evolve(private, initial_population=public)
     assert set(generator.privacy_report.kinds) == {"votes"} and generator.token_answer is None
-    assert make(unset).config.token_fraction == 0.25
+    assert make(unset).ledger.plan.entry("token_counts").fraction == 0.25
 
 
 def test_the_plan_is_printed_before_anything_is_read(tmp_path, capsys, monkeypatch):
@@ -102,7 +103,7 @@ def test_the_plan_is_printed_before_anything_is_read(tmp_path, capsys, monkeypat
     path.write_text("epsilon: 1.29\ndelta: 3.0e-6\ntoken_fraction: 0.2\nexpansion_model: nowhere/at-all\n")
     main(["plan", "--config", str(path), "--num-clients", "1000"])
     printed = capsys.readouterr().out
-    assert re.search(r"\| token_counts \| 1 \| 2,048 \| 20% \|", printed)
+    assert re.search(r"\| token_counts \| 1 \| [\d,]+ \| 20% \|", printed)
     assert re.search(r"`token_counts`: a token stands out if \d+ clients use it among 50 that they use once", printed)
     monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.25)
     for model, is_asked in (("nowhere/at-all", True), ("http://localhost:1/v1#x", False), ("", False)):
@@ -312,6 +313,30 @@ def test_a_saved_run_keeps_its_answer(make, private, public, tmp_path, bert, sen
     assert edited.seeds is None and edited.token_answer is None
     path.unlink()
     assert PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", **models).seeds is None
+
+
+def test_what_was_left_to_the_library_is_saved_as_it_was_decided(
+    make, private, public, tmp_path, bert, sentence_transformer, llama, monkeypatch
+):
+    """The settings come back as they were given, and the plan as it was, whatever the default and the models are."""
+    monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.2)
+    unset = make_config(token_fraction=None)
+    generator = make(unset, noise=None)
+    generator.expand(generator.evolve(private, initial_population=public), num_samples=4)
+    generator.save_pretrained(tmp_path / "saved")
+    assert generator.config == unset and generator.token_answer is not None
+    monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.3)
+    for engine in (llama, Answers(), None):
+        models = {"variation_model": bert, "embedding_model": sentence_transformer, "expansion_model": engine}
+        again = PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", **models)
+        assert again.config == unset and again.privacy_report == generator.privacy_report
+        assert again.ledger.plan == generator.ledger.plan
+    path = tmp_path / "saved" / "private_evolution_config.json"
+    values = json.loads(path.read_text())
+    for decided in (None, "no", {"token_fraction": "no"}):
+        path.write_text(json.dumps({**values, "decided": decided}))
+        with pytest.raises((ValueError, TypeError), match="do not belong together|`token_fraction`"):
+            PrivateEvolutionGenerator.from_pretrained(tmp_path / "saved", **models)
 
 
 def test_a_run_without_the_question_takes_the_place_of_its_answer(make, private, public, tmp_path):
