@@ -5,44 +5,50 @@ BIN := $(VENV)/bin
 # What `make test` installs holds all that the quickstart needs.
 QUICKSTART_INSTALLED := $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.quickstart)
 
-.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow quality style clean
+.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow quality style clean help
 
-quickstart: $(QUICKSTART_INSTALLED)
+.DEFAULT_GOAL := help
+
+help: ## these lines
+	@grep -hE '^[a-z -]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.* ## /\1\t/' | expand -t 28
+
+quickstart: $(QUICKSTART_INSTALLED) ## a whole run on real text with real models, in minutes
 	$(BIN)/hf-pretext quickstart --output-dir quickstart-output
 
-recipes: $(VENV)/.installed
+recipes: $(VENV)/.installed ## every recipe on small models, one after another
 	$(BIN)/python tests/run_recipes.py
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-prove: $(VENV)/.installed
+prove: $(VENV)/.installed ## try to break the guarantee (some 22 minutes)
 	$(BIN)/python tests/prove.py
 
-federation: $(VENV)/.installed
+federation: $(VENV)/.installed ## a federation with real processes
 	$(BIN)/python tests/run_federation.py
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed ## measure speed
 	$(BIN)/python tests/benchmarks/run.py
 
 # Where nothing can be installed, the packages of $(PYTHON) are used if they are enough.
-gpu:
+gpu: ## measure the library on a GPU, or try the script without one
 	if $(PYTHON) -c "import datasets, dp_accounting, opendp, peft, sentence_transformers, torch" 2>/dev/null; \
 	then PYTHONPATH=. $(PYTHON) tests/gpu/run.py; \
 	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py; fi
 
-benchmark benchmark-small: $(VENV)/.installed
+benchmark benchmark-small: $(VENV)/.installed ## compare methods (downloads texts)
 	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-quality: $(VENV)/.installed
+quality: $(VENV)/.installed ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/prose.py
 	$(BIN)/mypy
 
-style: $(VENV)/.installed
+style: $(VENV)/.installed ## mend lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -55,5 +61,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt tests/install.py
 	VENV=$(VENV) $(PYTHON) tests/install.py test
 	touch $@
 
-clean:
+clean: ## remove the environment and what targets wrote
 	rm -rf $(VENV) build dist *.egg-info quickstart-output plays

@@ -9,6 +9,7 @@ from .cleaning import clean_text, one_line, valid_unicode
 from .configuration import PrivateEvolutionConfig
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
+from .quality import TextQuality
 from .segmentation import longest_beginning
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
@@ -44,6 +45,7 @@ def dataset_card(
     language: str | None = None,
     federation: Mapping[str, Any] | None = None,
     labels: Sequence[Mapping[str, Any]] = (),
+    quality: TextQuality | None = None,
 ) -> str:
     """Render the card of a synthetic dataset.
 
@@ -59,6 +61,7 @@ def dataset_card(
         federation (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
         labels (`Sequence` of `Mapping`, *optional*):
             Of each label its `name`, its `words`, its number of texts (`count`), and the `share` that its seeds have.
+        quality (`TextQuality`, *optional*): What a look at the texts found.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
@@ -89,6 +92,7 @@ def dataset_card(
         repo_id=repo_id,
         federation=federation,
         labels=labels,
+        quality=quality,
     )
 
 

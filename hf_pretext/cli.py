@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `plan`, `node` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `report`, `scrub`, `plan`, `node` and `plays`."""
 
 import argparse
 import re
@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .pages import add_report, quality_in
+from .scrubbing import add_scrub
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     generate.set_defaults(run=_generate)
     _add_expand(commands)
+    add_report(commands)
+    add_scrub(commands)
     plan = commands.add_parser(
         "plan", help="Print what a run will release and what it costs. It reads no private text and spends nothing."
     )
@@ -197,11 +201,8 @@ def _generate(options: argparse.Namespace) -> None:
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():
-        counted, lost, planned = (
-            generator.ledger.num_releases,
-            generator.ledger.num_lost,
-            generator.ledger.plan.num_releases,
-        )
+        ledger = generator.ledger
+        counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases
         print(
             f"Resuming {run_dir}/, which holds {counted} of {planned} releases"
             + (f", {lost} of them lost in a crash and spent all the same" if lost else "")
@@ -241,8 +242,8 @@ def _summarize(generator: Any, num_texts: int, output_dir: str | Path, address: 
     from .processes import is_main_process
 
     if is_main_process():
-        print(f"{num_texts} synthetic texts, their card, report and picture are in {output_dir}/.")
-        print(generator.privacy_report.guarantee)
+        print(f"{num_texts} synthetic texts, their card, report, picture and page are in {output_dir}/.")
+        print(generator.privacy_report.guarantee, quality_in(output_dir), sep="\n")
         print(generator.time_table)
         if address:
             print(f"Pushed to {address}.")

@@ -35,7 +35,7 @@ from .processes import is_main_process, map_over_processes, progress_label
 from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
-from .saved_runs import SavedRun, check_no_run_dir
+from .saved_runs import SavedRun, check_no_run_dir, time_table
 from .tilting import can_tilt, usable_answer
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def time_table(self) -> str:
         """What each stage of public work took, in a line."""
-        return f"Time of the public work: {', '.join(f'{name} {took:,.0f} s' for name, took in self.seconds.items())}."
+        return time_table(self.seconds)
 
     def __call__(
         self,
@@ -376,12 +376,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             folder (`str` or `Path`):
                 Gets the settings, `models.json` (which names local models by their path), `privacy_report.json`, the
                 seeds of the latest run, its rounds, and, for texts expanded from the seeds, the texts (for
-                `datasets.load_from_disk`), the dataset card `README.md` and the picture `run.png` (see `artifacts`).
+                `datasets.load_from_disk`), the card `README.md`, the picture and the page (see `artifacts`).
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.
         """
-        maps = self._saved_run.maps(self.initial_population, self.embed)
+        maps = self._saved_run.maps(self.embed)
         if is_main_process():
             self._saved_run.save(folder, maps)
 
@@ -421,7 +421,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         if self._synthetic is None or self._seeds is None:
             raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
         check_guarantee(self.privacy_report, allow_no_guarantee)
-        maps = self._saved_run.maps(self.initial_population, self.embed)
+        maps = self._saved_run.maps(self.embed)
         if not is_main_process():
             return None
         options: dict[str, Any] = {"private": private, "token": token, "allow_no_guarantee": allow_no_guarantee}
@@ -435,9 +435,9 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def _saved_run(self) -> SavedRun:
-        made = (self._sources, self.history, self._seeds, self._synthetic)
-        rest = (self.time_table, self._costs, self._token_answer, self._config.token_fraction)
-        return SavedRun(self.config, self.privacy_report, *made, *rest)
+        about = (self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
+        rest = (self._costs, self._token_answer, self._config.token_fraction)
+        return SavedRun(*about, self.initial_population, self.seconds, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.

@@ -28,6 +28,9 @@ WAITS = (1, 4)
 EMPTY_REPO = {".gitattributes", CARD_NAME}
 """Files that a repository may hold that someone made on the website and left empty."""
 
+EMPTY_SPACE = EMPTY_REPO | {"index.html", "style.css"}
+"""The same for a static Space, which begins with the Hub's own page. Until someone works on it, it has one commit."""
+
 
 def push_folder(
     folder: str | Path,
@@ -45,7 +48,7 @@ def push_folder(
     Args:
         folder (`str` or `Path`): What to push. All of it is published.
         repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`. It is created if it does not exist.
-        repo_type (`str`): `"dataset"` or `"model"`.
+        repo_type (`str`): `"dataset"`, `"model"`, or `"space"` for a static one.
         report (`PrivacyReport`, *optional*): What is guaranteed for the content.
         private (`bool`, *optional*): Whether a new repository is private. None leaves it to the account's settings.
         token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
@@ -67,7 +70,8 @@ def push_folder(
     api = HfApi(token=token)
 
     def push() -> str:
-        address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        sdk = "static" if repo_type == "space" else None
+        address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
@@ -221,11 +225,15 @@ def fetch_guarantee(name: str | Path, revision: str | None = None, token: str | 
     return fetch_folder(name, [REPORT_NAME, file], revision, token)
 
 
+def _is_untouched(api: Any, repo_id: str) -> bool:
+    return len(api.list_repo_commits(repo_id, repo_type="space")) == 1
+
+
 def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyReport | None) -> str | None:
     """Refuse a repository that holds something else, and return its latest commit."""
     info = api.repo_info(repo_id, repo_type=repo_type)
     names = {sibling.rfilename for sibling in info.siblings or ()}
-    if names <= EMPTY_REPO:
+    if names <= EMPTY_REPO or (repo_type == "space" and names <= EMPTY_SPACE and _is_untouched(api, repo_id)):
         return info.sha
     if REPORT_NAME not in names:
         raise ValueError(

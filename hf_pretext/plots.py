@@ -75,15 +75,30 @@ def _plot_survivors(axes: Any, history: Sequence[RoundRecord]) -> None:
 
 
 def _plot_map(axes: Any, maps: Mapping[str, np.ndarray]) -> None:
-    everything = np.concatenate(list(maps.values()))
-    center = everything.mean(axis=0)
-    components = np.linalg.svd(everything - center, full_matrices=False)[2][:2]
-    for (name, embeddings), color in zip(maps.items(), COLORS, strict=False):
-        across, up = ((embeddings - center) @ components.T).T
+    for (name, places), color in zip(project(maps).items(), COLORS, strict=False):
+        across, up = places.T
         axes.scatter(across, up, s=16, color=color, alpha=0.6, label=name, lw=0)
     axes.set(title="Texts in the space of the embedding model", xticks=[], yticks=[])
     axes.set(xlabel="first principal component", ylabel="second")
-    axes.legend(fontsize="small")
+    if maps:
+        axes.legend(fontsize="small")
+
+
+def project(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Project embeddings of public texts on the first two principal components of all of them together.
+
+    Args:
+        maps (`Mapping[str, np.ndarray]`): Embeddings of shape `(n, d)`, by the name of their stage.
+
+    Returns:
+        `dict`: Arrays of shape `(n, 2)`.
+    """
+    if not maps:
+        return {}
+    everything = np.concatenate(list(maps.values()))
+    center = everything.mean(axis=0)
+    components = np.linalg.svd(everything - center, full_matrices=False)[2][:2]
+    return {name: (embeddings - center) @ components.T for name, embeddings in maps.items()}
 
 
 def plot_evaluation(figures: Mapping[str, Any], path: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifacts import METRICS_NAME, REPORT_NAME, RUN_FOLDER
+from .artifacts import METRICS_NAME, PAGE_NAME, REPORT_NAME, RUN_FOLDER
 from .configuration import PrivateEvolutionConfig
 from .evaluation.measures import frechet_distance
 from .files import write_json
 from .generator import PrivateEvolutionGenerator
+from .pages import quality_in
 from .plays import load_plays
 
 NUM_SAMPLES = 224
@@ -112,7 +113,8 @@ def _print_results(
         f"  initial population {metrics['frechet_initial']:.4f}\n"
         f"  synthetic texts    {metrics['frechet_synthetic']:.4f} ({change:+.0%})"
     )
-    print(f"\n{generator.time_table}")
+    print(f"\n{quality_in(output)}\n\n{generator.time_table}")
     print(f"{len(texts)} texts, their card, report and picture are in {output}/, after {metrics['seconds']:.0f} s.")
+    print(f"See all of it in a browser: {output / PAGE_NAME}")
     python = os.path.relpath(sys.executable)
     print(f"""Try next: {python} -c "from datasets import load_from_disk; print(load_from_disk('{output}')[:3])\"""")

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .artifacts import (
     FILES_OF_A_RUN,
     HISTORY_NAME,
     MODELS_NAME,
+    PAGE_NAME,
     PICTURE_NAME,
     REPORT_NAME,
     SEEDS_FILE,
@@ -28,6 +29,7 @@ from .artifacts import (
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
+from .croissant import write_croissant
 from .data import make_dataset
 from .data.labels import class_labels
 from .evolution.token_answer import TokenAnswer
@@ -35,9 +37,11 @@ from .files import atomic_folder, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
-from .plots import plot_run
+from .page import Excluded, PageData, Point, RunFacts, ShownText, cut, render_page
+from .plots import plot_run, project
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
+from .quality import MOST_TEXTS, TextQuality, evenly
 from .runs.history import RoundRecord
 from .settings import DECIDED, shortened
 
@@ -48,7 +52,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAP_SIZE = 500
-"""Number of texts of a stage that the map in the picture shows."""
+"""Number of texts of a stage that the map shows, in the picture and on the page."""
+
+SHOWN = 1_000
+"""Number of texts of a stage that the page shows."""
+
+Maps = Mapping[str, tuple[list[int], np.ndarray]]
+"""Indices of some texts of each stage of a run, and their embeddings."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,8 @@ class SavedRun:
         history (`list` of `RoundRecord`): The rounds.
         seeds (`datasets.Dataset`, *optional*): The seeds.
         synthetic (`datasets.Dataset`, *optional*): Texts expanded from the seeds.
-        footer (`str`, *optional*): A line below the picture.
+        initial_population (`Sequence[str]`, *optional*): The public texts that the run began with.
+        seconds (`Mapping[str, float]`, *optional*): Time of each stage of public work.
         costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
         token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
         token_fraction (`float`, *optional*): Fraction of the budget for that, if the settings leave it to the library.
@@ -74,7 +85,8 @@ class SavedRun:
     history: Sequence[RoundRecord]
     seeds: "Dataset | None" = None
     synthetic: "Dataset | None" = None
-    footer: str = ""
+    initial_population: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, Any] | None = None
     token_answer: TokenAnswer | None = None
     token_fraction: float | None = None
@@ -149,25 +161,29 @@ class SavedRun:
                 )
         return {argument: source.name for argument, source in self.sources.items() if argument not in given}
 
-    def maps(
-        self, initial_population: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Embed some texts of each stage for the picture. With several processes, all of them call it."""
+    def maps(self, embed: Callable[[Sequence[str]], np.ndarray]) -> Maps:
+        """Embed some texts of each stage for the map. With several processes, all of them call it."""
         if self.seeds is None or self.synthetic is None:
             return {}
-        stages = {
-            "initial population": initial_population[:MAP_SIZE],
-            "seeds": self._texts(self.seeds)[:MAP_SIZE],
-            "synthetic texts": self._texts(self.synthetic)[:MAP_SIZE],
-        }
-        return {name: embed(texts) for name, texts in stages.items() if texts}
+        maps = {}
+        for stage, num_texts in self.counts.items():
+            if chosen := evenly(range(num_texts), MAP_SIZE):
+                maps[stage] = (chosen, embed([each.text for each in self._shown(stage, chosen)]))
+        return maps
 
-    def save(self, folder: str | Path, maps: Mapping[str, np.ndarray]) -> None:
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of texts of each stage (`page.data.STAGES`)."""
+        datasets = {"seeds": self.seeds, "synthetic": self.synthetic}
+        numbers = {stage: 0 if dataset is None else len(dataset) for stage, dataset in datasets.items()}
+        return {"public": len(self.initial_population), **numbers}
+
+    def save(self, folder: str | Path, maps: Maps) -> None:
         """Write the run to a folder. The files appear together, once all of them are written.
 
         Args:
             folder (`str` or `Path`): The folder.
-            maps (`Mapping[str, np.ndarray]`): Embeddings of texts for the picture, by the name of their stage.
+            maps (`Maps`): What `maps` returned, for the picture and the page.
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.
@@ -186,7 +202,7 @@ class SavedRun:
     def push(
         self,
         repo_id: str,
-        maps: Mapping[str, np.ndarray],
+        maps: Maps,
         *,
         license: str | None = None,
         language: str | None = None,
@@ -202,12 +218,14 @@ class SavedRun:
                 assert dataset is not None  # The generator has looked.
                 (Path(folder) / file).parent.mkdir()
                 dataset.to_parquet(Path(folder) / file)
+            assert self.synthetic is not None
+            write_croissant(Path(folder), self.synthetic, self.report, repo_id, license)
             return push_folder(folder, repo_id, "dataset", self.report, **options)
 
     def _write(
         self,
         folder: Path,
-        maps: Mapping[str, np.ndarray],
+        maps: Maps,
         sources: Mapping[str, ModelSource],
         **header: str | None,
     ) -> None:
@@ -223,17 +241,83 @@ class SavedRun:
             report = report.about(texts, digest_of_seeds(self.seeds, self.token_answer))
         report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
-        if self.seeds is not None:
-            write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
-            if self.token_answer is not None:
-                write_json(folder / TOKENS_NAME, self.token_answer.to_dict())
-        if self.seeds is not None and self.synthetic is not None:
-            plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
+        if self.seeds is None:
+            return
+        write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
+        if self.token_answer is not None:
+            write_json(folder / TOKENS_NAME, self.token_answer.to_dict())
+        data = self.page_data(maps)
+        data.save(folder)
+        page = replace(self, report=report, sources=sources).page(data)
+        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+        if self.synthetic is not None:
+            embeddings = {_IN_THE_PICTURE[stage]: found for stage, (_, found) in maps.items()}
+            footer = time_table(self.seconds)
+            plot_run(self.history, self.report, self.config, embeddings, footer, folder / PICTURE_NAME)
             names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
             samples = self._texts(self.synthetic)
-            about: dict[str, Any] = {"federation": self.costs, "labels": self._labels, **header}
+            about: dict[str, Any] = {
+                "federation": self.costs,
+                "labels": self._labels,
+                "quality": data.quality,
+                **header,
+            }
             card = dataset_card(report, self.config, names, samples, len(self.seeds), **about)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+    def page(self, data: PageData, notices: Sequence[str] = (), excluded: Excluded | None = None) -> str:
+        """Write the page of the run, as HTML. Nothing on it is private, but for what is marked as not covered.
+
+        Args:
+            data (`PageData`): The map, the timings and the quality.
+            notices (`Sequence[str]`, *optional*): What is missing, and why.
+            excluded (`Excluded`, *optional*): Figures that the guarantee does not cover.
+        """
+        counts = self.counts
+        shown = {stage: self._shown(stage, evenly(range(number), SHOWN)) for stage, number in counts.items()}
+        if not self.initial_population:  # A saved run does not have them, but for those on its map.
+            shown["public"] = [ShownText(each.text) for each in data.points if each.stage == "public"]
+            counts["public"] = len(shown["public"])
+        names = {argument: source.label for argument, source in self.sources.items()}
+        facts = RunFacts(self.report, self.config, names, self.history, counts, shown, self._labels, data)
+        return render_page(replace(facts, notices=notices, excluded=excluded or Excluded()))
+
+    def page_data(self, maps: Maps) -> PageData:
+        """Collect what the page shows and no other file of the run holds."""
+        points = [
+            Point(stage, cut(each.text), float(x), float(y), each.note)
+            for stage, places in project({stage: found for stage, (_, found) in maps.items()}).items()
+            for each, (x, y) in zip(self._shown(stage, maps[stage][0]), places, strict=True)
+        ]
+        return PageData(points, self.quality(), self.seconds, self.costs)
+
+    def quality(self) -> TextQuality | None:
+        """Look at the synthetic texts. None if there are none."""
+        if self.synthetic is None or self.seeds is None or not len(self.synthetic):
+            return None
+        some = self.synthetic.select(evenly(range(len(self.synthetic)), MOST_TEXTS))
+        beginning, (texts, seeds) = form_of(self.config).beginning, map(self._texts, (some, self.seeds))
+        return TextQuality.of(texts, seeds, self.initial_population, beginning, len(self.synthetic))
+
+    def _shown(self, stage: str, indices: Sequence[int]) -> list[ShownText]:
+        """Return some texts of a stage, with their labels, and seeds with their votes."""
+        if stage == "public":
+            return [ShownText(self.initial_population[index]) for index in indices]
+        dataset = self.seeds if stage == "seeds" else self.synthetic
+        if dataset is None:
+            return []
+        some = dataset.select(list(indices))
+        texts = self._texts(some)
+        return [ShownText(text, self._note(row)) for text, row in zip(texts, some.with_format(None), strict=True)]
+
+    def _note(self, row: Mapping[str, Any]) -> str:
+        """Say in a few words what is known of a row beside its text."""
+        words = []
+        if (column := self.config.label_column) is not None and row.get(column) is not None:
+            words.append(self.config.label_names[row[column]])
+        if row.get("votes") is not None:
+            words.append(f"round {row['round']}, {row['votes']:.1f} votes above the threshold")
+        return ", ".join(words)
 
     def _texts(self, dataset: "Dataset") -> list[str]:
         return texts_in(dataset, form_of(self.config))
@@ -252,6 +336,14 @@ class SavedRun:
             {"name": name, "words": words, "count": counts[number], "share": shares.get(number, 0.0)}
             for number, (name, words) in enumerate((config.labels or {}).items())
         ]
+
+
+_IN_THE_PICTURE = {"public": "initial population", "seeds": "seeds", "synthetic": "synthetic texts"}
+
+
+def time_table(seconds: Mapping[str, float]) -> str:
+    """Write what each stage of public work took, in a line."""
+    return f"Time of the public work: {', '.join(f'{name} {took:,.0f} s' for name, took in seconds.items())}."
 
 
 def check_no_run_dir(overrides: Mapping[str, Any]) -> None:

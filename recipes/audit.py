@@ -28,7 +28,7 @@ import numpy as np
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.artifacts import AUDIT_NAME, AUDIT_PICTURE_NAME, AUDIT_SETTINGS_NAME, RUN_FOLDER
+from hf_pretext.artifacts import AUDIT_NAME, AUDIT_PICTURE_NAME, AUDIT_SETTINGS_NAME, PAGE_NAME, RUN_FOLDER
 from hf_pretext.audit import (
     AuditedGenerator,
     Targets,
@@ -48,6 +48,7 @@ from hf_pretext.files import atomic_folder, atomic_write
 from hf_pretext.finetuning import load_before_and_after, run_recipe
 from hf_pretext.hub import fetch_folder
 from hf_pretext.models.checkpoints import read_tokenizer
+from hf_pretext.pages import write_page
 from hf_pretext.plots import plot_audit
 
 NO_CARD = """# An audited run: not to be published
@@ -104,6 +105,8 @@ def main(arguments: AuditArguments) -> None:
     synthetic = generator(audited, initial_population=public, num_samples=run["num_samples"])
     generator.save_pretrained(output)
     (output / "README.md").write_text(NO_CARD, encoding="utf-8")
+    (output / PAGE_NAME).unlink()  # Until it shows the audit.
+    assert generator.seeds is not None  # As the run has ended.
     outputs, released = [*synthetic["text"], *generator.seeds["text"]], generator.released
     attacks = {"votes": vote_scores(released, targets, generator.embed)}
     attacks["similarity"] = similarity_scores(outputs, targets, generator.embed)
@@ -123,6 +126,7 @@ def main(arguments: AuditArguments) -> None:
     with atomic_folder(output) as scratch:
         (scratch / AUDIT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         plot_audit(facts, audit.scores, scratch / AUDIT_PICTURE_NAME)
+    write_page(output)
     print(f"{audit.table}\n\n{audit.verdict}")
     print(f"\n{output}/{AUDIT_NAME} and {AUDIT_PICTURE_NAME} have these figures. They are about private data.")
 

@@ -138,6 +138,7 @@ def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]
 
 def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[str, Any]:
     """Measure how near the synthetic texts are to the held-out ones."""
+    assert arguments.synthetic is not None  # The caller has looked.
     synthetic = list_texts(read_texts(arguments.synthetic, arguments.text_column), arguments.text_column, "synthetic")
     embedder = TextEmbedder(
         load_sentence_transformer(arguments.embedding_model, resolve_device(arguments.device), "auto")

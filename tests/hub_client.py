@@ -19,9 +19,11 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
 from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 from hf_pretext.hub import find_privacy_report
+from hf_pretext.pages import push_page
 
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
+PAGE = "me/jobs-page"
 LABELED, MORE = "me/labeled-dp", "me/more-labeled-dp"
 LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 
@@ -77,6 +79,8 @@ def push(folder):
     more = generator.expand(generator.seeds, num_samples=50)
     generator.push_to_hub(DATA, license="cc0-1.0", language="en")
 
+    outcome |= push_pages(api, generator, folder / "saved")
+
     api.create_repo("me/photos", repo_type="dataset")
     api.upload_file(path_or_fileobj=b"...", path_in_repo="cat.png", repo_id="me/photos", repo_type="dataset")
     outcome["other files"] = error_of(lambda: generator.push_to_hub("me/photos"))
@@ -102,6 +106,22 @@ def push(folder):
     outcome["report of texts"] = find_privacy_report(more).without_names().to_dict()
     outcome |= finetune(folder)
     (folder / "pushed.json").write_text(json.dumps(outcome))
+
+
+def push_pages(api, generator, folder):
+    """Push the page of a run as a Space, twice, and into a Space of something else."""
+    generator.save_pretrained(folder)
+    addresses = [push_page(folder, PAGE) for _ in range(2)]
+    api.create_repo("me/game", repo_type="space", space_sdk="static")
+    api.upload_file(path_or_fileobj=b"A game.", path_in_repo="index.html", repo_id="me/game", repo_type="space")
+    index = Path(hf_hub_download(PAGE, "index.html", repo_type="space")).read_text()
+    return {
+        "page address": addresses,
+        "page files": sorted(api.list_repo_files(PAGE, repo_type="space")),
+        "page": index,
+        "page card": Path(hf_hub_download(PAGE, "README.md", repo_type="space")).read_text(),
+        "page over a game": error_of(lambda: push_page(folder, "me/game")),
+    }
 
 
 def finetune(folder):

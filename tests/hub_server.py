@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NAME = r"(?P<repo>[\w.-]+/[\w.-]+)"
-KIND = r"(?P<kind>models|datasets)"
+KIND = r"(?P<kind>models|datasets|spaces)"
 REVISION = r"(?P<revision>[^/?]+)"
 
 
@@ -57,6 +57,8 @@ class Store:
             folder.mkdir(parents=True)
             (folder / "private").write_text(str(private))
             files = {".gitattributes": self.add_blob(b"*.safetensors filter=lfs\n")}
+            if kind == "spaces":  # A static Space begins with a page of the Hub's.
+                files |= {name: self.add_blob(name.encode()) for name in ("README.md", "index.html", "style.css")}
             self._write_commit(folder, None, files)
             return True
 
@@ -212,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
         wish = json.loads(self.body)
         kind = f"{wish.get('type') or 'model'}s"
         repo = f"{wish.get('organization') or 'me'}/{wish['name']}"
-        prefix = "datasets/" if kind == "datasets" else ""
+        prefix = "" if kind == "models" else f"{kind}/"
         answer = {"url": f"{self.server.url}/{prefix}{repo}", "name": repo}
         is_private = bool(wish.get("private")) or wish.get("visibility") == "private"
         if self.server.store.create(kind, repo, is_private):
@@ -226,6 +228,11 @@ class Handler(BaseHTTPRequestHandler):
         siblings = [self._entry(path, oid, "rfilename") for path, oid in commit["files"].items()]
         facts = {"id": repo, "sha": commit["sha"], "private": self.server.store.is_private(kind, repo)}
         self._send(200, {**facts, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0, "gated": False})
+
+    def commits(self, kind: str, repo: str, revision: str) -> None:
+        self._check_readable(kind, repo)
+        about = {"title": "", "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
+        self._send(200, [{"id": each["sha"], **about} for each in reversed(self.server.store.commits(kind, repo))])
 
     def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:
         self._check_readable(kind, repo)
@@ -322,12 +329,12 @@ class Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         self._send(206, content[first : last + 1], headers)
 
-    def resolve_dataset(self, repo: str, revision: str, path: str) -> None:
-        self.resolve(repo, revision, path, "datasets")
+    def resolve_other(self, kind: str, repo: str, revision: str, path: str) -> None:
+        self.resolve(repo, revision, path, kind)
 
 
 def _is_lfs(path: str) -> bool:
-    return not path.endswith((".md", ".json", ".jsonl", ".txt", ".jinja", ".gitattributes", ".yaml"))
+    return not path.endswith((".md", ".json", ".jsonl", ".txt", ".html", ".css", ".jinja", ".gitattributes", ".yaml"))
 
 
 ROUTES = (
@@ -337,15 +344,16 @@ ROUTES = (
     (("POST",), "/api/repos/create", Handler.create),
     (("GET",), f"/api/{KIND}/{NAME}", Handler.info),
     (("GET",), f"/api/{KIND}/{NAME}/revision/{REVISION}", Handler.info),
+    (("GET",), f"/api/{KIND}/{NAME}/commits/{REVISION}", Handler.commits),
     (("GET",), f"/api/{KIND}/{NAME}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
     (("POST",), f"/api/{KIND}/{NAME}/paths-info/{REVISION}", Handler.paths_info),
     (("GET",), f"/api/{KIND}/{NAME}/refs", Handler.refs),
     (("POST",), f"/api/{KIND}/{NAME}/preupload/{REVISION}", Handler.preupload),
     (("POST",), f"/api/{KIND}/{NAME}/commit/{REVISION}", Handler.commit),
-    (("POST",), f"/(?:datasets/)?{NAME}.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (("POST",), f"/(?:datasets/|spaces/)?{NAME}.git/info/lfs/objects/batch", Handler.lfs_batch),
     (("PUT",), "/lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_put),
     (("POST",), "/lfs/(?P<oid>[0-9a-f]{64})/verify", Handler.lfs_verify),
-    (("GET", "HEAD"), f"/datasets/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve_dataset),
+    (("GET", "HEAD"), f"/(?P<kind>datasets|spaces)/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve_other),
     (("GET", "HEAD"), f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 )
 

@@ -81,7 +81,17 @@ def test_nothing_but_the_results_is_pushed(outcomes):
     for files in pulled["files"].values():
         assert not [name for name in files if "checkpoint" in name or name.endswith((".bin", ".pt", ".arrow"))]
         assert {"README.md", "privacy_report.json", "run.png"} <= set(files)
-    assert "data/train-00000-of-00001.parquet" in pulled["files"]["me/jobs-dp"]
+    assert {"data/train-00000-of-00001.parquet", "croissant.json", "report.html"} <= set(pulled["files"]["me/jobs-dp"])
+
+
+def test_the_page_of_a_run_becomes_a_static_space(outcomes):
+    pushed, _ = outcomes
+    assert all(address.endswith("/spaces/me/jobs-page") for address in pushed["page address"])
+    assert {"README.md", "index.html", "privacy_report.json"} <= set(pushed["page files"])
+    assert "50 synthetic texts with a privacy guarantee" in pushed["page"]
+    assert "\nsdk: static\n" in pushed["page card"] and '\ntitle: "jobs-page"\n' in pushed["page card"]
+    kind, message = pushed["page over a game"]
+    assert kind == "ValueError" and "holds other files" in message
 
 
 def test_a_push_that_breaks_leaves_nothing_and_can_be_repeated(outcomes):

@@ -1,0 +1,112 @@
+"""Personal data in texts: addresses and numbers that a language model invents or repeats, found by rules.
+
+Phone numbers are found and checked by the package `phonenumbers`. The others have a form, and most have a checksum.
+Names of people have neither, so they are not looked for. What is found is not necessarily someone's: models invent
+numbers.
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+
+KINDS = ("email address", "phone number", "payment card", "bank account", "IP address")
+"""What is looked for."""
+
+REGION = "US"
+"""Country whose phone numbers are found without their country code."""
+
+FEWEST_DIGITS = 7
+"""Digits of a phone number."""
+
+HINT = "Phone numbers are found by a package: `pip install 'hf_pretext[personal]'`."
+
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
+_CARD = re.compile(r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.])")
+_ACCOUNT = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])")
+_ADDRESS = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
+
+
+def is_installed() -> bool:
+    """Return whether the package that finds phone numbers is there."""
+    return find_spec("phonenumbers") is not None
+
+
+def find_personal(text: str, region: str = REGION) -> list[tuple[int, int, str]]:
+    """Find personal data in a text.
+
+    Args:
+        text (`str`): The text.
+        region (`str`, *optional*, defaults to `"US"`):
+            Country whose phone numbers are found without their country code, as two letters.
+
+    Returns:
+        `list` of `tuple`: Where each begins and ends, and its kind, one of `KINDS`. They do not overlap.
+
+    Raises:
+        ImportError: `phonenumbers` is not installed.
+    """
+    if not is_installed():
+        raise ImportError(HINT)
+    found: list[tuple[int, int, str]] = []
+    for start, end, kind in (*_by_form(text), *_phone_numbers(text, region)):
+        if all(end <= first or last <= start for first, last, _ in found):
+            found.append((start, end, kind))
+    return sorted(found)
+
+
+def scrub_text(text: str, region: str = REGION) -> str:
+    """Replace personal data in a text by its kind in brackets, such as `[email address]`. See `find_personal`."""
+    for start, end, kind in reversed(find_personal(text, region)):
+        text = f"{text[:start]}[{kind}]{text[end:]}"
+    return text
+
+
+def count_personal(texts: Iterable[str], region: str = REGION) -> dict[str, int]:
+    """Count the texts with personal data, by its kind. See `find_personal`."""
+    counts = Counter(kind for text in texts for kind in {kind for _, _, kind in find_personal(text, region)})
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def _by_form(text: str) -> Iterator[tuple[int, int, str]]:
+    forms: tuple[tuple[re.Pattern[str], str, Callable[[str], bool]], ...] = (
+        (_EMAIL, "email address", lambda found: ".." not in found),
+        (_CARD, "payment card", _is_card),
+        (_ACCOUNT, "bank account", _is_account),
+        (_ADDRESS, "IP address", _is_address),
+    )
+    for pattern, kind, is_valid in forms:
+        for found in pattern.finditer(text):
+            if is_valid(found.group()):
+                yield *found.span(), kind
+
+
+def _phone_numbers(text: str, region: str) -> Iterator[tuple[int, int, str]]:
+    if sum(map(str.isdigit, text)) < FEWEST_DIGITS:  # Most texts have none, and the search is slow.
+        return
+    from phonenumbers import PhoneNumberMatcher
+
+    for found in PhoneNumberMatcher(text, region):
+        yield found.start, found.end, "phone number"
+
+
+def _is_card(found: str) -> bool:
+    """Check the digits of a payment card (Luhn)."""
+    digits = [int(each) for each in found if each.isdigit()]
+    doubled = (digit if index % 2 == 0 else sum(divmod(2 * digit, 10)) for index, digit in enumerate(digits[::-1]))
+    return digits[0] in (3, 4, 5, 6) and len(set(digits)) > 1 and sum(doubled) % 10 == 0
+
+
+def _is_account(found: str) -> bool:
+    """Check the digits of an IBAN (ISO 7064, mod 97)."""
+    plain = found.replace(" ", "")
+    return len(plain) >= 15 and int("".join(str(int(each, 36)) for each in plain[4:] + plain[:4])) % 97 == 1
+
+
+def _is_address(found: str) -> bool:
+    """Return whether this is an address of the public internet. Private ones say nothing of a person."""
+    try:
+        return ipaddress.ip_address(found).is_global
+    except ValueError:
+        return False

@@ -1,0 +1,112 @@
+"""Quality of written texts, and personal data in them."""
+
+import pytest
+from datasets import load_from_disk
+from test_page import LABELS, make_run, save
+
+from conftest import random_texts
+from hf_pretext import personal
+from hf_pretext.cli import main
+from hf_pretext.coverage import mark, report_of_rows, texts_of
+from hf_pretext.data import make_dataset
+from hf_pretext.personal import count_personal, find_personal, scrub_text
+from hf_pretext.quality import TextQuality, evenly, scripts_of
+from hf_pretext.scrubbing import scrub
+
+SEED = "My bank card was lost on the way home, and now I cannot pay for the train."
+
+
+def test_copies_and_near_duplicates_are_found():
+    fresh = random_texts(200, seed=1, low=8)
+    quality = TextQuality.of(
+        [*fresh, fresh[3].upper() + "!", SEED.replace("now", "today"), "The walk was red."],
+        [SEED],
+        [fresh[0], "The walk was red"],
+    )
+    assert quality.num_texts == quality.num_looked_at == 203
+    assert quality.near_duplicates == pytest.approx(1 / 203)
+    assert quality.copies_of_seeds == pytest.approx(1 / 203)
+    assert quality.copies_of_public == pytest.approx(2 / 203)
+    assert TextQuality.of(fresh, [SEED]).copies_of_public is None
+    assert TextQuality.from_dict(quality.to_dict()) == quality
+
+
+def test_many_copies_and_openings_are_noted():
+    texts = [f"I would like to {word}" for word in random_texts(50, seed=2)]
+    quality = TextQuality.of([*texts, *texts], texts)
+    assert quality.near_duplicates == 0.5 and quality.copies_of_seeds == 1
+    assert quality.openings[0] == ("i would like", 1.0)
+    assert len([line for line in quality.summary.split("\n") if line.startswith("Note: ")]) == 3
+    in_form = TextQuality.of([f"Subject: {text}" for text in random_texts(50, seed=2)], texts, (), "Subject: ")
+    assert not in_form.openings or "subject" not in in_form.openings[0][0]
+
+
+def test_lengths_and_scripts_in_any_language():
+    texts = ["Ein Brief an die Bank.", "银行卡丢了", "Потеряла карту вчера", "", "\udc80"]
+    quality = TextQuality.of(texts, texts)
+    assert quality.lengths["median"] == 3 and quality.lengths["longest"] == 5 and quality.lengths["shortest"] == 0
+    assert list(scripts_of(texts)) == ["Cyrillic", "Latin", "Han"]
+    assert sum(scripts_of(texts).values()) == pytest.approx(1) and scripts_of(["123"]) == {}
+    assert sum(quality.histogram["texts"]) == pytest.approx(1)
+
+
+def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
+    monkeypatch.setattr("hf_pretext.quality.MOST_TEXTS", 100)
+    quality = TextQuality.of(random_texts(1000), random_texts(10))
+    assert quality.num_looked_at == 100 and "a sample of 100" in quality.summary
+    assert evenly(range(10), 3) == [0, 4, 9] and evenly("abc", 5) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("Mail jo.doe+x@example.co.uk, or call (415) 555-2671.", "Mail [email address], or call [phone number]."),
+        ("Or +49 30 901820, please", "Or [phone number], please"),
+        ("Card 4111 1111 1111 1111 it is", "Card [payment card] it is"),
+        ("Card 4111 1111 1111 1112 it is", "Card 4111 1111 1111 1112 it is"),  # Its last digit does not fit.
+        ("IBAN DE89 3704 0044 0532 0130 00.", "IBAN [bank account]."),
+        ("Ping 8.8.8.8 or 192.168.0.1", "Ping [IP address] or 192.168.0.1"),
+        ("Version 2.6.24-19 of 2008-10-12, error 0x80004005", "Version 2.6.24-19 of 2008-10-12, error 0x80004005"),
+        ("银行 415-555-2671。", "银行 [phone number]。"),
+    ],
+)
+def test_personal_data_is_found_by_rules(text, scrubbed):
+    pytest.importorskip("phonenumbers")
+    assert scrub_text(text) == scrubbed and find_personal(scrub_text(text)) == []
+    assert sum(count_personal([text]).values()) == scrubbed.count("[")
+
+
+def test_without_its_package_personal_data_is_not_looked_for(monkeypatch):
+    monkeypatch.setattr(personal, "find_spec", lambda name: None)
+    quality = TextQuality.of(["Call 415-555-2671."], [SEED])
+    assert quality.personal is None and "pip install 'hf_pretext[personal]'" in quality.summary
+    with pytest.raises(ImportError, match="personal"):
+        find_personal("x")
+
+
+def test_a_scrubbed_dataset_keeps_its_guarantee():
+    pytest.importorskip("phonenumbers")
+    run = make_run([])
+    rows = [{"messages": [{"role": "user", "content": "Call 415-555-2671"}]}, {"messages": []}]
+    dataset = make_dataset(rows)
+    mark(dataset, run.report, texts_of(dataset, columns=("messages",)))
+    scrubbed = scrub(dataset)
+    assert scrubbed[0]["messages"][0]["content"] == "Call [phone number]"
+    assert report_of_rows(scrubbed).covers(run.report) and report_of_rows(scrubbed).num_texts == 2
+    assert report_of_rows(scrub(make_dataset([{"text": "A."}]))) is None
+
+
+def test_the_command_scrubs_a_saved_run(tmp_path, capsys):
+    pytest.importorskip("phonenumbers")
+    texts = [*random_texts(20, seed=5), "Call 415-555-2671, please."]
+    folder = save(make_run(texts, labels=LABELS), tmp_path / "run")
+    assert '"phone number": 1' in (folder / "page.json").read_text()
+    assert main(["scrub", str(folder), "--output-dir", str(tmp_path / "new")]) == 0
+    assert "1 text was scrubbed" in capsys.readouterr().out
+    scrubbed = load_from_disk(str(tmp_path / "new"))
+    assert scrubbed["text"][-1] == "Call [phone number], please." and scrubbed["kind"][:2] == [0, 1]
+    assert report_of_rows(scrubbed) is not None
+    page = (tmp_path / "new" / "report.html").read_text()
+    assert "[phone number]" in page and "415-555" not in page and "canvas" in page
+    assert main(["scrub", str(folder), "--output-dir", str(folder)]) == 2
+    assert "Name another one" in capsys.readouterr().err
