@@ -327,11 +327,11 @@ class Expander:
             prompts += [draft.prompt] * config.continuations_per_prompt
             beginnings += [draft.beginning] * config.continuations_per_prompt
             with_lines += draft.with_lines
-        request = self._request(shown, prompts, rng)._asdict()
+        _, length, seed, stop = request = self._request(shown, prompts, rng)
         if isinstance(self._engine, TakesBias) and shown.bias:
-            continuations = self._engine.complete_tilted(**request, bias=shown.bias)
+            continuations = self._engine.complete_tilted(*request, shown.bias)
         else:
-            continuations = self._engine.complete(**request)
+            continuations = self._engine.complete(prompts, max_new_tokens=length, seed=seed, stop=stop)
         for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
             for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)
