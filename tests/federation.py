@@ -160,7 +160,9 @@ def make_federation(
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger, release=release)
 
 
-def make_large_federation(num_clients, noise=no_noise, meddle=None, num_bins=24, num_dimensions=16, first=1000, **changes):
+def make_large_federation(
+    num_clients, noise=no_noise, meddle=None, num_bins=24, num_dimensions=16, first=1000, **changes
+):
     """Make a federation of many clients whose samples, three each, were embedded already: integers without a model.
 
     `made.expected(counted, question)` is the clean sum of the clients of these numbers, as one process computes it.
