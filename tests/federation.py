@@ -160,7 +160,9 @@ def make_federation(
     return SimpleNamespace(pool=pool, grid=grid, config=config, ledger=ledger, release=release)
 
 
-def make_large_federation(num_clients, noise=no_noise, meddle=None, num_bins=24, num_dimensions=16, **changes):
+def make_large_federation(
+    num_clients, noise=no_noise, meddle=None, num_bins=24, num_dimensions=16, first=1000, **changes
+):
     """Make a federation of many clients whose samples, three each, were embedded already: integers without a model.
 
     `made.expected(counted, question)` is the clean sum of the clients of these numbers, as one process computes it.
@@ -171,7 +173,7 @@ def make_large_federation(num_clients, noise=no_noise, meddle=None, num_bins=24,
     points = rng.normal(size=(3 * num_clients, num_dimensions))
     points = quantize_embeddings(points / np.linalg.norm(points, axis=1, keepdims=True))
     everyone = Samples(np.repeat(np.arange(num_clients), 3), points)
-    contexts = {1000 + number: make_context(run_config, 1000 + number) for number in range(num_clients)}
+    contexts = {first + number: make_context(run_config, first + number) for number in range(num_clients)}
     for number, context in enumerate(contexts.values()):
         own = points[3 * number : 3 * number + 3]
         none = np.zeros(0, dtype=np.int64)

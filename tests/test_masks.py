@@ -449,6 +449,18 @@ def test_sums_are_those_of_one_process_bin_by_bin(num_clients):
     assert total.any() and np.array_equal(total, made.expected(range(num_clients)))
 
 
+def test_nodes_may_have_any_number_that_flower_gives():
+    """Those of real SuperNodes are random, of 64 bits without a sign."""
+    made = make_large_federation(8, first=2**64 - 4 - 2**32)
+    contexts = made.grid.contexts
+    for number, (node, context) in enumerate(list(contexts.items())[:4]):
+        contexts[2**number] = contexts.pop(node)
+        made.grid.apps[2**number] = made.grid.apps[node]
+        context.node_id = 2**number
+    assert np.array_equal(made.release(), made.expected(range(8)))
+    assert max(contexts) > 2**63
+
+
 PAIRS = list(itertools.combinations(STAGES, 2))
 
 

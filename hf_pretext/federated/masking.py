@@ -179,7 +179,7 @@ class Roster:
 
     def sealing_key(self, private: X25519PrivateKey, other: int, sender: int, receiver: int) -> bytes:
         """Compute the key of the one message of shares from a sender to a receiver. `other` is one of them."""
-        ways = b"seal" + b"".join(node.to_bytes(8, "big", signed=True) for node in (sender, receiver))
+        ways = b"seal" + b"".join(node.to_bytes(8, "big") for node in (sender, receiver))
         return _derive(shared_secret(private, self.keys[other].seals), ways, self.digest)
 
 
