@@ -4,25 +4,22 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .data import list_rows
-from .data.labels import read_labels
 from .evolution.evidence import Evidence, SeedsReading
-from .forms import Form, Plain, form_of, mended, texts_in
-from .labels import domain_of, split_by_shares
+from .evolution.label_scores import ScoredSeeds, margins
+from .forms import form_of, mended
+from .labels import domain_of
 from .models.engine import ChecksContext, CountsTokens, KnownTexts, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .seed_texts import SeedTexts as SeedTexts
 
 logger = logging.getLogger(__name__)
 
@@ -39,125 +36,12 @@ def check_num_samples(num_samples: int) -> None:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
 
 
-class SeedTexts:
-    """Seeds as the expansion reads them.
-
-    Args:
-        seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), or the columns of another form, and `votes`, `preference` and `share` (`float`) if
-            they are known. Or a list of texts.
-        form (`Form`, *optional*): What a row is. By default a plain text.
-        label_column (`str`, *optional*): Column of labels. A text may be a seed of several.
-        label_names (`Sequence[str]`, *optional*): The labels that there are.
-
-    Raises:
-        ValueError: There is no text, some are broken, a column does not hold a number per seed, or a label is not
-            valid.
-    """
-
-    def __init__(
-        self,
-        seeds: "Dataset | Sequence[str]",
-        form: Form | None = None,
-        label_column: str | None = None,
-        label_names: Sequence[str] = (),
-    ) -> None:
-        from datasets import Dataset
-
-        self._seeds, self._form = seeds, form or Plain("text")
-        self.texts = list_rows(seeds, self._form, "seeds", self._form.columns)
-        if not self.texts:
-            raise ValueError("`seeds` holds no text to expand.")
-        columns = seeds.column_names if isinstance(seeds, Dataset) else []
-        self.votes, self.preference, self.share = (
-            _numbers(seeds, name) if name in columns else None for name in ("votes", "preference", "share")
-        )
-        if self.preference is not None and (self.preference == 0).any():
-            raise ValueError("`seeds` holds a `preference` of zero. It must be above.")
-        self._label_column, self._label_names = label_column, list(label_names)
-        self.labels: np.ndarray | None = None
-        if label_column is not None:
-            self.labels = np.array(_read_labels(seeds, label_column, label_names))
-
-    @classmethod
-    def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
-        """Read seeds, with labels if the settings have any."""
-        return cls(seeds, form_of(config), config.label_column, config.label_names)
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """How often to show each seed. None if all are shown equally often.
-
-        Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
-        of its own kind, and the preferences counteract that.
-        """
-        if self.votes is None:
-            return None
-        return self.votes if self.preference is None else self.votes * self.preference
-
-    def with_label(self, label: int) -> "SeedTexts":
-        """Return the seeds with a label, as seeds without one."""
-        from datasets import Dataset
-
-        own = np.flatnonzero(self.labels == label)
-        columns = {"text": self.texts, "votes": self.votes, "preference": self.preference}
-        chosen = {name: [column[row] for row in own] for name, column in columns.items() if column is not None}
-        return SeedTexts(Dataset.from_dict(chosen))
-
-    def numbers(self, num_samples: int, shares: Mapping[str, float] | None) -> list[int]:
-        """Divide a number of texts among the labels, by given shares or those that come with the seeds.
-
-        Raises:
-            ValueError: A label is to get texts, but has no seeds. Or its share is not known.
-        """
-        assert self.labels is not None  # Labels are what this is about.
-        names, present = self._label_names, np.unique(self.labels)
-        if shares is None and self.share is None:
-            raise ValueError(
-                "`seeds` has no column 'share' that says how common each label is. Give `label_shares`, which maps "
-                f"each of {names} to its fraction of the texts."
-            )
-        wanted = np.zeros(len(names))
-        if shares is not None:
-            wanted[:] = [shares[name] for name in names]
-        else:
-            # The share of a label whose seeds were left out goes to the others.
-            wanted[present] = [self.share[self.labels == label].mean() for label in present]  # type: ignore[index]
-        if not wanted.any():
-            raise ValueError("`seeds` holds only labels with a `share` of zero. Give `label_shares`.")
-        numbers = split_by_shares(num_samples, wanted.tolist())
-        missing = [name for label, name in enumerate(names) if numbers[label] and label not in present]
-        if missing:
-            raise ValueError(f"`seeds` has no seed with the labels {missing}, whose `label_shares` are not zero.")
-        return numbers
-
-    def are_among(self, known: "Dataset | None") -> bool:
-        """Return whether all of these are rows of a dataset, each once, with the same numbers and label.
-
-        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
-        """
-        columns: dict[str, Any] = {"votes": self.votes, "preference": self.preference, "share": self.share}
-        own = {name: column.tolist() for name, column in columns.items() if column is not None}
-        if self._label_column is not None and self.labels is not None:
-            own[self._label_column] = self.labels.tolist()
-        if known is None or not set(own) <= set(known.column_names):
-            return False
-        rows = list(zip(self.texts, *own.values(), strict=True))
-        there = zip(texts_in(known, self._form), *(known[name] for name in own), strict=True)
-        labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
-        are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
-        return are_different and set(rows) <= set(there)
-
-    def are_all_of(self, known: "Dataset | None") -> bool:
-        """Return whether these are the rows of a dataset, all of them, in their order."""
-        from datasets import Dataset
-
-        is_dataset = known is not None and isinstance(self._seeds, Dataset)
-        return is_dataset and self._seeds.to_dict() == known.to_dict()  # type: ignore[union-attr]
-
-
 Keep = Callable[[str, Callable[[], list[str]]], list[str]]
 """`keep(part, write)` returns what `write()` does, or what it returned for the part of this name before."""
+
+
+Judge = Callable[[list[str]], np.ndarray]
+"""Says of each text how good it is. One that is minus infinity is never kept."""
 
 
 def _write_again(part: str, write: Callable[[], list[str]]) -> list[str]:
@@ -267,7 +151,7 @@ class Expander:
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
         number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
         shown = _Shown(self._lists[label], examples, chances / chances.sum(), number)
-        judge, entropy = self.judge(seeds), [self._config.seed, *self._number_of(label)]
+        judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
 
         def propose(missing: int, attempt: int) -> list[str]:
             rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
@@ -314,20 +198,41 @@ class Expander:
         """Return what tells the random streams of labels apart. Nothing if there are none."""
         return [label] if self._config.labels else []
 
-    def judge(self, seeds: SeedTexts) -> Callable[[list[str]], np.ndarray] | None:
-        """Return what computes the evidence for new texts from that of the seeds, or None if all texts are kept."""
-        preference = seeds.preference
-        if self._config.best_of == 1 or preference is None:
+    def judge(self, seeds: SeedTexts, label: int = 0) -> Judge | None:
+        """Return what says how good new texts are, by what is known of the seeds. None if all texts are kept.
+
+        With a mean for each label, a text is as good as it fits its own label better than the others. Otherwise the
+        preferences of the seeds near it decide.
+        """
+        if self._config.best_of == 1:
             return None
+        if seeds.scored is not None:
+            return self._fit_label(seeds.scored, label)
+        return None if seeds.preference is None else self._prefer(seeds.texts, seeds.preference)
+
+    def _prefer(self, seeds: Sequence[str], preference: np.ndarray) -> Judge:
+        """Judge texts by the evidence for the seeds near them."""
         evidence = Evidence()
 
         def judge(texts: list[str]) -> np.ndarray:
             if not evidence:
                 with progress_label("Embedding the seeds"):
-                    evidence.add(SeedsReading(self._embed(seeds.texts), preference))
+                    evidence.add(SeedsReading(self._embed(seeds), preference))
             with progress_label("Judging what was written"):
                 # Processes on different machines would differ by rounding, and so in what they keep.
                 return broadcast(evidence.ratios(self._embed(texts)))
+
+        return judge
+
+    def _fit_label(self, seeds: ScoredSeeds, label: int) -> Judge:
+        """Judge texts by how much better they fit a label than others. Those that fit another are never kept."""
+
+        def judge(texts: list[str]) -> np.ndarray:
+            with progress_label("Embedding the seeds"):
+                scores = seeds.fitted(self._embed)
+            with progress_label("Judging what was written"):
+                margin = margins(scores.of(self._embed(texts)))[:, label]
+            return broadcast(np.where(margin > 0, margin, -np.inf))
 
         return judge
 
@@ -372,14 +277,15 @@ class Expander:
         shown: _Shown,
         missing: int,
         rng: np.random.Generator,
-        judge: Callable[[list[str]], np.ndarray] | None,
+        judge: Judge | None,
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
         texts = list(dict.fromkeys(self._propose(shown, best_of * missing, rng)))
         if judge is None or not texts:
             return texts
-        best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
-        return [texts[index] for index in np.sort(best)]
+        values = judge(texts)
+        best = np.argsort(-values, kind="stable")[: math.ceil(len(texts) / best_of)]
+        return [texts[index] for index in np.sort(best) if values[index] > -np.inf]
 
     def _propose(self, shown: _Shown, missing: int, rng: np.random.Generator) -> Iterator[str]:
         config = self._config
@@ -419,25 +325,3 @@ class Expander:
         """Return what the new text begins with, so that the model need not guess it. Empty if some seed differs."""
         beginning = self._form.beginning.rstrip()
         return beginning if all(seed.startswith(beginning) for seed in seeds) else ""
-
-
-def _numbers(seeds: Any, column: str) -> np.ndarray:
-    """Read a column of seeds that holds a number for each."""
-    values = seeds[column][:]
-    if not all(isinstance(each, (int, float)) and 0 <= each < 1e100 for each in values):
-        raise ValueError(
-            f"`seeds` has a column {column!r} that does not hold a finite number, zero or above, per row."
-        )
-    return np.array(values, dtype=np.float64)
-
-
-def _read_labels(seeds: Any, column: str, names: Sequence[str]) -> list[int]:
-    """Read the number of each seed's label, which must be one of the settings."""
-    from datasets import Dataset
-
-    if not isinstance(seeds, Dataset):
-        raise TypeError(
-            f"`seeds` is a list of texts, but the settings have labels. Give a dataset with the column {column!r}, as "
-            "`evolve` returns it."
-        )
-    return read_labels("seeds", seeds, column, names)

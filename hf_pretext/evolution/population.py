@@ -18,6 +18,7 @@ from ..privacy.plan import LABELED_MEAN, MEAN_EMBEDDING
 from ..processes import broadcast
 from .candidates import Candidates
 from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
+from .label_scores import is_scores, tilt_direction
 from .parts import Part, Reserve, is_texts, is_texts_of, joined, parts_of
 from .public_texts import public_texts_of_parts
 from .seeds import Seeds
@@ -97,6 +98,7 @@ class Population:
         texts = [[] for _ in sizes] if public is None else public_texts_of_parts(public, tools.truncate, config)
         self._parts = [Part(size, own) for size, own in zip(sizes, texts, strict=True)]
         self._totals: list[np.ndarray] = []
+        self._tilts: list[TiltReading] = []  # What a mean by label says of texts with each label.
 
     @cached_property
     def first_questions(self) -> list[FirstQuestion]:
@@ -210,6 +212,9 @@ class Population:
         if shares is not None:
             for row, label in zip(rows, seeds.labels, strict=True):
                 row["share"] = shares[label]
+        if self._tilts:
+            for row, scores in zip(rows, self._label_scores(seeds), strict=True):
+                row["label_scores"] = scores
         return rows
 
     @property
@@ -235,6 +240,17 @@ class Population:
             return broadcast(ratios.tolist())
 
         return self._run.keep("preferences", lambda made: is_weights(made, len(seeds.labels)), compute)
+
+    def _label_scores(self, seeds: Seeds) -> list[list[float]]:
+        """Compute what the mean by label says of each seed under each label."""
+        number = len(seeds.rows)
+
+        def compute() -> list[list[float]]:
+            embeddings = self._embed_as("Embedding the seeds", [row["text"] for row in seeds.rows])
+            scores = [tilt.log_ratios(embeddings) for tilt in self._tilts]
+            return broadcast(np.stack(scores, axis=1).tolist())
+
+        return self._run.keep("label-scores", partial(is_scores, (number, len(self._parts))), compute)
 
     def _keep_texts(self, step: str, make: Callable[[], list[list[str]]]) -> list[list[str]]:
         """Keep the texts of each label. Without labels, the list of the one part is what is kept."""
@@ -288,8 +304,13 @@ class Population:
             return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ direction
 
         for part, direction in zip(self._parts, answer.reshape(len(self._parts), -1), strict=True):
+            if self._config.labels:
+                noise_std = self._run.noise_std(LABELED_MEAN.name)
+                direction = broadcast(tilt_direction(direction, noise_std, self._source_embeddings))
             reading = TiltReading(partial(score, direction), lambda: self._source_embeddings, EFFECTIVE_FRACTION)
             part.evidence.add(reading)
+            if self._config.labels:
+                self._tilts.append(reading)
 
     def _add_to_all(self, reading: Reading) -> None:
         """Take in what a release says that is about the texts of all labels."""
