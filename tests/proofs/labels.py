@@ -1,18 +1,21 @@
 """Runs with labels on real labeled texts with clients, and classifiers trained on what they wrote: `README.md`.
 
 `python tests/proofs/labels.py --sets mail snippets --runs 3 --work-dir DIR` downloads packages into the folder, and
-writes `labels.json` and `labels.md` there. Exits with status 1 if a claim fails.
+writes `labels.json` and `labels.md` there. Exits with status 1 if a claim fails. The texts and every run are kept in the
+folder, so that runs can be made one by one (`--first-run`), also on a machine without a network.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from labeled_texts import SETS, true_shares
+import torch
+from labeled_texts import SETS, load_set, true_shares
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
@@ -26,11 +29,11 @@ SHARES_WITHIN = 0.05
 SETTINGS = {
     "epsilon": 1.29,
     "delta": 3e-6,
-    "population_size": 512,
-    "mean_fraction": 0.5,
+    "mean_fraction": 0.6,
     "num_rounds": 2,
     "seeds_per_prompt": 4,
-    "texts_per_prompt": 3,
+    "continuations_per_prompt": 3,
+    "best_of": 4,
     "max_new_tokens": 64,
     "top_p": 0.95,
     "min_words": 6,
@@ -46,23 +49,25 @@ def accuracy(points, labels, held_out_points, held_out_labels):
 def cached(path, make):
     """Return an array that is computed once."""
     if not path.exists():
-        np.save(path, make())
+        partial = path.with_name(f"{os.getpid()}-{path.name}")  # Several processes may compute it.
+        np.save(partial, make())
+        partial.replace(path)
     return np.load(path)
 
 
 def prove(name, seed, work_dir):
     """Make one run on one set, and measure it."""
     started = time.perf_counter()
-    texts = SETS[name](work_dir / "packages")
+    texts = load_set(name, work_dir)
     names = list(texts.labels)
     config = PrivateEvolutionConfig(
         labels=texts.labels, label_column="label", domain=texts.domain, seed=seed, **SETTINGS
     )
     folder = work_dir / f"{name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # The texts are public, so what an earlier run spent is forgotten.
-    generator = PrivateEvolutionGenerator(
-        None, "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct", config=config, run_dir=folder / "run"
-    )
+    models = (None, "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct")
+    batch_size = 512 if torch.cuda.is_available() else 64
+    generator = PrivateEvolutionGenerator(*models, config=config, run_dir=folder / "run", batch_size=batch_size)
     seeds = generator.evolve(texts.private, initial_population=texts.public)
     evolved = time.perf_counter() - started
     synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
@@ -127,14 +132,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--first-run", type=int, default=0)
     parser.add_argument("--work-dir", type=Path, required=True)
     options = parser.parse_args()
     options.work_dir.mkdir(parents=True, exist_ok=True)
     results = []
     for name in options.sets:
-        for seed in range(options.runs):
-            results.append(prove(name, seed, options.work_dir))
-            print(json.dumps(results[-1], indent=1), flush=True)
+        for seed in range(options.first_run, options.first_run + options.runs):
+            done = options.work_dir / f"{name}-{seed}.json"
+            if not done.exists():
+                done.write_text(json.dumps(prove(name, seed, options.work_dir), indent=1) + "\n")
+            results.append(json.loads(done.read_text()))
+            print(done.read_text(), flush=True)
     claims = {
         "a classifier on synthetic texts gets 90 % of the way from chance, in every run": all(
             each["way_from_chance"] >= WAY_FROM_CHANCE for each in results
