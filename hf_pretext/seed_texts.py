@@ -8,7 +8,7 @@ import numpy as np
 from .configuration import PrivateEvolutionConfig
 from .data import list_rows
 from .data.labels import read_labels
-from .evolution.label_scores import ScoredSeeds, bounded_weights, is_scores
+from .evolution.label_scores import ScoredSeeds, bounded_weights, is_scores, margins
 from .forms import Form, Plain, form_of, texts_in
 from .labels import split_by_shares
 
@@ -80,10 +80,16 @@ class SeedTexts:
         return self.votes * self.preference if self.scored is None else bounded_weights(self.votes, self.preference)
 
     def with_label(self, label: int) -> "SeedTexts":
-        """Return the seeds with a label, as seeds without one."""
+        """Return the seeds with a label, as seeds without one.
+
+        If a mean by label says that some of them fit another label better, they are left out, unless all are so.
+        """
         from datasets import Dataset
 
         own = np.flatnonzero(self.labels == label)
+        if self.scored is not None:
+            fits = margins(self.scored.scores[own])[:, label] > 0
+            own = own[fits] if fits.any() else own
         columns = {"text": self.texts, "votes": self.votes, "preference": self.preference}
         chosen = {name: [column[row] for row in own] for name, column in columns.items() if column is not None}
         seeds = SeedTexts(Dataset.from_dict(chosen))

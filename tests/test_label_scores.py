@@ -149,6 +149,20 @@ def test_a_text_is_kept_if_it_fits_its_label_better_than_the_others(best_of, mos
     assert {row["text"].split()[0] for row in rows} == {"ham", "both", "spam"}
 
 
+def test_a_prompt_shows_no_seed_that_fits_another_label_better():
+    """Unless all are so. And the preferences let no few of those that are shown stand for all."""
+    seeds = scored_seeds()
+    wrong = seeds.remove_columns("kind").add_column("kind", ["spam", "ham", "spam", "ham"])
+    texts = SeedTexts.of(wrong, make_config())
+    assert texts.with_label(1).texts == ["spam seed"]
+    assert texts.with_label(0).texts == ["both seed", "spam other"], "none of them fits, so all are shown"
+    plain = SeedTexts.of(wrong.remove_columns("label_scores"), make_config())
+    assert plain.with_label(1).texts == ["ham seed", "spam seed"]
+    np.testing.assert_array_equal(plain.with_label(0).weights, [50.0, 2.0])
+    weights = texts.with_label(0).weights
+    assert weights.sum() ** 2 / (weights**2).sum() >= 2 * EFFECTIVE_SEEDS
+
+
 @pytest.mark.parametrize("wrong", [[1.0], [1.0, float("nan")], [1.0, 2.0, 3.0]])
 def test_scores_that_are_not_those_of_the_labels_are_refused(wrong):
     seeds = scored_seeds().remove_columns("label_scores").add_column("label_scores", [[0.0, 0.0]] * 3 + [wrong])

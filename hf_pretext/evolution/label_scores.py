@@ -15,7 +15,7 @@ RIDGE = 0.05
 SMALLEST_SINGULAR_VALUE = 1e-3
 """Directions in which embeddings of seeds vary less than this fraction of the most are not fitted."""
 
-EFFECTIVE_SEEDS = 0.25
+EFFECTIVE_SEEDS = 0.5
 """Least effective sample size of the weights of a label's seeds, as a fraction of them."""
 
 
