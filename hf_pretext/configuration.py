@@ -48,7 +48,8 @@ class PrivateEvolutionConfig(SavedSettings):
             Fraction of the budget for one noisy mean of the clients' embeddings, released before the first round. The
             first candidates are then the public texts that it prefers. The rounds divide the rest of the budget
             equally. With `labels`, the release has a mean for each label, which tells the labels apart better than
-            votes do: 0.5 is a good choice then. The paper has no such release.
+            votes do, and which judges what is written with each: 0.6 is a good choice then, with `num_rounds`=2. The
+            paper has no such release.
         token_fraction (`float`, *optional*):
             Fraction of the budget for one noisy sum of how often each client's samples hold each of some public
             tokens, released before the first round. The language model then writes them as often as the clients do
@@ -155,7 +156,9 @@ class PrivateEvolutionConfig(SavedSettings):
             Number of continuations of one prompt, which is read once for all of them. The paper has one.
         best_of (`int`, *optional*, defaults to `2`):
             Texts written for each that is kept. Those are kept that the evidence prefers. It costs time and no
-            privacy. 1, as in the paper, keeps all. So does an expansion of seeds without preferences.
+            privacy. 1, as in the paper, keeps all. So does an expansion of seeds without preferences. With `labels`
+            and `mean_fraction`, those are kept that fit their own label best, and none that fits another one better: 4
+            is a good choice then.
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):

@@ -11,6 +11,7 @@ import numpy as np
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .evolution.evidence import Evidence, SeedsReading
+from .evolution.label_scores import ScoredSeeds, margins
 from .evolution.parts import is_texts
 from .evolution.token_answer import TokenAnswer
 from .forms import form_of, mended
@@ -44,6 +45,10 @@ class Keep(Protocol):
     def __call__(self, part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
         """Return what `make()` does, or what it returned for the part of this name before, if that is valid."""
         ...
+
+
+Judge = Callable[[list[str]], np.ndarray]
+"""Says of each text how good it is. One that is minus infinity is never kept."""
 
 
 def _write_again(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
@@ -170,7 +175,7 @@ class Expander:
         # Once and not in each prompt that shows it: a seed may be very long.
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
         number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
-        judge, entropy = self.judge(seeds), [self._config.seed, *self._number_of(label)]
+        judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
         shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
@@ -223,20 +228,41 @@ class Expander:
         """Return what tells the random streams of labels apart. Nothing if there are none."""
         return [label] if self._config.labels else []
 
-    def judge(self, seeds: SeedTexts) -> Callable[[list[str]], np.ndarray] | None:
-        """Return what computes the evidence for new texts from that of the seeds, or None if all texts are kept."""
-        preference = seeds.preference
-        if self._config.best_of == 1 or preference is None:
+    def judge(self, seeds: SeedTexts, label: int = 0) -> Judge | None:
+        """Return what says how good new texts are, by what is known of the seeds. None if all texts are kept.
+
+        With a mean for each label, a text is as good as it fits its own label better than the others. Otherwise the
+        preferences of the seeds near it decide.
+        """
+        if self._config.best_of == 1:
             return None
+        if seeds.scored is not None:
+            return self._fit_label(seeds.scored, label)
+        return None if seeds.preference is None else self._prefer(seeds.texts, seeds.preference)
+
+    def _prefer(self, seeds: Sequence[str], preference: np.ndarray) -> Judge:
+        """Judge texts by the evidence for the seeds near them."""
         evidence = Evidence()
 
         def judge(texts: list[str]) -> np.ndarray:
             if not evidence:
                 with progress_label("Embedding the seeds"):
-                    evidence.add(SeedsReading(self._embed(seeds.texts), preference))
+                    evidence.add(SeedsReading(self._embed(seeds), preference))
             with progress_label("Judging what was written"):
                 # Processes on different machines would differ by rounding, and so in what they keep.
                 return broadcast(evidence.ratios(self._embed(texts)))
+
+        return judge
+
+    def _fit_label(self, seeds: ScoredSeeds, label: int) -> Judge:
+        """Judge texts by how much better they fit a label than others. Those that fit another are never kept."""
+
+        def judge(texts: list[str]) -> np.ndarray:
+            with progress_label("Embedding the seeds"):
+                scores = seeds.fitted(self._embed)
+            with progress_label("Judging what was written"):
+                margin = margins(scores.of(self._embed(texts)))[:, label]
+            return broadcast(np.where(margin > 0, margin, -np.inf))
 
         return judge
 
@@ -281,14 +307,15 @@ class Expander:
         shown: _Shown,
         missing: int,
         rng: np.random.Generator,
-        judge: Callable[[list[str]], np.ndarray] | None,
+        judge: Judge | None,
     ) -> list[str]:
         best_of = 1 if judge is None else self._config.best_of
         texts = list(dict.fromkeys(self._propose(shown, best_of * missing, rng)))
         if judge is None or not texts:
             return texts
-        best = np.argsort(-judge(texts), kind="stable")[: math.ceil(len(texts) / best_of)]
-        return [texts[index] for index in np.sort(best)]
+        values = judge(texts)
+        best = np.argsort(-values, kind="stable")[: math.ceil(len(texts) / best_of)]
+        return [texts[index] for index in np.sort(best) if values[index] > -np.inf]
 
     def _fit_bias(
         self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator

@@ -240,8 +240,8 @@ class PrivateEvolutionGenerator(CountsAlone):
             `datasets.Dataset`: The seeds, which are the survivors of all rounds, each once. Columns `text` (`str`, or
             those of a record or conversation), with `config.labels` that of labels, `round` (`int`, the first that it
             survived), `votes` (`float`, its votes above the threshold, of all rounds), with `config.smooth_votes`,
-            `preference` (`float`, how many times as many texts like it the evidence asks for), and with
-            `config.labels`, `share` (`float`, the fraction of texts that have its label).
+            `preference` (`float`, how many times as many texts like it the evidence asks for), with `config.labels`,
+            `share` (`float`, the fraction of texts with its label), and its `label_scores` from a mean by label.
 
         Raises:
             ValueError: An argument is not valid, or differs from what `run_dir` was begun with. No budget is spent.

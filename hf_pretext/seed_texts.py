@@ -1,4 +1,4 @@
-"""Seeds as the expansion reads them: their texts, how often to show each, and their labels."""
+"""Seeds as the expansion reads them: texts, and what the run found out about each."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,15 @@ import numpy as np
 from .configuration import PrivateEvolutionConfig
 from .data import list_rows
 from .data.labels import read_labels
+from .evolution.label_scores import ScoredSeeds, bounded_weights, is_scores, margins
 from .forms import Form, Plain, form_of, texts_in
 from .labels import split_by_shares
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+SCORES = "label_scores"
+"""Column of what a mean by label says of a seed under each label."""
 
 
 class SeedTexts:
@@ -20,8 +24,8 @@ class SeedTexts:
 
     Args:
         seeds (`datasets.Dataset` or `Sequence[str]`):
-            Column `text` (`str`), or the columns of another form, and `votes`, `preference` and `share` (`float`) if
-            they are known. Or a list of texts.
+            Column `text` (`str`), or the columns of another form, and `votes`, `preference` and `share` (`float`) and
+            `label_scores` (`list` of `float`) if they are known. Or a list of texts.
         form (`Form`, *optional*): What a row is. By default a plain text.
         label_column (`str`, *optional*): Column of labels. A text may be a seed of several.
         label_names (`Sequence[str]`, *optional*): The labels that there are.
@@ -54,6 +58,9 @@ class SeedTexts:
         self.labels: np.ndarray | None = None
         if label_column is not None:
             self.labels = np.array(_read_labels(seeds, label_column, label_names))
+        self.scored: ScoredSeeds | None = None
+        if self.labels is not None and SCORES in columns:
+            self.scored = ScoredSeeds(self.texts, _read_scores(seeds, len(label_names)))
 
     @classmethod
     def of(cls, seeds: "Dataset | Sequence[str]", config: PrivateEvolutionConfig) -> "SeedTexts":
@@ -65,20 +72,29 @@ class SeedTexts:
         """How often to show each seed. None if all are shown equally often.
 
         Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
-        of its own kind, and the preferences counteract that.
+        of its own kind, and the preferences counteract that. Those by a mean for each label are so large that a few
+        seeds would stand for all of a label.
         """
-        if self.votes is None:
-            return None
-        return self.votes if self.preference is None else self.votes * self.preference
+        if self.votes is None or self.preference is None:
+            return self.votes
+        return self.votes * self.preference if self.scored is None else bounded_weights(self.votes, self.preference)
 
     def with_label(self, label: int) -> "SeedTexts":
-        """Return the seeds with a label, as seeds without one."""
+        """Return the seeds with a label, as seeds without one.
+
+        If a mean by label says that some of them fit another label better, they are left out, unless all are so.
+        """
         from datasets import Dataset
 
         own = np.flatnonzero(self.labels == label)
+        if self.scored is not None:
+            fits = margins(self.scored.scores[own])[:, label] > 0
+            own = own[fits] if fits.any() else own
         columns = {"text": self.texts, "votes": self.votes, "preference": self.preference}
         chosen = {name: [column[row] for row in own] for name, column in columns.items() if column is not None}
-        return SeedTexts(Dataset.from_dict(chosen))
+        seeds = SeedTexts(Dataset.from_dict(chosen))
+        seeds.scored = self.scored
+        return seeds
 
     def numbers(self, num_samples: int, shares: Mapping[str, float] | None) -> list[int]:
         """Divide a number of texts among the labels, by given shares or those that come with the seeds.
@@ -114,12 +130,15 @@ class SeedTexts:
         """
         columns: dict[str, Any] = {"votes": self.votes, "preference": self.preference, "share": self.share}
         own = {name: column.tolist() for name, column in columns.items() if column is not None}
+        if self.scored is not None:
+            own[SCORES] = [tuple(row) for row in self.scored.scores.tolist()]
         if self._label_column is not None and self.labels is not None:
             own[self._label_column] = self.labels.tolist()
         if known is None or not set(own) <= set(known.column_names):
             return False
         rows = list(zip(self.texts, *own.values(), strict=True))
-        there = zip(texts_in(known, self._form), *(known[name] for name in own), strict=True)
+        values = {name: map(tuple, known[name]) if name == SCORES else known[name] for name in own}
+        there = zip(texts_in(known, self._form), *values.values(), strict=True)
         labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
         are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
         return are_different and set(rows) <= set(there)
@@ -152,3 +171,14 @@ def _read_labels(seeds: Any, column: str, names: Sequence[str]) -> list[int]:
             "`evolve` returns it."
         )
     return read_labels("seeds", seeds, column, names)
+
+
+def _read_scores(seeds: Any, num_labels: int) -> np.ndarray:
+    """Read what a mean by label says of each seed."""
+    scores = seeds[SCORES][:]
+    if not is_scores((len(scores), num_labels), scores):
+        raise ValueError(
+            f"`seeds` has a column {SCORES!r} that does not hold a list of {num_labels} finite numbers per row, one "
+            "for each label. Leave the column out, or give the seeds as `evolve` returned them."
+        )
+    return np.array(scores, dtype=np.float64)

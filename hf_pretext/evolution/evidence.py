@@ -111,10 +111,14 @@ class TiltReading:
 
     def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Compute the exponential of the scores over its average. See `Reading`."""
+        return np.exp(np.minimum(self.log_ratios(embeddings, among), 700.0))
+
+    def log_ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Compute the logarithms of the ratios. See `Reading`."""
         usual = self._usual if among is None else self._strength * self._score(among)
         highest = usual.max()
         average = highest + math.log(float(np.exp(usual - highest).mean()))
-        return np.exp(np.minimum(self._strength * self._score(embeddings) - average, 700.0))
+        return self._strength * self._score(embeddings) - average
 
     @cached_property
     def _scores(self) -> np.ndarray:

@@ -19,6 +19,8 @@ from ..privacy.plan import LABELED_MEAN, LABELED_TOKEN_COUNTS, MEAN_EMBEDDING, T
 from ..processes import broadcast
 from .candidates import Candidates
 from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
+from .first_question import FirstQuestion
+from .label_scores import is_scores, tilt_direction
 from .parts import Part, Reserve, is_texts, is_texts_of, joined, parts_of
 from .public_texts import public_texts_of_parts
 from .seeds import Seeds
@@ -52,27 +54,6 @@ class Tools:
     reader: TokenReader | None = None
 
 
-@dataclass(frozen=True)
-class FirstQuestion:
-    """A question that is asked once, before the first round.
-
-    Args:
-        kind (`str`): Name of the question.
-        ask (`Callable`): Makes the question, when it has not been answered yet.
-        read (`Callable`): Takes in the noisy answer.
-    """
-
-    kind: str
-    ask: Callable[[], Question]
-    read: Callable[[np.ndarray], None]
-    num_bins: int | None = None
-
-    @property
-    def step(self) -> str:
-        """Name of the step of the run in which the clients are asked."""
-        return f"release-{self.kind}"
-
-
 class Population:
     """Makes the candidates of every round, and keeps the evidence that they are drawn by.
 
@@ -103,6 +84,7 @@ class Population:
         self._parts = [Part(size, own) for size, own in zip(sizes, texts, strict=True)]
         self._totals: list[np.ndarray] = []
         self.token_answer: TokenAnswer | None = None
+        self._tilts: list[TiltReading] = []  # What a mean by label says of texts with each label.
 
     @cached_property
     def first_questions(self) -> list[FirstQuestion]:
@@ -219,6 +201,9 @@ class Population:
         if shares is not None:
             for row, label in zip(rows, seeds.labels, strict=True):
                 row["share"] = shares[label]
+        if self._tilts:
+            for row, scores in zip(rows, self._label_scores(seeds), strict=True):
+                row["label_scores"] = scores
         return rows
 
     @property
@@ -244,6 +229,17 @@ class Population:
             return broadcast(ratios.tolist())
 
         return self._run.keep("preferences", lambda made: is_weights(made, len(seeds.labels)), compute)
+
+    def _label_scores(self, seeds: Seeds) -> list[list[float]]:
+        """Compute what the mean by label says of each seed under each label."""
+        number = len(seeds.rows)
+
+        def compute() -> list[list[float]]:
+            embeddings = self._embed_as("Embedding the seeds", [row["text"] for row in seeds.rows])
+            scores = [tilt.log_ratios(embeddings) for tilt in self._tilts]
+            return broadcast(np.stack(scores, axis=1).tolist())
+
+        return self._run.keep("label-scores", partial(is_scores, (number, len(self._parts))), compute)
 
     def _keep_texts(self, step: str, make: Callable[[], list[list[str]]]) -> list[list[str]]:
         """Keep the texts of each label. Without labels, the list of the one part is what is kept."""
@@ -297,8 +293,13 @@ class Population:
             return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ direction
 
         for part, direction in zip(self._parts, answer.reshape(len(self._parts), -1), strict=True):
+            if self._config.labels:
+                noise_std = self._run.noise_std(LABELED_MEAN.name)
+                direction = broadcast(tilt_direction(direction, noise_std, self._source_embeddings))
             reading = TiltReading(partial(score, direction), lambda: self._source_embeddings, EFFECTIVE_FRACTION)
             part.evidence.add(reading)
+            if self._config.labels:
+                self._tilts.append(reading)
 
     def _ask_about_tokens(self) -> Question:
         reader = self._tools.reader

@@ -9,7 +9,7 @@ from .form import Form
 from .plain import Plain
 from .record import Record, check_template, default_template
 
-OWN_COLUMNS = ("round", "votes", "preference", "share")
+OWN_COLUMNS = ("round", "votes", "preference", "share", "label_scores")
 """Columns of the seeds besides the row itself."""
 
 _ROLE = re.compile(r"\w[\w -]{0,62}\w|\w")

@@ -6,6 +6,7 @@
   distribution of `vaderSentiment`, PyPI). A film review is one sentence long, so most film reviewers have one sample.
 """
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -76,6 +77,18 @@ def load_snippets(folder: Path) -> LabeledSet:
 
 
 SETS = {"mail": load_mail, "snippets": load_snippets}
+
+
+def load_set(name: str, work_dir: Path) -> LabeledSet:
+    """Load a set from the folder, which keeps it."""
+    path = work_dir / f"{name}-texts.json"
+    if not path.exists():
+        made = vars(SETS[name](work_dir / "packages"))
+        kept = {part: rows.to_dict() if isinstance(rows, Dataset) else rows for part, rows in made.items()}
+        path.write_text(json.dumps(kept))
+    kept = json.loads(path.read_text())
+    kept |= {part: Dataset.from_dict(kept[part]) for part in ("private", "held_out")}
+    return LabeledSet(**kept)
 
 
 def true_shares(rows: Dataset, cap: int, names: list[str]) -> np.ndarray:

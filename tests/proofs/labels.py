@@ -1,7 +1,8 @@
 """Runs with labels on real labeled texts with clients, and classifiers trained on what they wrote: `README.md`.
 
 `python tests/proofs/labels.py --sets mail snippets --runs 3 --work-dir DIR` downloads packages into the folder, and
-writes `labels.json` and `labels.md` there. Exits with status 1 if a claim fails.
+writes `labels.json` and `labels.md` there. Exits with status 1 if a claim fails. The texts and every run are kept in
+the folder, so that runs can be made one by one (`--first-run`), also on a machine without a network.
 """
 
 import argparse
@@ -12,13 +13,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from labeled_texts import SETS, true_shares
+import torch
+from integer_arithmetic import integer_writer
+from kept_embeddings import KeptEmbeddings
+from labeled_texts import SETS, load_set, true_shares
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 
-NUM_SAMPLES = 480
+NUM_SAMPLES = 1200
 WAY_FROM_CHANCE = 0.90
 SHARES_WITHIN = 0.05
 """What the issue asks for: how far a classifier gets, and how near the shares of the labels are."""
@@ -27,12 +31,13 @@ SETTINGS = {
     "epsilon": 1.29,
     "delta": 3e-6,
     "population_size": 512,
-    "mean_fraction": 0.5,
+    "mean_fraction": 0.6,
     "num_rounds": 2,
-    "seeds_per_prompt": 4,
-    "texts_per_prompt": 3,
-    "max_new_tokens": 64,
-    "top_p": 0.95,
+    "temperature": 0.85,
+    "seeds_per_prompt": 3,
+    "continuations_per_prompt": 4,
+    "best_of": 3,
+    "max_new_tokens": 48,
     "min_words": 6,
 }
 
@@ -43,37 +48,33 @@ def accuracy(points, labels, held_out_points, held_out_labels):
     return float(balanced_accuracy_score(held_out_labels, classifier.predict(held_out_points)))
 
 
-def cached(path, make):
-    """Return an array that is computed once."""
-    if not path.exists():
-        np.save(path, make())
-    return np.load(path)
-
-
 def prove(name, seed, work_dir):
     """Make one run on one set, and measure it."""
     started = time.perf_counter()
-    texts = SETS[name](work_dir / "packages")
+    texts = load_set(name, work_dir)
     names = list(texts.labels)
     config = PrivateEvolutionConfig(
         labels=texts.labels, label_column="label", domain=texts.domain, seed=seed, **SETTINGS
     )
     folder = work_dir / f"{name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # The texts are public, so what an earlier run spent is forgotten.
+    has_gpu = torch.cuda.is_available()
+    writer = "packaged/SmolLM2-135M-Instruct" if has_gpu else integer_writer(config)
+    embedder, size = KeptEmbeddings(work_dir / "embeddings"), 512 if has_gpu else 64
     generator = PrivateEvolutionGenerator(
-        None, "packaged/all-MiniLM-L6-v2", "packaged/SmolLM2-135M-Instruct", config=config, run_dir=folder / "run"
+        None, embedder, writer, config=config, run_dir=folder / "run", batch_size=size
     )
     seeds = generator.evolve(texts.private, initial_population=texts.public)
+    embedder.keep()
     evolved = time.perf_counter() - started
-    synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
+    equal = {label: 1 / len(names) for label in names}
+    synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES, label_shares=equal)
     generator.save_pretrained(folder / "synthetic")
     seconds = time.perf_counter() - started
 
     private, held_out = texts.private, texts.held_out
-    points = [
-        cached(work_dir / f"{name}-{part}.npy", lambda rows=rows: generator.embed(rows["text"][:]))
-        for part, rows in (("private", private), ("held-out", held_out))
-    ]
+    points = [generator.embed(rows["text"][:]) for rows in (private, held_out)]
+    embedder.keep()
     labels = [np.array([names.index(label) for label in rows["label"]]) for rows in (private, held_out)]
     written = generator.embed(synthetic["text"][:])
     own = np.array(synthetic["label"])
@@ -127,14 +128,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--first-run", type=int, default=0)
     parser.add_argument("--work-dir", type=Path, required=True)
     options = parser.parse_args()
     options.work_dir.mkdir(parents=True, exist_ok=True)
     results = []
     for name in options.sets:
-        for seed in range(options.runs):
-            results.append(prove(name, seed, options.work_dir))
-            print(json.dumps(results[-1], indent=1), flush=True)
+        for seed in range(options.first_run, options.first_run + options.runs):
+            done = options.work_dir / f"{name}-{seed}.json"
+            if not done.exists():
+                done.write_text(json.dumps(prove(name, seed, options.work_dir), indent=1) + "\n")
+            results.append(json.loads(done.read_text()))
+            print(done.read_text(), flush=True)
     claims = {
         "a classifier on synthetic texts gets 90 % of the way from chance, in every run": all(
             each["way_from_chance"] >= WAY_FROM_CHANCE for each in results
