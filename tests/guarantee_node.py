@@ -133,7 +133,7 @@ def check_two_runs_at_once(num_runs):
     files, once, released = make_files(), {"num-rounds": 1, "epsilon": 2.5}, []
 
     def let_another_run_answer(number, stage, reply):
-        if stage == "share_keys" and not released:
+        if stage == "shares" and not released:
             released.append("begun")
             released.append(run_to_its_end(begin(files, 2, **once)))
         return reply
