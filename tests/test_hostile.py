@@ -382,6 +382,8 @@ def test_what_is_no_dataset_is_refused_without_quoting_it(content, suffix):
 
 @given(start=st.integers(0, 400), garbage=st.binary(min_size=1, max_size=8))
 @settings(max_examples=50, deadline=None)
+@example(start=236, garbage=b"\x00")  # Another number of rows in the footer.
+@example(start=261, garbage=b"\x00")
 def test_a_broken_parquet_file_is_refused_without_quoting_it(start, garbage):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "private.parquet"

@@ -61,10 +61,13 @@ def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[dict[str, 
     # `read_table` would take a folder's name such as `client_id=5` for a column.
     table = pyarrow.parquet.ParquetFile(file)
     roots = roots_of(columns, table.schema_arrow.names)
+    num_read = 0
     for batch in table.iter_batches(columns=roots):
-        if not roots:
-            yield from ({} for _ in range(batch.num_rows))
-        yield from batch.to_pylist() if roots else ()
+        num_read += batch.num_rows
+        yield from batch.to_pylist() if roots else ({} for _ in range(batch.num_rows))
+    if num_read != table.metadata.num_rows:  # Otherwise rows would be left out without a word.
+        raise MalformedError(f"It has {num_read} rows, but says {table.metadata.num_rows}. It is damaged.")
+
 
 
 def _read_json(text: str) -> list[Any]:
