@@ -5,12 +5,13 @@ REPORT_NAME = "privacy_report.json"
 MODELS_NAME = "models.json"
 SEEDS_NAME = "seeds.jsonl"
 HISTORY_NAME = "history.json"
+TOKENS_NAME = "token_counts.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "run.png"
 DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` writes."""
 
-FILES_OF_A_RUN = (CARD_NAME, PICTURE_NAME, SEEDS_NAME, HISTORY_NAME, *DATASET_FILES)
+FILES_OF_A_RUN = (CARD_NAME, PICTURE_NAME, SEEDS_NAME, HISTORY_NAME, TOKENS_NAME, *DATASET_FILES)
 """Files of a saved run that must go when another run without them is saved in the same folder."""
 
 RUN_FOLDER = "run"

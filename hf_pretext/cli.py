@@ -144,12 +144,14 @@ def _plays(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from .configuration import PrivateEvolutionConfig
     from .privacy.bill import bill
-    from .privacy.plan import Plan
+    from .privacy.plan import Plan, with_token_fraction
 
     if options.num_clients is not None and options.num_clients < 1:
         raise ValueError(f"`--num_clients`={options.num_clients} must be at least 1.")
-    _, settings = read_run(Path(options.config), needs=("delta",))
-    config = PrivateEvolutionConfig(**settings)
+    run, settings = read_run(Path(options.config), needs=("delta",))
+    # A model at an address may not show its tokenizer, which only a look at the server could tell.
+    is_here = not str(run.get("expansion_model") or "http://").startswith(("http://", "https://"))
+    config = with_token_fraction(PrivateEvolutionConfig(**settings), is_here)
     print(bill(config, Plan.from_config(config), options.num_clients))
 
 

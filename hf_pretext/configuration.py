@@ -7,6 +7,7 @@ from typing import Any
 
 from .forms import Plain, check_chat_roles, check_form, check_text_column, form_of
 from .labels import check_label_settings, check_labels, check_shares, split_evenly
+from .paper import PAPER
 from .settings import SavedSettings, check_settings, setting, shortened
 
 ACCOUNTANTS = ("exact", "pld", "rdp")
@@ -20,6 +21,7 @@ HEADING = "Original Text Sample"
 """Heading of a text in the paper's list prompt. What a model repeats of it is not a text."""
 
 _NEEDS_NOISE = "There is no guarantee without noise."
+_OF_THE_BUDGET = "It is a fraction of the budget."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,13 @@ class PrivateEvolutionConfig(SavedSettings):
             equally. With `labels`, the release has a mean for each label, which tells the labels apart better than
             votes do, and which judges what is written with each: 0.6 is a good choice then, with `num_rounds`=2. The
             paper has no such release.
+        token_fraction (`float`, *optional*):
+            Fraction of the budget for one noisy sum of how often each client's samples hold each of some public
+            tokens, released before the first round. The language model then writes them as often as the clients do
+            (`evolution.token_tilt`). It needs a language model whose tokenizer is on this machine. By default the
+            generator decides by public facts (`privacy.plan.with_token_fraction`).
+        num_tokens (`int`, *optional*, defaults to `4096`):
+            Number of these tokens: the most frequent ones of the public texts.
         max_samples_per_client (`int`, *optional*, defaults to `8`):
             A client with more samples than this answers with a random subset of them.
         vote_clipping (`str`, *optional*, defaults to `"l2"`):
@@ -209,8 +218,12 @@ class PrivateEvolutionConfig(SavedSettings):
         help="Fraction of the budget for one mean embedding before the first round.",
         at_least=0,
         below=1,
-        hint="It is a fraction of the budget.",
+        hint=_OF_THE_BUDGET,
     )
+    token_fraction: float | None = setting(
+        None, help="Fraction of the budget for token counts.", at_least=0, below=1, hint=_OF_THE_BUDGET
+    )
+    num_tokens: int = setting(4096, help="Number of public tokens that are counted.", at_least=2)
     max_samples_per_client: int = setting(
         8, help="A client with more samples answers with a random subset of this many.", at_least=1
     )
@@ -315,6 +328,7 @@ class PrivateEvolutionConfig(SavedSettings):
                 object.__setattr__(self, name, dict(vars(self)[name]))
         self._check_guarantee()
         self._check_method()
+        self._check_federation()
         check_label_settings(self)
 
     @property
@@ -376,6 +390,14 @@ class PrivateEvolutionConfig(SavedSettings):
         check_form(self)
         if self.client_column in form_of(self).source:
             raise ValueError(f"`text_column` and `client_column` are both {self.client_column!r}. They must differ.")
+
+    def _check_federation(self) -> None:
+        """Refuse what the clients of a federation do not know yet."""
+        if self.max_dropout is not None and self.token_fraction:
+            raise ValueError(
+                f"`token_fraction`={self.token_fraction} needs the language model's tokenizer at the clients, but "
+                "those of a federation (`max_dropout`) have the embedding model only. Leave `token_fraction` out."
+            )
         if self.max_dropout is not None and not isinstance(form_of(self), Plain):
             raise ValueError(
                 f"`max_dropout`={self.max_dropout} is for a federation, which knows plain texts only, and no "
@@ -403,35 +425,5 @@ class PrivateEvolutionConfig(SavedSettings):
         Returns:
             `PrivateEvolutionConfig`: The paper's settings.
         """
-        settings: dict[str, Any] = {
-            "epsilon": epsilon,
-            "delta": 3e-6,
-            "num_rounds": 11,
-            "mean_fraction": 0.0,
-            "max_samples_per_client": 8,
-            "vote_clipping": "count",
-            "accountant": "rdp",
-            "client_sampling_rate": 1.0,
-            "neighboring_relation": "add_or_remove_one",
-            "population_size": 1024 if epsilon < 7.58 else 2048,
-            "votes_per_sample": 1,
-            "smooth_votes": False,
-            "threshold": 0.0,
-            "new_public_share": 0.0,
-            "lookahead": 4,
-            "reuse_lookahead": False,
-            "mask_probability": 0.3,
-            "variation_steps": 2,
-            "masks_per_pass": 1,
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "max_length": 64,
-            "seeds_per_prompt": 3,
-            "keep_survivors": False,
-            "weight_seeds": False,
-            "texts_per_prompt": 1,
-            "continuations_per_prompt": 1,
-            "best_of": 1,
-            "max_new_tokens": 85,
-        }
-        return cls(**{**settings, **overrides})
+        size = 1024 if epsilon < 7.58 else 2048
+        return cls(**{"epsilon": epsilon, "population_size": size, **PAPER, **overrides})

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,14 +12,17 @@ from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
 from .evolution.evidence import Evidence, SeedsReading
 from .evolution.label_scores import ScoredSeeds, margins
+from .evolution.parts import is_texts
+from .evolution.token_answer import TokenAnswer
 from .forms import form_of, mended
 from .labels import domain_of
-from .models.engine import ChecksContext, CountsTokens, KnownTexts, TextEngine, collect_texts
+from .models.engine import ChecksContext, CountsTokens, KnownTexts, TakesBias, TextEngine, collect_texts
 from .processes import broadcast, progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
 from .seed_texts import SeedTexts as SeedTexts
+from .tilting import Request, fit_bias, is_bias, num_written
 
 logger = logging.getLogger(__name__)
 
@@ -36,25 +39,41 @@ def check_num_samples(num_samples: int) -> None:
         raise ValueError(f"`num_samples`={num_samples!r} must be a positive integer.")
 
 
-Keep = Callable[[str, Callable[[], list[str]]], list[str]]
-"""`keep(part, write)` returns what `write()` does, or what it returned for the part of this name before."""
-
-
 Judge = Callable[[list[str]], np.ndarray]
 """Says of each text how good it is. One that is minus infinity is never kept."""
 
 
-def _write_again(part: str, write: Callable[[], list[str]]) -> list[str]:
-    return write()
+class Keep(Protocol):
+    """Keeps what is written."""
+
+    def __call__(self, part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+        """Return what `make()` does, or what it returned for the part of this name before, if that is valid."""
+        ...
+
+
+def _write_again(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+    return make()
 
 
 class _Shown(NamedTuple):
-    """What prompts show: how they are written, the texts, how often each is chosen, and how many stand in one."""
+    """What prompts show: how they are written, the texts, how often each is chosen, and how many stand in one.
+
+    And the bias of the logits of the tokens that are written.
+    """
 
     prompt: ListPrompt
     examples: list[str]
     chances: np.ndarray
     number: int
+    bias: Mapping[int, float]
+
+
+class _Draft(NamedTuple):
+    """A prompt, what the new text begins with, and whether the texts of each continuation keep line breaks."""
+
+    prompt: str
+    beginning: str
+    with_lines: list[bool]
 
 
 class Expander:
@@ -88,6 +107,7 @@ class Expander:
         num_samples: int,
         label_shares: Mapping[str, float] | None = None,
         keep: Keep = _write_again,
+        answer: TokenAnswer | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Write the rows of a synthetic dataset: texts, and their labels if the settings have labels.
 
@@ -98,21 +118,22 @@ class Expander:
             num_samples (`int`): Number of rows wanted.
             label_shares (`Mapping[str, float]`, *optional*): Fraction of each label. By default that of the seeds.
             keep (`Callable`, *optional*): See `Keep`.
+            answer (`TokenAnswer`, *optional*): What the clients said about tokens. See `expand`.
 
         Returns:
             `Iterator` of `dict`: The rows, as they are asked for. See `expand`.
         """
         column = self._config.label_column
         if column is None:
-            return ({"text": text} for text in self.expand(seeds, num_samples, keep))
+            return ({"text": text} for text in self.expand(seeds, num_samples, keep, answer=answer))
         numbers = seeds.numbers(num_samples, label_shares)
         known = KnownTexts(seeds.texts)
 
         def keep_of(label: int) -> Keep:
-            return lambda part, write: keep(f"{label}-{part}", write)
+            return lambda part, make, is_valid=is_texts: keep(f"{label}-{part}", make, is_valid)
 
         written = {
-            label: self.expand(seeds.with_label(label), number, keep_of(label), label, known)
+            label: self.expand(seeds.with_label(label), number, keep_of(label), label, known, answer)
             for label, number in enumerate(numbers)
             if number
         }
@@ -128,6 +149,7 @@ class Expander:
         keep: Keep = _write_again,
         label: int = 0,
         known: KnownTexts | None = None,
+        answer: TokenAnswer | None = None,
     ) -> Iterator[str]:
         """Write texts of one label, or without labels.
 
@@ -137,6 +159,9 @@ class Expander:
             keep (`Callable`, *optional*): See `Keep`.
             label (`int`, *optional*, defaults to `0`): Number of the label, which the prompts speak of.
             known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
+            answer (`TokenAnswer`, *optional*):
+                What the clients said about tokens. The language model is made to write them as often as the clients
+                do, which takes up to 256 texts more (`evolution.token_tilt`).
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -150,8 +175,13 @@ class Expander:
         # Once and not in each prompt that shows it: a seed may be very long.
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
         number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
-        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number)
         judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
+        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
+        if answer is not None:
+            rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
+            number = num_written(num_samples)
+            tilted = keep("tilt", lambda: self._fit_bias(shown, answer, label, number, rng), is_bias)
+            shown = shown._replace(bias=dict(zip(answer.tokens.tolist(), tilted, strict=True)))
 
         def propose(missing: int, attempt: int) -> list[str]:
             rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
@@ -287,23 +317,48 @@ class Expander:
         best = np.argsort(-values, kind="stable")[: math.ceil(len(texts) / best_of)]
         return [texts[index] for index in np.sort(best) if values[index] > -np.inf]
 
+    def _fit_bias(
+        self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator
+    ) -> list[float]:
+        """Compute what is to be added to the logit of each token of an answer, by what a number of texts hold."""
+        several = self._config.continuations_per_prompt
+        drafts = [self._draft(shown, rng) for _ in range(math.ceil(number / several))]
+        asked = [draft for draft in drafts for _ in range(several)]
+
+        def read(continuations: Sequence[str]) -> list[str]:
+            pairs = zip(asked, continuations, strict=True)
+            return [self._list.read(draft.beginning + text, 1, draft.with_lines[0])[0] for draft, text in pairs]
+
+        request = self._request(shown, [draft.prompt for draft in asked], rng)
+        with progress_label("Finding out how often the model writes each token"):
+            return fit_bias(self._engine, answer, label, request, read)
+
+    def _request(self, shown: _Shown, prompts: list[str], rng: np.random.Generator) -> Request:
+        num_new = self._config.texts_per_prompt
+        stop = self._list.stop(shown.number + num_new + 1)
+        return Request(prompts, self._config.max_new_tokens * num_new, int(rng.integers(2**32)), stop)
+
+    def _draft(self, shown: _Shown, rng: np.random.Generator) -> _Draft:
+        """Write a prompt that shows random seeds."""
+        chosen = rng.choice(len(shown.examples), shown.number, replace=False, p=shown.chances)
+        seeds = [shown.examples[index] for index in chosen]
+        beginning = self._beginning(seeds)
+        text = shown.prompt.write(seeds, self._config.texts_per_prompt) + beginning
+        return _Draft(text, beginning, self._with_lines(seeds, rng))
+
     def _propose(self, shown: _Shown, missing: int, rng: np.random.Generator) -> Iterator[str]:
         config = self._config
         prompts, beginnings, with_lines = [], [], []
         for _ in range(math.ceil(missing / (config.texts_per_prompt * config.continuations_per_prompt))):
-            chosen = rng.choice(len(shown.examples), shown.number, replace=False, p=shown.chances)
-            seeds = [shown.examples[index] for index in chosen]
-            beginning = self._beginning(seeds)
-            text = shown.prompt.write(seeds, config.texts_per_prompt) + beginning
-            prompts += [text] * config.continuations_per_prompt
-            beginnings += [beginning] * config.continuations_per_prompt
-            with_lines += self._with_lines(seeds, rng)
-        continuations = self._engine.complete(
-            prompts,
-            max_new_tokens=config.max_new_tokens * config.texts_per_prompt,
-            seed=int(rng.integers(2**32)),
-            stop=self._list.stop(shown.number + config.texts_per_prompt + 1),
-        )
+            draft = self._draft(shown, rng)
+            prompts += [draft.prompt] * config.continuations_per_prompt
+            beginnings += [draft.beginning] * config.continuations_per_prompt
+            with_lines += draft.with_lines
+        _, length, seed, stop = request = self._request(shown, prompts, rng)
+        if isinstance(self._engine, TakesBias) and shown.bias:
+            continuations = self._engine.complete_tilted(*request, shown.bias)
+        else:
+            continuations = self._engine.complete(prompts, max_new_tokens=length, seed=seed, stop=stop)
         for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
             for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
                 short = self._engine.truncate(text, config.max_new_tokens)

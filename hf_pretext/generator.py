@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from .evolution.algorithm import evolve
 from .evolution.parts import is_texts, joined
 from .evolution.population import Population
 from .evolution.selection import SelectionRule, selection_rule
+from .evolution.token_answer import TokenAnswer
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
@@ -29,13 +29,14 @@ from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
 from .privacy.noise import NoiseSource
-from .privacy.plan import Plan
+from .privacy.plan import Plan, with_token_fraction
 from .privacy.report import PrivacyReport
 from .processes import is_main_process, map_over_processes, progress_label
-from .runs.folder import RunFolder
+from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
-from .saved_runs import SavedRun
+from .saved_runs import SavedRun, check_no_run_dir
+from .tilting import can_tilt, usable_answer
 
 if TYPE_CHECKING:
     import torch
@@ -115,11 +116,13 @@ class PrivateEvolutionGenerator(CountsAlone):
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
             raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
-        self._config, self._form = config, form_of(config)
-        plan = Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
+        Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
+        self._given, config = config, with_token_fraction(config, can_tilt(self._components.engine))
+        plan = Plan.from_config(config, questions, accountant)
+        self._config, self._form = config, form_of(config)
         self._questions = [question for question, _ in questions]
         rule = selection_rule(selection, config)
         self._new_population = partial(Population, rule=rule, config=config, questions=self._questions)
@@ -142,11 +145,12 @@ class PrivateEvolutionGenerator(CountsAlone):
         self.history: list[RoundRecord] = []
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
+        self._token_answer: TokenAnswer | None = None
 
     @property
     def config(self) -> PrivateEvolutionConfig:
-        """The settings. Another configuration needs another generator."""
-        return self._config
+        """The settings as they were given. Another configuration needs another generator."""
+        return self._given
 
     @property
     def ledger(self) -> PrivacyLedger:
@@ -163,6 +167,20 @@ class PrivateEvolutionGenerator(CountsAlone):
     def seeds(self) -> "Dataset | None":
         """The seeds of the latest run, or of the saved run that this generator continues."""
         return self._seeds
+
+    @property
+    def token_answer(self) -> TokenAnswer | None:
+        """What the clients of that run said about tokens, with noise. None if they were not asked."""
+        return self._token_answer
+
+    @token_answer.setter
+    def token_answer(self, answer: TokenAnswer | None) -> None:
+        if self._seeds is not None:
+            raise ValueError(
+                "`token_answer` of a generator with seeds of its own is that of their run: its report says nothing "
+                "about another one. Make a new generator, and `expand` the seeds with that."
+            )
+        self._token_answer = answer
 
     @property
     def time_table(self) -> str:
@@ -232,7 +250,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         check_population(private, initial_population, self.config, self._components)
         # A run that did not end is resumed, or begun again if nothing of it was kept.
         self._run = run = self._new_run(self._num_runs + 1)
-        with self._working():
+        with working(self._folder, self.ledger):
             is_released = run.is_released
             if not is_released:
                 run.warn_of_a_second_one()
@@ -243,15 +261,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             tools = tools_of(self._components, self._expander, self._form, self._embed)
             population = self._new_population(run, initial_population, tools)
             self.history = run.history
-            self._seeds = self._synthetic = None
+            self._seeds = self._synthetic = self._token_answer = None
             seeds = evolve(run, clients, population, self.config)
             self.initial_population = joined(population.initial)
-            if not seeds.rows:
-                raise RuntimeError(
-                    f"All {self.config.num_rounds} rounds of this run were lost, in crashes or as too few clients "
-                    "answered, and are counted as spent. A new run needs a new budget and another `run_dir`."
-                )
+            seeds.check(self.config.num_rounds)
             self._costs = private.costs() if isinstance(private, ClientPool) else None
+            self._token_answer = population.token_answer
             rows = list(as_rows(self._form, population.finish(seeds)))
             self._seeds = make_dataset(rows, output_features(self.config))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
@@ -287,20 +302,22 @@ class PrivateEvolutionGenerator(CountsAlone):
         check_num_samples(num_samples)
         check_given_shares(label_shares, self.config.labels)
         examples = SeedTexts.of(seeds, self.config)
-        self._components.needed_engine("`expand`")
+        engine = self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
         is_own = examples.are_among(self._seeds)
-        with self._working():
+        with working(self._folder, self.ledger):
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
             is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
 
-            def keep(part: str, write: Callable[[], list[str]]) -> list[str]:
-                return run.keep(f"{run.texts_step}-{part}", is_texts, write) if is_kept else write()
+            def keep(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
+                return run.keep(f"{run.texts_step}-{part}", is_valid, make) if is_kept else make()
 
+            # The counts of the own run say nothing about the words of other seeds.
+            answer = usable_answer(self._token_answer if is_own or self._seeds is None else None, engine)
             with run.stage("expanding"):
-                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep))
+                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep, answer))
                 if is_kept and self._folder is not None:
                     synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, features)
                 else:
@@ -331,14 +348,11 @@ class PrivateEvolutionGenerator(CountsAlone):
             FileNotFoundError: `name` is neither.
             ValueError: The report and the plan do not belong together, or the name of a model was not saved.
         """
-        if overrides.get("run_dir") is not None:
-            raise ValueError(
-                f"`run_dir`={str(overrides['run_dir'])!r} cannot continue a saved run, whose releases it does not "
-                "hold. Give `run_dir` to the constructor, with the run's own settings, to resume it."
-            )
+        check_no_run_dir(overrides)
         saved = SavedRun.load(name, revision, token)
         config = saved.config_or(overrides.pop("config", None))
-        generator = cls(**{**saved.models(overrides), **overrides}, config=config)
+        generator = cls(**{**saved.models(overrides), **overrides}, config=saved.decided(config))
+        generator._given = config
         own, *earlier = saved.report.parts or (saved.report,)  # Its own report comes first.
         generator._ledger = own.to_ledger(generator.ledger.plan)
         generator._num_clients = own.num_clients
@@ -347,6 +361,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         # A model that is left out here was there when the seeds were made.
         generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
+        generator._token_answer = saved.token_answer
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.
@@ -409,16 +424,9 @@ class PrivateEvolutionGenerator(CountsAlone):
         maps = self._saved_run.maps(self.initial_population, self.embed)
         if not is_main_process():
             return None
-        return self._saved_run.push(
-            repo_id,
-            maps,
-            license=license,
-            language=language,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            allow_no_guarantee=allow_no_guarantee,
-        )
+        options: dict[str, Any] = {"private": private, "token": token, "allow_no_guarantee": allow_no_guarantee}
+        options["commit_message"] = commit_message
+        return self._saved_run.push(repo_id, maps, license=license, language=language, **options)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts in the space where the clients vote: unit rows, shape `(len(texts), d)`."""
@@ -427,8 +435,9 @@ class PrivateEvolutionGenerator(CountsAlone):
 
     @property
     def _saved_run(self) -> SavedRun:
-        sources, texts = self._sources, (self._seeds, self._synthetic)
-        return SavedRun(self.config, self.privacy_report, sources, self.history, *texts, self.time_table, self._costs)
+        made = (self._sources, self.history, self._seeds, self._synthetic)
+        rest = (self.time_table, self._costs, self._token_answer, self._config.token_fraction)
+        return SavedRun(self.config, self.privacy_report, *made, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
@@ -437,14 +446,5 @@ class PrivateEvolutionGenerator(CountsAlone):
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Keep other processes off the run folder, and begin with what it holds."""
-        with self._folder.locked() if self._folder is not None else nullcontext():
-            if is_main_process():
-                self.ledger.reload()
-            self.ledger.share()
-            yield
-
     def _pool(self, private: Any) -> ClientPool:
-        return client_pool(private, self.config, self._components.embedder, self.ledger.plan, self._noise)
+        return client_pool(private, self._config, self._components, self.ledger.plan, self._noise)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifacts import CARD_NAME, REPORT_NAME
+from .artifacts import CARD_NAME, REPORT_NAME, TOKENS_NAME
 from .coverage import report_of_rows
 from .data import read_texts
 from .privacy.figures import rounded_up
@@ -75,7 +75,7 @@ def push_folder(
             commit_message=commit_message,
             ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
             # What an earlier push of the same run left and this one does not bring.
-            delete_patterns=["data/*", "seeds/*", "*.safetensors", "evaluation.*", PATTERN],
+            delete_patterns=["data/*", "seeds/*", "*.safetensors", "evaluation.*", TOKENS_NAME, PATTERN],
             parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report),
         )
         return str(address)

@@ -10,7 +10,7 @@ from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
 from .clients.questions import Question
-from .clients.samples import MOST_UNKNOWN, CountsUnknown, Embedder
+from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
@@ -21,6 +21,7 @@ from .models.components import Components, ModelSource
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
+from .tilting import check_token_question, token_reader
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -68,20 +69,22 @@ def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "
 
 
 def client_pool(
-    private: Any, config: PrivateEvolutionConfig, embedder: Embedder, plan: Plan, noise: NoiseSource | None
+    private: Any, config: PrivateEvolutionConfig, components: Components, plan: Plan, noise: NoiseSource | None
 ) -> ClientPool:
     """Return the clients: a pool that was given, or one of the rows of a dataset.
 
     Args:
         private (`datasets.Dataset` or `ClientPool`): The clients.
         config (`PrivateEvolutionConfig`): Names of the columns.
-        embedder (`Embedder`): The embedding model.
+        components (`Components`): The embedding model, and the language model, whose tokenizer questions may need.
         plan (`Plan`): What they will be asked.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
 
     Raises:
-        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
+        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
+            ask about tokens of a tokenizer that is not there.
     """
+    check_token_question(config, components.engine)
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:
@@ -89,7 +92,7 @@ def client_pool(
             f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but "
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
-    return InMemoryClientPool(private, embedder, config, plan, noise)
+    return InMemoryClientPool(private, components.embedder, config, plan, noise, token_reader(components.engine))
 
 
 def run_settings(
@@ -103,7 +106,9 @@ def run_settings(
     A model that was finetuned is known by what it learned as well (`earlier`, see `reports_of_writer`), since it may
     be finetuned again under the same name.
     """
-    settings = {name: value for name, value in config.to_dict().items() if name != "hf_pretext_version"}
+    # Folders of earlier versions do not have those of token counts.
+    unused = ("hf_pretext_version", *(() if config.token_fraction else ("token_fraction", "num_tokens")))
+    settings = {name: value for name, value in config.to_dict().items() if name not in unused}
     asked = {f"questions.{each.name}": each.fingerprint() for each in questions}
     models = {argument: each.label for argument, each in sources.items()}
     if earlier is None or len(earlier):
@@ -142,4 +147,5 @@ def tools_of(
         warn_of_unknown(texts, components.embedder, "the initial population that was written")
         return texts
 
-    return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write)
+    reader = token_reader(components.engine)
+    return Tools(variations_in_form(form, components.variation.vary), truncate, embed, write, reader)

@@ -34,6 +34,7 @@ CONFIG = PrivateEvolutionConfig(
     seeds_per_prompt=3,
     texts_per_prompt=3,
     best_of=1,  # Half the time of the expansion.
+    token_fraction=0.0,  # The same.
     max_new_tokens=48,
     min_words=5,
 )

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from .artifacts import (
     CARD_NAME,
+    CONFIG_NAME,
     DATA_FILE,
     FILES_OF_A_RUN,
     HISTORY_NAME,
@@ -22,12 +23,14 @@ from .artifacts import (
     REPORT_NAME,
     SEEDS_FILE,
     SEEDS_NAME,
+    TOKENS_NAME,
 )
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows, texts_of
 from .data import make_dataset
 from .data.labels import class_labels
+from .evolution.token_answer import TokenAnswer
 from .files import atomic_folder, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
@@ -36,7 +39,7 @@ from .plots import plot_run
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .runs.history import RoundRecord
-from .settings import shortened
+from .settings import DECIDED, shortened
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,6 +64,8 @@ class SavedRun:
         synthetic (`datasets.Dataset`, *optional*): Texts expanded from the seeds.
         footer (`str`, *optional*): A line below the picture.
         costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
+        token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
+        token_fraction (`float`, *optional*): Fraction of the budget for that, if the settings leave it to the library.
     """
 
     config: PrivateEvolutionConfig
@@ -71,6 +76,8 @@ class SavedRun:
     synthetic: "Dataset | None" = None
     footer: str = ""
     costs: Mapping[str, Any] | None = None
+    token_answer: TokenAnswer | None = None
+    token_fraction: float | None = None
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -86,18 +93,24 @@ class SavedRun:
             for argument, source in read_json(folder / MODELS_NAME).items()
         }
         config = PrivateEvolutionConfig.from_pretrained(folder)
-        seeds = _read_seeds(folder, config)
-        if seeds is not None and digest_of_seeds(seeds) != report.seeds_digest:
+        decided = read_json(folder / CONFIG_NAME).get(DECIDED)
+        # A version without token counts decided nothing.
+        fraction = decided.get("token_fraction", 0.0) if isinstance(decided, dict) else 0.0
+        seeds, answer = _read_seeds(folder, config), _read_tokens(folder)
+        if seeds is not None and digest_of_seeds(seeds, answer) != report.seeds_digest:
             logger.warning(
-                "The seeds in %r are not those that its privacy report names: they were changed, or saved by an older "
-                "version. They are not loaded, because texts written from them would have no guarantee.",
+                "The seeds in %r, with the token counts beside them, are not those that its privacy report names: "
+                "they were changed, or saved by an older version. They are not loaded, because texts written from "
+                "them would have no guarantee.",
                 str(name),
             )
-            seeds = None
+            seeds = answer = None
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
         history = [RoundRecord.from_dict(record) for record in records]
         synthetic = _read_texts(folder, report) if seeds is not None else None
-        return cls(config, report, sources, history, seeds, synthetic)
+        answer = answer if seeds is not None else None
+        made = (history, seeds, synthetic)
+        return cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction)
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.
@@ -117,6 +130,10 @@ class SavedRun:
                 "and their shares as you like."
             )
         return given
+
+    def decided(self, config: PrivateEvolutionConfig) -> PrivateEvolutionConfig:
+        """Return settings in which what was left to the library is what it decided for the saved run."""
+        return config if config.token_fraction is not None else replace(config, token_fraction=self.token_fraction)
 
     def models(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that name the models, for those that are not given.
@@ -196,15 +213,20 @@ class SavedRun:
     ) -> None:
         """Write everything but the seeds and the synthetic texts."""
         self.config.save_pretrained(folder)
+        if self.config.token_fraction is None:
+            decided = {DECIDED: {"token_fraction": self.token_fraction or 0.0}}
+            write_json(folder / CONFIG_NAME, {**read_json(folder / CONFIG_NAME), **decided})
         report = self.report
         if self.seeds is not None:
             texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)
             texts.save(folder)
-            report = report.about(texts, digest_of_seeds(self.seeds))
+            report = report.about(texts, digest_of_seeds(self.seeds, self.token_answer))
         report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
         if self.seeds is not None:
             write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
+            if self.token_answer is not None:
+                write_json(folder / TOKENS_NAME, self.token_answer.to_dict())
         if self.seeds is not None and self.synthetic is not None:
             plot_run(self.history, self.report, self.config, maps, self.footer, folder / PICTURE_NAME)
             names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
@@ -230,6 +252,15 @@ class SavedRun:
             {"name": name, "words": words, "count": counts[number], "share": shares.get(number, 0.0)}
             for number, (name, words) in enumerate((config.labels or {}).items())
         ]
+
+
+def check_no_run_dir(overrides: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a saved run is to be continued in a run folder."""
+    if overrides.get("run_dir") is not None:
+        raise ValueError(
+            f"`run_dir`={str(overrides['run_dir'])!r} cannot continue a saved run, whose releases it does not hold. "
+            "Give `run_dir` to the constructor, with the run's own settings, to resume it."
+        )
 
 
 def check_folder(folder: str | Path, report: PrivacyReport) -> None:
@@ -277,8 +308,17 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
     return synthetic if is_own else None
 
 
-def digest_of_seeds(seeds: "Dataset") -> str:
-    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written."""
+def _read_tokens(folder: Path) -> TokenAnswer | None:
+    """Read the token counts of a saved run, if it has any."""
+    path = folder / TOKENS_NAME
+    return TokenAnswer.from_dict(read_json(path)) if path.is_file() else None
+
+
+def digest_of_seeds(seeds: "Dataset", answer: TokenAnswer | None = None) -> str:
+    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written.
+
+    So do the token counts that belong to them, if there are any.
+    """
     from datasets import ClassLabel
 
     # By their names, since the settings number the labels.
@@ -287,4 +327,6 @@ def digest_of_seeds(seeds: "Dataset") -> str:
     for seed in seeds:
         seed |= {name: each.names[seed[name]] for name, each in labels.items()}
         rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
+    if answer is not None:
+        rows.update(json.dumps(answer.to_dict(), sort_keys=True).encode() + b"\n")
     return rows.hexdigest()

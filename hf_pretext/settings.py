@@ -23,6 +23,10 @@ RANGES = {
 """What a number has to be relative to a limit. A comparison with NaN is false, so NaN is in no range."""
 
 
+DECIDED = "decided"
+"""Key of a saved configuration for what the settings left to the library."""
+
+
 def shortened(value: object) -> str:
     """Show a value in an error by its beginning and end, since a file from a stranger may hold a list of millions."""
     limits = reprlib.Repr()
@@ -122,7 +126,7 @@ class SavedSettings:
     def from_dict(cls: type[Own], values: dict[str, Any]) -> Own:
         """Make a configuration from a dictionary. Keys that this version does not know are named in a warning."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known - {"hf_pretext_version"})
+        unknown = sorted(set(values) - known - {"hf_pretext_version", DECIDED})
         if unknown:
             warnings.warn(
                 f"The configuration holds keys that hf_pretext {__version__} does not know and ignores: {unknown}. "

@@ -174,6 +174,7 @@ def config():
         epsilon=4.0,
         delta=1e-3,
         num_rounds=2,
+        token_fraction=0.0,
         population_size=32,
         lookahead=2,
         max_length=32,

@@ -28,6 +28,7 @@ LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 
 def make_generator(labels=None, **changes):
     settings = {"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "lookahead": 0, "min_words": 1}
+    settings["token_fraction"] = 0.0
     settings |= {"labels": labels, "label_column": labels and "kind"}
     config = PrivateEvolutionConfig(**settings, max_length=16, max_new_tokens=16)
     return PrivateEvolutionGenerator(**MODELS, config=config, batch_size=8, **changes)

@@ -5,8 +5,9 @@ import guarantee_audit
 import guarantee_clients
 import guarantee_node
 import guarantee_rows
+import guarantee_tokens
 
-PARTS = (guarantee, guarantee_clients, guarantee_node, guarantee_audit, guarantee_rows)
+PARTS = (guarantee, guarantee_clients, guarantee_node, guarantee_audit, guarantee_rows, guarantee_tokens)
 CHECKS = tuple(check for part in PARTS for check in part.CHECKS)
 MUTATIONS = {name: mutation for part in PARTS for name, mutation in part.MUTATIONS.items()}
 

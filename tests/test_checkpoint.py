@@ -20,7 +20,7 @@ from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian
 from hf_pretext.privacy.ledger import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
-from hf_pretext.runs.folder import RunFolder
+from hf_pretext.runs.folder import RunFolder, working
 
 NUM_ROUNDS = 3
 
@@ -269,7 +269,7 @@ def test_a_folder_of_the_first_edition_is_refused_by_name(make, begun):
 
 def test_two_at_a_time_are_refused(make, private, public, tmp_path):
     first, second = make(tmp_path), make(tmp_path)
-    with first._working(), pytest.raises(RuntimeError, match="in use by another process"):
+    with working(first._folder, first.ledger), pytest.raises(RuntimeError, match="in use by another process"):
         second.evolve(private, initial_population=public)
     second.evolve(private, initial_population=public)
     first.evolve(private, initial_population=public)

@@ -26,7 +26,14 @@ GOLDEN = Path(__file__).parent / "golden.json"
 NUM_ROUNDS = 3
 
 SHARED = PrivateEvolutionConfig(
-    epsilon=4.0, delta=1e-3, num_rounds=NUM_ROUNDS, population_size=16, max_length=32, max_new_tokens=16, min_words=1
+    epsilon=4.0,
+    delta=1e-3,
+    num_rounds=NUM_ROUNDS,
+    population_size=16,
+    max_length=32,
+    max_new_tokens=16,
+    min_words=1,
+    token_fraction=0.0,
 )
 NO_SMOOTHING = {"smooth_votes": False, "new_public_share": 0.0, "best_of": 1}
 CONFIGURATIONS = {

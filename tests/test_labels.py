@@ -29,7 +29,10 @@ from hf_pretext.privacy import Plan
 from hf_pretext.runs.folder import RunFolder
 
 LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
-SIZES = {"population_size": 16, "max_length": 32, "max_new_tokens": 16, "min_words": 1, "num_rounds": 2}
+SIZES = {
+    **{"population_size": 16, "max_length": 32, "max_new_tokens": 16, "min_words": 1, "num_rounds": 2},
+    "token_fraction": 0.0,
+}
 
 
 def make_config(**changes):

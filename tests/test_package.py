@@ -14,9 +14,9 @@ import hf_pretext
 PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from its own floor and from those below it.
 FLOORS = (
-    "version artifacts lazy moved settings forms labels configuration files processes segmentation cleaning prompts "
-    "data privacy clients runs evolution models seed_texts expansion evaluation plots cards coverage hub finetuning "
-    "saved_runs inputs generator audit federated plays quickstart cli"
+    "version artifacts lazy moved settings forms labels paper configuration files processes segmentation cleaning "
+    "prompts data privacy clients runs evolution models tilting seed_texts expansion evaluation plots cards coverage "
+    "hub finetuning saved_runs inputs generator audit federated plays quickstart cli"
 ).split()
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -40,6 +40,7 @@ def test_two_processes_end_with_the_same_texts_and_report(outcomes):
     for name in ("initial_population", "seeds", "synthetic", "labeled", "report"):
         assert first[name] == second[name], name
     assert len({row["text"] for row in first["labeled"]["synthetic"]}) == 8
+    assert np.shape(first["labeled"]["token_counts"]["counts"]) == (2, 40)
     assert len(set(first["synthetic"])) == len(first["synthetic"]) == 20
 
 

@@ -16,10 +16,12 @@ from hf_pretext.clients import ClientPool
 from hf_pretext.clients.clipping import MAX_CLIP_NORM, Answers, quantize, without_malformed
 from hf_pretext.clients.questions import (
     LabeledMeanEmbedding,
+    LabeledTokenCounts,
     MeanEmbedding,
     NearestCandidates,
     NearestLabeledCandidates,
     Question,
+    TokenCounts,
     check_question,
     sum_answers,
 )
@@ -35,13 +37,18 @@ def unit_rows(rng, num_rows, dimension=16):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+ZIPF = 1 / np.arange(1, 61) / (1 / np.arange(1, 61)).sum()
+"""How often each of sixty tokens is used."""
+
+
 def random_samples(rng, num_clients=7, most=6, dimension=16):
     """Clients with up to a few samples each, some of them none."""
     counts = rng.integers(0, most + 1, size=num_clients)
     counts[0] = max(counts[0], 1)
     owners = np.repeat(np.arange(num_clients), counts)
     points = quantize_embeddings(unit_rows(rng, counts.sum(), dimension))
-    return Samples(owners, points, rng.integers(-1, 4, size=len(owners)))
+    tokens = [rng.choice(60, size=size, p=ZIPF) for size in rng.integers(0, 12, size=len(owners))]
+    return Samples(owners, points, rng.integers(-1, 4, size=len(owners))).with_tokens(tokens, "t")
 
 
 def one_client(values):
@@ -53,9 +60,16 @@ QUESTIONS = {
     "three votes per sample": lambda rng: NearestCandidates.of(0.9 * unit_rows(rng, 20), votes_per_sample=3),
     "mean": lambda rng: MeanEmbedding.of(unit_rows(rng, 30)),
     "mean by label": lambda rng: LabeledMeanEmbedding.of(unit_rows(rng, 30), 3),
+    "token counts": lambda rng: TokenCounts(*tokens(rng), "t"),
+    "token counts by label": lambda rng: LabeledTokenCounts(*tokens(rng), "t", 3),
     "votes with labels": lambda rng: labeled(rng),
     "votes with labels and shares": lambda rng: labeled(rng, votes_per_sample=2, share_weight=0.5, max_samples=4),
 }
+
+
+def tokens(rng):
+    """Forty of the sixty tokens, in any order, with weights that differ by much."""
+    return rng.permutation(60)[:40], np.exp(rng.uniform(-12, 12, size=40))
 
 
 def labeled(rng, **settings):
@@ -268,6 +282,46 @@ def test_a_mean_by_label_is_the_mean_of_each_label_by_its_share():
     np.testing.assert_allclose(both[0], both[1].answer(whole), atol=1e-9)
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_token_counts_are_what_a_loop_counts(seed):
+    """Compared with a loop over samples and tokens, for each label, and without labels. Their norm is one."""
+    rng = np.random.default_rng(seed)
+    samples, (asked, weights) = random_samples(rng), tokens(rng)
+    of_all, by_label = TokenCounts(asked, weights, "t"), LabeledTokenCounts(asked, weights, "t", 3)
+    for _, own in samples.each_client():
+        counts = np.zeros((4, 60))
+        for label, found in zip(own.labels, own.tokens, strict=True):
+            for token in found:
+                counts[3, token] += 1
+                if 0 <= label < 3:
+                    counts[label, token] += 1
+        for question, rows in ((of_all, [3]), (by_label, [0, 1, 2])):
+            expected = (counts[rows][:, asked] * weights).ravel()
+            np.testing.assert_allclose(
+                question.answer(own), expected / max(np.linalg.norm(expected), 1e-9), atol=1e-12
+            )
+
+
+def test_a_client_without_embeddings_can_say_how_often_it_writes_tokens():
+    """It needs no embedding model. How many dimensions the embeddings of others have makes no difference."""
+    rng = np.random.default_rng(0)
+    samples, question = random_samples(rng), QUESTIONS["token counts"](rng)
+    without = Samples(samples.owners, np.zeros((len(samples.owners), 0), np.int16)).with_tokens(samples.tokens, "t")
+    mechanism = Mechanism(1.0)
+    assert sum_answers(question, without, mechanism).any()
+    np.testing.assert_array_equal(*(sum_answers(question, each, mechanism) for each in (without, samples)))
+    check_question(question, 0, "t")
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "message"), [("", "these clients have no tokenizer"), ("u", "but the clients")]
+)
+def test_a_question_about_tokens_of_another_tokenizer_is_refused(fingerprint, message):
+    with pytest.raises(ValueError, match=message):
+        check_question(QUESTIONS["token counts"](np.random.default_rng(0)), 16, fingerprint)
+
+
 @dataclass(frozen=True, eq=False)
 class Toy(Question):
     """A question of a test's own, whose vector it is told."""
@@ -475,6 +529,18 @@ def test_a_fingerprint_is_of_everything_that_makes_a_question():
         (lambda: MeanEmbedding(np.array([["a"]])), "`center` must be a two-dimensional array of int16"),
         (lambda: LabeledMeanEmbedding(np.zeros((2, 8), np.int16), 2), "`center` of shape .* must have one row"),
         (lambda: LabeledMeanEmbedding(np.ones((1, 8), np.int16), 1), "`num_labels`=1 must be an integer of at least"),
+        (lambda: TokenCounts(np.zeros((2, 2), np.int64), np.ones(2), "t"), "`tokens` must be a one-dimensional array"),
+        (lambda: TokenCounts(np.zeros(0, np.int64), np.ones(0), "t"), "`tokens` must be .* with at least one token"),
+        (lambda: TokenCounts(np.array([1, 1]), np.ones(2), "t"), "`tokens` must be different tokens"),
+        (lambda: TokenCounts(np.array([-1, 1]), np.ones(2), "t"), "`tokens` must be different tokens, whose numbers"),
+        (lambda: TokenCounts(np.arange(2), np.ones(3), "t"), "`weights` must be an array of float64 with one weight"),
+        (lambda: TokenCounts(np.arange(2), np.array([1.0, 0.0]), "t"), "`weights` must lie between 1e-06 and 1e"),
+        (lambda: TokenCounts(np.arange(2), np.array([1.0, np.nan]), "t"), "`weights` must lie between 1e-06 and 1e"),
+        (lambda: TokenCounts(np.arange(2), np.ones(2), ""), "`tokenizer`='' must be the fingerprint of a tokenizer"),
+        (
+            lambda: LabeledTokenCounts(np.arange(2), np.ones(2), "t", 1),
+            "`num_labels`=1 must be an integer of at least",
+        ),
     ],
 )
 def test_a_crafted_question_of_the_library_is_refused(make, message):

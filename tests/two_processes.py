@@ -39,6 +39,7 @@ def labeled_run(private, models, folder):
     config = PrivateEvolutionConfig(
         **{"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 8, "max_length": 16},
         **{"max_new_tokens": 16, "min_words": 1, "domain": "messages", "label_column": "kind"},
+        **{"token_fraction": 0.3, "num_tokens": 40},
         labels={"ham": "messages that people want", "spam": "unwanted advertising"},
     )
     if private is not None:
@@ -46,7 +47,8 @@ def labeled_run(private, models, folder):
     sources = {name: models / name for name in ("embedding_model", "expansion_model")}
     generator = PrivateEvolutionGenerator(None, **sources, config=config, run_dir=folder / "labeled")
     seeds = generator.evolve(private)
-    return {"seeds": seeds.to_list(), "synthetic": generator.expand(seeds, num_samples=8).to_list()}
+    synthetic, answer = generator.expand(seeds, num_samples=8), generator.token_answer
+    return {"seeds": seeds.to_list(), "synthetic": synthetic.to_list(), "token_counts": answer.to_dict()}
 
 
 def main(folder, models):
@@ -61,6 +63,7 @@ def main(folder, models):
         epsilon=4.0,
         delta=1e-3,
         num_rounds=3,
+        token_fraction=0.0,
         population_size=16,
         lookahead=1,
         max_length=16,

@@ -1,29 +1,37 @@
 """Canaries in the release path: they are among the candidates of every round, and nothing else is changed.
 
 An audited run is a run of the generator. Pool, ledger, noise, clipping and accounting are those of every run. Its
-candidates are the canaries first, and then as many others as without them. That is one override of the population,
-which makes public texts only. The noise of a bin does not depend on the number of bins.
+candidates are the canaries first, and then as many others as without them. If clients are asked about tokens, a rare
+one of each canary is among them. These are overrides of the population, which makes public texts only. The noise of a
+bin does not depend on the number of bins.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..clients.questions import Question
 from ..clients.samples import Samples, quantize_embeddings
+from ..clients.tokens import TokenReader
 from ..configuration import PrivateEvolutionConfig
 from ..evolution.candidates import Candidates
 from ..evolution.population import Population, Tools
+from ..evolution.token_list import TokenList
 from ..generator import PrivateEvolutionGenerator
 from ..privacy.mechanism import Mechanism
 from ..runs.run import Asks, Run
+from ..tilting import token_reader
 
-if TYPE_CHECKING:
-    pass
+GROWN = ("population_size", "num_tokens")
+"""Settings that count the canaries as well."""
+
+RARE_WEIGHT = 100.0
+"""Weight of a canary's own token, beside which its other tokens are next to nothing. A norm is 1 all the same."""
 
 
 class Released(NamedTuple):
@@ -41,7 +49,10 @@ class Released(NamedTuple):
 
 
 class PopulationWithCanaries(Population):
-    """Puts the canaries before the candidates of every round. `config.population_size` counts both."""
+    """Puts the canaries before the candidates of every round, and a rare token of each after the public ones.
+
+    `config.population_size` and `config.num_tokens` count both.
+    """
 
     def __init__(
         self,
@@ -53,7 +64,8 @@ class PopulationWithCanaries(Population):
         config: PrivateEvolutionConfig,
         **rest: Any,
     ) -> None:
-        others = replace(config, population_size=config.population_size - len(canaries))
+        sizes = {name: vars(config)[name] - len(canaries) for name in GROWN}
+        others = replace(config, **sizes)
         super().__init__(run, public, tools, config=others, **rest)
         self._canaries = list(canaries)
         self.asked: list[Candidates] = []
@@ -65,9 +77,34 @@ class PopulationWithCanaries(Population):
         self.asked.append(candidates)
         return candidates
 
+    def _choose_tokens(self, reader: TokenReader) -> TokenList:
+        """Ask about a rare token of each canary as well, which is the largest part of what it says of tokens."""
+        public = super()._choose_tokens(reader)
+        rare = rare_tokens(self._canaries, reader, public.tokens)
+        return replace(public, tokens=public.tokens + tuple(rare), weights=public.weights + (RARE_WEIGHT,) * len(rare))
+
     def next(self, candidates: Candidates, parents: np.ndarray, rng: np.random.Generator) -> list[list[str]]:
         """Make the next texts of as many parents as the run has without canaries."""
         return super().next(candidates, rng.choice(parents, self._config.population_size, replace=False), rng)
+
+
+def rare_tokens(canaries: Sequence[str], reader: TokenReader, known: Sequence[int]) -> list[int]:
+    """Choose a token of each canary that few others have, and no other canary got. One without such a token has none.
+
+    Args:
+        canaries (`Sequence[str]`): Their texts.
+        reader (`TokenReader`): The tokenizer.
+        known (`Sequence[int]`): Tokens that are asked about anyway.
+    """
+    left_out = reader.special.union(known, reader(""))
+    found = [sorted(set(reader(text)) - left_out) for text in canaries]
+    counts = Counter(token for own in found for token in own)
+    chosen: dict[int, None] = {}
+    for own in found:
+        left = [token for token in own if token not in chosen]
+        if left:
+            chosen[min(left, key=lambda token: counts[token])] = None
+    return list(chosen)
 
 
 class AuditedGenerator(PrivateEvolutionGenerator):
@@ -75,7 +112,8 @@ class AuditedGenerator(PrivateEvolutionGenerator):
 
     Args:
         canaries (`Sequence[str]`): The canaries, in the order of the targets.
-        config (`PrivateEvolutionConfig`): Settings of the run to be audited. Its population grows by the canaries.
+        config (`PrivateEvolutionConfig`):
+            Settings of the run to be audited. Its population, and its tokens, grow by the canaries.
         **arguments: Arguments of `PrivateEvolutionGenerator`.
 
     Raises:
@@ -88,7 +126,8 @@ class AuditedGenerator(PrivateEvolutionGenerator):
                 f"`labels`={config.labels} are not audited yet: canaries have none. Audit the run without labels. Its "
                 "releases have the same clipping, noise and accounting."
             )
-        super().__init__(config=replace(config, population_size=config.population_size + len(canaries)), **arguments)
+        sizes = {name: vars(config)[name] + len(canaries) for name in GROWN}
+        super().__init__(config=replace(config, **sizes), **arguments)
         if math.isinf(self.ledger.plan.epsilon(config.delta)):
             raise ValueError(
                 f"`noise_multiplier`={config.noise_multiplier} is too small for a guarantee, so an audit has no claim "
@@ -120,7 +159,12 @@ class AuditedGenerator(PrivateEvolutionGenerator):
     @property
     def canary_samples(self) -> Samples:
         """The samples of each canary, as the private side makes them of copies of its text."""
-        return canary_samples(self._canaries, self.embed, self.config.max_samples_per_client)
+        samples = canary_samples(self._canaries, self.embed, self.config.max_samples_per_client)
+        reader = token_reader(self._components.engine)
+        if reader is None:
+            return samples
+        tokens = [np.array(reader(self._canaries[owner]), dtype=np.int64) for owner in samples.owners]
+        return samples.with_tokens(tokens, reader.fingerprint)
 
 
 def canary_samples(

@@ -13,7 +13,16 @@ from ..processes import is_main_process, num_processes
 from .guard import attempted
 from .pool import ClientPool, warn_of_delta, warn_of_few_clients
 from .questions import Question, check_question, sum_answers
-from .samples import Embedder, Samples, embed_clients, embed_with_labels, group_by_client, group_with_labels
+from .samples import (
+    Embedder,
+    Samples,
+    cap_samples,
+    embed_clients,
+    embed_with_labels,
+    group_by_client,
+    group_with_labels,
+)
+from .tokens import TokenReader, read_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +44,9 @@ class InMemoryClientPool(ClientPool):
         config (`PrivateEvolutionConfig`): Names of the columns, seed of the subsets.
         plan (`Plan`): The cap, the sampling rate, and the mechanisms that must not overflow.
         noise (`NoiseSource`, *optional*): Source of the noise. Other than the default in tests only.
+        reader (`TokenReader`, *optional*):
+            The tokenizer of the language model that will write, if the plan asks about tokens. It reads the samples
+            here, in memory.
 
     Raises:
         ValueError: A column is missing, there is no text at all, or rows are not whole, have no client, or a label
@@ -49,6 +61,7 @@ class InMemoryClientPool(ClientPool):
         config: PrivateEvolutionConfig,
         plan: Plan,
         noise: NoiseSource | None = None,
+        reader: TokenReader | None = None,
     ) -> None:
         _refuse_other_processes()
         samples: dict[object, list[Any]] = (group_with_labels if config.labels else group_by_client)(private, config)
@@ -64,6 +77,10 @@ class InMemoryClientPool(ClientPool):
             self._samples = embed_with_labels(samples, embedder, *limits)
         else:
             self._samples = Samples.of(embed_clients(samples, embedder, *limits))
+        if reader is not None and plan.reads_tokens:
+            numbers = np.bincount(self._samples.owners, minlength=self._num_clients)
+            capped = {client: cap_samples(client, own, *limits) for client, own in samples.items()}
+            self._samples = self._samples.with_tokens(read_tokens(capped, numbers, reader), reader.fingerprint)
         self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()
@@ -87,7 +104,7 @@ class InMemoryClientPool(ClientPool):
         """Refuse a malformed question, and a copy of the pool in another process."""
         if os.getpid() != self._process:
             raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
-        check_question(question, self._samples.num_dimensions)
+        check_question(question, self._samples.num_dimensions, self._samples.tokenizer)
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Sum the contributions of the clients that participate, and add the noise. See `ClientPool`.

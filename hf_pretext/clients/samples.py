@@ -10,7 +10,7 @@ entry may be ordered differently.
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -87,15 +87,22 @@ class Samples:
         embeddings (`np.ndarray` of shape `(n, d)`): Quantized embeddings, int16.
         labels (`np.ndarray` of shape `(n,)`, *optional*):
             Number of the label of each sample, int64. By default no sample has one (`NO_LABEL`).
+        tokens (`np.ndarray` of shape `(n,)`, *optional*):
+            The tokens of each sample, as arrays of int64. By default no sample has any.
+        tokenizer (`str`, *optional*): Fingerprint of the tokenizer that read them. Empty if none did.
     """
 
     owners: np.ndarray
     embeddings: np.ndarray
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    tokenizer: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.labels):
             object.__setattr__(self, "labels", np.full(len(self.owners), NO_LABEL, dtype=np.int64))
+        if not len(self.tokens):
+            object.__setattr__(self, "tokens", listed([np.zeros(0, dtype=np.int64)] * len(self.owners)))
 
     @classmethod
     def of(cls, embedded: Sequence[np.ndarray], labels: Sequence[Sequence[int]] | None = None) -> "Samples":
@@ -117,7 +124,12 @@ class Samples:
 
     def select(self, rows: "np.ndarray | slice") -> "Samples":
         """Select samples by a mask or a slice."""
-        return Samples(self.owners[rows], self.embeddings[rows], self.labels[rows])
+        own = self.labels[rows], self.tokens[rows], self.tokenizer
+        return Samples(self.owners[rows], self.embeddings[rows], *own)
+
+    def with_tokens(self, tokens: Sequence[np.ndarray], tokenizer: str) -> "Samples":
+        """Return these samples with their tokens, and the fingerprint of the tokenizer that read them."""
+        return replace(self, tokens=listed(tokens), tokenizer=tokenizer)
 
     def each_client(self) -> Iterator[tuple[int, "Samples"]]:
         """Yield the index and the samples of each client that has any."""
@@ -133,6 +145,14 @@ class Samples:
             end = int(np.searchsorted(self.owners, last, side="right"))
             yield self.select(slice(start, end))
             start = end
+
+
+def listed(tokens: Sequence[np.ndarray]) -> np.ndarray:
+    """Put arrays of any lengths into one array of objects, of which samples can be selected."""
+    array = np.empty(len(tokens), dtype=object)
+    for index, own in enumerate(tokens):
+        array[index] = own
+    return array
 
 
 def quantize_embeddings(embeddings: np.ndarray) -> np.ndarray:

@@ -13,16 +13,19 @@ import numpy as np
 from ..clients.questions import LabeledMeanEmbedding, MeanEmbedding, Question
 from ..clients.questions.labeled_candidates import shares_of
 from ..clients.samples import EMBEDDING_UNITS
+from ..clients.tokens import TokenReader
 from ..configuration import PrivateEvolutionConfig
-from ..privacy.plan import LABELED_MEAN, MEAN_EMBEDDING
+from ..privacy.plan import LABELED_MEAN, LABELED_TOKEN_COUNTS, MEAN_EMBEDDING, TOKEN_COUNTS
 from ..processes import broadcast
 from .candidates import Candidates
 from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
 from .label_scores import is_scores, tilt_direction
-from .parts import Part, Reserve, is_texts, is_texts_of, joined, parts_of
+from .parts import Part, Reserve, is_texts, is_texts_of, is_weights, joined, parts_of
 from .public_texts import public_texts_of_parts
 from .seeds import Seeds
 from .selection import SelectionRule
+from .token_answer import TokenAnswer
+from .token_list import TokenList
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -40,12 +43,14 @@ class Tools:
         embed (`Callable`): Embeds texts as unit rows.
         write (`Callable`):
             `write(label)` writes the first candidates of a label if there are no public texts. Without labels it is 0.
+        reader (`TokenReader`, *optional*): The tokenizer of the language model, if it is known.
     """
 
     vary: Callable[[Sequence[str], int], list[str]]
     truncate: Callable[[str], str]
     embed: Callable[[Sequence[str]], np.ndarray]
     write: Callable[[int], list[str]]
+    reader: TokenReader | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Population:
         self._parts = [Part(size, own) for size, own in zip(sizes, texts, strict=True)]
         self._totals: list[np.ndarray] = []
         self._tilts: list[TiltReading] = []  # What a mean by label says of texts with each label.
+        self.token_answer: TokenAnswer | None = None
 
     @cached_property
     def first_questions(self) -> list[FirstQuestion]:
@@ -107,11 +113,14 @@ class Population:
         Raises:
             ValueError: The public texts are not those that the run began with, or a question cannot be interpreted.
         """
-        questions = [self._first(each) for each in self._questions]
+        questions = []
         if self._config.mean_fraction > 0:
             kind = LABELED_MEAN if self._config.labels else MEAN_EMBEDDING
-            mean = FirstQuestion(kind.name, lambda: self._mean_question, self._read_mean)
-            questions.insert(0, mean)
+            questions.append(FirstQuestion(kind.name, lambda: self._mean_question, self._read_mean))
+        if self._config.token_fraction:
+            kind = LABELED_TOKEN_COUNTS if self._config.labels else TOKEN_COUNTS
+            questions.append(FirstQuestion(kind.name, self._ask_about_tokens, partial(self._read_tokens, kind.name)))
+        questions += [self._first(each) for each in self._questions]
         if questions and self._is_public:
             self._check_public("public", self._source)
         for each in self._questions:
@@ -312,6 +321,34 @@ class Population:
             if self._config.labels:
                 self._tilts.append(reading)
 
+    def _ask_about_tokens(self) -> Question:
+        reader = self._tools.reader
+        if reader is None or reader.fingerprint != self._token_list.tokenizer:
+            raise ValueError(
+                "`expansion_model` has another tokenizer than the one with which the run in `run_dir` began. Give the "
+                "same model, or choose another folder, whose epsilon adds to this one's."
+            )
+        return self._token_list.question(len(self._config.label_names))
+
+    def _read_tokens(self, kind: str, answer: np.ndarray) -> None:
+        """Keep the answer for the language model. It says nothing about which texts to choose."""
+        noise_std, num_clients = self._run.noise_std(kind), self._run.num_clients or 0
+        self.token_answer = TokenAnswer.of(self._token_list, answer, noise_std, num_clients)
+
+    @cached_property
+    def _token_list(self) -> TokenList:
+        """The tokens that clients are asked about, chosen by public texts alone."""
+
+        def choose() -> dict[str, Any]:
+            assert self._tools.reader is not None  # As `check_population` made sure.
+            with self._run.stage("choosing tokens"):
+                return broadcast(self._choose_tokens(self._tools.reader).to_dict())
+
+        return TokenList.from_dict(self._run.keep("tokens", TokenList.is_valid, choose))
+
+    def _choose_tokens(self, reader: TokenReader) -> TokenList:
+        return TokenList.of(self._source, reader, self._config)
+
     def _add_to_all(self, reading: Reading) -> None:
         """Take in what a release says that is about the texts of all labels."""
         for part in self._parts:
@@ -374,7 +411,8 @@ class Population:
         """Ask the evidence about the public texts in reserve."""
         reserve = part.reserve
         # Then all public texts are embedded already, or the parts have them in common.
-        if reserve.embeddings is None and (self.first_questions or len(self._parts) > 1):
+        are_embedded = self._config.mean_fraction > 0 or self._questions
+        if reserve.embeddings is None and (are_embedded or len(self._parts) > 1):
             reserve.embeddings = self._embeddings_of(reserve.texts)
         elif reserve.embeddings is None:
             reserve.embeddings = self._embed_as(f"{label}: embedding public texts", reserve.texts)
@@ -395,15 +433,6 @@ class Population:
                 "`run_dir`."
             )
         return varied
-
-
-def is_weights(value: object, number: int) -> bool:
-    """Return whether a value is a list of this many numbers that are finite and not negative."""
-    return (
-        isinstance(value, list)
-        and len(value) == number
-        and all(isinstance(each, (int, float)) and 0 <= each < float("inf") for each in value)
-    )
 
 
 def _checked(weights: np.ndarray, num_candidates: int) -> np.ndarray:

@@ -28,6 +28,14 @@ class Seeds:
             seed = self._rows.setdefault((text, label), new)
             seed["votes"] += float(weights[index])
 
+    def check(self, num_rounds: int) -> None:
+        """Raise a `RuntimeError` if no round of the run made seeds."""
+        if not self._rows:
+            raise RuntimeError(
+                f"All {num_rounds} rounds of this run were lost, in crashes or as too few clients answered, and are "
+                "counted as spent. A new run needs a new budget and another `run_dir`."
+            )
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows: columns `text`, that of labels, `round` and `votes`."""

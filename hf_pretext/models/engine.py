@@ -1,14 +1,17 @@
 """What variation and expansion ask of a language model, and the collection of texts that it writes. Without torch."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import compress, islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..processes import progress_label
+
+if TYPE_CHECKING:
+    from ..clients.tokens import TokenReader
 
 TEXTS_AT_ONCE = 2048
 """Texts that `collect_texts` asks for at a time. What it has got by then can be kept."""
@@ -53,6 +56,62 @@ class CountsTokens(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without special ones."""
+        ...
+
+
+@runtime_checkable
+class TakesBias(Protocol):
+    """An engine that can write some tokens more often, and others less often, than its model would."""
+
+    def complete_tilted(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
+    ) -> list[str]:
+        """Sample one continuation of each prompt, as `complete` does, with a bias.
+
+        Args:
+            prompts (`Sequence[str]`): The prompts.
+            max_new_tokens (`int`): Longest continuation, in tokens.
+            seed (`int`): Seed of the sampling.
+            stop (`str`, *optional*): A continuation may end when it holds this string.
+            bias (`Mapping[int, float]`): What is added to the logits of tokens, by their ids, before the temperature.
+        """
+        ...
+
+
+class TokenFractions(NamedTuple):
+    """How often a language model writes each token.
+
+    Args:
+        means (`np.ndarray` of shape `(n,)`): Fractions of all that it writes.
+        variances (`np.ndarray` of shape `(n,)`): Their variances, since they are known from some texts only.
+        num_tokens (`float`): Number of tokens of these texts.
+    """
+
+    means: np.ndarray
+    variances: np.ndarray
+    num_tokens: float
+
+
+@runtime_checkable
+class ForeseesTokens(Protocol):
+    """An engine that sees its model's probabilities."""
+
+    def token_fractions(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None
+    ) -> TokenFractions:
+        """Compute how often the model writes each token of its vocabulary: its mean probability while it writes.
+
+        The arguments are those of `TextEngine.complete`.
+        """
+        ...
+
+
+@runtime_checkable
+class ShowsTokenizer(Protocol):
+    """An engine whose model's tokenizer is on this machine, so that private text can be read with it here."""
+
+    def token_reader(self) -> "TokenReader | None":
+        """Return what reads texts as the model's tokens. None if the tokenizer is not known after all."""
         ...
 
 

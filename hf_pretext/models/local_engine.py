@@ -1,20 +1,23 @@
 """A causal language model of transformers on this machine: batches of prompts in, continuations out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..configuration import PrivateEvolutionConfig
-from ..processes import map_over_processes, progress_bar
+from ..processes import map_over_processes, num_processes, progress_bar
 from .cutting import count_tokens, cut_to_tokens, token_ids
+from .engine import TokenFractions
 from .loading import max_positions
 from .reading import find_reader, left_padded
 from .sampling import sample_tokens
 from .thinking import NO_THINKING, TAGS, begin_answer, without_thinking
+from .token_reader import TokenizerReader
 
 SLOT = "HF-PRETEXT-INSTRUCTION"
 """Placeholder for an instruction in the text of a chat template. The tokens of the instruction replace it."""
@@ -23,6 +26,50 @@ CHECK_EVERY = 4
 """Tokens between two checks for the stop string."""
 
 TRIAL = "A short public text, with which it is tried how the language model reads several prompts at once."
+
+
+class Tilt:
+    """A bias of the logits of some tokens, before the temperature.
+
+    Args:
+        bias (`Mapping[int, float]`): What is added to the logits of tokens, by their ids.
+    """
+
+    def __init__(self, bias: Mapping[int, float]) -> None:
+        self._bias = bias
+        self._added: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Add the bias to logits of shape `(rows, vocabulary)`."""
+        if self._added is None:
+            self._added = torch.zeros(logits.shape[-1], device=logits.device)
+            self._added[list(self._bias)] = torch.tensor(list(self._bias.values()), device=logits.device)
+        return logits.float() + self._added
+
+
+class Expectation:
+    """Adds up the probabilities of all tokens, and changes none.
+
+    What a model expects to write is known more precisely than what it happened to write.
+
+    Args:
+        temperature (`float`): The logits are divided by it.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self.sums: Any = np.zeros((2, 1))
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Add up the probabilities that logits of shape `(rows, vocabulary)` stand for, and their squares."""
+        probabilities = (logits.float() / self._temperature).softmax(-1)
+        sums = torch.stack([probabilities.sum(0), probabilities.square().sum(0)])
+        self.sums = self.sums + sums.cpu().double().numpy()
+        return logits
+
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""What is done to the logits of each token before it is drawn."""
 
 
 class LocalEngine:
@@ -56,6 +103,10 @@ class LocalEngine:
         """Count the tokens of a text, without special ones."""
         return count_tokens(self._tokenizer, text, add_special_tokens=False)
 
+    def token_reader(self) -> TokenizerReader:
+        """Return what reads texts as the model's tokens."""
+        return TokenizerReader(self._tokenizer)
+
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
         """Sample one continuation of each prompt.
 
@@ -71,29 +122,58 @@ class LocalEngine:
         Raises:
             ValueError: A prompt and its continuation do not fit into the model's context.
         """
+        return self._continue(self._read(prompts), max_new_tokens, seed, stop)
+
+    def complete_tilted(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
+    ) -> list[str]:
+        """Sample continuations with a bias of the logits of some tokens, by their ids. See `TakesBias`."""
+        return self._continue(self._read(prompts), max_new_tokens, seed, stop, Tilt(bias))
+
+    def token_fractions(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None
+    ) -> TokenFractions:
+        """Compute how often the model writes each token of its vocabulary. See `ForeseesTokens`."""
+        expectation = Expectation(self._config.temperature)
+        self._continue(self._read(prompts), max_new_tokens, seed, stop, expectation)
+        # The same sum, in the same order, in every process.
+        totals, squares = np.sum(map_over_processes(lambda _: [expectation.sums], range(num_processes())), axis=0)
+        number = float(totals.sum())
+        means = totals / number
+        return TokenFractions(means, np.maximum(squares / number - means**2, 0) / number, number)
+
+    def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
-        tokens = [self._encode(prompt) or [self._padding] for prompt in prompts]
-        return self._continue(tokens, max_new_tokens, seed, stop)
+        return [self._encode(prompt) or [self._padding] for prompt in prompts]
 
     def _encode(self, text: str, **arguments: Any) -> list[int]:
         return token_ids(self._tokenizer, text, **arguments)
 
-    def _continue(self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None) -> list[str]:
+    def _continue(
+        self,
+        tokens: Sequence[list[int]],
+        max_new_tokens: int,
+        seed: int,
+        stop: str | None,
+        change: Change | None = None,
+    ) -> list[str]:
         self.check_context(max(map(len, tokens), default=0) + max_new_tokens)
 
         def continue_part(part: Sequence[list[int]], seed: int) -> list[str]:
-            return self._continue_part(part, max_new_tokens, seed, stop)
+            return self._continue_part(part, max_new_tokens, seed, stop, change)
 
         return map_over_processes(continue_part, tokens, seed)
 
     def _continue_part(
-        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None
+        self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, change: Change | None
     ) -> list[str]:
         texts = [""] * len(tokens)
         rng = torch.Generator(self._model.device).manual_seed(seed)
         with progress_bar(len(tokens), "prompt") as bar:
             for chosen in self._batches(tokens):
-                continued = self._continue_batch([tokens[index] for index in chosen], max_new_tokens, stop, rng)
+                continued = self._continue_batch(
+                    [tokens[index] for index in chosen], max_new_tokens, stop, rng, change
+                )
                 for index, text in zip(chosen, continued, strict=True):
                     texts[index] = text
                 bar.update(len(chosen))
@@ -125,7 +205,12 @@ class LocalEngine:
 
     @torch.inference_mode()
     def _continue_batch(
-        self, tokens: list[list[int]], max_new_tokens: int, stop: str | None, rng: torch.Generator
+        self,
+        tokens: list[list[int]],
+        max_new_tokens: int,
+        stop: str | None,
+        rng: torch.Generator,
+        change: Change | None = None,
     ) -> list[str]:
         """Continue prompts token by token. A sequence that is done leaves the batch and costs no more.
 
@@ -141,6 +226,8 @@ class LocalEngine:
                 shared = torch.tensor([different[tuple(ids)] for ids in tokens], device=input_ids.device)
                 logits, attention_mask = logits[shared], attention_mask[shared]
                 cache = self._reader.select_rows(cache, shared)
+            if change is not None:
+                logits = change(logits)
             new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
             written[rows, step] = new_tokens
             going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)

@@ -1,6 +1,7 @@
 """A causal language model behind an address: vLLM, TGI, `transformers serve`, or a provider of the Hub."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from .thinking import NO_THINKING, without_thinking
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
 
+    from .token_reader import TokenizerReader
+
+logger = logging.getLogger(__name__)
+
 LONGEST_ANSWER = 600.0
 """Seconds to wait for one answer, if the client does not say."""
 
@@ -24,6 +29,15 @@ NUM_RETRIES = 7
 
 CHARACTERS_OF_A_WORD = 16
 """Characters of a long word, such as an address, that count as one word."""
+
+MOST_BIASED = (1024, 300, 100)
+"""Numbers of biased tokens that are tried one after the other if a server refuses all of them."""
+
+REFUSED = (400, 413, 422)
+"""Statuses of HTTP with which a server refuses what it is asked for."""
+
+NUM_TRIED_TOKENS = 3
+"""Tokens by which it is tried whether a server writes what it is told to, and counts tokens as the tokenizer does."""
 
 PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses of HTTP that may be others a little later."""
@@ -82,6 +96,7 @@ class RemoteEngine:
         self._max_requests = max_requests
         self._only_chats = False
         self._knows_templates = True
+        self._most_biased: int | None = None
         self.model = model or self._only_model()
 
     def truncate(self, text: str, max_tokens: int) -> str:
@@ -127,11 +142,44 @@ class RemoteEngine:
             ValueError: The server refuses a request.
             ConnectionError: It could not be reached, or was too busy, through all repetitions.
         """
+        return self.complete_tilted(prompts, max_new_tokens, seed, stop, {})
+
+    def complete_tilted(
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
+    ) -> list[str]:
+        """Sample continuations with `logit_bias`. See `TakesBias`.
+
+        A server may refuse so many tokens. Then those with the largest bias are sent.
+        """
 
         def continue_one(prompt: str, seed: int) -> str:
-            return self._continue(prompt, max_new_tokens, seed, stop)
+            return self._continue(prompt, max_new_tokens, seed, stop, bias)
 
         return self._map(continue_one, prompts, seed)
+
+    def token_reader(self) -> "TokenizerReader | None":
+        """Return the tokenizer of the model that the server names, if it is here and the server takes a bias.
+
+        It is tried with a bias that leaves one token only. So a tokenizer that has other tokens than the server's
+        model, and a server that does nothing with a bias, are found out.
+        """
+        return self._token_reader
+
+    @cached_property
+    def _token_reader(self) -> "TokenizerReader | None":
+        from transformers import AutoTokenizer
+
+        from .token_reader import TRIAL, TokenizerReader
+
+        try:
+            reader = TokenizerReader(AutoTokenizer.from_pretrained(self.model, trust_remote_code=False))
+            words = {token: reader.decode(token).strip() for token in reader(TRIAL)}
+            tried = [token for token, word in words.items() if word.isalpha()][-NUM_TRIED_TOKENS:]
+            written = [self._continue(TRIAL, 1, 0, None, {token: 100.0}).strip() for token in tried]
+        except Exception as error:  # No such tokenizer, or whatever a server answers.
+            logger.info("%s is not told how often to write each token: %s", self._address, str(error)[:300])
+            return None
+        return reader if tried and written == [words[token] for token in tried] else None
 
     def answer(self, instructions: Sequence[str], max_new_tokens: int, seed: int) -> list[str]:
         """Sample an answer to each instruction, as the turn of a chat."""
@@ -165,23 +213,28 @@ class RemoteEngine:
 
         return map_over_processes(ask_part, prompts, seed)
 
-    def _continue(self, prompt: str, max_new_tokens: int, seed: int, stop: str | None) -> str:
+    def _continue(
+        self, prompt: str, max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float]
+    ) -> str:
         if not self._only_chats:
             request = {"prompt": prompt, **self._sampling(max_new_tokens, seed, stop)}
-            answer = self._ask("completions", request, (404, 405))
+            answer = self._ask_tilted("completions", request, bias, (404, 405))
             if answer is not None:
                 return _with_stop(answer["choices"][0]["text"], answer["choices"][0].get("finish_reason"), stop)
             self._only_chats = True
-        return _with_stop(*self._chat(prompt, max_new_tokens, seed, stop), stop)
+        return _with_stop(*self._chat(prompt, max_new_tokens, seed, stop, bias), stop)
 
-    def _chat(self, message: str, max_new_tokens: int, seed: int, stop: str | None) -> tuple[str, str | None]:
+    def _chat(
+        self, message: str, max_new_tokens: int, seed: int, stop: str | None, bias: Mapping[int, float] | None = None
+    ) -> tuple[str, str | None]:
         turns = [{"role": "user", "content": message}]
         request = {"messages": turns, **self._sampling(max_new_tokens, seed, stop)}
         answer = None
         if self._knows_templates:
-            answer = self._ask("chat/completions", {**request, "chat_template_kwargs": NO_THINKING}, (400, 422))
+            with_template = {**request, "chat_template_kwargs": NO_THINKING}
+            answer = self._ask_tilted("chat/completions", with_template, bias or {}, (400, 422))
         if answer is None:
-            answer = self._ask("chat/completions", request)
+            answer = self._ask_tilted("chat/completions", request, bias or {})
             # Not before: a request may be refused for another reason.
             self._knows_templates = False
         choice = answer["choices"][0]
@@ -196,6 +249,26 @@ class RemoteEngine:
             "seed": seed,
             **({"stop": [stop]} if stop else {}),
         }
+
+    def _ask_tilted(
+        self, path: str, request: dict[str, Any], bias: Mapping[int, float], may_refuse: tuple[int, ...] = ()
+    ) -> Any:
+        """Send a request with as many biased tokens as the server takes, those with the largest bias first."""
+        if not bias:
+            return self._ask(path, request, may_refuse)
+        largest = sorted(bias.items(), key=lambda each: -abs(each[1]))
+        for most in [self._most_biased or len(bias), *(each for each in MOST_BIASED if each < len(bias))]:
+            if self._most_biased is not None and most > self._most_biased:
+                continue
+            sent = {str(token): round(value, 3) for token, value in largest[:most]}
+            answer = self._ask(path, {**request, "logit_bias": sent}, (*REFUSED, *may_refuse))
+            if answer is not None:
+                if most < len(bias) and self._most_biased is None:
+                    logger.warning("%s takes a bias of %d tokens, not of %d.", self._address, most, len(bias))
+                    self._most_biased = most
+                return answer
+        # For its own message, or for what it refuses without a bias.
+        return self._ask(path, {**request, "logit_bias": sent}, may_refuse)
 
     def _ask(self, path: str, request: dict[str, Any], may_refuse: tuple[int, ...] = ()) -> Any:
         """Send a request. Returns None if the server answers with one of the statuses with which it may refuse."""

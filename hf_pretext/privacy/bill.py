@@ -3,12 +3,16 @@
 import math
 
 from ..configuration import PrivateEvolutionConfig
+from .advice import CHOSEN, settings_for, votes_that_stand_out
 from .figures import rounded_up
-from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, VOTE_NAMES, Plan, PlannedRelease
+from .plan import LABELED_MEAN, MEAN_CLIP, MEAN_EMBEDDING, TOKEN_NAMES, VOTE_NAMES, Plan, PlannedRelease
 from .report import count_of
 
 USUAL_DIMENSIONS = 384
 """Dimensions of all-MiniLM-L6-v2, the paper's embedding model, with which the bill illustrates a mean."""
+
+USUAL_TOKENS = 50
+"""Different public tokens of a client that writes a few short texts, with which the bill illustrates their counts."""
 
 STANDS_OUT = 2.0
 """Standard deviations of the noise from which something stands out."""
@@ -50,6 +54,7 @@ def bill(config: PrivateEvolutionConfig, plan: Plan, num_clients: int | None = N
                 f"- With {num_clients:,} clients, `votes_per_sample`={better} instead of {config.votes_per_sample} "
                 "stands out better, under the same guarantee."
             )
+        lines += _advice(config, num_clients)
     return "\n".join(lines)
 
 
@@ -59,10 +64,21 @@ def better_votes_per_sample(config: PrivateEvolutionConfig, plan: Plan, num_clie
     Measured in `recipes/benchmark/EXPERIMENTS.md`, 11. It is for the owner of the data to set: chosen by the library,
     it would change how every client votes when a client is added, by more than the sensitivity.
     """
-    noise_std = plan.votes.mechanism.noise_std
-    wanted = int(300 * noise_std / (plan.client_sampling_rate * num_clients))
-    better = min(wanted, 16, config.candidates_per_label[-1] // 8)
+    better = votes_that_stand_out(config, plan, num_clients)
     return better if config.vote_clipping == "l2" and better >= 2 * config.votes_per_sample else None
+
+
+def _advice(config: PrivateEvolutionConfig, num_clients: int) -> list[str]:
+    """Say what the rule would set, if the settings have a budget and are not the paper's."""
+    if config.epsilon is None or config.vote_clipping == "count":
+        return []
+    own = {name: vars(config)[name] for name in ("population_size", "labels", "label_column", "label_shares")}
+    advised = settings_for(num_clients, epsilon=config.epsilon, delta=config.delta, **own)
+    words = ", ".join(f"`{name}`={advised[name]}" for name in CHOSEN)
+    return [
+        f"- For about {num_clients:,} clients at this budget, the rule of `privacy.advice` says {words}. Token counts "
+        "need a language model that is loaded here. The rule is applied only if you write these down."
+    ]
 
 
 def _row(entry: PlannedRelease, plan: Plan) -> str:
@@ -88,6 +104,8 @@ def _what_stands_out(
         return _about_votes(entry, config, participating)
     if entry.question in (MEAN_EMBEDDING.name, LABELED_MEAN.name):
         return _about_mean(entry, participating)
+    if entry.question in TOKEN_NAMES:
+        return _about_tokens(entry, participating)
     return (
         f"`{entry.question}`: a client contributes a vector of length {entry.mechanism.clip_norm:g} at most. Entries "
         f"of the sum stand out from {STANDS_OUT * entry.mechanism.noise_std:.3g} on."
@@ -126,3 +144,17 @@ def _about_mean(entry: PlannedRelease, participating: float | None) -> str:
         f"{words} With {participating:,.0f} clients that is {length / participating:.2g}, where a client is at most "
         f"{MEAN_CLIP} away from the public mean."
     )
+
+
+def _about_tokens(entry: PlannedRelease, participating: float | None) -> str:
+    noise, alone = entry.mechanism.noise_std, 1 / math.sqrt(USUAL_TOKENS)
+    words = (
+        f"`{entry.question}`: a token stands out if {math.ceil(STANDS_OUT * noise / alone):,} clients use it among "
+        f"{USUAL_TOKENS} that they use once each."
+    )
+    if participating is None:
+        return words
+    needed = STANDS_OUT * noise / alone / participating
+    if needed < 1:
+        return f"{words} Of {participating:,.0f} clients that is {needed:.2g} of all."
+    return f"{words} There are {participating:,.0f} clients, so few tokens can stand out."

@@ -36,6 +36,18 @@ MEAN_EMBEDDING = Kind("mean_embedding", is_signed=True)
 LABELED_MEAN = Kind("labeled_mean", is_signed=True)
 """The same for the samples of each label, instead of `MEAN_EMBEDDING`."""
 
+TOKEN_COUNTS = Kind("token_counts", is_signed=False)
+"""How often a client's samples hold each of some public tokens. One release before the first round."""
+
+LABELED_TOKEN_COUNTS = Kind("labeled_token_counts", is_signed=False)
+"""The same for the samples of each label, instead of `TOKEN_COUNTS`."""
+
+TOKEN_NAMES = (TOKEN_COUNTS.name, LABELED_TOKEN_COUNTS.name)
+"""Names of the questions that are about tokens."""
+
+DEFAULT_TOKEN_FRACTION = 0.25
+"""Fraction of the budget for token counts if the settings do not say it, and the language model can use them."""
+
 MAX_DIMENSIONS = 4096
 """Most dimensions of the embedding model for which a mean embedding is accounted for."""
 
@@ -117,6 +129,8 @@ class Plan:
     ) -> "Plan":
         """Plan a run, so that all of its releases together cost at most `config.epsilon`.
 
+        `token_fraction=None` counts as 0 here. `with_token_fraction` decides it before.
+
         Args:
             config (`PrivateEvolutionConfig`): The settings.
             questions (`Sequence` of `(question, fraction)`, *optional*):
@@ -147,6 +161,13 @@ class Plan:
             else:
                 words = f"{words}, for the samples of each label by their fraction of its samples"
                 add(LABELED_MEAN, words, MAX_DIMENSIONS * len(config.labels), config.mean_fraction)
+        if config.token_fraction:
+            words = f"how often its samples hold each of {config.num_tokens} public tokens, by public weights"
+            if config.labels is None:
+                add(TOKEN_COUNTS, words, config.num_tokens, config.token_fraction)
+            else:
+                words = f"{words}, for the samples of each label"
+                add(LABELED_TOKEN_COUNTS, words, config.num_tokens * len(config.labels), config.token_fraction)
         for question, fraction in questions:
             _check_question(question)
             add(Kind(question.name, question.is_signed), question.description, question.num_bins, fraction)
@@ -186,6 +207,11 @@ class Plan:
         """The entry of the votes of every round."""
         (votes,) = (entry for entry in self.releases if entry.question in VOTE_NAMES)
         return votes
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether some question is about the tokens of texts, so that the clients need the writer's tokenizer."""
+        return any(entry.question in TOKEN_NAMES for entry in self.releases)
 
     def has(self, question: str, mechanism: Mechanism) -> bool:
         """Return whether the plan answers a kind of question with this mechanism."""
@@ -291,6 +317,26 @@ class Plan:
             for entry, multiplier in zip(self.releases, multipliers, strict=True)
         ]
         return replace(self, releases=tuple(entries))
+
+
+def with_token_fraction(config: PrivateEvolutionConfig, can_tilt: bool) -> PrivateEvolutionConfig:
+    """Decide `config.token_fraction` if it is None, so that the settings say what is released.
+
+    That depends on public facts only: the settings, and what the language model can do. It does not depend on the
+    clients, so adding one of them changes neither the plan nor the noise.
+
+    Args:
+        config (`PrivateEvolutionConfig`): The settings.
+        can_tilt (`bool`): Whether there is a language model that shows its tokenizer and takes a bias for tokens.
+
+    Returns:
+        `PrivateEvolutionConfig`: Settings whose `token_fraction` is a number, or None if the default is 0 for all.
+    """
+    if config.token_fraction is not None or not DEFAULT_TOKEN_FRACTION:
+        return config
+    # The clients of a federation have no tokenizer.
+    is_useful = can_tilt and config.max_dropout is None
+    return replace(config, token_fraction=DEFAULT_TOKEN_FRACTION if is_useful else 0.0)
 
 
 def _check_question(question: Asked) -> None:

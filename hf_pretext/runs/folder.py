@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ..artifacts import LEDGER_NAME, SETTINGS_NAME
 from ..files import atomic_write, make_durable_folder, read_json
 from ..privacy.ledger import PrivacyLedger, Release
 from ..privacy.plan import VOTE_NAMES, Plan
+from ..processes import is_main_process
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -259,6 +260,16 @@ class RunFolder:
                 "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's. "
                 "Those of the expansion may change once the run's last answer is released."
             )
+
+
+@contextmanager
+def working(folder: RunFolder | None, ledger: PrivacyLedger) -> Iterator[None]:
+    """Keep other processes off a run folder, if there is one, and begin with what its ledger holds."""
+    with folder.locked() if folder is not None else nullcontext():
+        if is_main_process():
+            ledger.reload()
+        ledger.share()
+        yield
 
 
 def is_count(value: Any) -> bool:

@@ -8,3 +8,5 @@ from .question import Question as Question
 from .summing import QUESTIONS as QUESTIONS
 from .summing import check_question as check_question
 from .summing import sum_answers as sum_answers
+from .token_counts import LabeledTokenCounts as LabeledTokenCounts
+from .token_counts import TokenCounts as TokenCounts

@@ -7,14 +7,18 @@ import numpy as np
 from ...privacy.mechanism import Mechanism
 from ..clipping import Answers, quantize, without_malformed
 from ..guard import attempted
-from ..samples import EMBEDDING_UNITS, Samples
+from ..samples import EMBEDDING_UNITS, Samples, listed
 from .labeled_candidates import NearestLabeledCandidates
 from .labeled_mean import LabeledMeanEmbedding
 from .mean_embedding import MeanEmbedding
 from .nearest_candidates import NearestCandidates
 from .question import Question
+from .token_counts import LabeledTokenCounts, TokenCounts
 
-QUESTIONS = (NearestCandidates, NearestLabeledCandidates, MeanEmbedding, LabeledMeanEmbedding)
+QUESTIONS = (
+    *(NearestCandidates, NearestLabeledCandidates, MeanEmbedding, LabeledMeanEmbedding),
+    *(TokenCounts, LabeledTokenCounts),
+)
 """The library's own questions. They compute the vectors of several clients at once, bit for bit as one by one."""
 
 SAMPLES_AT_ONCE = 2**14
@@ -74,19 +78,29 @@ def _vector(question: Question, samples: Samples) -> np.ndarray:
     return np.asarray(question.answer(samples), dtype=np.float64)
 
 
-def check_question(question: Question, num_dimensions: int) -> None:
+def check_question(question: Question, num_dimensions: int, tokenizer: str = "") -> None:
     """Try a question on made-up samples, before anything is spent and without any private text.
 
+    Args:
+        question (`Question`): What will be asked.
+        num_dimensions (`int`): Dimensions of the clients' embeddings.
+        tokenizer (`str`, *optional*): Fingerprint of the clients' tokenizer. Empty if they have none.
+
     Raises:
-        ValueError: It does not fit the embeddings, or its vector has another length than it says, has entries that are
-            not finite, or negative ones though it is not signed, or depends on other clients.
+        ValueError: It does not fit the embeddings or the tokenizer, or its vector has another length than it says, has
+            entries that are not finite, or negative ones though it is not signed, or depends on other clients.
     """
     question.check_dimensions(num_dimensions)
+    if isinstance(question, TokenCounts):
+        question.check_tokenizer(tokenizer)
     rng = np.random.default_rng(0)
     points = rng.normal(size=(9, num_dimensions))
     points *= EMBEDDING_UNITS / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
     labels = np.arange(9) % 4 - 1  # Some samples have no label.
-    samples = Samples(np.repeat([0, 1, 2], [1, 3, 5]), np.rint(points).astype(np.int16), labels)
+    known = question.tokens if isinstance(question, TokenCounts) else np.arange(100)
+    tokens = listed([rng.choice(known, size=number) for number in range(9)])
+    owners = np.repeat([0, 1, 2], [1, 3, 5])
+    samples = Samples(owners, np.rint(points).astype(np.int16), labels, tokens, tokenizer)
     expected = np.zeros((3, question.num_bins))
     for client, own in samples.each_client():
         try:

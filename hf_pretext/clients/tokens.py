@@ -1,0 +1,78 @@
+"""The tokens of private texts, as the tokenizer of the language model that will write reads them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..processes import progress_bar
+from .guard import attempted
+
+if TYPE_CHECKING:
+    from .samples import Sample
+
+MAX_CHARACTERS = 2**15
+"""Characters of a text whose tokens count, so that one text cannot take forever."""
+
+
+class TokenReader(Protocol):
+    """The tokenizer of a language model (`models.token_reader.TokenizerReader`). It runs where the texts are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what tells this tokenizer from others."""
+        ...
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no characters of a text."""
+        ...
+
+    def __call__(self, text: str) -> Sequence[int]:
+        """Return the tokens of a text that begins a line, with those of the line's end before it."""
+        ...
+
+    def decode(self, token: int) -> str:
+        """Return the characters that a token stands for."""
+        ...
+
+
+def read_tokens(
+    samples: Mapping[object, "Sequence[Sample]"], num_samples: np.ndarray, reader: TokenReader
+) -> list[np.ndarray]:
+    """Read the tokens of every client's samples, in their order.
+
+    *Released*: to no one. The tokens stay in the memory of the process that holds the texts, and are never on disk.
+    The tokens of a client depend on its own texts only, because a tokenizer reads one text at a time. A client whose
+    texts cannot be read has no tokens: one client must not decide whether a run takes place.
+
+    Args:
+        samples (`Mapping` of clients to `str` or `LabeledText`): What each client answers with, after the cap.
+        num_samples (`np.ndarray` of shape `(number of clients,)`):
+            Number of samples that could be embedded. A client that has none here is left out.
+        reader (`TokenReader`): The tokenizer.
+
+    Returns:
+        `list` of `np.ndarray`: The tokens of each sample, int64.
+    """
+    tokens: list[np.ndarray] = []
+    failure = None
+    with progress_bar(len(samples), "client", "Reading the tokens of clients") as bar:
+        for own, number in zip(samples.values(), num_samples.tolist(), strict=True):
+            found, failed = attempted(_tokens_of, own[:number], reader)
+            tokens += [np.zeros(0, dtype=np.int64)] * number if found is None else found
+            failure = failed or failure
+            bar.update()
+    if failure:
+        warnings.warn(
+            f"The tokenizer of `expansion_model` failed on the texts of some clients, with a {failure}. Their tokens "
+            "are not counted.",
+            stacklevel=4,
+        )
+    return tokens
+
+
+def _tokens_of(samples: "Sequence[Sample]", reader: TokenReader) -> list[np.ndarray]:
+    texts = [sample if isinstance(sample, str) else sample.text for sample in samples]
+    return [np.array(reader(text[:MAX_CHARACTERS]), dtype=np.int64).reshape(-1) for text in texts]

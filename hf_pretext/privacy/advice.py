@@ -1,0 +1,93 @@
+"""Settings that follow from public numbers: about how many clients there are, and how large the budget is.
+
+The rule is for whoever writes the settings down, before anything private is read. The library does not apply it by
+itself, and never to a number that it counted: what is asked of all clients must not change when one comes or goes.
+"""
+
+from typing import Any, NamedTuple
+
+from ..configuration import PrivateEvolutionConfig
+from .accounting import calibrate_noise_multiplier
+from .plan import Plan
+
+
+class Step(NamedTuple):
+    """What is asked from a strength on.
+
+    Args:
+        strength (`float`): Expected clients over the noise multiplier of one release that has all of the budget.
+        mean_fraction (`float`): Fraction of the budget for the mean embedding.
+        token_fraction (`float`): Fraction of the budget for token counts, if the language model can use them.
+        num_rounds (`int`): Rounds of votes, which divide the rest.
+    """
+
+    strength: float
+    mean_fraction: float
+    token_fraction: float
+    num_rounds: int
+
+
+STEPS = (
+    Step(200.0, mean_fraction=0.25, token_fraction=0.25, num_rounds=2),
+    Step(60.0, mean_fraction=0.4, token_fraction=0.4, num_rounds=1),
+    Step(0.0, mean_fraction=0.8, token_fraction=0.0, num_rounds=1),
+)
+"""The rule. A thousand clients at epsilon 1.29 and delta 3e-6 have a strength of 316, three hundred one of 95.
+
+One vector per client, such as a mean, stands out of noise that drowns a thousand bins of votes. So the fewer clients
+there are, the more of the budget it gets. Token counts have thousands of bins. A hundred clients at epsilon 1.29 say
+nothing by them. The steps are from simulations of both (`recipes/benchmark/EXPERIMENTS.md`), and not from models that
+were trained on the texts.
+"""
+
+CHOSEN = ("mean_fraction", "token_fraction", "num_rounds", "votes_per_sample")
+"""Settings that the rule chooses."""
+
+
+def votes_that_stand_out(config: PrivateEvolutionConfig, plan: Plan, num_clients: int) -> int:
+    """Compute how many votes per sample stand out from the noise: 300 times the noise over the number of clients.
+
+    It may be none. Measured in `recipes/benchmark/EXPERIMENTS.md`, 11.
+    """
+    wanted = int(300 * plan.votes.mechanism.noise_std / (plan.client_sampling_rate * num_clients))
+    return min(wanted, 16, config.candidates_per_label[-1] // 8)
+
+
+def settings_for(
+    expected_clients: int, *, epsilon: float, delta: float, can_tilt: bool = True, **settings: Any
+) -> dict[str, Any]:
+    """Choose settings by the rule, to be written down and given to `PrivateEvolutionConfig`.
+
+    ```python
+    config = PrivateEvolutionConfig(**settings_for(300, epsilon=1.29, delta=3e-6))
+    ```
+
+    Args:
+        expected_clients (`int`): About how many clients participate. An estimate that counts as public.
+        epsilon (`float`): The budget.
+        delta (`float`): Probability with which the guarantee may fail.
+        can_tilt (`bool`, *optional*, defaults to `True`):
+            Whether the language model shows its tokenizer and takes a bias of tokens.
+        **settings: Other settings. What is given here is not chosen by the rule.
+
+    Returns:
+        `dict`: All of these, and `mean_fraction`, `token_fraction`, `num_rounds` and `votes_per_sample`.
+
+    Raises:
+        ValueError: `expected_clients` is not a positive integer, or a setting is not valid.
+    """
+    if type(expected_clients) is not int or expected_clients < 1:
+        raise ValueError(f"`expected_clients`={expected_clients!r} must be a positive integer.")
+    multiplier = calibrate_noise_multiplier(epsilon=epsilon, delta=delta, num_rounds=1)
+    step = next(each for each in STEPS if expected_clients / multiplier >= each.strength)
+    chosen = {
+        "epsilon": epsilon,
+        "delta": delta,
+        "mean_fraction": step.mean_fraction,
+        "token_fraction": step.token_fraction if can_tilt else 0.0,
+        "num_rounds": step.num_rounds,
+        **settings,
+    }
+    config = PrivateEvolutionConfig(**chosen)
+    votes = votes_that_stand_out(config, Plan.from_config(config), expected_clients)
+    return {**chosen, "votes_per_sample": settings.get("votes_per_sample", max(votes, 1))}

@@ -1,0 +1,116 @@
+"""How a language model is made to write each token as often as the clients do, while an expansion begins."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .clients.tokens import TokenReader
+from .configuration import PrivateEvolutionConfig
+from .evolution.token_answer import TokenAnswer
+from .evolution.token_list import WEIGHT_POWER, counts_of
+from .evolution.token_tilt import MOST_TILT, fit_tilt, with_public
+from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
+from .processes import broadcast
+
+logger = logging.getLogger(__name__)
+
+FEWEST_WRITTEN, MOST_WRITTEN = 16, 256
+"""Texts that are written first, and not kept. They tell how often the model writes each token."""
+
+LEAST_FRACTION = 1e-8
+"""Added to all fractions, so that none is zero."""
+
+
+class Request(NamedTuple):
+    """What an engine is asked to continue. See `TextEngine.complete`."""
+
+    prompts: Sequence[str]
+    max_new_tokens: int
+    seed: int
+    stop: str | None
+
+
+def token_reader(engine: TextEngine | None) -> TokenReader | None:
+    """Return the tokenizer of a language model. None if there is no model, or no tokenizer on this machine."""
+    return engine.token_reader() if isinstance(engine, ShowsTokenizer) else None
+
+
+def can_tilt(engine: TextEngine | None) -> bool:
+    """Return whether a language model can be told which tokens to write more often, and which less often."""
+    return token_reader(engine) is not None and isinstance(engine, TakesBias)
+
+
+def check_token_question(config: PrivateEvolutionConfig, engine: TextEngine | None) -> None:
+    """Raise a `ValueError` if the settings ask about tokens of a tokenizer that is not there."""
+    if not config.token_fraction or can_tilt(engine):
+        return
+    if engine is None:
+        what = "there is no `expansion_model`"
+    elif token_reader(engine) is None:
+        what = "`expansion_model` does not show its tokenizer"
+    else:
+        what = f"`expansion_model` of type {type(engine).__name__} takes no bias of tokens (`complete_tilted`)"
+    raise ValueError(
+        f"`token_fraction`={config.token_fraction} spends budget on the tokens that the language model will write, "
+        f"but {what}. Give a causal language model that is loaded here, or set `token_fraction`=0."
+    )
+
+
+def usable_answer(answer: TokenAnswer | None, engine: TextEngine | None) -> TokenAnswer | None:
+    """Return an answer if an engine can use it. Another model than it was made for may have other tokens."""
+    reader = token_reader(engine)
+    if answer is None:
+        return None
+    if reader is None or reader.fingerprint != answer.tokenizer:
+        why = "has another tokenizer than the model whose tokens the clients counted"
+    elif not isinstance(engine, TakesBias):
+        why = "takes no bias of tokens"
+    else:
+        return answer
+    logger.warning("`expansion_model` %s, so it does not learn from their counts how often to write each.", why)
+    return None
+
+
+def num_written(num_texts: int) -> int:
+    """Return how many texts the model writes first, if this many are wanted: half as many."""
+    return min(max(num_texts // 2, FEWEST_WRITTEN), MOST_WRITTEN)
+
+
+def fit_bias(
+    engine: TextEngine,
+    answer: TokenAnswer,
+    label: int,
+    request: Request,
+    read: Callable[[Sequence[str]], list[str]],
+) -> list[float]:
+    """Compute what is to be added to the logit of each token of an answer, the same in every process.
+
+    Args:
+        engine (`TextEngine`): An engine that takes a bias.
+        answer (`TokenAnswer`): What the clients said about tokens.
+        label (`int`): Number of the label whose texts are written.
+        request (`Request`): Prompts like those of the expansion.
+        read (`Callable`): Reads the texts in what the engine wrote.
+    """
+    if isinstance(engine, ForeseesTokens):
+        means, variances, number = engine.token_fractions(*request)
+        means, variances = means[answer.tokens], variances[answer.tokens]
+    else:
+        reader = token_reader(engine)
+        assert reader is not None  # As `usable_answer` made sure.
+        texts = read(engine.complete(*request))
+        number = max(sum(len(reader(text)) for text in texts), 1)
+        means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
+        variances = means / number
+    public = answer.weights ** (1 / WEIGHT_POWER)
+    usual, variances = with_public(means, variances, number, public)
+    tilt = fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
+    return broadcast(tilt.tolist())
+
+
+def is_bias(value: Any) -> bool:
+    """Return whether a value is a list of numbers that can be added to logits."""
+    return isinstance(value, list) and all(
+        isinstance(each, float) and math.isfinite(each) and abs(each) <= MOST_TILT for each in value
+    )
