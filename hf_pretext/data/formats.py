@@ -69,7 +69,6 @@ def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[dict[str, 
         raise MalformedError(f"It has {num_read} rows, but says {table.metadata.num_rows}. It is damaged.")
 
 
-
 def _read_json(text: str) -> list[Any]:
     rows = _parsed(text)
     if isinstance(rows, list):

@@ -88,3 +88,12 @@ def is_texts(value: object) -> bool:
 def is_texts_of(num_parts: int, value: object) -> bool:
     """Return whether a value is a list of this many lists of strings, none of them empty."""
     return isinstance(value, list) and len(value) == num_parts and all(is_texts(part) and part for part in value)
+
+
+def is_weights(value: object, number: int) -> bool:
+    """Return whether a value is a list of this many numbers that are finite and not negative."""
+    return (
+        isinstance(value, list)
+        and len(value) == number
+        and all(isinstance(each, (int, float)) and 0 <= each < float("inf") for each in value)
+    )

@@ -21,7 +21,7 @@ from .candidates import Candidates
 from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
 from .first_question import FirstQuestion
 from .label_scores import is_scores, tilt_direction
-from .parts import Part, Reserve, is_texts, is_texts_of, joined, parts_of
+from .parts import Part, Reserve, is_texts, is_texts_of, is_weights, joined, parts_of
 from .public_texts import public_texts_of_parts
 from .seeds import Seeds
 from .selection import SelectionRule
@@ -413,15 +413,6 @@ class Population:
                 "`run_dir`."
             )
         return varied
-
-
-def is_weights(value: object, number: int) -> bool:
-    """Return whether a value is a list of this many numbers that are finite and not negative."""
-    return (
-        isinstance(value, list)
-        and len(value) == number
-        and all(isinstance(each, (int, float)) and 0 <= each < float("inf") for each in value)
-    )
 
 
 def _checked(weights: np.ndarray, num_candidates: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A language model in 8-bit integer arithmetic, which a CPU computes some eight times faster."""
+"""A language model in 8-bit integer arithmetic, which a CPU computes several times faster."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
