@@ -308,7 +308,7 @@ def test_the_same_command_again_goes_on_and_spends_nothing(folders, capsys):
         reports.append((folders / "out" / "privacy_report.json").read_bytes())
     assert texts[0] == texts[1] and reports[0] == reports[1]
     assert (
-        "holds 2 of 2 releases: none is drawn again. The private file is not asked any more."
+        "holds 3 of 3 releases: none is drawn again. The private file is not asked any more."
         in capsys.readouterr().out
     )
     # Other settings are another run, and its epsilon would add up.
