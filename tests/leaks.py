@@ -65,6 +65,16 @@ def embed_and_remember(*arguments: object) -> np.ndarray:
 
 
 in_memory.embed_clients = embed_and_remember
+read: list[np.ndarray] = []
+
+
+def read_and_remember(*arguments: object) -> samples.Samples:
+    with_tokens = read_tokens(*arguments)
+    read.extend(with_tokens.tokens)
+    return with_tokens
+
+
+read_tokens, in_memory.with_tokens = in_memory.with_tokens, read_and_remember
 secrets: list[np.ndarray] = []
 
 
@@ -104,7 +114,12 @@ for rows in embedded:
         for form in (row, on_grid, on_grid.astype(np.int64), on_grid.astype(np.float32), row.astype(np.float64)):
             needles.append(form.tobytes()[:24].hex())
         needles.append(json.dumps(row.tolist())[1:60].encode().hex())
-assert len(secrets) == 6  # A clean sum and its noise, of a mean and of two rounds.
+assert max(map(len, read)) > 12
+for tokens in read:
+    if len(tokens) > 12:  # A few tokens in a row may be those of a public text.
+        needles += [tokens.tobytes().hex(), str(tokens.tolist())[1:-1].encode().hex()]
+        needles.append(",".join(map(str, tokens.tolist())).encode().hex())
+assert len(secrets) == 8  # A clean sum and its noise, of a mean, of token counts, and of two rounds.
 for secret in secrets:
     # Whole vectors: if no one voted for a bin, its noise is what was released, so parts may well be in the ledger.
     for vector in (secret, secret / UNITS):

@@ -477,13 +477,16 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
     steps = [f"{step}-{number}" for step in ("candidates", "record", "release", "weights") for number in (1, 2)]
-    steps.append("release-mean_embedding")
+    steps += ["release-mean_embedding", "release-token_counts", "tokens"]
     names = [
         ".lock",
         "ledger.json",
         "settings.json",
         "run-1-texts.arrow",
-        *(f"run-1-{step}.json" for step in [*steps, "clients", "preferences", "public", "reserve", "texts-1"]),
+        *(
+            f"run-1-{step}.json"
+            for step in [*steps, "clients", "preferences", "public", "reserve", "texts-1", "texts-tilt"]
+        ),
     ]
     assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)

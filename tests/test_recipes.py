@@ -121,7 +121,10 @@ def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, pri
     assert figures["claimed_epsilon"] <= 2 and figures["covered_by_the_guarantee"] is False
     assert (tmp_path / "out" / "audit.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "| **token_counts and votes** (primary) | " in printed and "efuted. The run claims epsilon 2 at delta 0.001" in printed
+    assert (
+        "| **token_counts and votes** (primary) | " in printed
+        and "efuted. The run claims epsilon 2 at delta 0.001" in printed
+    )
     with pytest.raises(ValueError, match="`is_member` has [01] members and [01] others. Use more targets"):
         script.main(script.AuditArguments(**{**arguments, "num_canaries": 1, "output_dir": str(tmp_path / "other")}))
     assert not (tmp_path / "other" / "run").exists(), "nothing was spent"
