@@ -329,8 +329,8 @@ def test_the_table_has_methods_between_floor_and_ceiling(rows, tmp_path):
 
 def test_results_go_between_two_marks_of_the_readme(rows, tmp_path):
     results = tables.summarize(rows, LIFTS)
-    readme = tmp_path / "README.md"
-    (tmp_path / "recipes" / "benchmark").mkdir(parents=True)
+    readme = tmp_path / "page" / "README.md"
+    readme.parent.mkdir()
     for name in tables.PICTURES:
         (tmp_path / name).write_bytes(name.encode())
     readme.write_text(f"above\n{tables.TABLE_BEGINS}\nold\n{tables.TABLE_ENDS}\nbelow\n")
@@ -338,18 +338,18 @@ def test_results_go_between_two_marks_of_the_readme(rows, tmp_path):
     lines = readme.read_text().splitlines()
     assert NOT_DP in lines[2]
     assert lines[0] == "above" and lines[-1] == "below" and "old" not in lines
-    assert "| default, epsilon 1.29 | 0.1200 ± 0.0025; 5.700 ± 0.000 |" in lines
+    assert "| default, epsilon 1.29 | 0.1200 ± 0.0025 / 5.700 ± 0.000 |" in lines
     # The floor of the same seed is subtracted, and its accuracy moves with the seed as that of the default does.
-    assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00; 0.60 ± 0.00 |" in lines
+    assert "| *gap closed: default, epsilon 1.29* | 0.50 ± 0.00 / 0.60 ± 0.00 |" in lines
     for name in tables.PICTURES:
-        assert (tmp_path / "recipes" / "benchmark" / name).read_bytes() == name.encode()
+        assert (readme.parent / name).read_bytes() == name.encode()
     readme.write_text("no marks for a table")
     with pytest.raises(ValueError, match="lacks the lines"):
         tables.write_into_readme(results, tmp_path, readme)
 
 
 def test_the_readme_of_this_repository_has_the_marks():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "recipes" / "benchmark" / "README.md").read_text()
     assert 0 < text.index(tables.TABLE_BEGINS) < text.index(tables.TABLE_ENDS)
 
 
@@ -364,8 +364,8 @@ def test_no_fraction_of_a_gap_is_shown_that_may_be_zero_and_missing_runs_are_nam
     for row in rows:
         row["accuracy"] += 0.1 * row["seed"] * (row["method"] == CEILING)
     written = tables.headline(tables.summarize(rows[:-1], LIFTS))
-    assert "| *gap closed: default, epsilon 1.29* | not told apart; 0.60 ± 0.00 |" in written
-    assert "| expand-private | 0.0895 ± 0.6417; 5.500 ± 0.000 (seeds: 2) |" in written
+    assert "| *gap closed: default, epsilon 1.29* | not told apart / 0.60 ± 0.00 |" in written
+    assert "| expand-private | 0.0895 ± 0.6417 / 5.500 ± 0.000 (seeds: 2) |" in written
 
 
 def test_pictures_of_rounds_and_maps_are_drawn(tmp_path):

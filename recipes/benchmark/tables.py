@@ -167,12 +167,12 @@ def _lift_lines(lifts: Mapping[str, Mapping[str, Interval]]) -> list[str]:
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """Write the table of README: one column per private set and model, with accuracy and cross-entropy."""
+    """Write the table of the page: one column per private set and model, with accuracy and cross-entropy."""
     rows = {(row["data"], row["setting"], row["method"], row["epsilon"]): row for row in results["table"]}
     most = max((len(row["seeds"]) for row in rows.values()), default=0)
     panels = list(dict.fromkeys(key[:2] for key in rows))
     titles = [f"{data}: {LEARNERS[setting].words}" for data, setting in panels]
-    lines = [_line([f"accuracy; cross-entropy ({NOT_DP})", *titles]), "|---" * (len(panels) + 1) + "|"]
+    lines = [_line([f"accuracy / cross-entropy ({NOT_DP})", *titles]), "|---" * (len(panels) + 1) + "|"]
     order = list(METHODS)
     methods = sorted({key[2:] for key in rows}, key=lambda key: (order.index(key[0]), key[1] or 0))
     for method, epsilon in methods:
@@ -197,7 +197,7 @@ def _scores(row: Row | None, most_seeds: int) -> str:
     if row is None:
         return ""
     missing = f" (seeds: {len(row['seeds'])})" if len(row["seeds"]) < most_seeds else ""
-    return f"{_with_reach(row['accuracy'], 4)}; {_with_reach(row['cross_entropy'], 3)}{missing}"
+    return f"{_with_reach(row['accuracy'], 4)} / {_with_reach(row['cross_entropy'], 3)}{missing}"
 
 
 def _fractions(row: Row | None, ceiling: Row | None, gap: str) -> str:
@@ -208,7 +208,7 @@ def _fractions(row: Row | None, ceiling: Row | None, gap: str) -> str:
             return ""
         least = ceiling[name]["low"]
         cells.append("not told apart" if least is not None and least <= 0 else _with_reach(row[name], 2))
-    return "; ".join(cells)
+    return " / ".join(cells)
 
 
 def _line(cells: Sequence[Any]) -> str:
@@ -229,15 +229,15 @@ def _with_reach(value: Interval, digits: int) -> str:
 
 
 def write_into_readme(results: Mapping[str, Any], output: Path, readme: Path) -> None:
-    """Put the table of a run between two marks in README, and the pictures beside this code.
+    """Put the table of a run between two marks of a page, and the pictures beside it.
 
     Args:
         results (`Mapping`): What `summarize` returned.
         output (`Path`): Folder of the pictures.
-        readme (`Path`): README.md at the root of the repository.
+        readme (`Path`): The page, such as README.md of this folder.
 
     Raises:
-        ValueError: README lacks the marks.
+        ValueError: The page lacks the marks.
     """
     before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGINS)
     _, _, after = rest.partition(TABLE_ENDS)
@@ -245,4 +245,4 @@ def write_into_readme(results: Mapping[str, Any], output: Path, readme: Path) ->
         raise ValueError(f"`readme`={str(readme)!r} lacks the lines {TABLE_BEGINS!r} and {TABLE_ENDS!r}.")
     readme.write_text(f"{before}{TABLE_BEGINS}\n{headline(results)}{TABLE_ENDS}{after}", encoding="utf-8")
     for name in PICTURES:
-        shutil.copyfile(output / name, readme.parent / "recipes" / "benchmark" / name)
+        shutil.copyfile(output / name, readme.parent / name)
