@@ -34,7 +34,9 @@ class BenchmarkArguments(Sizes):
     processes: int = field(
         default=1, metadata={"help": "Processes that share the work, on one GPU for example. Each loads the models."}
     )
-    readme: str | None = field(default=None, metadata={"help": "A page, such as recipes/benchmark/README.md, to put the results into."})
+    readme: str | None = field(
+        default=None, metadata={"help": "A page, such as the README.md here, to put the results into."}
+    )
 
     def __post_init__(self) -> None:
         known = {"methods": list(METHODS), "settings": list(LEARNERS), "on_device_settings": list(LEARNERS)}

@@ -23,7 +23,7 @@ from conftest import make_llama, make_sentence_transformer, random_texts
 from datasets import Dataset
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 config = PrivateEvolutionConfig(epsilon=4, delta=1e-3, num_rounds=1, population_size=16, lookahead=0, max_length=32,
-                                max_new_tokens=8, min_words=1)
+                                max_new_tokens=8, min_words=1, token_fraction=0.0)
 folder = sys.argv[1]
 generator = PrivateEvolutionGenerator(None, make_sentence_transformer(folder + "/model"), make_llama(), config=config,
                                       batch_size=512, run_dir=folder + "/run")

@@ -45,6 +45,7 @@ CONFIG = PrivateEvolutionConfig(
     chat_roles=ROLES,
     variation_steps=1,
     top_p=0.9,
+    token_fraction=0.0,  # The figures in the README are of a run without.
     max_length=192,
     domain="conversations of two characters in a play",
     seeds_per_prompt=4,
