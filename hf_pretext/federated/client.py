@@ -8,7 +8,9 @@ whether it answers, which does not depend on its text: texts that cannot be read
 else leaves: no counts, no metrics, no text, no errors but those written here.
 
 It does not trust the server with what it can check itself. The parameters of secure aggregation have to be those that
-the run's settings imply, among no more clients than the run has. All of its answers, of all runs together, may cost no
+the run's settings imply, among no more clients than the run has. Those settings are the server's choice. They
+have to stay the same, clients with others are not summed with it, and the node's owner may refuse small crowds
+(`min_clients` and `min_colluding`). All of its answers, of all runs together, may cost no
 more than its own node's `max-epsilon` at `max-delta`. They are counted in a ledger beside the texts before their noise
 is drawn (see `node` and `node_ledger`). The number of answers that its noise relies on is the number below which it
 does not reveal its part of the keys. And it answers each kind of question no more often than the run's plan says.
@@ -66,7 +68,7 @@ TOKENIZER = "hf_pretext.tokenizer"
 ANSWERED = "hf_pretext.answered"
 WANTED = "hf_pretext.wanted"
 RUN_CONFIG = "hf_pretext.run_config"
-"""Records of a node's state in one run, which stays in the memory of that node."""
+"""Records of a node's state, embeddings and tokens among them: in Flower 1.41, in the memory of that node."""
 
 
 def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[Question, float]] = ()) -> ClientApp:
