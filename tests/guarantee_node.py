@@ -60,7 +60,7 @@ def make_files():
 
 def begin(files, run_id=1, node_config=THREE, meddle=None, **changes):
     """Begin a run of a server among the nodes that hold these files: three rounds at an epsilon of 3."""
-    settings = {"num-rounds": 3, "epsilon": 3.0, "population-size": NUM_BINS, "max-dropout": 0.0, **changes}
+    settings = {"num-rounds": 3, "epsilon": 3.0, "population-size": NUM_BINS, "max-dropout": 0.4, **changes}
     without = ("noise-multiplier",) if "noise-multiplier" not in changes else ("epsilon",)
     settings = {name: value for name, value in settings.items() if name not in without}
     return make_federation(

@@ -9,16 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from federation import make_large_federation, no_noise
+from federation import LIMITS, make_large_federation, no_noise
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import context_from_proto, context_to_proto, recorddict_from_proto, recorddict_to_proto
 from scipy import stats
 
-from hf_pretext.federated import graph, masked_client, masking, shamir
+from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.federated import client, graph, masked_client, masking, shamir
 from hf_pretext.federated.client import RefusalError
 from hf_pretext.federated.graph import Graph, find_graph, log2_tail
 from hf_pretext.federated.masking import ANSWER, CONFIRM, KEYS, MASKS, SHARES, STAGES, UNMASK, Keys, Roster
-from hf_pretext.federated.protocol import num_colluding, num_summed
+from hf_pretext.federated.node_ledger import NodeLedger
+from hf_pretext.federated.protocol import Encoded, encode, num_colluding, num_summed, terms_of
+from hf_pretext.federated.server import _message_of
+from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.privacy import Plan, ReleaseLostError
 
 SECRET = bytes(range(32))
@@ -109,7 +113,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("size", [100, pytest.param(1000), pytest.param(10000, marks=pytest.mark.slow)])
 def test_degree_and_threshold_are_the_published_ones(size, monkeypatch):
-    """Within 4 % or 3 clients. The published ring has even degrees, and the client itself is one more holder here."""
+    """Within 6.5 % or 3 clients. The published ring has even degrees, and a client holds a share itself here."""
     monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
     for colluding, dropped, degree, threshold in PUBLISHED[size]:
         # With the drop-outs that are left once a server may leave some clients out.
@@ -159,9 +163,14 @@ def test_few_holders_conspire_in_graphs_that_clients_draw():
 def test_a_fraction_that_conspires_has_to_fit_into_the_drop_out():
     mechanism = Plan.from_config(make_large_federation(5).config).entry("votes").mechanism
     mechanism = replace(mechanism, max_dropout=0.02)
-    with pytest.raises(ValueError, match="`max_colluding`=0.05 of 100 clients leaves no room in `max_dropout`=0.02"):
-        num_summed(mechanism, 100, 0.05)
-    assert num_summed(replace(mechanism, max_dropout=0.25), 1000, 0.05) == 800
+    with pytest.raises(
+        ValueError, match="Of 100 asked clients, 5 may conspire .* leaves no room in `max_dropout`=0.02"
+    ):
+        num_summed(mechanism, 100, num_colluding(100, 0.05))
+    assert num_summed(replace(mechanism, max_dropout=0.25), 1000, num_colluding(1000, 0.05)) == 800
+    # And there is always one, among however few.
+    assert (num_colluding(8, 0.05), num_colluding(40, 0.05), num_colluding(8, 0.0)) == (1, 2, 1)
+    assert num_summed(replace(mechanism, max_dropout=0.4), 8, 1) == 6
 
 
 def test_masks_are_uniform_and_follow_from_the_whole_seed():
@@ -182,11 +191,12 @@ def test_points_that_are_not_sound_are_refused():
                 Keys.from_bytes(b"".join([*sound[:number], point, *sound[number + 1 :]]))
 
 
-def ask(made, node, stage, content):
-    message = Message(RecordDict({MASKS: ConfigRecord(content)}), dst_node_id=node, message_type=f"train.{stage}")
+def ask(made, node, stage, content, question=None, named=None):
+    """Ask a client by hand. `named` is the node that the message is for by its own words."""
+    content = RecordDict({**(question or {}), MASKS: ConfigRecord(content)})
+    content = recorddict_from_proto(recorddict_to_proto(content))
+    message = Message(content, dst_node_id=named or node, message_type=f"train.{stage}")
     message.metadata.__dict__.update(_message_id="x", _run_id=1, _src_node_id=1)
-    sent = Message(recorddict_from_proto(recorddict_to_proto(message.content)), dst_node_id=node, message_type="train")
-    message.content = sent.content
     return made.grid.apps[node](message, made.grid.contexts[node]).content.config_records[MASKS]
 
 
@@ -195,7 +205,9 @@ class Server:
 
     def __init__(self, made, num_clients=5):
         self.made, self.nodes = made, list(made.grid.contexts)[:num_clients]
-        self.given = {}
+        self.run = FederationSettings.split(made.grid.contexts[self.nodes[0]].run_config)[0]
+        self.num_colluding = num_colluding(self.run.num_clients, self.run.max_colluding)
+        self.num_needed = num_summed(made.ledger.plan.entry("votes").mechanism, num_clients, self.num_colluding)
 
     def ask(self, stage, contents):
         return {node: ask(self.made, node, stage, content) for node, content in contents.items()}
@@ -204,11 +216,16 @@ class Server:
         given = self.ask(KEYS, dict.fromkeys(self.nodes, {"num_asked": len(self.nodes)}))
         self.public = {node: Keys.from_bytes(each["keys"]) for node, each in given.items()}
         size = len(self.nodes)
-        mechanism = self.made.ledger.plan.entry("votes").mechanism
-        self.roster = Roster(
-            self.public, find_graph(size, num_colluding(size, 0.05), num_summed(mechanism, size, 0.05))
-        )
+        terms = terms_of(self.made.ledger.plan, self.run.num_clients, self.run.max_colluding, size)
+        self.roster = Roster(self.public, find_graph(size, self.num_colluding, self.num_needed), terms)
         return self
+
+    def question(self, question=None):
+        """A question on its way, and its digest."""
+        question = question or self.made.question
+        encoded = encode(question, 16)
+        encoded = Encoded(encoded.arrays, {**encoded.numbers, "num_asked": len(self.nodes)})
+        return _message_of(encoded), encoded.digest(question)
 
     def shares(self):
         self.sealed = self.ask(SHARES, dict.fromkeys(self.nodes, self.roster.to_record()))
@@ -224,13 +241,14 @@ class Server:
                     sealed += given["sealed"][masking.SEALED_BYTES * index :][: masking.SEALED_BYTES]
         return {"sharing": self.roster.pack(set(self.nodes)), "senders": senders, "sealed": sealed}
 
-    def answers(self, asked=None, changes=None):
-        """Let clients answer with zeros."""
-        self.answered = {}
+    def answers(self, asked=None, changes=None, questions=None):
+        """Let clients answer, some of them perhaps another question."""
+        self.answered, self.masked = {}, {}
         for node in asked or self.nodes:
-            release = masked_client.MaskedRelease(self.made.grid.contexts[node].state, node)
-            release.receive({**self.inbox(node), **(changes or {}).get(node, {})})
-            self.answered[node] = release.mask(np.zeros(24, dtype=np.int64))["signature"]
+            inbox = {**self.inbox(node), **(changes or {}).get(node, {})}
+            given = ask(self.made, node, ANSWER, inbox, self.question((questions or {}).get(node))[0])
+            self.answered[node] = given["signature"]
+            self.masked[node] = np.frombuffer(given["masked"], dtype="<u4")
         return self
 
     def confirm(self, answered=None, asked=None):
@@ -264,9 +282,9 @@ def test_the_server_by_hand_gets_what_the_protocol_gives(server):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 2}, "its threshold has to be 3"),
+        ({"threshold": 2}, "its threshold has to be 4"),
         ({"threshold": 0}, "is not possible"),
-        ({"degree": 2}, "up to 200 clients are all linked to each other"),
+        ({"degree": 3}, "up to 200 clients are all linked to each other"),
         ({"degree": 7}, "is not possible"),
         ({"keys": b""}, "not one of different nodes, with three keys each"),
     ],
@@ -281,9 +299,11 @@ def test_a_roster_of_too_few_or_without_the_client_is_refused(server):
     server.keys()
     for kept, message in (
         (range(1001, 1005), "own keys"),
-        (range(1000, 1002), "2 clients of 5 have sent keys, and 3"),
+        (range(1000, 1002), "2 clients of 5 have sent keys, and 4"),
     ):
-        few = Roster({node: server.public[node] for node in kept}, Graph(len(kept), 0, 3, len(kept) - 1, 3))
+        few = Roster(
+            {node: server.public[node] for node in kept}, Graph(len(kept), 1, 4, len(kept) - 1, 4), server.roster.terms
+        )
         with pytest.raises(RefusalError, match=message):
             ask(server.made, 1000, SHARES, few.to_record())
 
@@ -292,20 +312,24 @@ def test_replayed_keys_are_refused(server):
     """Those of an earlier release, whose private part the server may know, and one client's as another's."""
     old = server.keys().shares().public
     server.keys()
-    server.roster = Roster({**server.public, 1003: old[1003]}, server.roster.graph)
+    server.roster = Roster({**server.public, 1003: old[1003]}, server.roster.graph, server.roster.terms)
     with pytest.raises(RefusalError, match="keys of an earlier release"):
         ask(server.made, 1000, SHARES, server.roster.to_record())
     server.keys()
-    twice = Roster({**server.public, 1003: server.public[1002]}, server.roster.graph)
+    twice = Roster({**server.public, 1003: server.public[1002]}, server.roster.graph, server.roster.terms)
     with pytest.raises(RefusalError, match="A key is there twice"):
         ask(server.made, 1000, SHARES, twice.to_record())
     with pytest.raises(RefusalError, match="this client's own keys"):
-        ask(server.made, 1000, SHARES, Roster(old, server.roster.graph).to_record())
+        ask(server.made, 1000, SHARES, Roster(old, server.roster.graph, server.roster.terms).to_record())
 
 
 def test_a_point_that_everyone_knows_in_the_roster_is_refused(server):
     server.keys()
-    bad = Roster({**server.public, 1003: server.public[1003]._replace(seals=bytes(32))}, server.roster.graph)
+    bad = Roster(
+        {**server.public, 1003: server.public[1003]._replace(seals=bytes(32))},
+        server.roster.graph,
+        server.roster.terms,
+    )
     with pytest.raises(RefusalError, match="not a sound point of the curve"):
         ask(server.made, 1000, SHARES, bad.to_record())
 
@@ -314,7 +338,9 @@ def test_two_rosters_do_not_fit_together(server):
     """The server gives one client a key of its own in the place of a neighbor's. The shares of others stay sealed."""
     server.keys()
     own = X25519PrivateKey.generate().public_key().public_bytes_raw()
-    other = Roster({**server.public, 1003: server.public[1003]._replace(masks=own)}, server.roster.graph)
+    other = Roster(
+        {**server.public, 1003: server.public[1003]._replace(masks=own)}, server.roster.graph, server.roster.terms
+    )
     rosters = {node: (other if node == 1000 else server.roster).to_record() for node in server.nodes}
     server.sealed = server.ask(SHARES, rosters)
     server.answers()
@@ -353,7 +379,7 @@ def test_no_stage_is_answered_twice_or_out_of_turn(server, stage):
 @pytest.mark.parametrize(
     ("answered", "message"),
     [
-        ((1000, 1001), "2 clients would be summed, and 3 are needed"),
+        ((1000, 1001), "2 clients would be summed, and 4 are needed"),
         ((1001, 1002, 1003, 1004), "This client is not among those whose answers are summed"),
     ],
 )
@@ -382,18 +408,18 @@ def test_shares_for_two_sets_are_refused(server):
     server.signed |= first
     for node in server.signed:
         with pytest.raises(RefusalError, match="has signed another set of answers than this client"):
-            ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002]))
-        with pytest.raises(RefusalError, match="2 clients have signed whose answers are summed, and 3"):
+            ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002, 1003]))
+        with pytest.raises(RefusalError, match="2 clients have signed whose answers are summed, and 4"):
             ask(server.made, node, UNMASK, server.unmasking([1000, 1001]))
 
 
 def test_a_client_that_was_told_that_its_holders_are_gone_is_not_opened(server):
-    """The server tells one client that two of its holders are gone, so it has fewer masks, and sums them after all.
+    """The server tells one client that one of its holders is gone, so it has fewer masks, and sums them after all.
 
     The client itself is not asked any more. The holders of its secrets see that it has signed another set.
     """
     server.keys().shares()
-    senders = [1001, 1002]
+    senders = [1001, 1002, 1003]
     kept = [server.inbox(1000)["senders"].index(sender) for sender in senders]
     sealed = b"".join(server.inbox(1000)["sealed"][masking.SEALED_BYTES * at :][: masking.SEALED_BYTES] for at in kept)
     told = {"sharing": server.roster.pack({1000, *senders}), "senders": senders, "sealed": sealed}
@@ -503,7 +529,7 @@ def test_noise_is_enough_without_those_that_conspire():
     made = make_large_federation(40, noise=None, **{"max-dropout": 0.2})
     mechanism = made.ledger.plan.entry("votes").mechanism
     scale = mechanism.share_scale(mechanism.num_answers_needed(40))
-    needed = num_summed(mechanism, 40, 0.05)
+    needed = num_summed(mechanism, 40, num_colluding(40, 0.05))
     assert needed == 34 and (needed - 2 - 1) * scale**2 >= mechanism.noise_scale**2 * (1 - 1e-12)
     made.release()
     assert made.pool.rounds[0].num_needed == 34
@@ -518,6 +544,176 @@ def test_settings_that_change_between_rounds_are_refused():
         made.release()
     reasons = {each.reason for each in made.grid.seen if each.reason}
     assert len(reasons) == 1 and "The run's settings are others than at its first question" in reasons.pop()
+
+
+def fork(server, node=1000):
+    """Return a client's state as a second process of its node would find it."""
+    return context_from_proto(context_to_proto(server.made.grid.contexts[node]))
+
+
+def test_answers_to_different_questions_are_not_summed(server):
+    """The server asks the victim for votes that are noisier than what it asks the others for."""
+    other = NearestCandidates.of(-server.made.question.arrays()["candidates"].astype(float) / 2**11)
+    server.keys().shares().answers(questions={1000: other})
+    for node in server.nodes:
+        with pytest.raises(RefusalError, match="or answers another question"):
+            ask(server.made, node, CONFIRM, server.confirming(node, server.nodes))
+
+
+def test_a_question_is_signed_with_all_of_its_content(server):
+    message, digest = server.question()
+    assert server.question()[1] == digest and len(digest) == masking.DIGEST_BYTES
+    question = server.made.question
+    encoded = encode(question, 16)
+    numbers = {**encoded.numbers, "num_asked": 5}
+    assert Encoded(encoded.arrays, numbers).digest(question) == digest
+    for changed in (
+        Encoded(encoded.arrays, {**numbers, "num_asked": 6}),
+        Encoded([encoded.arrays[0] + 1], numbers),
+        Encoded([encoded.arrays[0].reshape(48, -1)], numbers),
+        Encoded([encoded.arrays[0].view(np.uint16)], numbers),
+    ):
+        assert changed.digest(question) != digest
+    with pytest.raises(TypeError):
+        Encoded(encoded.arrays, {**numbers, "more": b"x"}).digest(question)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"noise-multiplier": 0.5}, {"max-dropout": 0.45}, {"max-colluding": 0.1}, {"num-clients": 6}]
+)
+def test_clients_with_different_settings_are_not_summed(server, changes):
+    """The server tells the victim other settings, by which the others should add more noise than they do."""
+    context = server.made.grid.contexts[1000]
+    context.run_config = {**context.run_config, **changes}
+    server.keys().shares().answers()
+    for node in server.nodes:
+        with pytest.raises(RefusalError, match="has masked its answer among other clients than this client"):
+            ask(server.made, node, CONFIRM, server.confirming(node, server.nodes))
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_release_keeps_its_settings_run_and_node(server, stage):
+    for step in (server.keys, server.shares, server.answers, server.confirm)[: STAGES.index(stage)]:
+        step()
+    context = server.made.grid.contexts[1000]
+    settings = context.run_config
+    context.run_config = {**settings, "max-dropout": 0.45}
+    with pytest.raises(RefusalError, match="The run's settings are others than at its first question"):
+        ask(server.made, 1000, stage, {})
+    context.run_config, context.run_id = settings, 2
+    with pytest.raises(RefusalError, match="made its keys for another run or node"):
+        ask(server.made, 1000, stage, {})
+    context.run_id = 1
+    with pytest.raises(RefusalError, match="made its keys for another run or node"):
+        ask(server.made, 1000, stage, {}, named=1001)
+
+
+def test_a_mask_belongs_to_one_pair_of_keys():
+    """An X25519 key with its top bit flipped is the same point, so a conspirator can copy another's secrets."""
+    private = {node: X25519PrivateKey.generate() for node in (1, 2, 3)}
+    public = {node: Keys(key.public_key().public_bytes_raw(), bytes(32), bytes(32)) for node, key in private.items()}
+    copied = public[1].masks[:31] + bytes([public[1].masks[31] ^ 128])
+    roster = Roster({**public, 3: public[3]._replace(masks=copied)}, find_graph(3, 1, 3), bytes(32))
+
+    def mask(own, other, question=bytes(32), among=roster):
+        return among.common_mask(private[own], own, other, question, 100)
+
+    assert masking.shared_secret(private[2], copied) == masking.shared_secret(private[2], public[1].masks)
+    assert np.array_equal(mask(2, 1), mask(1, 2)) and not np.array_equal(mask(2, 3), mask(2, 1))
+    assert not np.array_equal(mask(2, 1), mask(2, 1, question=bytes(31) + b"1"))
+    flipped = Roster({**public, 1: public[1]._replace(masks=copied)}, roster.graph, bytes(32))
+    for changed in (flipped, replace(roster, terms=bytes(31) + b"1")):
+        assert not np.array_equal(mask(2, 1), mask(2, 1, among=changed))
+
+
+def test_those_that_conspire_are_counted_among_all_clients_of_the_run():
+    """The server asks 51 of 1,000 clients: the victim, and 50 that conspire with it."""
+    made = make_large_federation(3, **{"num-clients": 1000, "max-dropout": 0.25})
+    for number in (3, 51, 199):
+        with pytest.raises(RefusalError, match=f"Of {number} asked clients, 50 may conspire with the server"):
+            ask(made, 1000, KEYS, {"num_asked": number})
+    assert ask(made, 1000, KEYS, {"num_asked": 200})["keys"]
+    assert made.grid.contexts[1000].state.config_records[MASKS]["num_needed"] == 200
+
+
+def test_one_that_conspires_gets_no_two_sets_of_a_few_clients(server):
+    """Of five clients, one signs two sets of three, whose other members have nothing in common."""
+    server.keys().shares().answers()
+    for chosen in ((1000, 1001, 1004), (1002, 1003, 1004)):
+        for node in chosen:
+            with pytest.raises(RefusalError, match="3 clients would be summed, and 4 are needed"):
+                ask(server.made, node, CONFIRM, server.confirming(node, chosen))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"min-clients": 6}, "5 clients are fewer than `min-clients`=6 of this node"),
+        ({"min-colluding": 2}, "safe from 1 clients that conspire with its server, fewer than `min-colluding`=2"),
+    ],
+)
+def test_an_owner_may_ask_for_a_larger_crowd(server, limit, message):
+    server.made.grid.contexts[1000].node_config = limit
+    with pytest.raises(RefusalError, match=message):
+        ask(server.made, 1000, KEYS, {"num_asked": 5})
+    with pytest.raises(ValueError, match=f"4 of 5 clients will answer|{message}"):
+        server.made.grid.contexts[1001].node_config = limit
+        server.made.release()
+    assert server.made.ledger.num_releases == 0, "it is refused before anything is spent"
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("is_private", [False, True])
+def test_two_processes_of_a_node_give_one_reply(server, stage, is_private, monkeypatch, tmp_path):
+    """Flower starts a process for each message. Both may begin with the same state of the node."""
+    if is_private:
+        texts = tmp_path / "texts.jsonl"
+        texts.write_text("{}")
+        server.made.grid.contexts[1000].node_config = {"private": str(texts), **LIMITS}
+    for step in (server.keys, server.shares, server.answers, server.confirm)[: STAGES.index(stage)]:
+        step()
+    second = fork(server)
+    question = server.question()[0] if stage == ANSWER else None
+    asked = {
+        SHARES: lambda: server.roster.to_record(),
+        ANSWER: lambda: server.inbox(1000),
+        CONFIRM: lambda: server.confirming(1000, server.nodes),
+        UNMASK: lambda: server.unmasking(),
+    }[stage]()
+    ask(server.made, 1000, stage, asked, question)
+    server.made.grid.contexts[1000] = second
+    if is_private:
+        monkeypatch.setattr(client, "_BURNT", set())  # Another process has another one.
+    with pytest.raises(RefusalError, match=f"has answered the stage '{stage}' with these keys already"):
+        ask(server.made, 1000, stage, asked, question)
+    if is_private:
+        assert len(NodeLedger(texts).answers()) == (stage != SHARES)
+
+
+def test_a_line_that_a_crash_cut_burns_nothing_and_spoils_nothing(tmp_path):
+    ledger = NodeLedger(tmp_path / "texts.jsonl")
+    list_of_stages = tmp_path / "texts.jsonl.budget.json.stages"
+    list_of_stages.write_text("one keys\ntwo ke")
+    assert not ledger.burn("one keys") and ledger.burn("two keys") and ledger.burn("two shares")
+    assert not ledger.burn("two keys") and not ledger.burn("two shares")
+
+
+def test_old_keys_of_one_client_end_no_run():
+    """It sends those of its first release again and again. The server drops it, before others refuse the roster."""
+    old = {}
+
+    def replay(node, stage, reply):
+        if node == 1003 and stage == KEYS:
+            reply.content.config_records[MASKS] = ConfigRecord(
+                {"keys": old.setdefault("keys", reply.content.config_records[MASKS]["keys"])}
+            )
+        return reply
+
+    made = make_large_federation(8, meddle=replay)
+    assert np.array_equal(made.release(), made.expected(range(8)))
+    for _ in range(3):
+        assert np.array_equal(made.release(), made.expected(set(range(8)) - {3}))
+    assert made.ledger.num_lost == 0
 
 
 def test_a_clock_that_jumps_changes_nothing(monkeypatch):

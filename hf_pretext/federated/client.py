@@ -8,7 +8,9 @@ whether it answers, which does not depend on its text: texts that cannot be read
 else leaves: no counts, no metrics, no text, no errors but those written here.
 
 It does not trust the server with what it can check itself. The parameters of secure aggregation have to be those that
-the run's settings imply, among no more clients than the run has. All of its answers, of all runs together, may cost no
+the run's settings imply, among no more clients than the run has. Those settings are the server's choice. They
+have to stay the same, clients with others are not summed with it, and the node's owner may refuse small crowds
+(`min_clients` and `min_colluding`). All of its answers, of all runs together, may cost no
 more than its own node's `max-epsilon` at `max-delta`. They are counted in a ledger beside the texts before their noise
 is drawn (see `node` and `node_ledger`). The number of answers that its noise relies on is the number below which it
 does not reveal its part of the keys. And it answers each kind of question no more often than the run's plan says.
@@ -32,9 +34,9 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource
 from ..privacy.plan import Plan
 from ..settings import shortened
-from .masked_client import MaskedRelease
+from .masked_client import Burn, MaskedRelease
 from .masking import ANSWER, CONFIRM, KEYS, MASKS, SHARES, STAGES, UNMASK
-from .node import AskedRun, NodeBudget, NodeSettings, RefusalError, all_answered
+from .node import AskedRun, NodeBudget, NodeSettings, RefusalError, all_answered, already_answered
 from .node_ledger import NodeError
 from .node_texts import embedded_texts, texts_reader
 from .protocol import (
@@ -46,6 +48,7 @@ from .protocol import (
     num_summed,
     quantization_range,
     read_wanted,
+    terms_of,
 )
 from .settings import FederationSettings
 
@@ -65,7 +68,7 @@ TOKENIZER = "hf_pretext.tokenizer"
 ANSWERED = "hf_pretext.answered"
 WANTED = "hf_pretext.wanted"
 RUN_CONFIG = "hf_pretext.run_config"
-"""Records of a node's state in one run, which stays in the memory of that node."""
+"""Records of a node's state, embeddings and tokens among them: in Flower 1.41, in the memory of that node."""
 
 
 def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[Question, float]] = ()) -> ClientApp:
@@ -82,10 +85,13 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
     draw, is_genuine = noise or DiscreteGaussian(), noise is None
     own = [question.copy() for question, _ in questions]
 
-    def noisy_answer(message: Message, context: Context, num_asked: int) -> np.ndarray:
+    def noisy_answer(message: Message, context: Context, num_asked: int) -> tuple[np.ndarray, bytes]:
+        """Answer a question. The second value is its digest."""
         settings, _, plan = _read_run(context, questions)
         instructions = recorddict_compat.recorddict_to_fitins(message.content, keep_input=True)
-        question = _read_question(Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config), own)
+        encoded = Encoded(parameters_to_ndarrays(instructions.parameters), instructions.config)
+        question = _read_question(encoded, own)
+        digest = _refusing(encoded.digest, question)
         mechanism = _check_planned(question.name, question.num_bins, question.is_signed, plan)
         samples = _samples(context)
         # On made-up samples, so that whether it is refused does not depend on this client's text.
@@ -95,24 +101,27 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         _count(context, plan, question, num_asked, is_genuine)
         noisy = sum_answers(question, samples, mechanism) + draw(share, question.num_bins)
         largest = quantization_range(num_asked) // 2
-        return np.clip(noisy, -largest, largest)
+        return np.clip(noisy, -largest, largest), digest
 
     def plain(message: Message, context: Context) -> Message:
         num_asked = int(message.content.config_records["fitins.config"]["num_asked"])
-        noisy = noisy_answer(message, context, num_asked)
+        noisy, _ = noisy_answer(message, context, num_asked)
         # Whole numbers below 2^53, which doubles hold exactly.
         reply = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([noisy.astype(np.float64)]), 1, {})
         return Message(recorddict_compat.fitres_to_recorddict(reply, keep_input=False), reply_to=message)
 
     def masked(message: Message, context: Context) -> Message:
-        release = MaskedRelease(context.state, message.metadata.dst_node_id)
+        burn = _burner(context, is_genuine)
+        release = MaskedRelease(context.state, message.metadata.dst_node_id, context.run_id, burn)
         stage, asked = message.metadata.message_type.partition(".")[2], message.content.config_records[MASKS]
         if stage == KEYS:
-            given = _begin(release, asked, *_read_run(context, questions))
+            given = _begin(
+                release, asked, NodeSettings.from_node_config(context.node_config), *_read_run(context, questions)
+            )
         elif stage == ANSWER:
             _refusing(release.receive, asked)
             # Not among the checks of public facts, whose words the server may read.
-            given = release.mask(noisy_answer(message, context, release.num_asked))
+            given = release.mask(*noisy_answer(message, context, release.num_asked))
         else:
             step = {SHARES: release.share, CONFIRM: release.confirm, UNMASK: release.unmask}[stage]
             given = _refusing(step, asked)
@@ -153,10 +162,11 @@ def _guard(
         node = NodeSettings.from_node_config(context.node_config)
         if action not in (KNOWS, PLAIN, *STAGES):
             raise RefusalError(f"A message of type {message.metadata.message_type!r} is not part of the protocol.")
+        _check_same_run(context)
         if action in (KNOWS, PLAIN, KEYS):
-            # The texts are embedded, and the budget is checked, before anything is spent.
             run = _read_run(context, questions)
-            _check_same_run(context)
+            # The texts are embedded, and the budget is checked, before anything is spent.
+            _check_owner(node, run[0].num_clients, run[0])
             if action == KNOWS:
                 wanted = _refusing(read_wanted, message.content.config_records[KNOWS])
                 context.state.config_records[WANTED] = ConfigRecord(wanted)
@@ -234,19 +244,40 @@ def _check_asked(asked: int, num_clients: int) -> None:
         raise RefusalError(f"{asked} clients are asked, more than `num_clients`={num_clients} of this run.")
 
 
+def _check_owner(node: NodeSettings, asked: int, settings: FederationSettings) -> None:
+    """Refuse a crowd that is smaller than the node's owner wants. The run's settings are the server's choice."""
+    conspiring = num_colluding(settings.num_clients, settings.max_colluding)
+    if node.min_clients is not None and asked < node.min_clients:
+        raise RefusalError(f"{asked} clients are fewer than `min-clients`={node.min_clients} of this node.")
+    if node.min_colluding is not None and conspiring < node.min_colluding:
+        raise RefusalError(
+            f"The run is safe from {conspiring} clients that conspire with its server, fewer than `min-colluding`="
+            f"{node.min_colluding} of this node."
+        )
+
+
 def _begin(
-    release: MaskedRelease, asked: Any, settings: FederationSettings, config: PrivateEvolutionConfig, plan: Plan
+    release: MaskedRelease,
+    asked: Any,
+    node: NodeSettings,
+    settings: FederationSettings,
+    config: PrivateEvolutionConfig,
+    plan: Plan,
 ) -> dict[str, Any]:
     """Begin a release among as many clients as the run may ask."""
     number = asked["num_asked"]
     if type(number) is not int or number < 3:
         raise RefusalError(f"A sum of {shortened(number)} clients hides no one. At least 3 have to be asked.")
     _check_asked(number, settings.num_clients)
+    _check_owner(node, number, settings)
+    # Also if the server asks fewer than the run has: it may choose those that conspire with it.
+    conspiring = num_colluding(settings.num_clients, settings.max_colluding)
     # The number of answers is the same for all questions of the plan.
     for entry in plan.releases:
         _refusing(check_capacity, entry.mechanism, number)
-    needed = max(_refusing(num_summed, entry.mechanism, number, settings.max_colluding) for entry in plan.releases)
-    return release.make_keys(number, needed, num_colluding(number, settings.max_colluding))
+    needed = max(_refusing(num_summed, entry.mechanism, number, conspiring) for entry in plan.releases)
+    terms = terms_of(plan, settings.num_clients, settings.max_colluding, number)
+    return release.make_keys(number, needed, conspiring, terms)
 
 
 def _samples(context: Context) -> Samples:
@@ -268,6 +299,25 @@ def _count(context: Context, plan: Plan, question: Question, num_asked: int, is_
     context.state.config_records[ANSWERED] = ConfigRecord({**before, question.name: number})
     if number > entry.count:
         raise RefusalError(all_answered(entry))
+
+
+_BURNT: set[tuple[str, str]] = set()
+"""Stages that nodes of a simulation have answered in this process."""
+
+
+def _burner(context: Context, is_genuine: bool) -> Burn:
+    """Return what sees to it that a stage is answered once, also if the context is stored late or put back."""
+    node = NodeSettings.from_node_config(context.node_config)
+
+    def burn(keys: str, stage: str) -> None:
+        if node.private is not None:
+            NodeBudget(node, is_genuine).burn(keys, stage)
+        elif (keys, stage) in _BURNT:
+            raise RefusalError(already_answered(stage))
+        else:
+            _BURNT.add((keys, stage))
+
+    return burn
 
 
 def _asked_run(context: Context, plan: Plan) -> AskedRun:

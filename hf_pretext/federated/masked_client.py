@@ -4,21 +4,24 @@ What is released, to the server: public keys, sealed shares, an answer under mas
 secrets of others. For each other client it gives a share of one secret only: of the seed of its own mask if its answer
 is summed, and of its key of common masks if it is not. It does so once per release, and only if all of this holds:
 
+- the run, its settings and the client's own node are those for which it made its keys,
+- it has not given this message for these keys, also to another process that began with the same state: it burns a
+  stage on the disk before it replies,
 - the degree and the threshold are safe for the number of clients, and its own keys are on the roster, fresh as all
   others,
 - enough clients have answered for their noise to be enough, it is one of them, and so are enough of the holders of its
   own secrets,
-- each client whose share it gives has signed that it masked its answer with all of its holders in the same set of
-  clients, so that the server has not told it that some of them are gone,
-- enough clients have signed that the same clients have answered. Each client signs one set, and more than half of
-  them are needed. So the server cannot get shares for two sets.
+- each client whose share it gives has signed that it answered the same question by the same terms, and masked its
+  answer with all of its holders in the same set of clients. So the server has not told it that some of them are gone,
+- enough clients have signed that the same clients have answered. An honest client signs one set, and two sets of
+  enough clients have more clients in common than may conspire. So the server gets no shares for two sets.
 
 It chooses the holders itself, so the server does not seat anyone beside it. What it cannot check is that keys on the
 roster are those of other clients: a server that invents more clients than `max_colluding` could read its answer.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import SystemRandom, token_bytes
 from typing import Any
 
@@ -30,6 +33,7 @@ from flwr.app import ConfigRecord, RecordDict
 from .masking import (
     ANSWER,
     CONFIRM,
+    FINGERPRINT_BYTES,
     KEY_BYTES,
     KEYS,
     MASKS,
@@ -50,7 +54,8 @@ from .shamir import NO_SHARE, SHARE_BYTES, is_share, split
 SEEN = "hf_pretext.keys_seen"
 """Record of the keys of earlier releases, in the state of a node."""
 
-FINGERPRINT_BYTES = 8
+Burn = Callable[[str, str], None]
+"""Takes the name of a client's keys and a stage. Raises an error if it was called so before, in any process."""
 
 
 class MaskedRelease:
@@ -59,15 +64,19 @@ class MaskedRelease:
     Args:
         state (`RecordDict`): The state of the node.
         node (`int`): The client's own node.
+        run (`int`): Flower's id of the run.
+        burn (`Burn`): Remembers, on the disk, which stages were answered.
 
     Raises:
         ValueError: By all methods: the server asks for something that is not safe, or not next. The messages hold
             public facts only.
     """
 
-    def __init__(self, state: RecordDict, node: int) -> None:
+    def __init__(self, state: RecordDict, node: int, run: int, burn: Burn) -> None:
         self._records = state.config_records
         self._node = node
+        self._run = run
+        self._burn = burn
         self._state: dict[str, Any] = dict(self._records.get(MASKS, {}))
 
     @property
@@ -75,7 +84,7 @@ class MaskedRelease:
         """Number of clients that were asked, among whom the noise is divided."""
         return int(self._state["num_asked"])
 
-    def make_keys(self, num_asked: int, num_needed: int, num_colluding: int) -> dict[str, Any]:
+    def make_keys(self, num_asked: int, num_needed: int, num_colluding: int, terms: bytes) -> dict[str, Any]:
         """Begin a release with fresh keys. A release that was under way is over."""
         masks, seals, signatures = (
             X25519PrivateKey.generate(),
@@ -83,6 +92,7 @@ class MaskedRelease:
             Ed25519PrivateKey.generate(),
         )
         self._state = {"num_asked": num_asked, "num_needed": num_needed, "num_colluding": num_colluding}
+        self._state |= {"terms": terms, "of": f"run {self._run} at node {self._node}"}
         self._state |= {
             "masks": masks.private_bytes_raw(),
             "seals": seals.private_bytes_raw(),
@@ -104,6 +114,7 @@ class MaskedRelease:
         for holder in holders:
             key = roster.sealing_key(private, holder, self._node, holder)
             sealed.append(seal(key, of_seed[roster.points[holder]] + of_key[roster.points[holder]]))
+        self._burn_stage(SHARES)
         self._save(SHARES, **roster.to_record(), holders=holders, seed=seed, own=of_seed[points[0]])
         return {"holders": holders, "sealed": b"".join(sealed)}
 
@@ -121,19 +132,27 @@ class MaskedRelease:
             # What another client sealed wrongly is not the server's fault, so this client continues without it.
             held.append(pair if pair is not None and len(pair) == PAIR_BYTES else 2 * NO_SHARE)
         self._state |= {"sharing": asked["sharing"], "senders": senders, "held": b"".join(held)}
+        # Before the answer is counted, and its noise is drawn.
+        self._burn_stage(ANSWER)
 
-    def mask(self, answer: np.ndarray) -> dict[str, Any]:
-        """Put the own answer, of whole numbers, under masks. `receive` comes first."""
+    def mask(self, answer: np.ndarray, question: bytes) -> dict[str, Any]:
+        """Put the own answer, of whole numbers, under masks. `receive` comes first.
+
+        Args:
+            answer (`np.ndarray`): The answer.
+            question (`bytes`): Digest of the question that it answers.
+        """
         roster, senders = self._roster(), self._state["senders"]
         # One that is known to be 1 comes first. Its sum says whether all masks came off.
         masked = np.concatenate([[1], answer]).astype(np.int64).astype(np.uint32)
         masked = masked + expand(self._state["seed"], len(masked))
         private, sharing = self._private("masks"), roster.unpack(self._state["sharing"])
         for other in ({*self._state["holders"]} & sharing) | set(senders):
-            common = roster.common_mask(private, other, len(masked))
+            common = roster.common_mask(private, self._node, other, question, len(masked))
             masked = masked + common if self._node > other else masked - common
-        self._save(ANSWER, seed=b"")
-        return {"masked": masked.astype("<u4").tobytes(), "signature": self._sign(roster.masked_among(sharing))}
+        self._save(ANSWER, seed=b"", question=question)
+        signature = self._sign(roster.masked_among(question, sharing))
+        return {"masked": masked.astype("<u4").tobytes(), "signature": signature}
 
     def confirm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Sign the set of clients whose answers are summed."""
@@ -145,11 +164,16 @@ class MaskedRelease:
         self._check_answering(roster, answered)
         owners = [node for node in self._state["senders"] if node in answered]
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(owners))
+        question = self._state["question"]
+        statement = roster.masked_among(question, sharing)
         for owner, signature in zip(owners, signatures, strict=True):
-            if not roster.is_signed(owner, signature, roster.masked_among(sharing)):
-                raise ValueError("A client has masked its answer among other clients than this client.")
+            if not roster.is_signed(owner, signature, statement):
+                raise ValueError(
+                    "A client has masked its answer among other clients than this client, or answers another question."
+                )
+        self._burn_stage(CONFIRM)
         self._save(CONFIRM, answered=asked["answered"])
-        return {"signature": self._sign(roster.summed(sharing, answered))}
+        return {"signature": self._sign(roster.summed(question, sharing, answered))}
 
     def unmask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Give the shares that take the masks off the sum, and forget everything."""
@@ -161,7 +185,7 @@ class MaskedRelease:
             raise ValueError(
                 f"{len(signers)} clients have signed whose answers are summed, and {needed} that have answered must."
             )
-        statement = roster.summed(roster.unpack(self._state["sharing"]), answered)
+        statement = roster.summed(self._state["question"], roster.unpack(self._state["sharing"]), answered)
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(signers))
         for signer, signature in zip(sorted(signers), signatures, strict=True):
             if not roster.is_signed(signer, signature, statement):
@@ -171,6 +195,7 @@ class MaskedRelease:
         for sender, pair in zip(self._state["senders"], pairs, strict=True):
             share = pair[:SHARE_BYTES] if sender in answered else pair[SHARE_BYTES:]
             shares.append(share if is_share(share) else NO_SHARE)
+        self._burn_stage(UNMASK)
         self._state = {}
         self._save(UNMASK)
         return {"shares": b"".join(shares)}
@@ -181,9 +206,15 @@ class MaskedRelease:
         following = STAGES[(STAGES.index(done) + 1) % len(STAGES)]
         if stage != following:
             raise ValueError(f"The stage {stage!r} is not next at this client, but {following!r}.")
+        if stage != KEYS and self._state["of"] != f"run {self._run} at node {self._node}":
+            raise ValueError("This client made its keys for another run or node.")
+
+    def _burn_stage(self, stage: str) -> None:
+        """Answer a stage once. The state alone does not see to it: two processes may begin with the same state."""
+        self._burn(hashlib.sha256(self._state["public"]).hexdigest()[:32], stage)
 
     def _read_roster(self, asked: Mapping[str, Any]) -> Roster:
-        roster = Roster.from_record(asked, self._state["num_colluding"], self._state["num_needed"])
+        roster = self._roster(asked)
         if self._node not in roster.keys or b"".join(roster.keys[self._node]) != self._state["public"]:
             raise ValueError("The roster does not hold this client's own keys.")
         if not self._state["num_needed"] <= len(roster.nodes) <= self.num_asked:
@@ -201,7 +232,7 @@ class MaskedRelease:
 
     def _check_fresh(self, roster: Roster) -> None:
         """Refuse keys of earlier releases, whose private parts the server may know."""
-        prints = [hashlib.sha256(keys.masks).digest()[:FINGERPRINT_BYTES] for keys in roster.keys.values()]
+        prints = [keys.fingerprint for keys in roster.keys.values()]
         seen: bytes = dict(self._records.get(SEEN, {})).get("fingerprints", b"")
         known = {seen[at : at + FINGERPRINT_BYTES] for at in range(0, len(seen), FINGERPRINT_BYTES)}
         if known & set(prints):
@@ -222,8 +253,9 @@ class MaskedRelease:
                 f"{roster.graph.threshold - 1} are needed."
             )
 
-    def _roster(self) -> Roster:
-        return Roster.from_record(self._state, self._state["num_colluding"], self._state["num_needed"])
+    def _roster(self, record: Mapping[str, Any] | None = None) -> Roster:
+        own = [self._state[name] for name in ("num_colluding", "num_needed", "terms")]
+        return Roster.from_record(self._state if record is None else record, *own)
 
     def _sign(self, statement: bytes) -> bytes:
         return Ed25519PrivateKey.from_private_bytes(self._state["signatures"]).sign(statement)

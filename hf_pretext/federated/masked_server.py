@@ -68,29 +68,44 @@ class MaskedSum:
         nodes (`list` of `int`): The clients that are asked.
         num_needed (`int`): Number of answers that have to be in the sum.
         num_colluding (`int`): Number of clients that may conspire with the server.
+        terms (`bytes`): What `terms_of` says of the run and the number of clients that are asked.
         num_bins (`int`): Length of an answer.
         timeout (`float`): Seconds that a client has for one message.
+        seen (`set` of `bytes`):
+            Fingerprints of the keys of earlier releases, to which those of this one are added. Clients refuse a roster
+            with an old key, so a client that sends one is dropped.
 
     Attributes:
         num_answered (`int`): Number of clients whose masked answers arrived.
     """
 
     def __init__(
-        self, grid: CheckedGrid, nodes: list[int], num_needed: int, num_colluding: int, num_bins: int, timeout: float
+        self,
+        grid: CheckedGrid,
+        nodes: list[int],
+        num_needed: int,
+        num_colluding: int,
+        terms: bytes,
+        num_bins: int,
+        timeout: float,
+        seen: set[bytes],
     ) -> None:
         self._grid = grid
         self._nodes = nodes
         self._num_needed = num_needed
         self._num_colluding = num_colluding
+        self._terms = terms
         self._length = num_bins + 1
+        self._seen = seen
         self._timeout = timeout
         self.num_answered = 0
 
-    def ask(self, question: RecordDict) -> np.ndarray:
+    def ask(self, question: RecordDict, digest: bytes) -> np.ndarray:
         """Ask a question, and return the sum of the answers.
 
         Args:
             question (`RecordDict`): The question.
+            digest (`bytes`): Its digest.
 
         Returns:
             `np.ndarray` of shape `(num_bins,)`: int64.
@@ -100,10 +115,10 @@ class MaskedSum:
         """
         roster = self._collect_keys()
         sealed = self._collect_shares(roster)
-        masked = self._collect_answers(roster, sealed, question)
-        signatures = self._collect_signatures(roster, sealed, masked)
+        masked = self._collect_answers(roster, sealed, question, digest)
+        signatures = self._collect_signatures(roster, sealed, masked, digest)
         shares = self._collect_openings(roster, sealed, signatures)
-        return self._open(roster, sealed, masked, shares)
+        return self._open(roster, sealed, masked, shares, digest)
 
     def _collect_keys(self) -> Roster:
         request = _message({"num_asked": len(self._nodes)})
@@ -112,14 +127,16 @@ class MaskedSum:
         def read(node: int, given: Mapping[str, Any]) -> Keys:
             keys = Keys.from_bytes(given["keys"])
             demand(not seen & {*keys}, "a key that is there already")
+            demand(keys.fingerprint not in self._seen, "a key of an earlier release")
             seen.update(keys)
+            self._seen.add(keys.fingerprint)
             return keys
 
         keys = self._grid.ask(KEYS, dict.fromkeys(self._nodes, request), self._timeout, MASKS, read)
         self._require(len(keys), self._num_needed, "have sent keys")
         graph = find_graph(len(keys), self._num_colluding, self._num_needed)
         self._require(len(keys), graph.num_to_open, "have sent keys")
-        return Roster(keys, graph)
+        return Roster(keys, graph, self._terms)
 
     def _collect_shares(self, roster: Roster) -> dict[int, Sealed]:
         degree = roster.graph.degree
@@ -136,10 +153,10 @@ class MaskedSum:
         return sealed
 
     def _collect_answers(
-        self, roster: Roster, sealed: Mapping[int, Sealed], question: RecordDict
+        self, roster: Roster, sealed: Mapping[int, Sealed], question: RecordDict, digest: bytes
     ) -> dict[int, Answered]:
         sharing, senders = roster.pack(set(sealed)), _senders(sealed)
-        statement = roster.masked_among(set(sealed))
+        statement = roster.masked_among(digest, set(sealed))
         shares = {
             (sender, holder): share for sender, own in sealed.items() for holder, share in zip(*own, strict=True)
         }
@@ -161,10 +178,10 @@ class MaskedSum:
         return answers
 
     def _collect_signatures(
-        self, roster: Roster, sealed: Mapping[int, Sealed], masked: Mapping[int, Answered]
+        self, roster: Roster, sealed: Mapping[int, Sealed], masked: Mapping[int, Answered], digest: bytes
     ) -> dict[int, bytes]:
         answered, senders = set(masked), _senders(sealed)
-        statement, packed = roster.summed(set(sealed), answered), roster.pack(set(masked))
+        statement, packed = roster.summed(digest, set(sealed), answered), roster.pack(set(masked))
 
         def request(node: int) -> RecordDict:
             signed = b"".join(masked[sender].signature for sender in senders[node] if sender in masked)
@@ -210,6 +227,7 @@ class MaskedSum:
         sealed: Mapping[int, Sealed],
         masked: Mapping[int, Answered],
         shares: Mapping[int, Mapping[int, bytes]],
+        digest: bytes,
     ) -> np.ndarray:
         total = np.zeros(self._length, dtype=np.uint32)
         for answer in masked.values():
@@ -224,7 +242,7 @@ class MaskedSum:
             is_own = key.public_key().public_bytes_raw() == roster.keys[node].masks
             demand(is_own, "the shares of a key are not those of the client's key")
             for other in linked[node] & masked.keys():
-                common = roster.common_mask(key, other, self._length)
+                common = roster.common_mask(key, node, other, digest, self._length)
                 total = total - common if other > node else total + common
         # A mask that did not come off leaves this number as it should be with a chance of 2^-32.
         demand(int(total[0]) == len(masked), "masks did not come off the sum")

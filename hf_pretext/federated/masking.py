@@ -5,14 +5,16 @@ The protocol is that of Bell et al. 2020 (eprint 2020/704), with five messages t
 1. `KEYS`: the client makes fresh keys.
 2. `SHARES`: it gets the roster of all keys, chooses the holders of its secrets (see `graph`), and shares them.
 3. `ANSWER`: it gets the shares of others and the set of clients that have shared secrets, and answers under masks. It
-   signs that set.
+   signs that set and the question.
 4. `CONFIRM`: it gets the set of clients whose answers arrived, and the signatures of those whose shares it holds. It
-   signs both sets.
+   signs both sets and the question.
 5. `UNMASK`: it gets the signatures of the others. It gives its shares for this one set alone.
 
 The keys are X25519 (RFC 7748), seeds expand by AES-256 in counter mode, shares are sealed with ChaCha20-Poly1305 and
 signatures are Ed25519. The keys that two clients derive also depend on the roster, so clients with different rosters
-cannot read each other's shares.
+cannot read each other's shares. The roster includes the terms: the settings of the run that a client relies on. Masks
+depend on the question as well, and on both nodes and both public keys: the same secret between other keys, which are
+other encodings of the same point, gives another mask. So masks of clients that were asked differently do not come off.
 """
 
 import hashlib
@@ -40,6 +42,8 @@ MASKS = "hf_pretext.masks"
 """Record of what belongs to secure aggregation, in a message and in the state of a node."""
 
 KEY_BYTES = 32
+DIGEST_BYTES = 32
+FINGERPRINT_BYTES = 8
 PAIR_BYTES = 2 * SHARE_BYTES
 SEALED_BYTES = PAIR_BYTES + 16
 SIGNATURE_BYTES = 64
@@ -57,6 +61,11 @@ class Keys(NamedTuple):
     masks: bytes
     seals: bytes
     signatures: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Name the keys, to know them again in later releases."""
+        return hashlib.sha256(self.masks).digest()[:FINGERPRINT_BYTES]
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Keys":
@@ -87,10 +96,12 @@ class Roster:
     Args:
         keys (`Mapping` of `int` to `Keys`): Keys by node.
         graph (`Graph`): How they are linked.
+        terms (`bytes`): What `terms_of` hashed. Each client computes it from its own settings.
     """
 
     keys: Mapping[int, Keys]
     graph: Graph
+    terms: bytes
 
     @cached_property
     def nodes(self) -> list[int]:
@@ -105,7 +116,7 @@ class Roster:
     @cached_property
     def digest(self) -> bytes:
         """A hash over everything that clients have to agree on before they answer."""
-        return hashlib.sha256(repr((sorted(self.to_record().items()), self.graph)).encode()).digest()
+        return hashlib.sha256(repr((sorted(self.to_record().items()), self.graph, self.terms)).encode()).digest()
 
     def to_record(self) -> dict[str, Any]:
         """Return what a `ConfigRecord` can hold."""
@@ -118,7 +129,7 @@ class Roster:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], num_colluding: int, num_needed: int) -> "Roster":
+    def from_record(cls, record: Mapping[str, Any], num_colluding: int, num_needed: int, terms: bytes) -> "Roster":
         """Read what `to_record` wrote, at a client.
 
         Raises:
@@ -133,7 +144,7 @@ class Roster:
         if len({key for each in found for key in each}) < 3 * len(found):
             raise ValueError("A key is there twice in the roster.")
         graph = Graph(len(nodes), num_colluding, num_needed, record["degree"], record["threshold"])
-        return cls(dict(zip(nodes, found, strict=True)), graph)
+        return cls(dict(zip(nodes, found, strict=True)), graph, terms)
 
     def pack(self, nodes: set[int]) -> bytes:
         """Write a subset of the nodes, one bit each."""
@@ -150,13 +161,16 @@ class Roster:
         bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=len(self.nodes))
         return {node for node, bit in zip(self.nodes, bits, strict=True) if bit}
 
-    def masked_among(self, sharing: set[int]) -> bytes:
-        """Write what a client signs beside its answer: that it is masked with all of its holders in this set."""
-        return b"hf_pretext: masked among" + self.digest + self.pack(sharing)
+    def masked_among(self, question: bytes, sharing: set[int]) -> bytes:
+        """Write what a client signs beside its answer.
 
-    def summed(self, sharing: set[int], answered: set[int]) -> bytes:
-        """Write what a client signs in the end: that these are the clients whose answers are summed."""
-        return b"hf_pretext: summed" + self.digest + self.pack(sharing) + self.pack(answered)
+        It says that this is an answer to this question, and that it is masked with all of its holders in this set.
+        """
+        return b"hf_pretext: masked among" + self.digest + question + self.pack(sharing)
+
+    def summed(self, question: bytes, sharing: set[int], answered: set[int]) -> bytes:
+        """Write what a client signs in the end: that these are the clients whose answers to it are summed."""
+        return b"hf_pretext: summed" + self.digest + question + self.pack(sharing) + self.pack(answered)
 
     def is_signed(self, node: int, signature: bytes, statement: bytes) -> bool:
         """Return whether a node has signed a statement."""
@@ -166,20 +180,24 @@ class Roster:
             return False
         return True
 
-    def common_mask(self, private: X25519PrivateKey, other: int, length: int) -> np.ndarray:
+    def common_mask(self, private: X25519PrivateKey, own: int, other: int, question: bytes, length: int) -> np.ndarray:
         """Compute the mask that a client has in common with another one.
 
         Args:
             private (`X25519PrivateKey`): Its private key of masks.
+            own (`int`): Its node.
             other (`int`): The node of the other client.
+            question (`bytes`): Digest of the question.
             length (`int`): Length of the mask.
         """
         shared = shared_secret(private, self.keys[other].masks)
-        return expand(_derive(shared, b"mask", self.digest), length)
+        pair = sorted((own, other))
+        words = _nodes(*pair) + b"".join(self.keys[node].masks for node in pair) + question
+        return expand(_derive(shared, b"mask" + words, self.digest), length)
 
     def sealing_key(self, private: X25519PrivateKey, other: int, sender: int, receiver: int) -> bytes:
         """Compute the key of the one message of shares from a sender to a receiver. `other` is one of them."""
-        ways = b"seal" + b"".join(node.to_bytes(8, "big") for node in (sender, receiver))
+        ways = b"seal" + _nodes(sender, receiver)
         return _derive(shared_secret(private, self.keys[other].seals), ways, self.digest)
 
 
@@ -193,6 +211,10 @@ def shared_secret(private: X25519PrivateKey, public: bytes) -> bytes:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise ValueError("A public key is not a sound point of the curve.") from None
+
+
+def _nodes(*nodes: int) -> bytes:
+    return b"".join(node.to_bytes(8, "big") for node in nodes)
 
 
 def _derive(secret: bytes, words: bytes, digest: bytes) -> bytes:

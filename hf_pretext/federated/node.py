@@ -34,6 +34,11 @@ class NodeSettings:
             The delta of that epsilon. A run whose own delta is larger is refused. `private` needs it.
         ledger (`str`, *optional*):
             File of the node's ledger, for text in a folder that cannot be written. By default it is beside `private`.
+        min_clients (`int`, *optional*):
+            Fewest clients that are asked in a release. The node cannot see whether they are different people.
+        min_colluding (`int`, *optional*):
+            Fewest clients that a run has to be safe from if they conspire with its server. The run's own number is
+            `max_colluding` of its `num_clients`, which the server chooses.
         partition_id (`int`, *optional*): Number of the node in a simulation, which Flower gives.
         num_partitions (`int`, *optional*): Number of nodes in a simulation, which Flower gives.
 
@@ -50,6 +55,8 @@ class NodeSettings:
         None, help="The delta of that epsilon.", above=0, below=1, hint="Choose it well below one over the clients."
     )
     ledger: str | None = setting(None, help="File of the ledger, if it cannot be beside the texts.")
+    min_clients: int | None = setting(None, help="Fewest clients that are asked in a release.", at_least=3)
+    min_colluding: int | None = setting(None, help="Fewest clients that may conspire with the server.", at_least=1)
     partition_id: int | None = setting(None, help="Number of the node in a simulation.", at_least=0)
     num_partitions: int | None = setting(None, help="Number of nodes in a simulation.", at_least=1)
 
@@ -166,6 +173,17 @@ class NodeBudget:
             )
             self._ledger.write([*answers, answer], self._max_epsilon, self._max_delta)
 
+    def burn(self, keys: str, stage: str) -> None:
+        """Remember that a stage of secure aggregation is answered with these keys. It is on the disk on return.
+
+        Raises:
+            RefusalError: It was answered before, in this process or in another one.
+            NodeError: The ledger cannot be read or written.
+        """
+        with self._ledger.locked():
+            if not self._ledger.burn(f"{keys} {stage}"):
+                raise RefusalError(already_answered(stage))
+
     def _check_limits(self, run: AskedRun, answers: Sequence[Answer]) -> None:
         if not self._noise_is_genuine:
             return
@@ -187,6 +205,11 @@ class NodeBudget:
                 f"`max-epsilon`={self._max_epsilon:g} of this node is less than what it has answered so far and the "
                 "rest of this run cost together."
             )
+
+
+def already_answered(stage: str) -> str:
+    """Say that the server asks twice for one message of secure aggregation."""
+    return f"This client has answered the stage {stage!r} with these keys already."
 
 
 def all_answered(entry: PlannedRelease) -> str:

@@ -37,6 +37,9 @@ from ..settings import shortened
 FORMAT = 1
 """Format of a node's ledger."""
 
+STAGES_SUFFIX = ".stages"
+"""Of the file beside the ledger that says which messages of secure aggregation were answered."""
+
 LOCK_SECONDS = 60.0
 """Seconds to wait for another process of the node that writes the ledger."""
 
@@ -190,6 +193,22 @@ class NodeLedger:
         marked = {"ledger": str(self.path), "num_answers": len(answers), "newest": newest}
         for marker in self.markers:
             atomic_write(marker, json.dumps(marked) + "\n")
+
+    def burn(self, line: str) -> bool:
+        """Add a line to the list of stages beside the ledger, inside of `locked`. False if it is there already.
+
+        Lines are on the disk on return, also after a crash in the middle of another line. The list holds hashes of
+        public keys and names of stages.
+        """
+        path = Path(f"{self.path}{STAGES_SUFFIX}")
+        content = path.read_text() if path.exists() else ""
+        if line in content.splitlines():
+            return False
+        with path.open("a") as file:
+            file.write(f"{line}\n" if content.endswith("\n") or not content else f"\n{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return True
 
     def _read(self) -> tuple[dict[str, float], list[Answer]]:
         try:

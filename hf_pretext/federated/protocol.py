@@ -5,6 +5,8 @@ and `n * 2 c < 2^32`: nothing wraps. A number beyond `c` would be cut. That need
 deviations, which has a probability below exp(-790).
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,8 +20,8 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..settings import shortened
 
-PROTOCOL = 3
-"""Version of what server and clients agree on. Version 2 summed with Flower's SecAgg+."""
+PROTOCOL = 4
+"""Version of what server and clients agree on. In version 3, clients did not sign the question or the settings."""
 
 MODULUS = 2**32
 REACH = 40
@@ -47,23 +49,56 @@ def check_capacity(mechanism: Mechanism, num_clients: int) -> None:
 
 
 def num_colluding(num_clients: int, max_colluding: float) -> int:
-    """Compute how many of the asked clients may conspire with the server."""
-    return math.floor(max_colluding * num_clients + 1e-9)
+    """Compute how many of a run's clients may conspire with the server: at least one.
+
+    Args:
+        num_clients (`int`): The run's `num_clients`. Conspirators may all be among the fewer that the server asks.
+        max_colluding (`float`): The fraction that may conspire.
+    """
+    return max(1, math.floor(max_colluding * num_clients + 1e-9))
 
 
-def num_summed(mechanism: Mechanism, num_clients: int, max_colluding: float) -> int:
+def num_summed(mechanism: Mechanism, num_asked: int, conspiring: int) -> int:
     """Compute how many answers have to be in a sum: enough for its noise without those that conspire.
 
+    Args:
+        mechanism (`Mechanism`): The noise.
+        num_asked (`int`): Number of clients that are asked.
+        conspiring (`int`): What `num_colluding` says of the run's clients.
+
     Raises:
-        ValueError: They are more than there are clients.
+        ValueError: They are more than are asked.
     """
-    enough, conspiring = mechanism.num_answers_needed(num_clients), num_colluding(num_clients, max_colluding)
-    if enough + conspiring > num_clients:
+    enough = mechanism.num_answers_needed(num_asked)
+    if enough + conspiring > num_asked:
         raise ValueError(
-            f"`max_colluding`={max_colluding:g} of {num_clients} clients leaves no room in `max_dropout`="
-            f"{mechanism.max_dropout:g}, which counts those that conspire as well. Lower the one, or raise the other."
+            f"Of {num_asked} asked clients, {conspiring} may conspire with the server (`max_colluding`, and at least "
+            f"one). That leaves no room in `max_dropout`={mechanism.max_dropout:g}, which counts them as well. Raise "
+            "`max_dropout`, lower `max_colluding`, or ask more of the run's clients."
         )
     return enough + conspiring
+
+
+def terms_of(plan: Plan, num_clients: int, max_colluding: float, num_asked: int) -> bytes:
+    """Hash what a client relies on in the settings of all others: how much noise, in how many parts, and for what.
+
+    Noise multipliers count with six digits, as another machine may round the last one otherwise.
+
+    Args:
+        plan (`Plan`): The plan.
+        num_clients (`int`): The run's `num_clients`.
+        max_colluding (`float`): Fraction of them that may conspire.
+        num_asked (`int`): Number of clients that are asked in this release.
+    """
+    releases = [
+        [
+            *(each.question, each.count, each.num_bins, each.mechanism.is_signed, each.mechanism.max_dropout),
+            *(each.mechanism.neighboring_relation, float(each.mechanism.clip_norm), each.mechanism.units),
+            *(f"{each.mechanism.noise_multiplier:.6g}", f"{each.mechanism.sensitivity:.6g}"),
+        ]
+        for each in plan.releases
+    ]
+    return _hashed([PROTOCOL, num_clients, float(max_colluding), num_asked, float(plan.delta), releases])
 
 
 @dataclass(frozen=True)
@@ -79,6 +114,15 @@ class Encoded:
 
     arrays: list[np.ndarray]
     numbers: dict[str, Any]
+
+    def digest(self, question: Question) -> bytes:
+        """Hash the message and the question that it was read as. Clients sign it, and their masks depend on it.
+
+        Raises:
+            TypeError: The message holds something else than numbers and words.
+        """
+        arrays = [[array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()] for array in self.arrays]
+        return _hashed([question.name, question.num_bins, question.is_signed, dict(self.numbers), arrays])
 
 
 def encode(question: Question, bits: int) -> Encoded:
@@ -236,6 +280,10 @@ def _columns(plan: Plan) -> dict[str, list[Any]]:
         "noise_multipliers": [float(mechanism.noise_multiplier) for mechanism in mechanisms],
         "sensitivities": [float(mechanism.sensitivity) for mechanism in mechanisms],
     }
+
+
+def _hashed(content: Any) -> bytes:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
 def _on_the_grid(coarse: np.ndarray, step: float) -> np.ndarray:

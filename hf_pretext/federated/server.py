@@ -28,7 +28,7 @@ from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
 from .masked_server import MaskedSum
 from .node_texts import read_rows_of
-from .protocol import REACH, announce, check_capacity, encode, num_colluding, num_summed
+from .protocol import REACH, Encoded, announce, check_capacity, encode, num_colluding, num_summed, terms_of
 from .settings import FederationSettings
 
 # A child of Flower's logger, which has the console.
@@ -103,7 +103,7 @@ class FederatedClientPool(ClientPool):
     ) -> None:
         for entry in plan.releases:
             check_capacity(entry.mechanism, settings.num_clients)
-            num_summed(entry.mechanism, settings.num_clients, settings.max_colluding)
+            num_summed(entry.mechanism, settings.num_clients, _num_colluding(settings))
         self._grid = grid
         self._context = context
         self._settings = settings
@@ -114,6 +114,7 @@ class FederatedClientPool(ClientPool):
         self._record = record
         self._known_by: dict[str, set[int]] = {}
         self._nodes: list[int] = []
+        self._keys_seen: set[bytes] = set()
         self.rounds: list[FederatedRound] = []
         if record is not None and record.is_file():
             self.rounds = [FederatedRound(**each) for each in read_json(record)]
@@ -158,14 +159,13 @@ class FederatedClientPool(ClientPool):
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Get the noisy sum from the clients. See `ClientPool`."""
         nodes = self._nodes
-        needed = num_summed(mechanism, len(nodes), self._settings.max_colluding)
+        needed = num_summed(mechanism, len(nodes), _num_colluding(self._settings))
         encoded = encode(question, self._settings.candidate_bits)
-        instructions = FitIns(ndarrays_to_parameters(encoded.arrays), {**encoded.numbers, "num_asked": len(nodes)})
-        content = recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
+        encoded = Encoded(encoded.arrays, {**encoded.numbers, "num_asked": len(nodes)})
         grid = CheckedGrid(self._grid)
         started = time.perf_counter()
         ask = self._sum_masked if self._settings.secure_aggregation else self._sum_plain
-        total, num_answered = ask(grid, nodes, needed, content, question.num_bins)
+        total, num_answered = ask(grid, nodes, needed, question, encoded)
         if total is not None and not _is_plausible(total, num_answered, needed, mechanism):
             total = None
         self.rounds.append(
@@ -241,7 +241,7 @@ class FederatedClientPool(ClientPool):
     def _num_needed(self, question: Question) -> int:
         """Return the number of clients without which a release does not begin."""
         mechanism = self._plan.entry(question.name).mechanism
-        return max(3, num_summed(mechanism, self.num_clients, self._settings.max_colluding))
+        return max(3, num_summed(mechanism, self.num_clients, _num_colluding(self._settings)))
 
     @property
     def _own_rounds(self) -> list[FederatedRound]:
@@ -266,20 +266,22 @@ class FederatedClientPool(ClientPool):
             time.sleep(POLL_SECONDS)
 
     def _sum_masked(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, content: RecordDict, num_bins: int
+        self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
     ) -> tuple[np.ndarray | None, int]:
         """Sum the answers under masks. The second value is the number of answers that arrived."""
-        colluding, timeout = num_colluding(len(nodes), self._settings.max_colluding), self._settings.round_timeout
-        release = MaskedSum(grid, nodes, needed, colluding, num_bins, timeout)
+        settings, colluding = self._settings, _num_colluding(self._settings)
+        terms = terms_of(self._plan, settings.num_clients, settings.max_colluding, len(nodes))
+        timeout, seen = settings.round_timeout, self._keys_seen
+        release = MaskedSum(grid, nodes, needed, colluding, terms, question.num_bins, timeout, seen)
         try:
-            return release.ask(content), release.num_answered
+            return release.ask(_message_of(encoded), encoded.digest(question)), release.num_answered
         except ValueError as error:
             # A client's share that is sound in form and wrong in substance ends here as well.
             logger.warning("The release is lost: %s", error)
             return None, release.num_answered
 
     def _sum_plain(
-        self, grid: CheckedGrid, nodes: list[int], needed: int, content: RecordDict, num_bins: int
+        self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
     ) -> tuple[np.ndarray | None, int]:
         """Sum answers without masks, which clients send in simulations only."""
         answers: list[np.ndarray] = []
@@ -294,10 +296,20 @@ class FederatedClientPool(ClientPool):
             grid.bytes_up[node] += size_of(reply.content)
             return reply
 
+        content = _message_of(encoded)
         messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
         grid.exchange(messages, self._settings.round_timeout, check)
         is_enough = len(answers) >= needed
         return (np.sum(answers, axis=0).astype(np.int64) if is_enough else None), len(answers)
+
+
+def _num_colluding(settings: FederationSettings) -> int:
+    return num_colluding(settings.num_clients, settings.max_colluding)
+
+
+def _message_of(encoded: Encoded) -> RecordDict:
+    instructions = FitIns(ndarrays_to_parameters(encoded.arrays), encoded.numbers)
+    return recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
 
 
 def _is_plausible(total: np.ndarray, num_answered: int, needed: int, mechanism: Mechanism) -> bool:

@@ -39,9 +39,9 @@ class FederationSettings:
         round_timeout (`float`, *optional*, defaults to `600.0`):
             Seconds after which a client counts as one that does not answer.
         max_colluding (`float`, *optional*, defaults to `0.05`):
-            Fraction of the asked clients that may conspire with the server, by what they know. It is a part of
-            `max_dropout`: all others may fail to answer. With more than 200 clients, the number of others that each
-            client is linked to follows from it.
+            Fraction of `num_clients` that may conspire with the server, by what they know, and at least one client. It
+            stays as it is if fewer are asked. It is a part of `max_dropout`: the others may fail to answer. With more
+            than 200 clients, the number of others that each client is linked to follows from it.
         secure_aggregation (`bool`, *optional*, defaults to `True`):
             Sum answers under masks. Without it the server gets single answers with only their part of the noise.
             Clients do that in simulations only.
