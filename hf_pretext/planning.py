@@ -28,8 +28,8 @@ def bills(run: Mapping[str, Any], settings: Mapping[str, Any], num_clients: int 
     }
     return "\n\n".join(
         [
-            "`expansion_model` is at an address. The run asks its server, when it begins, whether clients can be asked "
-            "about tokens. Both cases cost the same epsilon. Set `token_fraction` to choose one.",
+            "`expansion_model` is at an address. The run asks its server, when it begins, whether it can use token "
+            "counts. Both cases cost the same epsilon. Set `token_fraction` to choose one.",
             *(f"{words}\n\n{bill(case, Plan.from_config(case), num_clients)}" for words, case in both.items()),
         ]
     )

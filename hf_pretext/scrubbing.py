@@ -131,7 +131,6 @@ def add_scrub(commands: Any) -> None:
 def _scrub(options: argparse.Namespace) -> None:
     num_changed = scrub_run(options.folder, options.output_dir, options.region)
     were = "text was" if num_changed == 1 else "texts were"
-    sys.stdout.write(
-        f"{num_changed} {were} scrubbed, and the seeds. The run is in {options.output_dir}/, its page in {PAGE_NAME}.\n"
-    )
+    sys.stdout.write(f"{num_changed} {were} scrubbed, and the seeds as well. ")
+    sys.stdout.write(f"The run is in {options.output_dir}/, its page in {PAGE_NAME}.\n")
     sys.stdout.write(f"Names of people are not looked for.\n{quality_in(options.output_dir)}\n")

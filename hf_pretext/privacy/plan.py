@@ -349,7 +349,7 @@ def with_token_fraction(config: PrivateEvolutionConfig, can_tilt: bool, taken: f
 
 def share_of_rest(fraction: float, taken: float) -> float:
     """Return a fraction of the budget, but at most half of what others leave, so that votes get the other half."""
-    return max(min(fraction, (1 - taken) / 2), 0.0)
+    return max(min(fraction, round((1 - taken) / 2, 6)), 0.0)
 
 
 def _check_question(question: Asked) -> None:
