@@ -146,17 +146,11 @@ def _plays(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from .configuration import PrivateEvolutionConfig
-    from .privacy.bill import bill
-    from .privacy.plan import Plan, with_token_fraction
+    from .planning import bills
 
     if options.num_clients is not None and options.num_clients < 1:
         raise ValueError(f"`--num_clients`={options.num_clients} must be at least 1.")
-    run, settings = read_run(Path(options.config), needs=("delta",))
-    # A model at an address may not show its tokenizer, which only a look at the server could tell.
-    is_here = not str(run.get("expansion_model") or "http://").startswith(("http://", "https://"))
-    config = with_token_fraction(PrivateEvolutionConfig(**settings), is_here)
-    print(bill(config, Plan.from_config(config), options.num_clients))
+    print(bills(*read_run(Path(options.config), needs=("delta",)), options.num_clients))
 
 
 def _node(options: argparse.Namespace) -> None:

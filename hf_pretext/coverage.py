@@ -190,6 +190,11 @@ def texts_of(*datasets: "Dataset | None", columns: Sequence[str] = TEXT_ALONE) -
     return CoveredTexts.of(rows, columns)
 
 
+def has_transform(dataset: "Dataset") -> bool:
+    """Return whether a function of the caller decides what the rows of a dataset show (`set_transform`)."""
+    return dataset.format["type"] == "custom"
+
+
 def units(dataset: "Dataset", columns: Sequence[str]) -> Iterator[str]:
     """Yield for each row the string by which it is looked up.
 
@@ -200,7 +205,7 @@ def units(dataset: "Dataset", columns: Sequence[str]) -> Iterator[str]:
     from datasets import ClassLabel
 
     # A transform may show other values than the columns hold, and a trainer sees what it shows.
-    rows = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+    rows = dataset if has_transform(dataset) else dataset.with_format(None)
     rows = rows.select_columns(list(columns))
     labels = {name: rows.features[name] for name in columns if isinstance(rows.features[name], ClassLabel)}
     for batch in rows.iter(BATCH):

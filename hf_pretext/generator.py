@@ -23,20 +23,20 @@ from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
 from .hub import check_guarantee
-from .inputs import check_population, client_pool, run_settings, tools_of
+from .inputs import check_population, clients_of, decided, run_settings, tools_of
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
 from .privacy.accounting import Accountant
 from .privacy.ledger import CountsAlone, PrivacyLedger
 from .privacy.noise import NoiseSource
-from .privacy.plan import Plan, with_token_fraction
+from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
 from .processes import is_main_process, map_over_processes, progress_label
 from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
 from .saved_runs import SavedRun, check_no_run_dir, time_table
-from .tilting import can_tilt, usable_answer
+from .tilting import usable_answer
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +120,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
-        self._given, config = config, with_token_fraction(config, can_tilt(self._components.engine))
+        self._given, config = config, decided(config, questions, self._components.engine, run_dir)
         plan = Plan.from_config(config, questions, accountant)
         self._config, self._form = config, form_of(config)
         self._questions = [question for question, _ in questions]
@@ -254,12 +254,12 @@ class PrivateEvolutionGenerator(CountsAlone):
             is_released = run.is_released
             if not is_released:
                 run.warn_of_a_second_one()
-            clients = self._pool(private) if is_main_process() and not is_released else None
-            self._num_clients = run.begin(clients)
             writes = initial_population is None or not self._sources["variation_model"].given
             self._earlier_reports = reports_of_run(run, self._earlier_reports, writes)
             tools = tools_of(self._components, self._expander, self._form, self._embed)
             population = self._new_population(run, initial_population, tools)
+            clients = None if is_released else self._pool(private, population)
+            self._num_clients = run.begin(clients)
             self.history = run.history
             self._seeds = self._synthetic = self._token_answer = None
             seeds = evolve(run, clients, population, self.config)
@@ -398,8 +398,8 @@ class PrivateEvolutionGenerator(CountsAlone):
     ) -> str | None:
         """Push the latest run as a dataset repository, in one commit. With several processes, all of them call it.
 
-        The repository has two configurations: `load_dataset(repo_id)` gives the synthetic texts, and
-        `load_dataset(repo_id, "seeds")` the seeds. `from_pretrained(repo_id)` continues the run.
+        `load_dataset(repo_id)` gives the synthetic texts, and `load_dataset(repo_id, "seeds")` the seeds.
+        `from_pretrained(repo_id)` continues the run. The page in the repository publishes some of the public texts.
 
         Args:
             repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`.
@@ -446,5 +446,5 @@ class PrivateEvolutionGenerator(CountsAlone):
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
 
-    def _pool(self, private: Any) -> ClientPool:
-        return client_pool(private, self._config, self._components, self.ledger.plan, self._noise)
+    def _pool(self, private: Any, population: Population) -> ClientPool | None:
+        return clients_of(private, population, self._config, self._components, self.ledger.plan, self._noise)

@@ -1,7 +1,10 @@
 """What a run is given: the private clients and the public texts, checked before anything is spent."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +17,17 @@ from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
 from .data import first_rows
-from .evolution.population import Tools
+from .evolution.population import Population, Tools
 from .expansion import Expander
 from .forms import Form, form_of, mended, variations_in_form
 from .models.components import Components, ModelSource
+from .models.engine import TextEngine
 from .privacy.noise import NoiseSource
-from .privacy.plan import Plan
+from .privacy.plan import Plan, with_token_fraction
 from .privacy.report import PrivacyReport
-from .tilting import check_token_question, token_reader
+from .processes import broadcast, is_main_process
+from .runs.folder import RunFolder
+from .tilting import can_tilt, check_token_question, token_reader
 
 
 def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, components: Components) -> None:
@@ -68,6 +74,52 @@ def warn_of_unknown(texts: Sequence[str], embedder: CountsUnknown, what: str = "
         )
 
 
+def decided(
+    config: PrivateEvolutionConfig,
+    questions: Sequence[tuple[Question, float]],
+    engine: TextEngine | None,
+    run_dir: str | Path | None,
+) -> PrivateEvolutionConfig:
+    """Decide what the settings leave to the library, the same in every process.
+
+    A run that is resumed has decided it when it began, whatever the models of now can do.
+
+    Args:
+        config (`PrivateEvolutionConfig`): The settings.
+        questions (`Sequence` of `(Question, float)`): Questions of the caller, with their fractions of the budget.
+        engine (`TextEngine`, *optional*): The language model.
+        run_dir (`str` or `Path`, *optional*): Folder of the run.
+    """
+    if config.token_fraction is not None:
+        return config
+    kept = RunFolder(run_dir).token_fraction if run_dir is not None and is_main_process() else None
+    taken = math.fsum(fraction for _, fraction in questions)
+    fresh = with_token_fraction(config, can_tilt(engine), taken).token_fraction
+    return replace(config, token_fraction=broadcast(fresh if kept is None else kept))
+
+
+def clients_of(
+    private: Any,
+    population: Population,
+    config: PrivateEvolutionConfig,
+    components: Components,
+    plan: Plan,
+    noise: NoiseSource | None,
+) -> ClientPool | None:
+    """Return the clients in the main process (`client_pool`), and None in the others.
+
+    The tokens that they are asked about are chosen first, before the tokenizer has read any private text.
+
+    Raises:
+        ValueError: As `client_pool`. Or the settings ask about tokens of a tokenizer that is not there, or that does
+            not read a text alike every time.
+    """
+    check_token_question(config, components.engine)
+    if config.token_fraction:
+        population.choose_tokens()
+    return client_pool(private, config, components, plan, noise) if is_main_process() else None
+
+
 def client_pool(
     private: Any, config: PrivateEvolutionConfig, components: Components, plan: Plan, noise: NoiseSource | None
 ) -> ClientPool:
@@ -81,10 +133,8 @@ def client_pool(
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
 
     Raises:
-        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid. Or the settings
-            ask about tokens of a tokenizer that is not there.
+        ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
     """
-    check_token_question(config, components.engine)
     if isinstance(private, ClientPool):
         return private
     if config.max_dropout is not None:

@@ -4,11 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import (
     AUDIT_NAME,
+    AUDIT_SETTINGS_NAME,
     CONFIG_NAME,
     EVALUATION_NAME,
     HISTORY_NAME,
@@ -21,7 +23,7 @@ from .artifacts import (
 )
 
 if TYPE_CHECKING:
-    from .page import Excluded
+    from .page import Excluded, PageData
     from .saved_runs import SavedRun
 
 NEEDED = (CONFIG_NAME, REPORT_NAME, MODELS_NAME)
@@ -73,11 +75,8 @@ def page_of(
     from .page import Excluded, PageData
 
     path = Path(folder)
-    if is_published and (audit is not None or (path / AUDIT_NAME).is_file()):
-        raise ValueError(
-            f"{str(path)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
-            "finds is about private data. It is not published."
-        )
+    if is_published:
+        check_is_not_audited(path, audit)
     saved, notices = load_run(path)
     data = PageData.load(path)
     if data is None:
@@ -86,6 +85,10 @@ def page_of(
             "Save it again with this version to get them."
         )
         data = PageData(quality=saved.quality())
+    data = checked(saved, data, with_public=not is_published)
+    saved = saved.published() if is_published else saved
+    if any(each.stage == "public" for each in data.points):
+        notices.append("The public texts here are as page.json has them. No digest names them, so they are unchecked.")
     excluded = Excluded() if is_published else _excluded(path, evaluation, audit)
     from jinja2 import TemplateError
 
@@ -96,6 +99,42 @@ def page_of(
             f"Some figures in {str(path)!r} are not what hf_pretext writes ({error}). If they are from "
             "elsewhere, such as an evaluation of another version, move them away. Else save the run again."
         ) from error
+
+
+def checked(saved: "SavedRun", data: "PageData", with_public: bool = True) -> "PageData":
+    """Leave out of what lies beside a saved run what is not of this run: no digest names the texts of its map.
+
+    Args:
+        saved (`SavedRun`): The run, whose texts are those that its report names.
+        data (`PageData`): What was read from its folder.
+        with_public (`bool`, *optional*, defaults to `True`): Keep the public texts, which cannot be checked.
+    """
+    from .page import ShownText
+
+    own = {stage: set(saved.rows_of_page(stage)) for stage in ("seeds", "synthetic")}
+    points = [
+        each
+        for each in data.points
+        if (with_public if each.stage == "public" else ShownText(each.text, each.note) in own[each.stage])
+    ]
+    quality = saved.quality() if data.quality is not None else None
+    if quality is not None and data.quality is not None:  # Its words come from the texts themselves.
+        quality = replace(data.quality, openings=quality.openings, scripts=quality.scripts)
+    return replace(data, points=points, quality=quality)
+
+
+def is_audited(folder: str | Path) -> bool:
+    """Return whether a folder holds an audited run, also one whose audit did not end."""
+    return any((Path(folder) / name).is_file() for name in (AUDIT_NAME, AUDIT_SETTINGS_NAME))
+
+
+def check_is_not_audited(folder: str | Path, audit: str | Path | None = None) -> None:
+    """Raise a `ValueError` if the run in a folder is audited, or is to be shown with an audit."""
+    if audit is not None or is_audited(folder):
+        raise ValueError(
+            f"{str(folder)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
+            "finds is about private data. It is neither published nor made a run that can be."
+        )
 
 
 def write_page(folder: str | Path, output: str | Path | None = None, **options: Any) -> Path:

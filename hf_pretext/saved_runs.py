@@ -211,8 +211,7 @@ class SavedRun:
         """Push the run as a dataset repository, in one commit. See `save` and `hub.push_folder`."""
         with tempfile.TemporaryDirectory() as folder:
             header = {"repo_id": repo_id, "license": license, "language": language}
-            sources = {argument: source.published() for argument, source in self.sources.items()}
-            self._write(Path(folder), maps, sources, **header)
+            self._write(Path(folder), maps, self.published().sources, **header)
             # All configurations of a repository need one format.
             for file, dataset in ((DATA_FILE, self.synthetic), (SEEDS_FILE, self.seeds)):
                 assert dataset is not None  # The generator has looked.
@@ -281,6 +280,14 @@ class SavedRun:
         names = {argument: source.label for argument, source in self.sources.items()}
         facts = RunFacts(self.report, self.config, names, self.history, counts, shown, self._labels, data)
         return render_page(replace(facts, notices=notices, excluded=excluded or Excluded()))
+
+    def published(self) -> "SavedRun":
+        """Leave out the paths of local models, which are not for publication."""
+        return replace(self, sources={argument: source.published() for argument, source in self.sources.items()})
+
+    def rows_of_page(self, stage: str) -> list[ShownText]:
+        """Return all texts of a stage as a page shows them."""
+        return [replace(each, text=cut(each.text)) for each in self._shown(stage, range(self.counts[stage]))]
 
     def page_data(self, maps: Maps) -> PageData:
         """Collect what the page shows and no other file of the run holds."""
@@ -401,9 +408,13 @@ def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
 
 
 def _read_tokens(folder: Path) -> TokenAnswer | None:
-    """Read the token counts of a saved run, if it has any."""
+    """Read the token counts of a saved run, if it has any. What cannot be read is not this run's."""
     path = folder / TOKENS_NAME
-    return TokenAnswer.from_dict(read_json(path)) if path.is_file() else None
+    try:
+        return TokenAnswer.from_dict(read_json(path)) if path.is_file() else None
+    except ValueError as error:
+        logger.warning("%r is not what hf_pretext writes (%s), so it is not read.", str(path), error)
+        return None
 
 
 def digest_of_seeds(seeds: "Dataset", answer: TokenAnswer | None = None) -> str:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import PICTURE_NAME
-from .pages import PAGE_NAME, load_run, quality_in, write_page
+from .pages import PAGE_NAME, check_is_not_audited, checked, load_run, quality_in, write_page
 from .personal import REGION, scrub_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .page import PageData, Point
+    from .saved_runs import SavedRun
 
 
 def scrub(dataset: "Dataset", region: str = REGION) -> "Dataset":
@@ -30,12 +33,19 @@ def scrub(dataset: "Dataset", region: str = REGION) -> "Dataset":
         `info.description` carries it.
 
     Raises:
+        ValueError: `dataset` has a transform (`set_transform`), which may show other rows than its columns hold.
         ImportError: `phonenumbers` is not installed.
     """
     from datasets import Dataset
 
-    from .coverage import mark, report_of_rows, texts_of
+    from .coverage import has_transform, mark, report_of_rows, texts_of
 
+    if has_transform(dataset):
+        raise ValueError(
+            "`dataset` has a transform (`set_transform`), which may show other rows than its columns hold: its report "
+            "would be about the one, and the new rows be the other. Give `dataset.with_format(None)`, or make the "
+            "rows that it shows a dataset of their own."
+        )
     report = report_of_rows(dataset)
     rows = [{name: _scrubbed(value, region) for name, value in row.items()} for row in dataset.with_format(None)]
     scrubbed = Dataset.from_list(rows, features=dataset.features)
@@ -55,7 +65,7 @@ def _scrubbed(value: Any, region: str) -> Any:
 
 
 def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) -> int:
-    """Scrub the synthetic texts of a saved run, and save it in another folder. The seeds stay as they are.
+    """Scrub the synthetic texts and the seeds of a saved run, and save it in another folder.
 
     Args:
         folder (`str` or `Path`): What `save_pretrained` or `hf-pretext generate` wrote.
@@ -63,10 +73,10 @@ def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) 
         region (`str`, *optional*, defaults to `"US"`): Country whose phone numbers are found without country code.
 
     Returns:
-        `int`: Number of texts that changed.
+        `int`: Number of synthetic texts that changed.
 
     Raises:
-        ValueError: There are no texts, or `output_dir` is `folder`.
+        ValueError: There are no texts, `output_dir` is `folder`, or the run is audited.
         ImportError: `phonenumbers` is not installed.
     """
     from .page import PageData
@@ -74,19 +84,36 @@ def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) 
     source, target = Path(folder), Path(output_dir)
     if source.resolve() == target.resolve():
         raise ValueError(f"`output_dir`={str(target)!r} is the folder of the run itself. Name another one.")
+    check_is_not_audited(source)
     saved, notices = load_run(source)
-    if saved.synthetic is None:
+    if saved.synthetic is None or saved.seeds is None:
         raise ValueError(f"`folder`={str(source)!r} has no texts to scrub. {' '.join(notices)}")
-    scrubbed = replace(saved, synthetic=scrub(saved.synthetic, region))
+    scrubbed = replace(saved, synthetic=scrub(saved.synthetic, region), seeds=scrub(saved.seeds, region))
     scrubbed.save(target, {})
     data = PageData.load(source)
     if data is not None:
-        points = [replace(each, text=scrub_text(each.text, region)) for each in data.points]
+        points = _scrubbed_points(saved, scrubbed, data, region)
         replace(data, points=points, quality=scrubbed.quality()).save(target)
     if (source / PICTURE_NAME).is_file():  # Its map is of the texts as they were, whose places are the same.
         shutil.copyfile(source / PICTURE_NAME, target / PICTURE_NAME)
     write_page(target)
     return sum(old != new for old, new in zip(saved.synthetic, scrubbed.synthetic or (), strict=True))
+
+
+def _scrubbed_points(saved: "SavedRun", scrubbed: "SavedRun", data: "PageData", region: str) -> list["Point"]:
+    """Return the map with the scrubbed texts. Public texts, which are in no other file, are scrubbed as they are."""
+    from .page import ShownText
+
+    new = {
+        (stage, old): each.text
+        for stage in ("seeds", "synthetic")
+        for old, each in zip(saved.rows_of_page(stage), scrubbed.rows_of_page(stage), strict=True)
+    }
+    points = []
+    for point in checked(saved, data).points:
+        text = new.get((point.stage, ShownText(point.text, point.note)))
+        points.append(replace(point, text=scrub_text(point.text, region) if text is None else text))
+    return points
 
 
 def add_scrub(commands: Any) -> None:
@@ -104,5 +131,6 @@ def add_scrub(commands: Any) -> None:
 def _scrub(options: argparse.Namespace) -> None:
     num_changed = scrub_run(options.folder, options.output_dir, options.region)
     were = "text was" if num_changed == 1 else "texts were"
-    sys.stdout.write(f"{num_changed} {were} scrubbed. The run is in {options.output_dir}/, its page in {PAGE_NAME}.\n")
+    sys.stdout.write(f"{num_changed} {were} scrubbed, and the seeds as well. ")
+    sys.stdout.write(f"The run is in {options.output_dir}/, its page in {PAGE_NAME}.\n")
     sys.stdout.write(f"Names of people are not looked for.\n{quality_in(options.output_dir)}\n")

@@ -53,3 +53,15 @@ def test_the_plan_prints_the_rule(tmp_path, capsys):
     path.write_text("noise_multiplier: 2.0\ndelta: 3.0e-6\n")
     main(["plan", "--config", str(path), "--num-clients", "300"])
     assert "the rule of" not in capsys.readouterr().out
+
+
+def test_more_noise_and_fewer_participants_count_as_fewer_clients():
+    """An exchange needs more noise, and of a sample of the clients fewer answer."""
+    assert settings_for(250, **BUDGET)["token_fraction"] == 0.4
+    for changes in ({"neighboring_relation": "replace_one"}, {"client_sampling_rate": 0.01, "accountant": "rdp"}):
+        assert settings_for(250, **BUDGET, **changes)["token_fraction"] == 0.0
+
+
+def test_what_is_given_leaves_room_for_the_rest():
+    assert settings_for(300, **BUDGET, mean_fraction=0.7)["token_fraction"] == 0.15
+    assert settings_for(300, **BUDGET, max_dropout=0.1)["token_fraction"] == 0.0

@@ -299,6 +299,8 @@ def test_a_bin_where_others_pile_up_is_left_out():
 def test_without_an_answer_there_is_nothing_to_audit(models, config):
     generator = AuditedGenerator(make_canaries(4), config=config, **models)
     assert generator.released == []
+    with pytest.raises(ValueError, match="This is an audited run"):
+        generator.push_to_hub("me/data")
     with pytest.raises(ValueError, match="`released` is empty"):
         read_audit(generator.ledger.plan, [], generator.canary_samples, np.arange(4) < 2, {})
     with pytest.raises(ValueError, match="`noise_multiplier`=1e-06 is too small for a guarantee"):

@@ -564,3 +564,11 @@ def test_two_processes_do_not_make_the_same_result_twice(tmp_path):
     assert cache("stage", {}, make).value == 1
     thread.join()
     assert order == ["made", 1]
+
+
+def test_a_client_may_be_called_zero(tmp_path):
+    rows = [{**row, "user": number // 5} for number, row in enumerate(rows_of_clients(60))]
+    path = write_lines(tmp_path / "mine.jsonl", rows)
+    loaded = given.load_set("mine", BenchmarkArguments(private=[path], client_column="user", text_column="body"))
+    clients = {*loaded.private["client_id"], *loaded.held_out["client_id"]}
+    assert {str(client) for client in clients} == {str(row["user"]) for row in rows}

@@ -16,7 +16,7 @@ from hf_pretext.data import make_dataset
 from hf_pretext.data.labels import class_labels
 from hf_pretext.models import ModelSource
 from hf_pretext.page import PageData
-from hf_pretext.pages import page_of, write_page
+from hf_pretext.pages import page_of, push_page, write_page
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 from hf_pretext.runs.history import RoundRecord
 from hf_pretext.saved_runs import SavedRun
@@ -251,6 +251,64 @@ def test_the_page_goes_when_another_run_without_texts_is_saved(folder):
 def browser(tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("browser")) as opened:
         yield opened
+
+
+def test_an_audited_run_is_not_pushed(folder):
+    """Also if its audit was killed before it was read."""
+    (folder / "audit_settings.json").write_text('{"seed": 1}')
+    with pytest.raises(ValueError, match="holds an audited run"):
+        push_page(folder, "me/page")
+    page_of(folder)
+
+
+def test_the_map_shows_texts_of_the_run_only(folder):
+    """No digest names the texts of page.json, so they are compared with rows that one names."""
+    path = folder / "page.json"
+    values = json.loads(path.read_text())
+    stages = [point["stage"] for point in values["points"]]
+    for change, number in (("text", stages.index("synthetic")), ("note", stages.index("seeds"))):
+        values["points"][number][change] = "Ann has the flu"
+    values["quality"]["openings"] = [["ann has the", 0.5]]
+    path.write_text(json.dumps(values))
+    for is_published in (False, True):
+        page = page_of(folder, is_published=is_published)
+        assert "Ann has" not in page and "ann has" not in page
+    assert len(data_of(page_of(folder))["points"]) == len(stages) - 2
+
+
+def test_public_texts_of_a_map_are_not_pushed(folder):
+    values = json.loads((folder / "page.json").read_text())
+    values["points"][0]["text"] = "Ann has the flu"
+    (folder / "page.json").write_text(json.dumps(values))
+    assert values["points"][0]["stage"] == "public"
+    page = page_of(folder)
+    assert "Ann has the flu" in page and "so they are unchecked" in page
+    published = page_of(folder, is_published=True)
+    assert "Ann has the flu" not in published and "unchecked" not in published
+    assert {point[0] for point in data_of(published)["points"]} == {1, 2}
+
+
+def test_a_map_without_its_texts_is_empty(folder):
+    for path in folder.glob("data-*.arrow"):
+        path.unlink()
+    (folder / "state.json").unlink()
+    assert not [point for point in data_of(page_of(folder))["points"] if point[0] == 2]
+
+
+@pytest.mark.parametrize("name", ["/home/ann/acme/model", "~/acme/model", "../acme/model", "C:\\acme\\model"])
+def test_a_path_of_a_model_is_not_pushed(tmp_path, name):
+    """Neither while its folder is there nor when it is gone."""
+    source = ModelSource(name)
+    assert source.published().name is None
+    run = make_run(random_texts(5, seed=5))
+    folder = save(replace(run, sources={**run.sources, "expansion_model": source}), tmp_path / "run")
+    assert "acme" not in page_of(folder, is_published=True)
+    assert ModelSource("me/model").published().name == "me/model"
+
+
+def test_a_run_without_rounds_has_a_page(folder):
+    (folder / "history.json").write_text("[]")
+    assert "votes per round" not in page_of(folder)
 
 
 @needs_browser

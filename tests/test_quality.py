@@ -9,9 +9,11 @@ from hf_pretext import personal
 from hf_pretext.cli import main
 from hf_pretext.coverage import mark, report_of_rows, texts_of
 from hf_pretext.data import make_dataset
+from hf_pretext.page import PageData
+from hf_pretext.pages import load_run
 from hf_pretext.personal import count_personal, find_personal, scrub_text
 from hf_pretext.quality import TextQuality, evenly, scripts_of
-from hf_pretext.scrubbing import scrub
+from hf_pretext.scrubbing import scrub, scrub_run
 
 SEED = "My bank card was lost on the way home, and now I cannot pay for the train."
 
@@ -110,3 +112,38 @@ def test_the_command_scrubs_a_saved_run(tmp_path, capsys):
     assert "[phone number]" in page and "415-555" not in page and "canvas" in page
     assert main(["scrub", str(folder), "--output-dir", str(folder)]) == 2
     assert "Name another one" in capsys.readouterr().err
+
+
+def test_a_dataset_that_shows_other_rows_than_it_holds_is_not_scrubbed():
+    """A guarantee of what a transform shows would go to what the columns hold."""
+    run, covered = make_run([]), ["A text.", "Another one."]
+    private = make_dataset([{"text": "Ann owes 500."}, {"text": "Bob is ill."}])
+    mark(private, run.report, texts_of(make_dataset([{"text": text} for text in covered])))
+    shown = private.with_transform(lambda batch: {"text": covered[: len(batch["text"])]})
+    assert report_of_rows(shown) is not None and report_of_rows(private) is None
+    with pytest.raises(ValueError, match="`dataset` has a transform"):
+        scrub(shown)
+
+
+def test_the_seeds_are_scrubbed_as_well(tmp_path):
+    pytest.importorskip("phonenumbers")
+    seeds = [*random_texts(10, seed=3), "My mail is ann.lee@example.com, ok."]
+    long = f"{'word ' * 399}ann.lee@example.com"  # The page cuts it inside the address.
+    folder = save(make_run([*random_texts(10, seed=5), long], seeds=seeds), tmp_path / "run")
+    assert "ann.lee@example.com" in (folder / "report.html").read_text()
+    scrub_run(folder, tmp_path / "new")
+    for name in ("seeds.jsonl", "report.html", "page.json", "README.md"):
+        assert "ann.lee" not in (tmp_path / "new" / name).read_text()
+    saved, notices = load_run(tmp_path / "new")
+    assert not notices and saved.seeds["text"][-1] == "My mail is [email address], ok."
+    places = [len(PageData.load(each).points) for each in (folder, tmp_path / "new")]
+    assert places[0] == places[1]
+
+
+@pytest.mark.parametrize("name", ["audit.json", "audit_settings.json"])
+def test_an_audited_run_is_not_scrubbed(tmp_path, name):
+    folder = save(make_run(random_texts(10, seed=5)), tmp_path / "run")
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match="holds an audited run"):
+        scrub_run(folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,6 +1,7 @@
 """The question about tokens in a run: its plan, its public list, the clients' tokens, and what the answer is for."""
 
 import json
+import logging
 import re
 from dataclasses import replace
 
@@ -13,11 +14,14 @@ from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.clients.samples import cap_samples
+from hf_pretext.evolution.population import Population
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.evolution.token_list import TokenList, counts_of
+from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.privacy import Plan, plan
 from hf_pretext.privacy.plan import with_token_fraction
+from hf_pretext.saved_runs import SavedRun
 
 SETTINGS = {
     **{"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "max_length": 32},
@@ -105,10 +109,36 @@ def test_the_plan_is_printed_before_anything_is_read(tmp_path, capsys, monkeypat
     assert re.search(r"\| token_counts \| 1 \| [\d,]+ \| 20% \|", printed)
     assert re.search(r"`token_counts`: a token stands out if \d+ clients use it among 50 that they use once", printed)
     monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.25)
-    for model, is_asked in (("nowhere/at-all", True), ("http://localhost:1/v1#x", False), ("", False)):
+    for model, is_asked in (("nowhere/at-all", True), ("", False)):
         path.write_text(f"epsilon: 1.29\ndelta: 3.0e-6\nexpansion_model: {model}\n")
         main(["plan", "--config", str(path)])
         assert ("token_counts" in capsys.readouterr().out) == is_asked
+
+
+def test_the_plan_for_a_server_has_both_cases(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("epsilon: 1.29\ndelta: 3.0e-6\nexpansion_model: http://localhost:1/v1#x\n")
+    main(["plan", "--config", str(path)])
+    first, with_counts, without = re.split("\nIf .*:\n", capsys.readouterr().out)
+    assert "The run asks its server" in first
+    assert "| token_counts | 1 |" in with_counts and "token_counts" not in without
+    path.write_text("noise_multiplier: 5.5\ndelta: 3.0e-6\nexpansion_model: http://localhost:1/v1#x\n")
+    main(["plan", "--config", str(path)])
+    assert "If not:" not in capsys.readouterr().out  # There is one case.
+
+
+def test_the_default_never_raises_epsilon():
+    """Who sets the noise of votes has no budget that a release more would be taken from."""
+    config = PrivateEvolutionConfig(noise_multiplier=5.5, delta=3e-6)
+    assert with_token_fraction(config, True) == with_token_fraction(config, False)
+    assert with_token_fraction(config, True).token_fraction == 0
+
+
+def test_the_default_leaves_half_of_the_rest_to_the_votes(make):
+    config = make_config(token_fraction=None, mean_fraction=0.8)
+    entries = make(config).ledger.plan.releases
+    assert [entry.fraction for entry in entries] == pytest.approx([0.8, 0.1, 0.1])
+    assert with_token_fraction(config, True, 0.1).token_fraction == pytest.approx(0.05)
 
 
 # The public list
@@ -371,6 +401,9 @@ ANSWER = TokenAnswer.of(TokenList((3, 5), (1.0, 2.0), "t"), np.array([0.5, -0.5]
         {"tokens": [-1, 3]},
         {"tokens": ["3", "5"]},
         {"weights": [1.0, 0.0]},
+        {"weights": [1.0, 1e7]},
+        {"tokens": [3, 10**30]},
+        {"counts": [[1.0, 10**400]]},
         {"noise_std": None},
         {"num_clients": -1},
         {"tokenizer": None},
@@ -383,3 +416,109 @@ def test_an_answer_from_elsewhere_is_checked(changes):
     for value in (None, [], "counts", {}):
         with pytest.raises(ValueError, match="Token counts .* not valid"):
             TokenAnswer.from_dict(value)
+
+
+def test_an_unreadable_answer_beside_saved_seeds_is_not_theirs(make, private, public, tmp_path, caplog):
+    generator = make(noise=None)
+    generator.evolve(private, initial_population=public)
+    generator.save_pretrained(tmp_path)
+    (tmp_path / "token_counts.json").write_text('{"tokens": []}')
+    saved = SavedRun.load(tmp_path)
+    assert saved.seeds is None and saved.token_answer is None
+    assert "token_counts.json' is not what hf_pretext writes" in caplog.text
+
+
+# What a tokenizer must not tell
+
+
+class Words:
+    """A tokenizer that numbers words as it meets them, and forgets what it read long ago if it has a memory."""
+
+    fingerprint, special = "words", frozenset()
+
+    def __init__(self, memory=None):
+        self.known, self.read, self.memory = {}, [], memory
+
+    def __call__(self, text):
+        self.read.append(text)
+        if self.memory is not None and len(self.read) % self.memory == 0:
+            self.known.clear()
+        return [self.known.setdefault(word, len(self.known)) for word in text.split()]
+
+    def decode(self, token):
+        return "x"
+
+
+def test_the_list_is_chosen_before_the_tokenizer_reads_private_texts(make, private, public, monkeypatch):
+    """So a tokenizer that numbers words as it meets them has numbered those of the list, whoever the clients are."""
+    answers = []
+    for own in (private, private.filter(lambda row: row["client_id"] != "client-1")):
+        words = Words()
+        monkeypatch.setattr(LocalEngine, "token_reader", lambda engine, words=words: words)
+        generator = make()
+        generator.evolve(own, initial_population=public)
+        first_private = min(words.read.index(text) for text in own["text"] if text in words.read)
+        assert first_private > max(words.read.index(text) for text in public)
+        answers.append(generator.token_answer.counts)
+    assert 0 < np.linalg.norm(answers[0] - answers[1]) <= 1.0001
+    assert any("tokenizer reads a text alike" in each for each in generator.privacy_report.assumptions)
+
+
+def test_a_tokenizer_that_reads_a_text_in_two_ways_is_refused(make, private, public, monkeypatch):
+    generator = make()
+    words = Words(memory=5)
+    monkeypatch.setattr(LocalEngine, "token_reader", lambda engine: words)
+    with pytest.raises(ValueError, match="reads the same public text as other tokens after it has read others"):
+        generator.evolve(private, initial_population=public)
+    assert generator.ledger.num_releases == 0 and not set(private["text"]) & set(words.read)
+
+
+def test_the_length_of_a_private_text_is_not_logged(reader, caplog, monkeypatch):
+    monkeypatch.setattr(reader._tokenizer, "model_max_length", 512)
+    monkeypatch.setattr(reader._tokenizer, "deprecation_warnings", {})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    assert len(reader("secret " * 1000)) > 512
+    assert caplog.text == ""
+
+
+# Runs that go on
+
+
+@pytest.mark.parametrize("engine", ["one that cannot", None])
+def test_another_model_continues_a_released_run_and_spends_nothing(make, private, public, tmp_path, engine, caplog):
+    """By default as well: what was decided when the run began holds, whatever the models of now can do."""
+    unset = make_config(token_fraction=None)
+    seeds = make(unset, run_dir=tmp_path / "run", noise=None).evolve(private, initial_population=public)
+    again = make(unset, engine=engine and Answers(), run_dir=tmp_path / "run", noise=None)
+    assert again.ledger.num_releases == 3
+    assert again.evolve(None, initial_population=public).to_list() == seeds.to_list()
+    assert again.ledger.num_releases == 3 and again.config == unset
+    if engine is not None:
+        again.expand(again.seeds, num_samples=1)
+        assert "does not learn from their counts" in caplog.text
+
+
+def test_a_run_that_began_without_tokens_goes_on_without(make, private, public, tmp_path):
+    unset = make_config(token_fraction=None)
+    make(unset, engine=None, run_dir=tmp_path / "run", noise=None).evolve(private, initial_population=public)
+    again = make(unset, run_dir=tmp_path / "run", noise=None)
+    assert not again.ledger.plan.reads_tokens and again.ledger.num_releases == 2
+
+
+def test_an_older_ledger_is_refused_once_a_first_question_was_answered(make, private, tmp_path, monkeypatch):
+    """Also where the run writes its population, and was killed before the first round."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    config, folder = make_config(domain="messages", lookahead=1), tmp_path / "run"
+    generator = make(config, run_dir=folder, noise=None)
+    older = (folder / "ledger.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(Population, "represent", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generator.evolve(private)
+    assert generator.ledger.num_releases == 1
+    (folder / "ledger.json").write_bytes(older)
+    with pytest.raises(ValueError, match="its ledger does not count that release: it is an older copy"):
+        make(config, run_dir=folder, noise=None).evolve(private)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -142,6 +142,13 @@ class AuditedGenerator(PrivateEvolutionGenerator):
             return self._population
 
         self._new_population = partial(new_population)
+
+    def push_to_hub(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Raise a `ValueError`: an audited run has planted samples, and is never published."""
+        raise ValueError(
+            "This is an audited run. Its texts were written with planted samples, and what an audit finds is about "
+            "private data. It is not published. Push a run without an audit."
+        )
 
     @property
     def released(self) -> list[Released]:

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ..configuration import PrivateEvolutionConfig
+from ..runs.folder import is_count
+from ..runs.run import AFTER_FIRST_QUESTIONS
 from .seeds import Seeds
 from .selection import resample_parts
 
@@ -20,6 +22,9 @@ def evolve(
         answer = run.release(question, clients)
         if answer is not None:
             question.read(answer)
+    if population.first_questions:
+        # It tells an older ledger, which does not count them, from the latest one.
+        run.keep(AFTER_FIRST_QUESTIONS, is_count, lambda: run.ledger.num_releases)
     seeds = Seeds(config.label_column)
     texts = population.initial  # S_1, of each label.
     for number in range(1, config.num_rounds + 1):

@@ -26,7 +26,7 @@ from .public_texts import public_texts_of_parts
 from .seeds import Seeds
 from .selection import SelectionRule
 from .token_answer import TokenAnswer
-from .token_list import TokenList
+from .token_list import TokenList, check_reads_alike
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -85,6 +85,16 @@ class Population:
         self._totals: list[np.ndarray] = []
         self.token_answer: TokenAnswer | None = None
         self._tilts: list[TiltReading] = []  # What a mean by label says of texts with each label.
+
+    def choose_tokens(self) -> None:
+        """Choose the tokens that clients are asked about, while the tokenizer has read public texts only.
+
+        Raises:
+            ValueError: The tokenizer does not read a text alike every time, or is not that of the run in `run_dir`.
+        """
+        if self._tools.reader is not None:
+            check_reads_alike(self._source, self._tools.reader)
+        self._check_reader()
 
     @cached_property
     def first_questions(self) -> list[FirstQuestion]:
@@ -302,13 +312,16 @@ class Population:
                 self._tilts.append(reading)
 
     def _ask_about_tokens(self) -> Question:
+        self._check_reader()
+        return self._token_list.question(len(self._config.label_names))
+
+    def _check_reader(self) -> None:
         reader = self._tools.reader
         if reader is None or reader.fingerprint != self._token_list.tokenizer:
             raise ValueError(
                 "`expansion_model` has another tokenizer than the one with which the run in `run_dir` began. Give the "
                 "same model, or choose another folder, whose epsilon adds to this one's."
             )
-        return self._token_list.question(len(self._config.label_names))
 
     def _read_tokens(self, kind: str, answer: np.ndarray) -> None:
         """Keep the answer for the language model. It says nothing about which texts to choose."""

@@ -10,6 +10,9 @@ import numpy as np
 from ..settings import shortened
 from .token_list import TokenList
 
+LARGEST = 1e300
+"""Largest number of an answer that is read from a file."""
+
 
 @dataclass(frozen=True, eq=False)
 class TokenAnswer:
@@ -74,4 +77,6 @@ def _is_row(row: Any, length: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # An integer may be too large for a float.
+    return is_number and abs(value) <= LARGEST and math.isfinite(value)

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..clients.questions import LabeledTokenCounts, TokenCounts
+from ..clients.questions.token_counts import LARGEST_WEIGHT
 from ..clients.tokens import TokenReader
 from ..configuration import PrivateEvolutionConfig
 from ..prompts import ListPrompt
 
 FEWEST_TOKENS = 2
 """Fewest tokens of a list. A vector of one number says nothing."""
+
+TRIED_TEXTS = 16
+"""Public texts by which it is tried whether a tokenizer reads a text alike every time."""
 
 WEIGHT_POWER = -0.25
 """Power of its public frequency by which a token is weighted. The norm of a client is then not all of common words."""
@@ -71,9 +75,9 @@ class TokenList:
         are_lists = isinstance(tokens, list) and isinstance(weights, list) and len(tokens) == len(weights) > 0
         return (
             are_lists
-            and all(type(token) is int and token >= 0 for token in tokens)
+            and all(type(token) is int and 0 <= token < 2**31 for token in tokens)
             and len(set(tokens)) == len(tokens)
-            and all(isinstance(weight, float) and 0 < weight < float("inf") for weight in weights)
+            and all(isinstance(weight, float) and 1 / LARGEST_WEIGHT <= weight <= LARGEST_WEIGHT for weight in weights)
             and isinstance(value["tokenizer"], str)
         )
 
@@ -90,6 +94,22 @@ class TokenList:
         """Ask the clients for their counts, of the samples of each label if there are labels."""
         asked = np.array(self.tokens, dtype=np.int64), np.array(self.weights), self.tokenizer
         return LabeledTokenCounts(*asked, num_labels) if num_labels else TokenCounts(*asked)
+
+
+def check_reads_alike(texts: Sequence[str], reader: TokenReader) -> None:
+    """Raise a `ValueError` if a tokenizer reads some public texts differently after others.
+
+    The tokens of a client would then depend on those of the clients before it. A trial of a few texts finds what
+    shows at once. The report has the assumption that there is nothing else.
+    """
+    few = list(texts[:TRIED_TEXTS])
+    read = [tuple(reader(text)) for text in few]
+    if read != [tuple(reader(text)) for text in few[::-1]][::-1] or read != [tuple(reader(text)) for text in few]:
+        raise ValueError(
+            "The tokenizer of `expansion_model` reads the same public text as other tokens after it has read others. "
+            "So what it reads in the texts of a client would depend on other clients. Give another model, or set "
+            "`token_fraction`=0."
+        )
 
 
 def _of_headings(reader: TokenReader, config: PrivateEvolutionConfig) -> set[int]:

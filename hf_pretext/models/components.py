@@ -1,7 +1,7 @@
 """From the arguments of a generator to the objects that it works with, and where each of them is from."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -69,7 +69,11 @@ class ModelSource:
         return {"name": self.name, "revision": self.revision} if self.given else None
 
     def _is_local(self) -> bool:
-        return self.name is not None and Path(self.name).is_dir()
+        if self.name is None:
+            return False
+        # A path is one of this machine even if nothing is there any more.
+        is_path = Path(self.name).is_absolute() or PureWindowsPath(self.name).is_absolute()
+        return is_path or self.name.startswith(("~", ".")) or Path(self.name).is_dir()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ def token_ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
         text (`str`): The text. A lone surrogate in it counts as a question mark.
         **options: Arguments of the tokenizer, such as `add_special_tokens`.
     """
-    return tokenizer(valid_unicode(text), split_special_tokens=True, **options)["input_ids"]
+    # A warning about a long text would tell the log how long it is.
+    return tokenizer(valid_unicode(text), split_special_tokens=True, verbose=False, **options)["input_ids"]
 
 
 def count_tokens(tokenizer: Any, text: str, **options: Any) -> int:

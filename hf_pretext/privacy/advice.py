@@ -7,15 +7,15 @@ itself, and never to a number that it counted: what is asked of all clients must
 from typing import Any, NamedTuple
 
 from ..configuration import PrivateEvolutionConfig
-from .accounting import calibrate_noise_multiplier
-from .plan import Plan
+from .plan import Plan, share_of_rest
 
 
 class Step(NamedTuple):
     """What is asked from a strength on.
 
     Args:
-        strength (`float`): Expected clients over the noise multiplier of one release that has all of the budget.
+        strength (`float`):
+            Expected clients that participate, over the noise of one release of votes that has all of the budget.
         mean_fraction (`float`): Fraction of the budget for the mean embedding.
         token_fraction (`float`): Fraction of the budget for token counts, if the language model can use them.
         num_rounds (`int`): Rounds of votes, which divide the rest.
@@ -78,16 +78,29 @@ def settings_for(
     """
     if type(expected_clients) is not int or expected_clients < 1:
         raise ValueError(f"`expected_clients`={expected_clients!r} must be a positive integer.")
-    multiplier = calibrate_noise_multiplier(epsilon=epsilon, delta=delta, num_rounds=1)
-    step = next(each for each in STEPS if expected_clients / multiplier >= each.strength)
+    strength = _strength(expected_clients, {**settings, "epsilon": epsilon, "delta": delta})
+    step = next(each for each in STEPS if strength >= each.strength)
+    tokens, mean_fraction = step.token_fraction, settings.get("mean_fraction", step.mean_fraction)
+    if mean_fraction > step.mean_fraction:
+        tokens = share_of_rest(tokens, mean_fraction)
+    # The clients of a federation have no tokenizer.
+    is_useful = can_tilt and settings.get("max_dropout") is None
     chosen = {
         "epsilon": epsilon,
         "delta": delta,
         "mean_fraction": step.mean_fraction,
-        "token_fraction": step.token_fraction if can_tilt else 0.0,
+        "token_fraction": tokens if is_useful else 0.0,
         "num_rounds": step.num_rounds,
         **settings,
     }
     config = PrivateEvolutionConfig(**chosen)
     votes = votes_that_stand_out(config, Plan.from_config(config), expected_clients)
     return {**chosen, "votes_per_sample": settings.get("votes_per_sample", max(votes, 1))}
+
+
+def _strength(expected_clients: int, settings: dict[str, Any]) -> float:
+    """Compute how far the clients stand out of the noise of one release of votes that has all of the budget."""
+    alone = {"mean_fraction": 0.0, "token_fraction": 0.0, "num_rounds": 1}
+    plan = Plan.from_config(PrivateEvolutionConfig(**{**settings, **alone}))
+    mechanism = plan.votes.mechanism
+    return plan.client_sampling_rate * expected_clients * mechanism.clip_norm / mechanism.noise_std

@@ -45,6 +45,11 @@ LABELED_TOKEN_COUNTS = Kind("labeled_token_counts", is_signed=False)
 TOKEN_NAMES = (TOKEN_COUNTS.name, LABELED_TOKEN_COUNTS.name)
 """Names of the questions that are about tokens."""
 
+ASSUMPTION_OF_TOKENS = (
+    "The tokenizer reads a text alike whatever it has read before, so that a client's token counts depend on nothing "
+    "else."
+)
+
 DEFAULT_TOKEN_FRACTION = 0.25
 """Fraction of the budget for token counts if the settings do not say it, and the language model can use them."""
 
@@ -319,15 +324,17 @@ class Plan:
         return replace(self, releases=tuple(entries))
 
 
-def with_token_fraction(config: PrivateEvolutionConfig, can_tilt: bool) -> PrivateEvolutionConfig:
+def with_token_fraction(config: PrivateEvolutionConfig, can_tilt: bool, taken: float = 0.0) -> PrivateEvolutionConfig:
     """Decide `config.token_fraction` if it is None, so that the settings say what is released.
 
     That depends on public facts only: the settings, and what the language model can do. It does not depend on the
-    clients, so adding one of them changes neither the plan nor the noise.
+    clients, so adding one of them changes neither the plan nor the noise. With `noise_multiplier` it is 0, since a
+    release more would raise epsilon. Else it is at most half of what the other first questions leave.
 
     Args:
         config (`PrivateEvolutionConfig`): The settings.
         can_tilt (`bool`): Whether there is a language model that shows its tokenizer and takes a bias for tokens.
+        taken (`float`, *optional*, defaults to 0.0): Fraction of the budget for questions of the caller.
 
     Returns:
         `PrivateEvolutionConfig`: Settings whose `token_fraction` is a number, or None if the default is 0 for all.
@@ -335,8 +342,14 @@ def with_token_fraction(config: PrivateEvolutionConfig, can_tilt: bool) -> Priva
     if config.token_fraction is not None or not DEFAULT_TOKEN_FRACTION:
         return config
     # The clients of a federation have no tokenizer.
-    is_useful = can_tilt and config.max_dropout is None
-    return replace(config, token_fraction=DEFAULT_TOKEN_FRACTION if is_useful else 0.0)
+    is_useful = can_tilt and config.max_dropout is None and config.noise_multiplier is None
+    share = share_of_rest(DEFAULT_TOKEN_FRACTION, config.mean_fraction + taken) if is_useful else 0.0
+    return replace(config, token_fraction=share)
+
+
+def share_of_rest(fraction: float, taken: float) -> float:
+    """Return a fraction of the budget, but at most half of what others leave, so that votes get the other half."""
+    return max(min(fraction, round((1 - taken) / 2, 6)), 0.0)
 
 
 def _check_question(question: Asked) -> None:

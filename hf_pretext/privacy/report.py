@@ -15,7 +15,7 @@ from ..version import __version__
 from .accounting import method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
-from .plan import VOTE_NAMES, Plan
+from .plan import ASSUMPTION_OF_TOKENS, TOKEN_NAMES, VOTE_NAMES, Plan
 from .report_format import (
     TYPES_IN_A_REPORT,
     ReportedRelease,
@@ -372,6 +372,7 @@ class PrivacyReport:
             *(_ASSUMPTIONS_OF_ONE_PROCESS if self.max_dropout is None else self._assumptions_of_a_federation),
             "The number of clients, the configuration and the public models are not secret.",
             "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
+            *([ASSUMPTION_OF_TOKENS] if {*self.kinds} & {*TOKEN_NAMES} else ()),
             "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
             "private text.",

@@ -119,6 +119,13 @@ class RunFolder:
             return ledger
 
     @property
+    def token_fraction(self) -> Any:
+        """What a run that has spent something decided for token counts. None if nothing was spent yet."""
+        if self._settings is None or not self._has_spent():
+            return None
+        return _flatten(self._settings).get("token_fraction", 0.0)
+
+    @property
     def ledger_path(self) -> Path:
         """Path of the ledger."""
         return self.path / LEDGER_NAME

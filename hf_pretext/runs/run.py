@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+AFTER_FIRST_QUESTIONS = "first-questions"
+"""Name of the step that is kept once the answers of all first questions are in the ledger."""
+
+AFTER_A_FIRST_QUESTION = [AFTER_FIRST_QUESTIONS, "reserve", "lookahead-1"]
+"""Steps that come after the answer of a first question."""
+
+
 class Streams(NamedTuple):
     """The randomness of a round, one stream for each use, so that no use disturbs another."""
 
@@ -212,7 +219,7 @@ class Run:
         """Refuse to draw noise again for a release if the folder holds what came after it."""
         number = step.removeprefix("release-")
         after = [f"weights-{number}", f"record-{number}"]
-        after += [f"candidates-{int(number) + 1}"] if number.isdigit() else ["reserve"]
+        after += [f"candidates-{int(number) + 1}"] if number.isdigit() else AFTER_A_FIRST_QUESTION
         if self._folder is None:
             return
         is_known = any(self._folder.holds(f"run-{self.number}-{each}") for each in after)

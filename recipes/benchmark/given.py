@@ -74,7 +74,9 @@ def load_set(name: str, arguments: Sizes) -> PrivateSet:
         return _checked(name, PrivateSet(private, held_out, name))
     rows = read_dataset(path, arguments.text_column, arguments.client_column)
     clients, texts = rows[arguments.client_column][:], rows[arguments.text_column][:]
-    samples = [(client, text) for client, text in zip(clients, texts, strict=True) if text.strip() and client]
+    samples = [
+        (client, text) for client, text in zip(clients, texts, strict=True) if text.strip() and client is not None
+    ]
     num_clients = len({client for client, _ in samples})
     if num_clients < FEWEST_CLIENTS:
         raise ValueError(
