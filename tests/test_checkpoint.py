@@ -125,8 +125,8 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(
     # Settings, ledger, clients, the first candidates, the reserve; for each round its lookahead, place, count, votes,
     # weights and record; candidates between rounds; preferences; texts, in parts, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
-    # For a mean the public texts, its place, count and answer.
-    of_mean = 4 * (num_releases - NUM_ROUNDS)
+    # For a mean the public texts, its place, count and answer, and that it was answered.
+    of_mean = 5 * (num_releases - NUM_ROUNDS)
     assert dies_at - 1 == 6 + of_mean + 6 * NUM_ROUNDS + (NUM_ROUNDS - 1) + num_parts + 1
     # Between a count and its answer is the time in which a release is lost: killed after the one, before the other.
     assert lost == num_releases
@@ -477,7 +477,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
     steps = [f"{step}-{number}" for step in ("candidates", "record", "release", "weights") for number in (1, 2)]
-    steps += ["release-mean_embedding", "release-token_counts", "tokens"]
+    steps += ["release-mean_embedding", "release-token_counts", "tokens", "first-questions"]
     names = [
         ".lock",
         "ledger.json",

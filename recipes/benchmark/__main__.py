@@ -9,6 +9,8 @@ was stopped resumes, and another method, random seed or epsilon repeats nothing.
 clients' texts, and lifts on clean private votes: **evaluation only, not differentially private**.
 """
 
+import logging
+
 from trl import TrlParser
 
 from .arguments import BenchmarkArguments
@@ -16,5 +18,6 @@ from .comparison import compare
 from .tables import as_markdown
 
 if __name__ == "__main__":
+    logging.getLogger("hf_pretext").setLevel(logging.ERROR)
     parser = TrlParser((BenchmarkArguments,), prog="python -m recipes.benchmark")
     print(as_markdown(compare(*parser.parse_args_and_config())))

@@ -52,7 +52,6 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
     Raises:
         ValueError: A private set cannot be used, or the results are meant for README and some methods were not run.
     """
-    logging.getLogger("hf_pretext").setLevel(logging.ERROR)
     output = Path(arguments.output_dir)
     experiments = load_experiments(arguments)
     models = experiments[0].models
