@@ -104,7 +104,7 @@ for rows in embedded:
         for form in (row, on_grid, on_grid.astype(np.int64), on_grid.astype(np.float32), row.astype(np.float64)):
             needles.append(form.tobytes()[:24].hex())
         needles.append(json.dumps(row.tolist())[1:60].encode().hex())
-assert len(secrets) == 6  # A clean sum and its noise, of a mean and of two rounds.
+assert len(secrets) == 8  # A clean sum and its noise, of a mean, of token counts and of two rounds.
 for secret in secrets:
     # Whole vectors: if no one voted for a bin, its noise is what was released, so parts may well be in the ledger.
     for vector in (secret, secret / UNITS):

@@ -477,7 +477,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
     found = [(str(place), needle) for place, content in haystack.items() for needle in needles if needle in content]
     assert not found
     steps = [f"{step}-{number}" for step in ("candidates", "record", "release", "weights") for number in (1, 2)]
-    steps += ["release-mean_embedding", "first-questions"]
+    steps += ["release-mean_embedding", "release-token_counts", "tokens", "first-questions"]
     names = [
         ".lock",
         "ledger.json",
