@@ -483,7 +483,10 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
         "ledger.json",
         "settings.json",
         "run-1-texts.arrow",
-        *(f"run-1-{step}.json" for step in [*steps, "clients", "preferences", "public", "reserve", "texts-1"]),
+        *(
+            f"run-1-{step}.json"
+            for step in [*steps, "clients", "preferences", "public", "reserve", "texts-1", "texts-tilt"]
+        ),
     ]
     assert {path.name for path in (home / "out" / "run").iterdir()} == set(names)
     shutil.rmtree(home)
