@@ -515,6 +515,7 @@ def test_too_few_public_texts_are_refused(tmp_path):
         given.load_public(BenchmarkArguments(data=["plays"], public=path))
 
 
+@pytest.mark.slow
 def test_a_curve_takes_the_first_of_the_texts_that_are_written(tiny, monkeypatch, tmp_path):
     written = []
 

@@ -27,6 +27,7 @@ def script(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_every_section_runs_and_a_failure_is_kept_with_its_traceback(script, tmp_path, monkeypatch):
     import writing
 
