@@ -16,6 +16,7 @@ from ..lazy import lazy_names
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "finetune_adapter": "adapters",
         "report_of_model": "chain",
         "report_of_model_to_be": "chain",
         "load_before_and_after": "models",

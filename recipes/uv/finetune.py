@@ -21,19 +21,10 @@ It takes the arguments of `recipes/finetune_llm.py`, which also runs on many GPU
 
 from typing import Any
 
-from transformers import AutoTokenizer
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from hf_pretext.finetuning import (
-    FinetuningArguments,
-    load_training_texts,
-    report_of_model_to_be,
-    run_recipe,
-    take_over_push,
-    take_over_text_field,
-    train_and_save,
-)
-from hf_pretext.models.packaged import locate
+from hf_pretext.finetuning import FinetuningArguments, run_recipe
+from hf_pretext.finetuning import finetune_adapter as main
 
 SETTINGS: dict[str, Any] = {
     **{"lora_r": 32, "lora_alpha": 32, "use_rslora": True, "lora_target_modules": ["all-linear"], "use_peft": True},
@@ -42,28 +33,6 @@ SETTINGS: dict[str, Any] = {
     **{"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1, "load_best_model_at_end": True},
     "report_to": "none",
 }
-
-
-def main(arguments: FinetuningArguments, training: SFTConfig, model: ModelConfig) -> None:
-    """Finetune as the arguments say."""
-    take_over_text_field(arguments, training)
-    texts = load_training_texts(arguments, training.seed)
-    report = report_of_model_to_be(
-        texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
-    )
-    push = take_over_push(training, report, arguments)
-    base = str(locate(model.model_name_or_path))
-    # The revision whose earlier trainings were looked up.
-    training.model_init_kwargs = {"dtype": model.dtype, "use_safetensors": True, "revision": model.model_revision}
-    trainer = SFTTrainer(
-        model=base,
-        args=training,
-        train_dataset=texts.train,
-        eval_dataset=texts.validation,
-        processing_class=AutoTokenizer.from_pretrained(base, revision=model.model_revision),
-        peft_config=get_peft_config(model),
-    )
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push)
 
 
 def make_parser() -> TrlParser:

@@ -1,0 +1,49 @@
+"""Finetuning of LoRA adapters on synthetic texts, with TRL's `SFTTrainer` and PEFT."""
+
+from typing import TYPE_CHECKING
+
+from ..models.packaged import locate
+from .chain import report_of_model_to_be
+from .texts import FinetuningArguments, load_training_texts, take_over_text_field
+from .training import take_over_push, train_and_save
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", model: "ModelConfig") -> None:
+    """Finetune a LoRA adapter of a causal language model, save it with its card, and push it if that is asked for.
+
+    Args:
+        arguments (`FinetuningArguments`): The texts, and what to do with the adapter.
+        training (`trl.SFTConfig`): Settings of the training.
+        model (`trl.ModelConfig`): The base, its revision and quantization, and the adapter.
+    """
+    from transformers import AutoTokenizer
+    from trl import SFTTrainer, get_peft_config, get_quantization_config
+
+    take_over_text_field(arguments, training)
+    texts = load_training_texts(arguments, training.seed)
+    report = report_of_model_to_be(
+        texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
+    )
+    push = take_over_push(training, report, arguments)
+    base = str(locate(model.model_name_or_path))
+    training.model_init_kwargs = {
+        "dtype": model.dtype,
+        "attn_implementation": model.attn_implementation,
+        "use_safetensors": True,
+        **(training.model_init_kwargs or {}),
+        "revision": model.model_revision,  # The one whose earlier trainings were looked up.
+    }
+    model.use_peft = True
+    trainer = SFTTrainer(
+        model=base,
+        args=training,
+        train_dataset=texts.train,
+        eval_dataset=texts.validation,
+        processing_class=AutoTokenizer.from_pretrained(base, revision=model.model_revision),
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push)
