@@ -106,6 +106,11 @@ class LocalEngine:
 
     def token_reader(self) -> TokenizerReader:
         """Return what reads texts as the model's tokens."""
+        return self._token_reader
+
+    @cached_property
+    def _token_reader(self) -> TokenizerReader:
+        # One for all who ask: its fingerprint is a hash over the whole vocabulary.
         return TokenizerReader(self._tokenizer)
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None = None) -> list[str]:
