@@ -73,11 +73,12 @@ def test_shell_commands_name_what_is_there(capsys):
 
 @pytest.mark.slow
 def test_python_runs_as_pasted(tmp_path):
-    for name, columns in (("messages", ("client_id", "text")), ("public", ("text",))):
+    # As many public texts as three rounds ask about, so that none has to be written.
+    for name, columns, number in (("messages", ("client_id", "text"), 200), ("public", ("text",), 4000)):
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(columns)
-            rows.writerows((f"{row % 40}", text)[-len(columns) :] for row, text in enumerate(random_texts(200)))
+            rows.writerows((f"{row % 40}", text)[-len(columns) :] for row, text in enumerate(random_texts(number)))
     script = "\n".join(blocks("python"))
     with HubServer(tmp_path / "server") as server:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **server.environment(tmp_path / "home")}
