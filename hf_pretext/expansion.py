@@ -331,7 +331,7 @@ class Expander:
 
         request = self._request(shown, [draft.prompt for draft in asked], rng)
         with progress_label("Finding out how often the model writes each token"):
-            return fit_bias(self._engine, answer, label, request, read)
+            return fit_bias(self._engine, answer, label, request, read, self._config.temperature)
 
     def _request(self, shown: _Shown, prompts: list[str], rng: np.random.Generator) -> Request:
         num_new = self._config.texts_per_prompt

@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
-from .evolution.token_tilt import MOST_TILT, fit_tilt, with_public
+from .evolution.token_tilt import MOST_BIAS, fit_tilt, solve_bias, with_public
 from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
 from .processes import broadcast
 
@@ -83,6 +85,7 @@ def fit_bias(
     label: int,
     request: Request,
     read: Callable[[Sequence[str]], list[str]],
+    temperature: float = 1.0,
 ) -> list[float]:
     """Compute what is to be added to the logit of each token of an answer, the same in every process.
 
@@ -92,10 +95,10 @@ def fit_bias(
         label (`int`): Number of the label whose texts are written.
         request (`Request`): Prompts like those of the expansion.
         read (`Callable`): Reads the texts in what the engine wrote.
+        temperature (`float`, *optional*, defaults to `1.0`): The engine divides logits by it, with their bias.
     """
     if isinstance(engine, ForeseesTokens):
-        means, variances, number = engine.token_fractions(*request)
-        means, variances = means[answer.tokens], variances[answer.tokens]
+        means, variances, number, moments = engine.token_fractions(*request, answer.tokens.tolist())
     else:
         reader = token_reader(engine)
         assert reader is not None  # As `usable_answer` made sure.
@@ -103,14 +106,16 @@ def fit_bias(
         number = max(sum(len(reader(text)) for text in texts), 1)
         means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
         variances = means / number
+        moments = None
     public = answer.weights ** (1 / WEIGHT_POWER)
     usual, variances = with_public(means, variances, number, public)
     tilt = fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
-    return broadcast(tilt.tolist())
+    bias = temperature * (tilt if moments is None else solve_bias(moments, tilt))
+    return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
 
 
 def is_bias(value: Any) -> bool:
     """Return whether a value is a list of numbers that can be added to logits."""
     return isinstance(value, list) and all(
-        isinstance(each, float) and math.isfinite(each) and abs(each) <= MOST_TILT for each in value
+        isinstance(each, float) and math.isfinite(each) and abs(each) <= MOST_BIAS for each in value
     )

@@ -9,10 +9,19 @@ whose count is mostly noise gets next to no tilt.
 import numpy as np
 
 MOST_TILT = 2.0
+"""Largest logarithm of how many times as often, or as seldom, a token is to be written."""
+
+MOST_BIAS = 3.0
 """Most that is added to a logit, or subtracted."""
+
+STEPS = 30
+"""Steps in which the bias is found. Each is a correction by what the last one misses."""
 
 WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)
 """Standard deviations of the prior of the logarithms of ratios, of which the likeliest is taken."""
+
+SCALES = tuple(np.exp(np.linspace(-0.8, 0.8, 17)).tolist())
+"""Scales of the counts that are tried, as multiples of the one that the commonest tokens suggest."""
 
 GRID_END, GRID_POINTS = 3.0, 121
 """Largest logarithm of a ratio that the posterior considers, and how many of them."""
@@ -62,6 +71,29 @@ def fit_tilt(
     return np.clip(tilt - change, -MOST_TILT, MOST_TILT)
 
 
+def solve_bias(moments: np.ndarray, tilt: np.ndarray) -> np.ndarray:
+    """Find what to add to the logits for tokens to be written as many times as often as they should be.
+
+    A token that is likely wherever it is written at all, such as a comma, gains little by a bias. So a tilt is not its
+    own bias. How much a token gains is computed at moments at which the model wrote without a bias.
+
+    Args:
+        moments (`np.ndarray` of shape `(k, n)`): Probabilities of the tokens at some moments of writing.
+        tilt (`np.ndarray` of shape `(n,)`): Logarithms of how many times as often each is to be written.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: What is added to the logits, between `-MOST_BIAS` and `MOST_BIAS`.
+    """
+    before, bias = moments.mean(axis=0) + 1e-12, tilt.copy()
+    for _ in range(STEPS):
+        ratios = np.exp(bias)
+        # The other tokens keep their logits.
+        totals = 1 + moments @ (ratios - 1)
+        after = ratios * (moments.T @ (1 / totals)) / len(moments) + 1e-12
+        bias = np.clip(bias + tilt - np.log(after / before), -MOST_BIAS, MOST_BIAS)
+    return bias
+
+
 def estimate_tilt(counts: np.ndarray, noise_std: float, expected: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Estimate the logarithm of how many times as often the clients use each token as a language model does.
 
@@ -75,21 +107,25 @@ def estimate_tilt(counts: np.ndarray, noise_std: float, expected: np.ndarray, va
     Returns:
         `np.ndarray` of shape `(n,)`: Posterior means, between `-MOST_TILT` and `MOST_TILT`.
     """
-    # The clients' numbers of texts are not released. The commonest tokens, which noise does not hide, set the scale.
+    # The clients' numbers of texts are not released. The commonest tokens, which noise does not hide, set the scale
+    # about right. Which of the scales near it, and which width of the prior, the counts themselves say.
     scale = float(counts @ expected) / float(expected @ expected)
     if scale <= 0:  # Noise alone.
         return np.zeros(len(counts))
     grid = np.linspace(-GRID_END, GRID_END, GRID_POINTS)
-    sums = scale * np.exp(grid)
-    spread = noise_std**2 + sums**2 * variances[:, None]
-    logarithms = -((counts[:, None] - sums * expected[:, None]) ** 2 / spread + np.log(spread)) / 2
-    likelihoods = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+    # A ratio is one on average.
+    priors = [np.exp(-(((grid + width**2 / 2) / width) ** 2) / 2) for width in WIDTHS]
+    columns = np.array([prior / prior.sum() for prior in priors]).T
     best, means = -np.inf, np.zeros(len(counts))
-    for width in WIDTHS:
-        # A ratio is one on average.
-        prior = np.exp(-(((grid + width**2 / 2) / width) ** 2) / 2)
-        evidence = np.maximum(likelihoods @ (prior / prior.sum()), 1e-300)
-        total = float(np.log(evidence).sum())
-        if total > best:
-            best, means = total, (likelihoods * (prior / prior.sum())) @ grid / evidence
+    for factor in SCALES:
+        sums = factor * scale * np.exp(grid)
+        spread = noise_std**2 + sums**2 * variances[:, None]
+        logarithms = -((counts[:, None] - sums * expected[:, None]) ** 2 / spread + np.log(spread)) / 2
+        largest = logarithms.max(axis=1, keepdims=True)
+        likelihoods = np.exp(logarithms - largest)
+        evidence = np.maximum(likelihoods @ columns, 1e-300)
+        totals = np.log(evidence).sum(axis=0) + largest.sum()
+        width = int(totals.argmax())
+        if totals[width] > best:
+            best, means = totals[width], (likelihoods * columns[:, width]) @ grid / evidence[:, width]
     return np.clip(means, -MOST_TILT, MOST_TILT)

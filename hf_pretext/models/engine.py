@@ -85,11 +85,14 @@ class TokenFractions(NamedTuple):
         means (`np.ndarray` of shape `(n,)`): Fractions of all that it writes.
         variances (`np.ndarray` of shape `(n,)`): Their variances, since they are known from some texts only.
         num_tokens (`float`): Number of tokens of these texts.
+        moments (`np.ndarray` of shape `(k, n)`):
+            The probabilities themselves, float32, at some moments of writing, drawn at random.
     """
 
     means: np.ndarray
     variances: np.ndarray
     num_tokens: float
+    moments: np.ndarray
 
 
 @runtime_checkable
@@ -97,11 +100,16 @@ class ForeseesTokens(Protocol):
     """An engine that sees its model's probabilities."""
 
     def token_fractions(
-        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None
+        self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, tokens: Sequence[int]
     ) -> TokenFractions:
-        """Compute how often the model writes each token of its vocabulary: its mean probability while it writes.
+        """Compute how often the model writes each of some tokens: its mean probability while it writes.
 
-        The arguments are those of `TextEngine.complete`.
+        Args:
+            prompts (`Sequence[str]`): See `TextEngine.complete`.
+            max_new_tokens (`int`): See `TextEngine.complete`.
+            seed (`int`): See `TextEngine.complete`.
+            stop (`str`, *optional*): See `TextEngine.complete`.
+            tokens (`Sequence[int]`): Ids of the `n` tokens.
         """
         ...
 
