@@ -80,7 +80,9 @@ def test_a_dataset_that_nothing_is_mixed_in_from_is_refused_by_the_llm_recipe(tm
 def test_the_guarantee_is_about_the_synthetic_part_and_the_card_says_so(folder, private, public, others):
     """Both recipes. The chain has the run's guarantee, and names the public part as public by the trainer's word."""
     dataset = dp_texts(folder, private, public, "first")
-    model = ModelConfig(model_name_or_path=str(folder / "llm"), dtype="float32", lora_target_modules=["q_proj"])
+    model = ModelConfig(
+        model_name_or_path=str(folder / "llm"), dtype="float32", lora_target_modules=["q_proj", "v_proj"]
+    )
     mixed = {"dataset": dataset, "public_dataset": others, "public_fraction": 0.4}
     load_script("finetune_llm").main(
         FinetuningArguments(**mixed), SFTConfig(output_dir=str(folder / "llm-out"), **TRAINING), model

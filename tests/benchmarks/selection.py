@@ -5,8 +5,8 @@
 There is no million of public texts here. So those of a file, or else real speeches, are repeated, and in each
 repetition some of their words are replaced by words of other texts. A million of them are embedded by hashing their
 words, which costs next to nothing, so that what is measured is the choice itself. Of all-MiniLM-L6-v2, which takes
-hours for a million, some thousand are embedded. Seconds are those of the processor, so that other work on the machine does
-not change them much.
+hours for a million, some thousand are embedded. Seconds are those of the processor, so that other work on the machine
+does not change them much.
 """
 
 import json
