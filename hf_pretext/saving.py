@@ -30,8 +30,9 @@ class SavesRuns:
         Args:
             folder (`str` or `Path`):
                 Gets the settings, `models.json` (which names local models by their path), `privacy_report.json`, the
-                seeds of the latest run, its rounds, and, for texts expanded from the seeds, the texts (for
-                `datasets.load_from_disk`), the card `README.md`, the picture and the page (see `artifacts`).
+                seeds of the latest run, its rounds, `evidence.safetensors` for `select`, and, for texts expanded from
+                the seeds, the texts (for `datasets.load_from_disk`), the card `README.md`, the picture and the page
+                (see `artifacts`).
 
         Raises:
             ValueError: The folder holds the report of another run, or of one that has spent more.

@@ -41,7 +41,7 @@ TEXTS_AT_ONCE = 2048
 """Texts that are embedded at once. Memory holds so many, and those that are chosen."""
 
 MOST_REPEATED = 10
-"""A stream is refused if it has this many times as many texts at its beginning as are different."""
+"""A stream is refused as soon as it has this many times as many rows as different texts. It may have no end."""
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 
@@ -135,7 +135,7 @@ def select_public(
 
     Raises:
         ValueError: The run has no evidence, or the stream has too few different texts. Nothing is embedded before
-            that is known.
+            that is known. Or the stream repeats itself, which may be seen later.
         TypeError: `public` is not a stream of rows or texts.
     """
     check_num_samples(num_samples)
@@ -159,7 +159,6 @@ def select_public(
             scored = weigh.of_rest(batch, reservoir)
             reservoir.add(scored.texts, scored.hashes, weigh.power * scored.log_ratios)
             bar.update(len(batch.texts))
-            stream.warn_of_repetitions()
     facts = SelectionFacts(
         num_selected=num_samples,
         num_read=stream.num_read,
@@ -255,6 +254,7 @@ class _Stream:
             self.num_read += len(part)
             self.num_blank += len(part) - len(texts)
             self.different.add(hashes)
+            self._check_repetitions()
             if texts:
                 yield _Batch(texts, hashes)
 
@@ -273,22 +273,21 @@ class _Stream:
             kept.append(batch.part(is_new))
             if len(seen) >= wanted:
                 break
-            if self.num_read >= MOST_REPEATED * (wanted + TEXTS_AT_ONCE):
-                raise ValueError(
-                    f"`public` repeats itself: of its first {self.num_read} rows, {len(seen)} are different texts. "
-                    "Drop repetitions, and give a stream that ends."
-                )
         if len(seen) < self._wanted:
             raise ValueError(
                 f"`public` ends after {self.num_read} rows, of which {len(seen)} are different texts that are not "
                 f"blank, fewer than `num_samples`={self._wanted}. Give more public texts, or ask for fewer."
             )
-        self.warn_of_repetitions()
         return kept
 
-    def warn_of_repetitions(self) -> None:
-        """Warn, once, if most of the texts so far were there before."""
+    def _check_repetitions(self) -> None:
+        """Warn, once, if most of the texts so far were there before, and refuse a stream of hardly anything else."""
         num_texts, number = self.num_read - self.num_blank, self.different.number
+        if self.num_read >= MOST_REPEATED * max(number, FIRST_TEXTS):
+            raise ValueError(
+                f"`public` repeats itself: of its first {self.num_read} rows, {number} are different texts that are "
+                "not blank. Drop blank and repeated ones, and give a stream that ends."
+            )
         if number < num_texts / 2 and not self._is_warned:
             self._is_warned = True
             warnings.warn(

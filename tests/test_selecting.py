@@ -202,7 +202,8 @@ def fail(texts):
     [
         (lambda: numbered(50), 100, r"`public` ends after 50 rows, of which 50 are different.*`num_samples`=100"),
         (lambda: list(numbered(50)), 100, r"`public` has 50 texts, fewer than `num_samples`=100"),
-        (lambda: itertools.cycle(numbered(50)), 100, r"`public` repeats itself: of its first 5000 rows, 50 are diff"),
+        (lambda: itertools.cycle(numbered(50)), 100, r"`public` repeats itself: of its first 4000 rows, 50 are diff"),
+        (lambda: itertools.repeat(" "), 1, "of its first 4000 rows, 0 are different texts that are not blank"),
         (lambda: ["", " ", "one"] * 50, 2, r"ends after 150 rows, of which 1 are different texts that are not blank"),
         (lambda: numbered(10), 0, "`num_samples`=0 must be a positive integer"),
         (lambda: Dataset.from_dict({"body": ["a"] * 9}), 5, r"`public` has no column 'text' of texts, but \['body'\]"),
@@ -236,6 +237,8 @@ def test_a_stream_that_repeats_itself_later_is_said_once(small):
         facts = selecting.select_public(stub_run(), stream, 5, embed).facts
     assert sum("repeats itself" in str(each.message) for each in told) == 1
     assert facts.num_read == 2100 and facts.num_different == 600
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"of its first 6000 rows, 600 are different"):
+        selecting.select_public(stub_run(), itertools.cycle(numbered(600)), 5, embed)
 
 
 def test_too_many_for_what_the_run_prefers_is_said(small):
