@@ -6,6 +6,9 @@ MODELS_NAME = "models.json"
 SEEDS_NAME = "seeds.jsonl"
 HISTORY_NAME = "history.json"
 TOKENS_NAME = "token_counts.json"
+EVIDENCE_NAME = "evidence.safetensors"
+"""What the releases of a run say of any text."""
+
 CARD_NAME = "README.md"
 PICTURE_NAME = "run.png"
 PAGE_NAME = "report.html"
@@ -15,7 +18,7 @@ DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` writes."""
 
 FILES_OF_A_RUN = (
-    *(CARD_NAME, PICTURE_NAME, PAGE_NAME, PAGE_DATA_NAME, SEEDS_NAME, HISTORY_NAME, TOKENS_NAME),
+    *(CARD_NAME, PICTURE_NAME, PAGE_NAME, PAGE_DATA_NAME, SEEDS_NAME, HISTORY_NAME, TOKENS_NAME, EVIDENCE_NAME),
     *DATASET_FILES,
 )
 """Files of a saved run that must go when another run without them is saved in the same folder."""
@@ -36,6 +39,9 @@ STATE_FOLDER = "hf_pretext"
 
 DATA_FILE = "data/train-00000-of-00001.parquet"
 SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
+
+SELECTION_NAME = "selection.json"
+"""How public texts were chosen."""
 
 TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"

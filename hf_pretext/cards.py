@@ -72,7 +72,7 @@ def dataset_card(
         pretty_name=f"{'Differentially private synthetic' if report.is_finite else 'Synthetic'} text",
         license=license,
         language=language,
-        size_categories=[next((name for limit, name in SIZE_CATEGORIES if len(texts) < limit), "n>1M")],
+        size_categories=[_size_category(len(texts))],
         task_categories=["text-generation", *(["text-classification"] if labels else [])],
         tags=["synthetic", *_tags(report), "private-evolution", "hf_pretext"],
         configs=[
@@ -93,6 +93,44 @@ def dataset_card(
         federation=federation,
         labels=labels,
         quality=quality,
+    )
+
+
+def selection_card(
+    report: PrivacyReport,
+    facts: Mapping[str, Any],
+    texts: Sequence[str],
+    embedding_model: str | None = None,
+    source: str | None = None,
+) -> str:
+    """Render the card of public texts that a run chose.
+
+    Args:
+        report (`PrivacyReport`): What is guaranteed of the choice.
+        facts (`Mapping[str, Any]`): How they were chosen. `selecting.SelectionFacts` lists the keys.
+        texts (`Sequence[str]`): Some of the texts.
+        embedding_model (`str`, *optional*): What to call the embedding model.
+        source (`str`, *optional*): What to call the public texts.
+
+    Returns:
+        `str`: The text of `README.md`, with its YAML header.
+    """
+    from huggingface_hub import DatasetCardData
+
+    header = DatasetCardData(
+        pretty_name="Public text that a private run chose",
+        size_categories=[_size_category(facts["num_selected"])],
+        task_categories=["text-generation"],
+        tags=[*_tags(report), "public-text", "distribution-matching", "hf_pretext"],
+    )
+    return _render(
+        "selection_card.md.jinja",
+        header=header.to_yaml(),
+        report=report,
+        facts=facts,
+        samples=[_as_quote(text) for text in texts],
+        embedding_model=embedding_model,
+        source=source,
     )
 
 
@@ -147,6 +185,10 @@ def model_card(
         measures=MEASURES,
         repo_id=repo_id,
     )
+
+
+def _size_category(number: int) -> str:
+    return next((name for limit, name in SIZE_CATEGORIES if number < limit), "n>1M")
 
 
 def _tags(report: PrivacyReport | None) -> list[str]:

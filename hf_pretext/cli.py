@@ -1,4 +1,4 @@
-"""The command `hf-pretext`: `quickstart`, `generate`, `expand`, `report`, `scrub`, `plan`, `node` and `plays`."""
+"""The command `hf-pretext`: `quickstart`, `generate`, `plan`, `node`, `plays`, and those of other modules."""
 
 import argparse
 import re
@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .pages import add_report, quality_in
+from .continuing import add_expand, add_select, summarize
+from .pages import add_report
 from .scrubbing import add_scrub
 from .version import __version__
 
@@ -35,14 +36,6 @@ RUN_KEYS = (
     "batch_size",
 )
 REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")
-
-EXPANSION_SETTINGS = {
-    **{"seeds_per_prompt": int, "texts_per_prompt": int, "max_new_tokens": int, "min_words": int, "best_of": int},
-    **{"temperature": float, "top_p": float},
-}
-"""Settings that `expand` may change, and their types. None of them changes what was released."""
-
-LOADING = ("device", "dtype", "device_map", "batch_size")
 
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
@@ -89,9 +82,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
     )
     generate.set_defaults(run=_generate)
-    _add_expand(commands)
+    add_expand(commands)
     add_report(commands)
     add_scrub(commands)
+    add_select(commands)
     plan = commands.add_parser(
         "plan", help="Print what a run will release and what it costs. It reads no private text and spends nothing."
     )
@@ -107,30 +101,6 @@ def make_parser() -> argparse.ArgumentParser:
     node.add_argument("--ledger", help="The file of `ledger` there, if it has one.")
     node.set_defaults(run=_node)
     return parser
-
-
-def _add_expand(commands: Any) -> None:
-    expand = commands.add_parser(
-        "expand", help="Write texts from the seeds of a saved run, with any language model. It spends nothing."
-    )
-
-    def option(name: str, **settings: Any) -> None:
-        spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-        expand.add_argument(*spellings, **settings)
-
-    option("seeds", required=True, help="Folder that `generate` wrote, or dataset repository of the Hub, with seeds.")
-    option("expansion_model", required=True, help="Language model that writes: as in the file of `generate`.")
-    option("num_samples", required=True, type=int, help="Number of texts.")
-    option("output_dir", required=True, help="Folder for the dataset, its card, report and picture.")
-    option("embedding_model", help="Model that judges the texts, if the saved run does not say where its own is.")
-    option("push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub.")
-    option("device", help="Where the models go. By default an accelerator or the CPU.")
-    option("dtype", help="Their dtype.")
-    option("device_map", help="How a model that is too large for one device is spread, such as 'auto'.")
-    option("batch_size", type=int, help="Texts per forward pass, or requests at a time.")
-    for name, kind in EXPANSION_SETTINGS.items():
-        option(name, type=kind, help="Setting of the expansion. By default the saved run's.")
-    expand.set_defaults(run=_expand)
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -210,7 +180,7 @@ def _generate(options: argparse.Namespace) -> None:
         synthetic = generator.expand(seeds, num_samples=num_samples)
     generator.save_pretrained(output_dir)
     address = generator.push_to_hub(repo_id) if repo_id is not None else None
-    _summarize(generator, len(synthetic), output_dir, address)
+    summarize(generator, len(synthetic), output_dir, address)
 
 
 @contextmanager
@@ -230,47 +200,6 @@ def _help_after_failure(output_dir: str | Path, num_samples: int) -> Iterator[No
                 file=sys.stderr,
             )
         raise
-
-
-def _summarize(generator: Any, num_texts: int, output_dir: str | Path, address: str | None) -> None:
-    from .processes import is_main_process
-
-    if is_main_process():
-        print(f"{num_texts} synthetic texts, their card, report, picture and page are in {output_dir}/.")
-        print(generator.privacy_report.guarantee, quality_in(output_dir), sep="\n")
-        print(generator.time_table)
-        if address:
-            print(f"Pushed to {address}.")
-
-
-def _expand(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from .configuration import PrivateEvolutionConfig
-    from .expansion import check_num_samples
-    from .generator import PrivateEvolutionGenerator
-    from .hub import check_token, fetch_folder
-    from .saved_runs import check_folder
-
-    check_num_samples(options.num_samples)
-    if options.push_to_hub is not None:
-        check_token(None, options.push_to_hub)
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    overrides = {name: given[name] for name in ("embedding_model", *LOADING) if name in given}
-    changes = {name: given[name] for name in EXPANSION_SETTINGS if name in given}
-    if changes:
-        saved = PrivateEvolutionConfig.from_pretrained(fetch_folder(options.seeds, ["*.json"]))
-        overrides["config"] = replace(saved, **changes)
-    generator = PrivateEvolutionGenerator.from_pretrained(
-        options.seeds, variation_model=None, expansion_model=options.expansion_model, **overrides
-    )
-    if generator.seeds is None:
-        raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
-    check_folder(options.output_dir, generator.privacy_report)  # Before hours of writing.
-    synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
-    generator.save_pretrained(options.output_dir)
-    address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None
-    _summarize(generator, len(synthetic), options.output_dir, address)
 
 
 def is_same_place(path: Any, other: Any) -> bool:
@@ -333,10 +262,11 @@ def read_public_source(
     if source is None:
         return None
     from .data.sources import read_public
+    from .hub import is_of_a_run
 
     def read() -> "Dataset | IterableDataset":
         public = read_public(**source, **_columns(config), label_column=config.label_column)
-        if _is_of_a_run(source["source"]):
+        if is_of_a_run(source["source"]):
             raise ValueError(
                 f"{source['source']!r} is synthetic text of a run, and not public: the report of a new run would not "
                 "count that one. Begin with public texts."
@@ -344,21 +274,6 @@ def read_public_source(
         return public
 
     return _naming("initial_population", read)
-
-
-def _is_of_a_run(source: str) -> bool:
-    """Return whether a privacy report lies beside texts: in their repository, or where a run or a copy has it."""
-    from .artifacts import DATA_FILE, REPORT_NAME, SEEDS_FILE, SEEDS_NAME
-    from .data.sources import is_repository
-    from .hub import fetch_folder
-
-    if is_repository(source):
-        return (fetch_folder(source, [REPORT_NAME]) / REPORT_NAME).is_file()
-    path = Path(source).resolve()
-    inner = {Path(file).parent.name for file in (DATA_FILE, SEEDS_FILE)}
-    places = [path, *([path.parent] if path.name in {SEEDS_NAME, *inner} else [])]
-    places += [path.parent.parent] if path.parent.name in inner else []
-    return any((place / REPORT_NAME).is_file() for place in places)
 
 
 def _columns(config: "PrivateEvolutionConfig") -> dict[str, Any]:

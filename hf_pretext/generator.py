@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from .configuration import PrivateEvolutionConfig
 from .coverage import mark, texts_of
 from .data import as_rows, make_dataset, output_features
 from .evolution.algorithm import evolve
+from .evolution.kept_evidence import RunEvidence
 from .evolution.parts import is_texts, joined
 from .evolution.population import Population
 from .evolution.selection import SelectionRule, selection_rule
@@ -22,7 +23,6 @@ from .evolution.token_answer import TokenAnswer
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
-from .hub import check_guarantee
 from .inputs import check_population, clients_of, decided, run_settings, tools_of
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
@@ -31,21 +31,23 @@ from .privacy.ledger import CountsAlone, PrivacyLedger
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan
 from .privacy.report import PrivacyReport
-from .processes import is_main_process, map_over_processes, progress_label
+from .processes import is_main_process, progress_label
 from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
 from .saved_runs import SavedRun, check_no_run_dir, time_table
+from .saving import SavesRuns
+from .selecting import embed_together, select_public
 from .tilting import usable_answer
 
 if TYPE_CHECKING:
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
 
-class PrivateEvolutionGenerator(CountsAlone):
+class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
     """Generates differentially private synthetic text by Private Evolution.
 
     The method is [PrE-Text](https://huggingface.co/papers/2406.02958). Candidates evolve towards what the clients
@@ -146,6 +148,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._seeds: Dataset | None = None
         self._synthetic: Dataset | None = None
         self._token_answer: TokenAnswer | None = None
+        self._evidence: RunEvidence | None = None
 
     @property
     def config(self) -> PrivateEvolutionConfig:
@@ -261,12 +264,13 @@ class PrivateEvolutionGenerator(CountsAlone):
             clients = None if is_released else self._pool(private, population)
             self._num_clients = run.begin(clients)
             self.history = run.history
-            self._seeds = self._synthetic = self._token_answer = None
+            self._seeds = self._synthetic = self._token_answer = self._evidence = None
             seeds = evolve(run, clients, population, self.config)
             self.initial_population = joined(population.initial)
             seeds.check(self.config.num_rounds)
             self._costs = private.costs() if isinstance(private, ClientPool) else None
             self._token_answer = population.token_answer
+            self._evidence = population.evidence
             rows = list(as_rows(self._form, population.finish(seeds)))
             self._seeds = make_dataset(rows, output_features(self.config))
             mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
@@ -327,6 +331,29 @@ class PrivateEvolutionGenerator(CountsAlone):
         self._synthetic = synthetic if is_own else None
         return synthetic
 
+    def select(self, public: "Dataset | IterableDataset | Iterable[str] | str | Path", num_samples: int) -> "Dataset":
+        """Choose public texts by what the releases say of them. This is post-processing: it spends no budget.
+
+        The stream is read once, and memory holds only what is chosen of it. Its texts should be as long as those of
+        the clients, and in a random order, since the first 20,000 decide how sharply is chosen (`selecting`). With
+        several processes, all of them call it, with the same stream.
+
+        Args:
+            public (`datasets.Dataset`, `datasets.IterableDataset`, `Iterable[str]`, `str` or `Path`):
+                Public texts, such as `load_dataset(..., streaming=True)`, or the name of a file, a folder or a
+                repository. A dataset has the columns `config.text_column`. Blank texts and repetitions are left out.
+            num_samples (`int`): Number of texts to choose, well below 8 % of those in `public`.
+
+        Returns:
+            `datasets.Dataset`: `num_samples` different public texts, in a random order, as they are. Columns `text`
+            (`str`, or those of a record or conversation) and `preference` (`float`, how many times as many texts like
+            it the evidence asks for). `info.description` carries the privacy report, which is about the choice.
+
+        Raises:
+            ValueError: No run has ended or says anything of other texts, or there are too few different texts.
+        """
+        return select_public(self._saved_run, public, num_samples, self._embed).dataset
+
     @classmethod
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, token: str | None = None, **overrides: Any
@@ -361,72 +388,13 @@ class PrivateEvolutionGenerator(CountsAlone):
         # A model that is left out here was there when the seeds were made.
         generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
-        generator._token_answer = saved.token_answer
+        generator._token_answer, generator._evidence = saved.token_answer, saved.evidence
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.
             generator._num_runs = math.ceil(own.num_releases / generator.ledger.plan.num_releases)
             generator._run = generator._new_run(generator._num_runs)
         return generator
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the latest run. Nothing of it is private. With several processes, all of them call it.
-
-        Args:
-            folder (`str` or `Path`):
-                Gets the settings, `models.json` (which names local models by their path), `privacy_report.json`, the
-                seeds of the latest run, its rounds, and, for texts expanded from the seeds, the texts (for
-                `datasets.load_from_disk`), the card `README.md`, the picture and the page (see `artifacts`).
-
-        Raises:
-            ValueError: The folder holds the report of another run, or of one that has spent more.
-        """
-        maps = self._saved_run.maps(self.embed)
-        if is_main_process():
-            self._saved_run.save(folder, maps)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Differentially private synthetic text",
-        license: str | None = None,
-        language: str | None = None,
-        allow_no_guarantee: bool = False,
-    ) -> str | None:
-        """Push the latest run as a dataset repository, in one commit. With several processes, all of them call it.
-
-        `load_dataset(repo_id)` gives the synthetic texts, and `load_dataset(repo_id, "seeds")` the seeds.
-        `from_pretrained(repo_id)` continues the run. The page in the repository publishes some of the public texts.
-
-        Args:
-            repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`.
-            private (`bool`, *optional*): Whether a new repository is private.
-            token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
-            commit_message (`str`, *optional*): Title of the commit.
-            license (`str`, *optional*): License of the texts for the card, such as `"cc0-1.0"`.
-            language (`str`, *optional*): Their language for the card, such as `"en"`.
-            allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push even without a finite guarantee.
-
-        Returns:
-            `str`: Address of the repository, or None in other processes than the main one.
-
-        Raises:
-            ValueError: There are no texts of own seeds, no finite guarantee, or the repository holds something else.
-            PermissionError: There is no token.
-            ConnectionError: The push broke off. Nothing of it is on the Hub, and it can be repeated.
-        """
-        if self._synthetic is None or self._seeds is None:
-            raise ValueError("There is nothing to push: call the generator, or `expand` its own seeds, first.")
-        check_guarantee(self.privacy_report, allow_no_guarantee)
-        maps = self._saved_run.maps(self.embed)
-        if not is_main_process():
-            return None
-        options: dict[str, Any] = {"private": private, "token": token, "allow_no_guarantee": allow_no_guarantee}
-        options["commit_message"] = commit_message
-        return self._saved_run.push(repo_id, maps, license=license, language=language, **options)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts in the space where the clients vote: unit rows, shape `(len(texts), d)`."""
@@ -436,12 +404,12 @@ class PrivateEvolutionGenerator(CountsAlone):
     @property
     def _saved_run(self) -> SavedRun:
         about = (self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
-        rest = (self._costs, self._token_answer, self._config.token_fraction)
+        rest = (self._costs, self._token_answer, self._config.token_fraction, self._evidence)
         return SavedRun(*about, self.initial_population, self.seconds, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds in the main process, with the embedder itself.
-        return np.stack(map_over_processes(lambda part: list(self._components.embedder(part)), texts))
+        return embed_together(self._components.embedder, texts)
 
     def _new_run(self, number: int) -> Run:
         return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifacts import CARD_NAME, REPORT_NAME, TOKENS_NAME
+from .artifacts import CARD_NAME, DATA_FILE, REPORT_NAME, SEEDS_FILE, SEEDS_NAME, TOKENS_NAME
 from .coverage import report_of_rows
 from .data import read_texts
+from .data.sources import is_repository
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import HASH_BYTES, PATTERN, file_name
@@ -157,6 +158,17 @@ def fetch_folder(
         raise FileNotFoundError(
             f"{str(name)!r} is neither a folder nor a {repo_type} repository of the Hub that can be read: {error}"
         ) from error
+
+
+def is_of_a_run(source: str) -> bool:
+    """Return whether a privacy report lies beside texts: in their repository, or where a run or a copy has it."""
+    if is_repository(source):
+        return (fetch_folder(source, [REPORT_NAME]) / REPORT_NAME).is_file()
+    path = Path(source).resolve()
+    inner = {Path(file).parent.name for file in (DATA_FILE, SEEDS_FILE)}
+    places = [path, *([path.parent] if path.name in {SEEDS_NAME, *inner} else [])]
+    places += [path.parent.parent] if path.parent.name in inner else []
+    return any((place / REPORT_NAME).is_file() for place in places)
 
 
 def find_privacy_report(

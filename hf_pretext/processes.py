@@ -90,11 +90,11 @@ def progress_label(label: str) -> Iterator[None]:
         _label.reset(token)
 
 
-def progress_bar(total: int, unit: str, label: str | None = None) -> tqdm:
+def progress_bar(total: int | None, unit: str, label: str | None = None) -> tqdm:
     """Make a progress bar that only the main process shows.
 
     Args:
-        total (`int`): Number of steps.
+        total (`int`, *optional*): Number of steps. None if it is not known.
         unit (`str`): What is counted.
         label (`str`, *optional*): Name of the bar, by default that of `progress_label`. Without a name it is hidden.
     """

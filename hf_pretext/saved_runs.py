@@ -1,6 +1,5 @@
 """Saving and loading of a run: its configuration, report, models, seeds, history, texts, card and picture."""
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -16,6 +15,7 @@ from .artifacts import (
     CARD_NAME,
     CONFIG_NAME,
     DATA_FILE,
+    EVIDENCE_NAME,
     FILES_OF_A_RUN,
     HISTORY_NAME,
     MODELS_NAME,
@@ -28,10 +28,9 @@ from .artifacts import (
 )
 from .cards import dataset_card
 from .configuration import PrivateEvolutionConfig
-from .coverage import report_of_rows, texts_of
+from .coverage import texts_of
 from .croissant import write_croissant
-from .data import make_dataset
-from .data.labels import class_labels
+from .evolution.kept_evidence import RunEvidence
 from .evolution.token_answer import TokenAnswer
 from .files import atomic_folder, read_json, write_json
 from .forms import form_of, texts_in
@@ -43,6 +42,7 @@ from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .quality import MOST_TEXTS, TextQuality, evenly
 from .runs.history import RoundRecord
+from .saved_files import digest_of_seeds, read_evidence, read_seeds, read_texts, read_tokens, write_evidence
 from .settings import DECIDED, shortened
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SavedRun:
         costs (`Mapping[str, Any]`, *optional*): What the releases cost the clients of a federation.
         token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
         token_fraction (`float`, *optional*): Fraction of the budget for that, if the settings leave it to the library.
+        evidence (`RunEvidence`, *optional*): What the releases say of any text.
     """
 
     config: PrivateEvolutionConfig
@@ -90,6 +91,7 @@ class SavedRun:
     costs: Mapping[str, Any] | None = None
     token_answer: TokenAnswer | None = None
     token_fraction: float | None = None
+    evidence: RunEvidence | None = None
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -98,7 +100,7 @@ class SavedRun:
         Raises:
             FileNotFoundError: `name` is neither.
         """
-        folder = fetch_folder(name, ["*.json", SEEDS_FILE], revision, token)
+        folder = fetch_folder(name, ["*.json", SEEDS_FILE, EVIDENCE_NAME], revision, token)
         report = PrivacyReport.from_pretrained(folder)
         sources = {
             argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
@@ -108,21 +110,21 @@ class SavedRun:
         decided = read_json(folder / CONFIG_NAME).get(DECIDED)
         # A version without token counts decided nothing.
         fraction = decided.get("token_fraction", 0.0) if isinstance(decided, dict) else 0.0
-        seeds, answer = _read_seeds(folder, config), _read_tokens(folder)
-        if seeds is not None and digest_of_seeds(seeds, answer) != report.seeds_digest:
+        seeds, answer, evidence = read_seeds(folder, config), read_tokens(folder), read_evidence(folder)
+        if seeds is not None and digest_of_seeds(seeds, answer, evidence) != report.seeds_digest:
             logger.warning(
-                "The seeds in %r, with the token counts beside them, are not those that its privacy report names: "
-                "they were changed, or saved by an older version. They are not loaded, because texts written from "
-                "them would have no guarantee.",
+                "The seeds in %r, with the token counts and the evidence beside them, are not those that its privacy "
+                "report names: they were changed, or saved by an older version. They are not loaded, because texts "
+                "written from them would have no guarantee.",
                 str(name),
             )
-            seeds = answer = None
+            seeds = None
         records = read_json(folder / HISTORY_NAME) if seeds is not None else []
         history = [RoundRecord.from_dict(record) for record in records]
-        synthetic = _read_texts(folder, report) if seeds is not None else None
-        answer = answer if seeds is not None else None
-        made = (history, seeds, synthetic)
-        return cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction)
+        if seeds is None:
+            return cls(config, report, sources, history, token_fraction=fraction)
+        made = (history, seeds, read_texts(folder, report))
+        return cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction, evidence=evidence)
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.
@@ -163,6 +165,8 @@ class SavedRun:
 
     def maps(self, embed: Callable[[Sequence[str]], np.ndarray]) -> Maps:
         """Embed some texts of each stage for the map. With several processes, all of them call it."""
+        if self.evidence is not None:
+            _ = self.evidence.num_dimensions  # It may embed candidates as well, when it is first read.
         if self.seeds is None or self.synthetic is None:
             return {}
         maps = {}
@@ -237,7 +241,7 @@ class SavedRun:
         if self.seeds is not None:
             texts = texts_of(self.seeds, self.synthetic, columns=self.config.output_columns)
             texts.save(folder)
-            report = report.about(texts, digest_of_seeds(self.seeds, self.token_answer))
+            report = report.about(texts, digest_of_seeds(self.seeds, self.token_answer, self.evidence))
         report.save_pretrained(folder)
         write_json(folder / MODELS_NAME, {argument: source.to_dict() for argument, source in sources.items()})
         if self.seeds is None:
@@ -245,6 +249,7 @@ class SavedRun:
         write_json(folder / HISTORY_NAME, [asdict(record) for record in self.history])
         if self.token_answer is not None:
             write_json(folder / TOKENS_NAME, self.token_answer.to_dict())
+        write_evidence(folder, self.evidence)
         data = self.page_data(maps)
         data.save(folder)
         page = replace(self, report=report, sources=sources).page(data)
@@ -379,57 +384,3 @@ def _settings_of_rows(config: PrivateEvolutionConfig) -> dict[str, Any]:
     """Return the settings by which saved seeds and texts are read. Labels are numbered by the order of their names."""
     of_form = {"template": config.template, "chat_roles": config.chat_roles}
     return {"output_columns": config.output_columns, **of_form, "label_names": config.label_names}
-
-
-def _read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":
-    """Read the seeds of a local folder or of a repository, with the names of their labels."""
-    if (folder / SEEDS_FILE).is_file():
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(folder / SEEDS_FILE).to_pylist()
-        return make_dataset(rows, class_labels(config))
-    if not (folder / SEEDS_NAME).is_file():
-        return None
-    # Not `splitlines`: a text may hold other characters that end a line.
-    lines = (folder / SEEDS_NAME).read_text(encoding="utf-8").split("\n")
-    return make_dataset([json.loads(line) for line in lines if line], class_labels(config))
-
-
-def _read_texts(folder: Path, report: PrivacyReport) -> "Dataset | None":
-    """Read the synthetic texts of a local folder. Texts that someone else put there are not this run's."""
-    if not (folder / "state.json").is_file():
-        return None
-    from datasets import load_from_disk
-
-    synthetic = load_from_disk(str(folder), keep_in_memory=True)
-    covered = report_of_rows(synthetic, [folder])
-    is_own = covered is not None and report.covers(covered) and set(synthetic.column_names) == set(report.columns)
-    return synthetic if is_own else None
-
-
-def _read_tokens(folder: Path) -> TokenAnswer | None:
-    """Read the token counts of a saved run, if it has any. What cannot be read is not this run's."""
-    path = folder / TOKENS_NAME
-    try:
-        return TokenAnswer.from_dict(read_json(path)) if path.is_file() else None
-    except ValueError as error:
-        logger.warning("%r is not what hf_pretext writes (%s), so it is not read.", str(path), error)
-        return None
-
-
-def digest_of_seeds(seeds: "Dataset", answer: TokenAnswer | None = None) -> str:
-    """Compute the digest of seeds with all of their columns, since their votes decide which texts are written.
-
-    So do the token counts that belong to them, if there are any.
-    """
-    from datasets import ClassLabel
-
-    # By their names, since the settings number the labels.
-    labels = {name: each for name, each in seeds.features.items() if isinstance(each, ClassLabel)}
-    rows = hashlib.sha256()
-    for seed in seeds:
-        seed |= {name: each.names[seed[name]] for name, each in labels.items()}
-        rows.update(json.dumps(seed, sort_keys=True).encode() + b"\n")
-    if answer is not None:
-        rows.update(json.dumps(answer.to_dict(), sort_keys=True).encode() + b"\n")
-    return rows.hexdigest()

@@ -88,7 +88,9 @@ def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) 
     saved, notices = load_run(source)
     if saved.synthetic is None or saved.seeds is None:
         raise ValueError(f"`folder`={str(source)!r} has no texts to scrub. {' '.join(notices)}")
-    scrubbed = replace(saved, synthetic=scrub(saved.synthetic, region), seeds=scrub(saved.seeds, region))
+    # Embeddings of the evidence may tell what is scrubbed.
+    texts = {"synthetic": scrub(saved.synthetic, region), "seeds": scrub(saved.seeds, region)}
+    scrubbed = replace(saved, **texts, evidence=None)
     scrubbed.save(target, {})
     data = PageData.load(source)
     if data is not None:

@@ -5,7 +5,8 @@ accelerate launch recipes/finetune_llm.py --config recipes/configs/llm/modern.ya
     --dataset me/jobs-dp --output_dir jobs-adapter --push_to_hub --hub_model_id me/jobs-adapter
 ```
 
-Checkpoints are chosen by a part of the synthetic texts. `recipes/evaluate.py` measures the chosen one on held-out
+Public texts can be mixed in (`--public_dataset public --public_fraction 0.5`). Checkpoints are chosen by a part of the
+synthetic texts. `recipes/evaluate.py` measures the chosen one on held-out
 text.
 """
 

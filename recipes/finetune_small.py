@@ -4,8 +4,9 @@
 accelerate launch recipes/finetune_small.py --config recipes/configs/small/paper.yaml --dataset me/jobs-dp
 ```
 
-As in the paper, a first stage on public texts may come before (`--public_dataset`). Checkpoints are chosen by a part
-of the synthetic texts. `recipes/evaluate.py` measures the chosen one on held-out text.
+As in the paper, a first stage on public texts may come before (`--public_dataset`), or they are mixed in
+(`--public_dataset public --public_epochs 0 --public_fraction 0.5`). Checkpoints are chosen by a part of the synthetic
+texts. `recipes/evaluate.py` measures the chosen one on held-out text.
 """
 
 import copy
@@ -22,6 +23,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
+    load_public_texts,
     load_training_texts,
     report_of_model_to_be,
     run_recipe,
@@ -38,10 +40,10 @@ class SmallModelArguments(FinetuningArguments):
 
     model_name_or_path: str = field(default="distilbert/distilgpt2", metadata={"help": "Model to finetune."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of its repository."})
-    public_dataset: str | None = field(
-        default=None, metadata={"help": "Public texts for a first stage: like `dataset`, but no guarantee is needed."}
+    public_epochs: float = field(
+        default=1.0,
+        metadata={"help": "Epochs of a first stage on `public_dataset`, if there is one. 0: no first stage."},
     )
-    public_epochs: float = field(default=1.0, metadata={"help": "Epochs of the first stage."})
 
 
 def make_trainer(model: object, tokenizer: object, training: SFTConfig, texts: TrainingTexts) -> SFTTrainer:
@@ -59,9 +61,8 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     """Finetune as the arguments say."""
     take_over_text_field(arguments, training)
     texts = load_training_texts(arguments, training.seed)
-    public = copy.copy(arguments)
-    public.dataset, public.dataset_revision = arguments.public_dataset, None
-    public_texts = load_training_texts(public, training.seed) if arguments.public_dataset else None
+    has_stage = arguments.public_dataset is not None and arguments.public_epochs > 0
+    public_texts = load_public_texts(arguments, training.seed) if has_stage else None
     report = report_of_model_to_be(
         texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
     )

@@ -27,6 +27,7 @@ from recipes.benchmark.comparison import Found
 from recipes.benchmark.experiment import Experiment
 from recipes.benchmark.learners import LEARNERS, Learner, LearnerSettings, Models
 from recipes.benchmark.methods import METHODS, Method, end_of_gap, floor_and_ceiling
+from recipes.benchmark.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"
@@ -105,6 +106,7 @@ def test_the_settings_parse_and_an_unknown_key_is_an_error(name, tmp_path):
         ({"data": ["play"]}, "'play'"),
         ({"data": ["plays:all"]}, "'plays:all'"),
         ({"changes": "[1]"}, "JSON object"),
+        ({"data": ["plays"], "public_fraction": 1.0}, "`public_fraction`=1.0 must be at least 0 and below 1"),
     ],
 )
 def test_a_wrong_argument_is_named(wrong, message):
@@ -247,20 +249,44 @@ def test_what_is_in_the_cache_is_not_computed_again(tiny, monkeypatch):
 def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
     """The defaults with everything that belongs to them, on tiny models."""
     changes = '{"population_size": 16, "num_rounds": 2, "min_words": 1, "seeds_per_prompt": 2, "best_of": 1}'
-    results = comparison.compare(tiny("default", changes=changes, continuations_per_prompt=1))
-    (row,) = results["table"]
+    results = comparison.compare(tiny("default", "selected-public", changes=changes, continuations_per_prompt=1))
+    row, chosen = sorted(results["table"], key=lambda each: each["method"])
     assert row["method"] == "default" and "gap_closed_accuracy" not in row
+    # Public texts that the same run chose, as they are.
+    assert chosen["method"] == "selected-public" and chosen["copies_of_public"]["mean"] == 1
     cache = tmp_path / "out" / "cache"
     (found, *_) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
     assert set(found["value"]) - {"tokens"} == {"text", "round", "votes", "preference", "rounds", "epsilon"}
     assert found["value"]["epsilon"] <= 1.29
     assert set(found["inputs"]) == {"data", "method", "config", "public", "embedding_model"}
     assert [set(each) for each in found["value"]["rounds"]] == [{"candidates", "survivors", "lift"}] * 2
+    assert len(list(cache.glob("run-*"))) == 2, "a run of the defaults per random seed, and no other"
+    selected = [json.loads(path.read_text())["value"] for path in sorted(cache.glob("selected-*.json"))]
+    assert len(selected) == 2 and all(len(set(each)) == 40 for each in selected) and selected[0] != selected[1]
     texts = json.loads(next(cache.glob("texts-*.json")).read_text())
     named = {"data", "method", "number", "config", "seeds", "expansion_model", "llm_dtype"}
     assert set(texts["inputs"]) == named
     assert len(texts["value"]) == 40
     assert (tmp_path / "out" / "rounds.png").stat().st_size > 10_000
+
+
+def test_public_texts_are_mixed_into_what_a_method_finetunes_on(tiny, monkeypatch):
+    """A fraction of all texts, drawn once for a random seed. Without it nothing changes, nor what is in the cache."""
+    monkeypatch.setitem(METHODS, "toy", Method("toy", "#123456", "texts from a hat", texts=fake_texts))
+
+    def trial(**others):
+        arguments = tiny("toy", **others)
+        return Trial(Experiment("toys", arguments, Models(arguments)), METHODS["toy"], None, 0)
+
+    plain, mixed = trial(), trial(public_fraction=0.5)
+    assert plain.texts_to_train_on() == plain.texts().value == mixed.texts().value
+    texts, public = mixed.texts_to_train_on(), set(mixed.models.public)
+    assert len(texts) == 80 and sum(text in public for text in texts) == 40 and texts == mixed.texts_to_train_on()
+    assert not set(texts[:40]) <= public and not set(texts[40:]) <= public
+    inputs = [each.method.training.inputs(each, LEARNERS["tiny"]) for each in (plain, mixed)]
+    assert inputs[0]["texts"] != inputs[1]["texts"] and set(inputs[0]) == set(inputs[1])
+    with pytest.raises(ValueError, match="`public_fraction`=0.9 needs 360 public texts for 40 others. There are 150"):
+        trial(public_fraction=0.9).texts_to_train_on()
 
 
 def test_the_lift_is_kept_by_all_that_it_depends_on(tiny):

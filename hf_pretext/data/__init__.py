@@ -4,7 +4,7 @@ from .database import read_sql
 from .formats import SUFFIXES
 from .reading import open_dataset, read_dataset, read_texts
 from .repository import read_repository
-from .rows import as_rows, columns_of, draw_rows, first_rows, list_rows, output_features
+from .rows import as_rows, columns_of, draw_rows, each_row, first_rows, list_rows, output_features
 from .texts import draw_texts, list_texts, make_dataset, split_by_client
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "columns_of",
     "draw_rows",
     "draw_texts",
+    "each_row",
     "first_rows",
     "list_rows",
     "list_texts",

@@ -144,7 +144,7 @@ def values_of(dataset: "Dataset", name: str) -> list[Any]:
         MissingColumnError: There is no such column.
     """
     if has_transform(dataset):
-        return gather(_transformed(dataset), [name])[name]
+        return gather(each_of(dataset), [name])[name]
     plain = dataset.with_format(None)
     if name in plain.column_names:
         return list(plain[name])
@@ -159,8 +159,9 @@ def has_transform(dataset: "Dataset") -> bool:
     return bool(dataset.format["type"] == "custom")
 
 
-def _transformed(dataset: "Dataset", batch_size: int = 1000) -> Iterator[dict[str, Any]]:
-    for batch in dataset.iter(batch_size):
+def each_of(dataset: "Dataset", batch_size: int = 1000) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a dataset, of which only a batch is in memory. A transform is applied, a format is not."""
+    for batch in (dataset if has_transform(dataset) else dataset.with_format(None)).iter(batch_size):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from .columns import roots_of
@@ -49,10 +49,27 @@ def rows_of(file: BinaryIO, suffix: str, columns: Sequence[str]) -> Iterator[dic
     if suffix == ".csv":
         yield from _read_csv(text, columns)
         return
-    for row in _read_json(text) if suffix == ".json" else _read_json_lines(text):
-        if not isinstance(row, dict):
-            raise MalformedError('Each record has to be an object with names, such as {"text": "..."}.')
-        yield row
+    # Other line breaks, which `splitlines` knows, may be in texts.
+    yield from map(_as_row, _read_json(text) if suffix == ".json" else _read_json_lines(io.StringIO(text)))
+
+
+def stream_rows(file: BinaryIO, suffix: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read the rows of a `.jsonl` file in UTF-8, or of a `.parquet` file, with only a few of them in memory.
+
+    Raises:
+        MalformedError: The file is not what its suffix says.
+        UnicodeError: It is not in UTF-8.
+    """
+    if suffix == ".parquet":
+        yield from _read_parquet(file, columns)
+    else:
+        yield from map(_as_row, _read_json_lines(io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")))
+
+
+def _as_row(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedError('Each record has to be an object with names, such as {"text": "..."}.')
+    return value
 
 
 def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -81,9 +98,8 @@ def _read_json(text: str) -> list[Any]:
     )
 
 
-def _read_json_lines(text: str) -> Iterator[Any]:
-    # Other line breaks, which `splitlines` knows, may be in texts.
-    for number, line in enumerate(io.StringIO(text), 1):
+def _read_json_lines(lines: Iterable[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         if number == 1 and line.lstrip().startswith("["):

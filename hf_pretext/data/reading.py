@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .columns import MissingColumnError, WantedColumns, gather, roots_of, shown_names
-from .formats import SUFFIXES, MalformedError, rows_of
+from .formats import SUFFIXES, MalformedError, rows_of, stream_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +73,7 @@ def read_dataset(
         return _collect(str(path), [path], wanted)
     if _is_saved(path) or (path / "dataset_dict.json").is_file():
         return _read_saved(path if split is None else path / split, wanted)
-    files = _parquet_files(path)
+    files = parquet_files(path)
     if split is not None:
         files = [each for each in files if split_of(each) == split]
     return _collect(str(path), files, wanted)
@@ -144,7 +144,7 @@ def splits_of(path: Path) -> list[str]:
         return []
     if (path / "dataset_dict.json").is_file():
         return sorted(each.name for each in path.iterdir() if each.is_dir() and _is_saved(each))
-    splits = sorted({split for file in _parquet_files(path) if (split := split_of(file))})
+    splits = sorted({split for file in parquet_files(path) if (split := split_of(file))})
     return splits if len(splits) > 1 else []
 
 
@@ -164,10 +164,30 @@ def _is_saved(path: Path) -> bool:
     return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
 
 
-def _parquet_files(path: Path) -> list[Path]:
+def parquet_files(path: Path) -> list[Path]:
     """List the Parquet files of a folder and its folders. Programs hide what is not data by a first `_` or `.`."""
     files = (each.relative_to(path) for each in path.rglob("*.parquet") if each.is_file())
     return sorted(path / each for each in files if not any(part[0] in "._" for part in each.parts))
+
+
+def stream_files(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `.jsonl` or `.parquet` files, one after another.
+
+    Args:
+        files (`Sequence` of `Path`): The files.
+        columns (`Sequence[str]`): Columns that are wanted. Others may be left out.
+
+    Raises:
+        ValueError: A file is not what its suffix says.
+    """
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                yield from stream_rows(file, path.suffix, columns)
+        except MalformedError as error:
+            raise ValueError(f"{str(path)!r} is not valid {path.suffix}. {error}") from None
+        except ValueError as error:  # Of the decoder of UTF-8, or of Arrow.
+            raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {error}. Is it whole?") from None
 
 
 def split_of(file: PurePosixPath | Path) -> str | None:

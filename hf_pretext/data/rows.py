@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from ..cleaning import valid_unicode
 from ..configuration import PrivateEvolutionConfig
 from ..forms import Form, Plain, form_of, mended, read_rows
-from .columns import MissingColumnError, shown_names, value_at, values_of
+from .columns import MissingColumnError, each_of, has_transform, roots_of, shown_names, value_at, values_of
 from .labels import class_labels
-from .texts import draw_texts, list_texts
+from .texts import draw_texts, each_text, list_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -64,22 +64,46 @@ def draw_rows(source: "IterableDataset", form: Form, argument: str, number: int,
         ValueError: The stream lacks a column, or a row is broken. The message has its number.
         TypeError: Some texts are not strings.
     """
-    if isinstance(form, Plain):
-        return draw_texts(source, form.column, argument, number, seed)
+    column = form.column if isinstance(form, Plain) else ""
+    return draw_texts(each_row(source, form, argument), column, argument, number, seed)
 
-    def texts() -> Iterator[str]:
-        for index, row in enumerate(source):
+
+def each_row(source: "Dataset | IterableDataset | Iterable[Any]", form: Form, argument: str) -> Iterator[str]:
+    """Yield public rows as texts, one after another. No more of them are in memory than a batch of a dataset.
+
+    Args:
+        source (`datasets.Dataset`, `datasets.IterableDataset` or `Iterable`): Rows, or texts.
+        form (`Form`): What a row is.
+        argument (`str`): What errors call `source`.
+
+    Raises:
+        ValueError: Rows lack a column, or a row is broken. The message has its number.
+        TypeError: Some texts are not strings, or `source` is one string.
+    """
+    from datasets import Dataset
+
+    if isinstance(source, str | Mapping):
+        raise TypeError(f"`{argument}` of type {type(source).__name__} must be a dataset, or texts one after another.")
+    if isinstance(source, Dataset):
+        names = [] if has_transform(source) else roots_of(form.source, source.column_names)
+        source = each_of(source.select_columns(names) if names else source)
+    if isinstance(form, Plain):
+        yield from each_text(source, form.column, argument)
+        return
+    for index, row in enumerate(source):
+        if isinstance(row, Mapping):
             try:
                 values = tuple(value_at(row, name) for name in form.source)
             except MissingColumnError as error:
                 raise ValueError(f"`{argument}` has no column {error.name!r} in row {index}.") from None
-            text = "" if form.problem(values) else valid_unicode(form.read(values))
-            whole = mended(form, text)
-            if form.problem(values) or (text.strip() and not whole):
-                raise ValueError(f"`{argument}` has a row that is not a whole {form.name}: row {index}.")
-            yield whole
-
-    return draw_texts(texts(), "", argument, number, seed)
+            is_broken = form.problem(values) is not None
+            text = "" if is_broken else valid_unicode(form.read(values))
+        else:
+            (text,), is_broken = list_texts([row], "", argument), False
+        whole = mended(form, text)
+        if is_broken or (text.strip() and not whole):
+            raise ValueError(f"`{argument}` has a row that is not a whole {form.name}: row {index}.")
+        yield whole
 
 
 def first_rows(

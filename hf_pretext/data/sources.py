@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..forms import Form, Plain
 from .database import read_sql
 from .formats import SUFFIXES
-from .reading import read_dataset
+from .reading import parquet_files, read_dataset, splits_of, stream_files
 from .repository import read_repository
 
 if TYPE_CHECKING:
@@ -94,6 +96,32 @@ def read_public(
         raise FileNotFoundError(
             f"{source!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
         ) from error
+
+
+def stream_public(
+    source: str, form: Form, *, split: str | None = None
+) -> "Dataset | IterableDataset | Iterator[dict[str, Any]]":
+    """Stream public rows from a repository of the Hub or a local file, so that memory does not grow with their number.
+
+    A `.jsonl` or `.parquet` file is read row by row, and so is a folder of `.parquet` files. A folder of
+    `save_to_disk` stays on the disk. Files of other types are read into memory.
+
+    Args:
+        source (`str`): A local file or folder, or a repository of the Hub.
+        form (`Form`): What a row is.
+        split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        ValueError: It cannot be read, or is not public.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix in (".jsonl", ".parquet") and split is None:
+        return stream_files([path], form.source)
+    if path.is_dir() and not splits_of(path) and split is None and (files := parquet_files(path)):
+        return stream_files(files, form.source)
+    columns = (form.column, ()) if isinstance(form, Plain) else (None, form.source)
+    return read_public(source, columns[0], other_columns=columns[1], split=split)
 
 
 def is_database(source: str) -> bool:

@@ -1,6 +1,6 @@
 """Lists of texts and small datasets, in memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,10 @@ def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str,
     """
     if isinstance(source, str):
         raise TypeError(f"`{argument}` is one string. Give a list of texts or a dataset.")
-    return list(_each_text(source, column, argument))
+    return list(each_text(source, column, argument))
 
 
-def draw_texts(source: "IterableDataset", column: str, argument: str, number: int, seed: int) -> list[str]:
+def draw_texts(source: Iterable[Any], column: str, argument: str, number: int, seed: int) -> list[str]:
     """Draw different texts of a stream at random, and keep no others in memory.
 
     Each text has a rank, a hash of it under a key of the seed, and those of the smallest ranks are drawn. So each set
@@ -40,7 +40,7 @@ def draw_texts(source: "IterableDataset", column: str, argument: str, number: in
     there once, and the draw does not depend on the order of the stream. Blank texts are left out.
 
     Args:
-        source (`datasets.IterableDataset`): The texts. All of them are read once.
+        source (`Iterable`): Texts, or rows, such as of an `IterableDataset`. All of them are read once.
         column (`str`): Column of texts, or path into nested fields.
         argument (`str`): What errors call `source`.
         number (`int`): Most texts that are drawn.
@@ -56,7 +56,7 @@ def draw_texts(source: "IterableDataset", column: str, argument: str, number: in
     key = seed.to_bytes(16, "big")
     drawn: dict[int, str] = {}
     largest: list[int] = []  # The ranks of `drawn`, negative, so that the largest comes first.
-    for text in _each_text(source, column, argument):
+    for text in each_text(source, column, argument):
         rank = int.from_bytes(blake2b(text.encode(), digest_size=16, key=key).digest(), "big")
         if not text.strip() or rank in drawn or (len(drawn) == number and rank > -largest[0]):
             continue
@@ -67,7 +67,13 @@ def draw_texts(source: "IterableDataset", column: str, argument: str, number: in
     return [drawn[rank] for rank in sorted(drawn)]
 
 
-def _each_text(source: Any, column: str, argument: str) -> Iterator[str]:
+def each_text(source: Iterable[Any], column: str, argument: str) -> Iterator[str]:
+    """Yield public texts, or those in a column of rows. A lone surrogate in them becomes a question mark.
+
+    Raises:
+        ValueError: The rows have no such column.
+        TypeError: Some texts are not strings.
+    """
     for text in _values(source, column, argument):
         if not isinstance(text, str):
             raise TypeError(f"`{argument}` must hold strings only, but some are of type {type(text).__name__}.")
@@ -81,10 +87,10 @@ def _values(source: Any, column: str, argument: str) -> Iterator[Any]:
     try:
         if isinstance(source, Dataset):
             yield from values_of(source, column)
-        elif isinstance(source, IterableDataset):
-            yield from (value_at(row, column) for row in source)
         else:
-            yield from source
+            for row in source:
+                names = names or (list(row) if isinstance(row, Mapping) else None)
+                yield value_at(row, column) if isinstance(row, Mapping) else row
     except MissingColumnError:
         names = names or []
         raise ValueError(f"`{argument}` has no column {column!r} of texts, but {shown_names(names)}.") from None

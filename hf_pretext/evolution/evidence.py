@@ -81,13 +81,26 @@ class VotesReading:
         """Compute expected votes over average votes. See `Reading`."""
         expected = self.smoothed.predict(embeddings)
         usual = self.smoothed.votes if among is None else expected if among is embeddings else self._predict(among)
-        average = float(np.maximum(usual, 0).mean())
-        if average == 0:  # No text is expected to get any vote, so this round compares nothing.
-            return np.ones(len(embeddings))
-        return np.clip(expected / average, 1 / MAX_CHANGE, MAX_CHANGE)
+        return ratios_of(expected, _average(usual))
+
+    @property
+    def average(self) -> float:
+        """Votes of an average candidate, relative to which ratios are by default."""
+        return _average(self.smoothed.votes)
 
     def _predict(self, embeddings: np.ndarray) -> np.ndarray:
         return self.smoothed.predict(embeddings)
+
+
+def _average(votes: np.ndarray) -> float:
+    return float(np.maximum(votes, 0).mean())
+
+
+def ratios_of(expected: np.ndarray, average: float) -> np.ndarray:
+    """Compute expected votes over average ones, within the bounds of what one round may change (`MAX_CHANGE`)."""
+    if average == 0:  # No text is expected to get any vote, so this round compares nothing.
+        return np.ones(len(expected))
+    return np.clip(expected / average, 1 / MAX_CHANGE, MAX_CHANGE)
 
 
 class TiltReading:
@@ -133,6 +146,30 @@ class TiltReading:
         return self._strength * self._scores
 
 
+class MeanReading(TiltReading):
+    """What a mean embedding says: prefer texts exponentially along it, the smallest change that has such a mean.
+
+    Args:
+        direction (`np.ndarray` of shape `(d,)`): Where the mean of the clients is, relative to a public mean.
+        center (`np.ndarray` of shape `(d,)`): The public mean.
+        embed (`Callable`): Computes unit embeddings of public texts. See `TiltReading`.
+    """
+
+    def __init__(self, direction: np.ndarray, center: np.ndarray, embed: Callable[[], np.ndarray]) -> None:
+        super().__init__(lambda points: (points - center) @ direction, embed, EFFECTIVE_FRACTION)
+        self._direction = direction
+
+    @property
+    def slope(self) -> np.ndarray:
+        """How the logarithm of the ratio grows along each dimension, shape `(d,)`."""
+        return self._strength * self._direction
+
+    @property
+    def offset(self) -> float:
+        """Logarithm of the ratio of a text whose embedding is zero."""
+        return float(self.log_ratios(np.zeros((1, len(self._direction))))[0])
+
+
 class SeedsReading:
     """What the ratios of seeds say about other texts: their neighbors among the seeds decide.
 
@@ -168,6 +205,11 @@ class Evidence:
     def __bool__(self) -> bool:
         """Whether anything is known."""
         return bool(self._readings)
+
+    @property
+    def readings(self) -> list[Reading]:
+        """What is known so far, in the order in which it was released."""
+        return list(self._readings)
 
     def add(self, reading: Reading) -> None:
         """Take in what another release says."""

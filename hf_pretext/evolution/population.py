@@ -18,8 +18,9 @@ from ..configuration import PrivateEvolutionConfig
 from ..privacy.plan import LABELED_MEAN, LABELED_TOKEN_COUNTS, MEAN_EMBEDDING, TOKEN_COUNTS
 from ..processes import broadcast
 from .candidates import Candidates
-from .evidence import EFFECTIVE_FRACTION, Interprets, Reading, TiltReading, VotesReading
+from .evidence import Interprets, MeanReading, Reading, TiltReading, VotesReading
 from .first_question import FirstQuestion
+from .kept_evidence import RunEvidence
 from .label_scores import is_scores, tilt_direction
 from .parts import Part, Reserve, is_texts, is_texts_of, is_weights, joined, parts_of
 from .public_texts import public_texts_of_parts
@@ -226,6 +227,13 @@ class Population:
             return [float(config.label_shares[name]) for name in config.labels]
         return shares_of(np.array(self._totals)).tolist()
 
+    @property
+    def evidence(self) -> RunEvidence | None:
+        """What all releases say together of any text. None if some label has none."""
+        if not all(part.evidence for part in self._parts):
+            return None
+        return RunEvidence.of([part.evidence.readings for part in self._parts], self.shares or [1.0])
+
     def _preferences(self, seeds: Seeds) -> list[float]:
         """Compute how many times as many texts like each seed the evidence asks for."""
 
@@ -297,16 +305,12 @@ class Population:
             )
 
     def _read_mean(self, answer: np.ndarray) -> None:
-        """Prefer texts exponentially along the mean, the smallest change of public text that has such a mean."""
-
-        def score(direction: np.ndarray, points: np.ndarray) -> np.ndarray:
-            return (points - self._mean_question.center[0] / EMBEDDING_UNITS) @ direction
-
+        center = self._mean_question.center[0] / EMBEDDING_UNITS
         for part, direction in zip(self._parts, answer.reshape(len(self._parts), -1), strict=True):
             if self._config.labels:
                 noise_std = self._run.noise_std(LABELED_MEAN.name)
                 direction = broadcast(tilt_direction(direction, noise_std, self._source_embeddings))
-            reading = TiltReading(partial(score, direction), lambda: self._source_embeddings, EFFECTIVE_FRACTION)
+            reading = MeanReading(direction, center, lambda: self._source_embeddings)
             part.evidence.add(reading)
             if self._config.labels:
                 self._tilts.append(reading)

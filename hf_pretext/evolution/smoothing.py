@@ -1,6 +1,5 @@
 """Smoothing of a noisy histogram: Gaussian process regression over the embeddings of the candidates."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,27 @@ LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Length scales that `smooth_votes` chooses among, in units of one minus the cosine of two embeddings."""
 
 
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """The votes that candidates would have got, as a function of their embeddings: a mean plus a sum of kernels.
+
+    Args:
+        landmarks (`np.ndarray` of shape `(k, d)`): Unit embeddings at which the kernels are.
+        weights (`np.ndarray` of shape `(k,)`): Weights of the kernels, in votes.
+        length (`float`): Length scale of the kernels, in units of one minus the cosine of two embeddings.
+        mean (`float`): Votes of a candidate that is like no landmark.
+    """
+
+    landmarks: np.ndarray
+    weights: np.ndarray
+    length: float
+    mean: float
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Compute the votes of candidates with unit embeddings of shape `(n, d)`, as an array of shape `(n,)`."""
+        return self.mean + nearness(points, self.landmarks, self.length) @ self.weights
+
+
 @dataclass(frozen=True)
 class SmoothedVotes:
     """What a noisy histogram says about the votes, given that similar candidates get similar votes.
@@ -20,13 +40,12 @@ class SmoothedVotes:
     Args:
         votes (`np.ndarray` of shape `(m,)`): Expected votes of each candidate.
         std (`np.ndarray` of shape `(m,)`): Standard deviation that is left in them, at most that of the noise.
-        predict (`Callable`):
-            Maps unit embeddings of shape `(n, d)` to the votes, shape `(n,)`, that candidates there would have got.
+        predict (`Forecast`): The votes that other candidates would have got.
     """
 
     votes: np.ndarray
     std: np.ndarray
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Forecast
 
 
 def smooth_votes(votes: np.ndarray, noise_std: float, embeddings: np.ndarray) -> SmoothedVotes:
@@ -80,10 +99,7 @@ def smooth_votes(votes: np.ndarray, noise_std: float, embeddings: np.ndarray) ->
     variance = inside + alone * noise * np.maximum(1 - (basis**2).sum(axis=1), 0)
     weights = to_coordinates @ (smooth * np.sqrt(spread) / (prior + noise) * coordinates)
 
-    def predict(points: np.ndarray) -> np.ndarray:
-        return mean + nearness(points, landmarks, length) @ weights
-
-    return SmoothedVotes(expected, np.sqrt(variance), predict)
+    return SmoothedVotes(expected, np.sqrt(variance), Forecast(landmarks, weights, length, mean))
 
 
 def nearness(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:

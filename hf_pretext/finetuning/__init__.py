@@ -25,6 +25,7 @@ __getattr__, __dir__ = lazy_names(
         "run_recipe": "recipes",
         "FinetuningArguments": "texts",
         "TrainingTexts": "texts",
+        "load_public_texts": "texts",
         "load_training_texts": "texts",
         "take_over_text_field": "texts",
         "GuaranteeCallback": "training",

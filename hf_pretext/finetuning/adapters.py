@@ -18,11 +18,19 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
         arguments (`FinetuningArguments`): The texts, and what to do with the adapter.
         training (`trl.SFTConfig`): Settings of the training.
         model (`trl.ModelConfig`): The base, its revision and quantization, and the adapter.
+
+    Raises:
+        ValueError: There are public texts, but none of them is to be mixed in.
     """
     from transformers import AutoTokenizer
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
     take_over_text_field(arguments, training)
+    if arguments.public_dataset is not None and not arguments.public_fraction:
+        raise ValueError(
+            f"`public_dataset`={arguments.public_dataset!r} is for mixing, and `public_fraction`=0 mixes nothing in. "
+            "Set the fraction, or leave the dataset out."
+        )
     texts = load_training_texts(arguments, training.seed)
     report = report_of_model_to_be(
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public

@@ -83,7 +83,9 @@ def report_of_model_to_be(
     """Add up what is guaranteed for a model that is about to be finetuned: its base, a first stage, and its texts.
 
     Args:
-        texts (`TrainingTexts`): What it will be trained on.
+        texts (`TrainingTexts`):
+            What it will be trained on. Public texts among them are public by the word of whoever trains, and the card
+            says so. If a report comes with them, such as that of the run that chose them, it counts as well.
         base_model (`str`): Name of the model that is finetuned.
         revision (`str`, *optional*): Its revision.
         first_stage (`TrainingTexts`, *optional*):
@@ -99,10 +101,11 @@ def report_of_model_to_be(
         return None
     reports = [texts.report]
     try:
-        if first_stage is not None and first_stage.report is not None:
-            reports.append(first_stage.report)
-        elif first_stage is not None and first_stage.is_derived:
-            raise UnknownTrainingError("`public_dataset` has rows of a run, but no report covers all of its rows.")
+        for public in (first_stage, texts.public):
+            if public is not None and public.report is not None:
+                reports.append(public.report)
+            elif public is not None and public.is_derived:
+                raise UnknownTrainingError("`public_dataset` has rows of a run, but no report covers all of its rows.")
         reports += _reports_of_base(base_model, revision, base_is_public)
     except UnknownTrainingError as error:
         logger.warning("No guarantee is known for the finetuned model. %s", error)

@@ -1,8 +1,10 @@
 """Reading of synthetic texts to finetune on, with what is guaranteed about them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..artifacts import CONFIG_NAME, PICTURE_NAME, REPORT_NAME
 from ..configuration import PrivateEvolutionConfig
@@ -26,6 +28,14 @@ class FinetuningArguments:
         default=None,
         metadata={"help": "Column of texts. By default what the run that made them says, else `text` or `messages`."},
     )
+    public_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Public texts, like `dataset`. That no client's text is among them is for you to see to."},
+    )
+    public_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Fraction of the texts to train on that are drawn from `public_dataset` and mixed in."},
+    )
     validation_share: float = field(
         default=0.1,
         metadata={"help": "Fraction of the texts that the checkpoint is chosen by."},
@@ -41,18 +51,40 @@ class FinetuningArguments:
 
 
 @dataclass(frozen=True)
+class PublicPart:
+    """Public texts among those of a training. That they are public is the word of whoever trains.
+
+    Args:
+        num_texts (`int`): Their number.
+        name (`str`): What to call them.
+        hub_id (`str`, *optional*): Their repository on the Hub.
+        revision (`str`, *optional*): Its commit.
+        report (`PrivacyReport`, *optional*): What a report says of them, such as of the run that chose them.
+        is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
+    """
+
+    num_texts: int
+    name: str
+    hub_id: str | None
+    revision: str | None
+    report: PrivacyReport | None
+    is_derived: bool
+
+
+@dataclass(frozen=True)
 class TrainingTexts:
     """Synthetic texts, split for training, and what is guaranteed about them.
 
     Args:
-        train (`datasets.Dataset`): Column `text`, or `messages` for conversations.
-        validation (`datasets.Dataset`): The same column, for choosing a checkpoint.
+        train (`datasets.Dataset`): Column `text`, or `messages` for conversations. Public texts may be mixed in.
+        validation (`datasets.Dataset`): The same column, for choosing a checkpoint. All of it is synthetic.
         report (`PrivacyReport`, *optional*): The guarantee, if one is known of every text.
         name (`str`): What to call the texts.
         hub_id (`str`, *optional*): Their repository on the Hub.
         revision (`str`, *optional*): Its commit.
         picture (`Path`, *optional*): The picture of the run that made them.
         is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
+        public (`PublicPart`, *optional*): The public texts in `train`.
     """
 
     train: "Dataset"
@@ -63,6 +95,12 @@ class TrainingTexts:
     revision: str | None = None
     picture: Path | None = None
     is_derived: bool = False
+    public: PublicPart | None = None
+
+    @property
+    def num_synthetic(self) -> int:
+        """Number of synthetic texts to train on."""
+        return len(self.train) - (self.public.num_texts if self.public is not None else 0)
 
 
 def take_over_text_field(arguments: FinetuningArguments, training: Any) -> None:
@@ -94,14 +132,72 @@ def load_training_texts(arguments: FinetuningArguments, seed: int = 0) -> Traini
     Conversations stay lists of turns, which `trl` writes by the model's own chat template. Records become texts by the
     template of the run that made them, which `private_evolution_config.json` beside the data names.
 
+    With `public_fraction`, public texts are mixed in, a fixed fraction of all of those to train on, which is the
+    simplest mixture of [Albalak et al. 2023](https://huggingface.co/papers/2312.02406). They are drawn without
+    replacement. The texts for validation stay synthetic, because the model is to learn those.
+
     Args:
         arguments (`FinetuningArguments`): Where they are.
         seed (`int`, *optional*, defaults to `0`): Seed of the split.
 
     Raises:
         FileNotFoundError: There is no such folder, file or repository.
-        ValueError: There are fewer than two texts, a column is missing, or the fraction is not between 0 and 1.
+        ValueError: There are fewer than two texts, a column is missing, a fraction is not between 0 and 1, or there
+            are fewer public texts than it asks for.
     """
+    _check_fraction(arguments)
+    texts = _load(arguments, seed)
+    if not arguments.public_fraction:
+        return texts
+    return _with_public(texts, arguments, load_public_texts(arguments, seed), seed)
+
+
+def load_public_texts(arguments: FinetuningArguments, seed: int = 0) -> TrainingTexts:
+    """Read the texts of `public_dataset` as those of `dataset` are read, also with what a report says of them."""
+    assert arguments.public_dataset is not None  # The callers have looked.
+    try:
+        return _load(replace(arguments, dataset=arguments.public_dataset, dataset_revision=None), seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`dataset`", "`public_dataset`")) from None
+
+
+def _check_fraction(arguments: FinetuningArguments) -> None:
+    fraction = arguments.public_fraction
+    if not 0 <= fraction < 1:
+        raise ValueError(f"`public_fraction`={fraction} must be at least 0 and below 1: some texts are synthetic.")
+    if fraction and arguments.public_dataset is None:
+        raise ValueError(f"`public_fraction`={fraction} mixes public texts in, so it needs a `public_dataset`.")
+
+
+def _with_public(
+    texts: TrainingTexts, arguments: FinetuningArguments, public: TrainingTexts, seed: int
+) -> TrainingTexts:
+    """Mix public texts into those to train on."""
+    from datasets import Dataset
+
+    fraction, number = arguments.public_fraction, len(texts.train)
+    wanted = max(1, round(number * fraction / (1 - fraction)))
+    (column,) = texts.train.column_names
+    if public.train.column_names != [column]:
+        raise ValueError(
+            f"`public_dataset`={arguments.public_dataset!r} has rows of another kind than `dataset`: its column is "
+            f"{public.train.column_names[0]!r}, and that of the synthetic texts is {column!r}."
+        )
+    there = [*public.train[column], *public.validation[column]]
+    if len(there) < wanted:
+        raise ValueError(
+            f"`public_fraction`={fraction} needs {wanted} public texts for {number} synthetic ones, but "
+            f"`public_dataset`={arguments.public_dataset!r} has {len(there)}. Give more, or lower the fraction."
+        )
+    rng = np.random.default_rng([seed, 1])
+    mixed = [*texts.train[column], *(there[index] for index in rng.permutation(len(there))[:wanted])]
+    rows = Dataset.from_dict({column: [mixed[index] for index in rng.permutation(len(mixed))]})
+    origin = (public.name, public.hub_id, public.revision, public.report, public.is_derived)
+    return replace(texts, train=rows, public=PublicPart(wanted, *origin))
+
+
+def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
+    """Read texts of one dataset."""
     if not 0 < arguments.validation_share < 1:
         raise ValueError(f"`validation_share`={arguments.validation_share} must lie strictly between 0 and 1.")
     name, revision = arguments.dataset, arguments.dataset_revision

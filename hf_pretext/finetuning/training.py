@@ -242,8 +242,9 @@ def training_facts(
         "dataset_on_hub": texts.hub_id,
         "dataset_revision": texts.revision,
         "has_picture": texts.picture is not None,
-        "num_texts": len(texts.train),
+        "num_texts": texts.num_synthetic,
         "num_validation_texts": len(texts.validation),
+        **_public_facts(texts),
         "settings": settings,
         "validation_loss": validation_loss,
         "num_processes": args.world_size,
@@ -251,6 +252,15 @@ def training_facts(
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES if _is_installed(name)),
         "command": _command(),
     }
+
+
+def _public_facts(texts: TrainingTexts) -> dict[str, Any]:
+    """Return what the card says of public texts that were mixed in, if there are any."""
+    public = texts.public
+    if public is None:
+        return {}
+    about = {"name": public.name, "revision": public.revision, "num_texts": public.num_texts}
+    return {"public": {**about, "is_chosen": public.report is not None}}
 
 
 def _write_beside(

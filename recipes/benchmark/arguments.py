@@ -60,6 +60,8 @@ class BenchmarkArguments(Sizes):
         for name, values in numbers.items():
             if any(value < 1 for value in values):
                 raise ValueError(f"`{name}`={getattr(self, name)!r} must be at least 1.")
+        if not 0 <= self.public_fraction < 1:
+            raise ValueError(f"`public_fraction`={self.public_fraction} must be at least 0 and below 1.")
         self._check_sizes()
         if not isinstance(json.loads(self.changes), dict):
             raise ValueError(f"`changes`={self.changes!r} must be a JSON object, such as '{{\"threshold\": 0.5}}'.")

@@ -128,6 +128,12 @@ class Evolution:
             `Result`: Columns `text`, `votes`, `round` and, with smoothing, `preference`, and besides them `rounds`
             (candidates, survivors and lift of each) and `epsilon`.
         """
+        inputs = self.inputs(trial)
+        folder = trial.cache.path("run", inputs)
+        return trial.cache("seeds", inputs, lambda: self._evolve(trial, folder))
+
+    def inputs(self, trial: Trial) -> dict[str, Any]:
+        """Return what the seeds depend on, as JSON."""
         inputs: dict[str, Any] = {
             "data": trial.experiment.version,
             "method": trial.method.name,
@@ -135,17 +141,13 @@ class Evolution:
             "public": trial.models.public_version,
             "embedding_model": trial.arguments.embedding_model,
         }
-        if self.has_masked_lm:
-            inputs["masked_lm"] = Path(trial.models.masked_lm).name
-        folder = trial.cache.path("run", inputs)
-        return trial.cache("seeds", inputs, lambda: self._evolve(trial, folder))
+        return {**inputs, "masked_lm": Path(trial.models.masked_lm).name} if self.has_masked_lm else inputs
 
-    def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
-        experiment, models = trial.experiment, trial.models
-        variation_model = models.masked_lm if self.has_masked_lm else None
-        experiment.remember()
-        generator = PrivateEvolutionGenerator(
-            variation_model,
+    def generator(self, trial: Trial, folder: Path) -> PrivateEvolutionGenerator:
+        """Make the generator of a run in a folder, which resumes the run if it is there."""
+        models = trial.models
+        return PrivateEvolutionGenerator(
+            models.masked_lm if self.has_masked_lm else None,
             models.embedder,
             models.llm,
             config=trial.config,
@@ -153,6 +155,11 @@ class Evolution:
             batch_size=trial.arguments.batch_size,
             run_dir=folder,
         )
+
+    def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
+        experiment, models = trial.experiment, trial.models
+        experiment.remember()
+        generator = self.generator(trial, folder)
         found = generator.evolve(experiment.private, initial_population=models.public)
         noise_std = generator.ledger.plan.entry("votes").mechanism.noise_std
         rounds = []
@@ -219,6 +226,23 @@ def public_texts(trial: Trial) -> Result:
     return Result(_draw(trial, trial.models.public))
 
 
+def selected_public_texts(trial: Trial) -> Result:
+    """Choose public texts by what the releases of the defaults' run say of them, which costs no budget of its own.
+
+    This is distribution matching (Wang et al. 2023, arXiv 2305.12132).
+    """
+    run, evolution = replace(trial, method=METHODS["default"]), Evolution()
+    inputs = evolution.inputs(run)
+
+    def choose() -> list[str]:
+        run.seeds()  # Until its run has ended, no other process works in its folder.
+        generator = evolution.generator(run, trial.cache.path("run", inputs))
+        generator.evolve(trial.experiment.private, initial_population=trial.models.public)
+        return list(generator.select(trial.models.public, trial.number)["text"])
+
+    return trial.cache("selected", {**inputs, "number": trial.number}, choose)
+
+
 def private_texts(trial: Trial) -> Result:
     """Draw private texts, without privacy."""
     return Result(_draw(trial, trial.experiment.private_texts))
@@ -274,6 +298,14 @@ METHODS = {
             seeds=Evolution(),
             config=default_config,
             has_rounds=True,
+            spends_budget=True,
+        ),
+        Method(
+            "selected-public",
+            "#7F3C8D",
+            "public texts that the default settings' run chooses",
+            texts=selected_public_texts,
+            config=default_config,
             spends_budget=True,
         ),
         Method(

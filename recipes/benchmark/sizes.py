@@ -33,6 +33,10 @@ class Sizes:
         default=2, metadata={"help": "Texts of a client for one step of the devices' training."}
     )
     num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
+    public_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Fraction of random public texts among those that every method finetunes on, mixed in."},
+    )
     num_held_out: int = field(default=1200, metadata={"help": "Texts to score the small model on."})
     num_held_out_llm: int = field(default=300, metadata={"help": "The same for the LLM, which is slower."})
     max_length: int = field(default=48, metadata={"help": "Longest candidate, in tokens."})

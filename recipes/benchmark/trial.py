@@ -50,19 +50,19 @@ class NoTraining:
 
 
 class Finetuning(NoTraining):
-    """Finetuning on the method's texts."""
+    """Finetuning on the method's texts, and on public ones that are mixed in if the arguments say so."""
 
     def inputs(self, trial: "Trial", learner: Learner) -> dict[str, Any]:
         """Return the texts and the settings of the learner. See `Training`."""
         settings = learner.settings(trial.arguments)
-        texts = fingerprint(trial.texts().value)
+        texts = fingerprint(trial.texts_to_train_on())
         return {"texts": texts, "epochs": settings.epochs, "rate": settings.rate, "seed": trial.seed}
 
     def train(self, trial: "Trial", learner: Learner) -> tuple[Any, Any]:
         """Finetune the learner. See `Training`."""
         settings = learner.settings(trial.arguments)
         model, tokenizer = trial.models.to_finetune(learner, trial.seed)
-        return finetune(model, tokenizer, trial.texts().value, settings.rate, settings.epochs), tokenizer
+        return finetune(model, tokenizer, trial.texts_to_train_on(), settings.rate, settings.epochs), tokenizer
 
 
 def shared_settings(arguments: Sizes, seed: int) -> dict[str, Any]:
@@ -188,6 +188,25 @@ class Trial:
             return Result([])
         made = self.method.texts(self)
         return Result(made.value[: self.num_texts], made.seconds)
+
+    def texts_to_train_on(self) -> list[str]:
+        """Return the texts of `texts`, with random public ones mixed in (`public_fraction` of the arguments).
+
+        Raises:
+            ValueError: There are not that many public texts.
+        """
+        own, fraction = self.texts().value, self.arguments.public_fraction
+        if not fraction or not own:
+            return own
+        public, number = self.models.public, round(len(own) * fraction / (1 - fraction))
+        if number > len(public):
+            raise ValueError(
+                f"`public_fraction`={fraction} needs {number} public texts for {len(own)} others. There are "
+                f"{len(public)}."
+            )
+        rng = np.random.default_rng([self.seed, 2])
+        mixed = [*own, *(public[index] for index in rng.permutation(len(public))[:number])]
+        return [mixed[index] for index in rng.permutation(len(mixed))]
 
     def may_be_shown(self) -> bool:
         """Return whether a few of the texts may be read: none of them is private, or written without privacy."""
