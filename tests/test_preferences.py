@@ -123,21 +123,24 @@ def engine():
 
 
 def answer_of(engine, favored, text):
-    """What clients said about the tokens of a text: they use those of some word ten times as often as the others."""
+    """What clients said about the tokens of a text: they use those of some words ten times as often as the others."""
     reader = engine.token_reader()
-    tokens = np.array(sorted(set(reader(text))))
+    tokens = np.array(sorted(set(reader(text)) - set(reader(""))))
     counts = np.where(np.isin(tokens, reader(favored)), 1000.0, 100.0)
     return TokenAnswer(tokens, np.ones(len(tokens)), counts[None], 1.0, 100, reader.fingerprint)
 
 
 def test_tokens_that_clients_use_make_a_text_better(engine):
     texts = ["garden bank garden", "bank card bank", "card ticket bank ticket", "garden card"]
-    answer = answer_of(engine, "garden garden", " ".join([*texts, *texts]))
-    scores = token_scores(engine, answer, 0, texts)
-    assert scores[0] > scores[3] > max(scores[1:3])
-    # A text of average tokens is as good as another, however long it is.
-    twice = token_scores(engine, answer, 0, ["bank", "bank " * 20])
-    assert twice == pytest.approx([0, 0], abs=0.3)
+    scores = token_scores(engine, answer_of(engine, "garden garden", " ".join([*texts, *texts])), 0, texts)
+    assert min(scores[0], scores[3]) > max(scores[1:3])
+
+
+def test_neither_long_nor_short_texts_have_better_tokens_by_their_length(engine):
+    texts = [*random_texts(150, 1, 3, 5), *random_texts(150, 2, 24, 28)]
+    answer = answer_of(engine, "garden bank card door loud", " ".join(texts))
+    short, long = np.split(token_scores(engine, answer, 0, texts), 2)
+    assert abs(short.mean() - long.mean()) < long.std() and 2 / 3 < short.std() / long.std() < 3 / 2
 
 
 def test_tokens_alone_are_evidence_and_those_of_another_model_are_not(engine):
