@@ -219,7 +219,7 @@ def last_trainer(
         `trl.DPOTrainer`: Its `train_dataset` and `eval_dataset` are the pairs of the last round.
 
     Raises:
-        ValueError: There are too few pairs.
+        ValueError: There are too few pairs, or they are longer than `training.max_length`.
     """
     import copy
 
@@ -246,9 +246,22 @@ def last_trainer(
         )
         # A copy of the adapter as it is now. Without it, the reference is the base model, in every round.
         adapted.delete_adapter("ref")
+        _check_lengths(trainer.train_dataset, len(pairs["train"]), training.max_length)
         if number < num_rounds:
             trainer.train()
     return trainer
+
+
+def _check_lengths(tokens: "Dataset", num_pairs: int, max_length: int | None) -> None:
+    """Refuse pairs that a trainer would cut or drop: without its end, a text is not the one that was ranked."""
+    longest = max(
+        (len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in tokens), default=0
+    )
+    if max_length is not None and (longest > max_length or len(tokens) < num_pairs):
+        raise ValueError(
+            f"`max_length`={max_length} is less than the tokens of some prompts with a text after them, which would "
+            "be cut. Leave it open with `max_length`=None (`null` in YAML), or show fewer seeds in a prompt."
+        )
 
 
 def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model: "ModelConfig") -> None:

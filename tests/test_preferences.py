@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig
-from test_recipes import finetune, load_script
+from test_processes import torchrun
+from test_recipes import RECIPES, finetune, load_script
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, ModelConfig
 
@@ -215,6 +217,15 @@ def test_rounds_write_with_what_was_learned_and_compare_with_the_base(engine, tm
     assert not margins or margins[-1] > 0
 
 
+@pytest.mark.parametrize("max_length", [8, 16])
+def test_pairs_that_would_be_cut_are_refused_before_training(engine, tmp_path, max_length):
+    model, tokenizer = make_llama()
+    training = DPOConfig(output_dir=str(tmp_path), **{**SETTINGS, "max_length": max_length})
+    lora = LoraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match=f"`max_length`={max_length} is less than"):
+        last_trainer(RandomPairs(engine), model, tokenizer, lora, training, 1)
+
+
 @pytest.fixture
 def place(tmp_path, models_folder):
     (tmp_path / "llm").symlink_to(models_folder / "expansion_model")
@@ -374,6 +385,18 @@ def test_an_adapter_for_another_base_is_refused_by_name(place, private, public, 
         path.write_text(json.dumps({**values, "base_model_name_or_path": str(place / name)}))
         with pytest.raises(OSError, match=rf"was made for another model than .*{name}.*`base_model_name_or_path`"):
             PrivateEvolutionGenerator.from_pretrained(place / "run", expansion_model=str(place / "out"))
+
+
+@pytest.mark.slow
+def test_two_processes_write_and_train_together(place, private, public, with_tokens):
+    own = run_of(place, "run", private, public, with_tokens).privacy_report
+    settings = {**SETTINGS, "run": str(place / "run"), "model_name_or_path": str(place / "llm"), "max_steps": 2}
+    settings |= {"output_dir": str(place / "out"), "num_prompts": 24, "num_rounds": 2, "dtype": "float32"}
+    (place / "prefer.yaml").write_text(yaml.safe_dump({**settings, "lora_target_modules": ["q_proj", "v_proj"]}))
+    done = torchrun(RECIPES / "prefer.py", "--config", place / "prefer.yaml")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((place / "out" / "training.json").read_text())["num_processes"] == 2
+    assert report_of_model(place / "out").without_names() == own.without_names()
 
 
 def test_prompts_are_those_of_an_expansion(engine, private):
