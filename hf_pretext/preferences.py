@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FEWEST_PAIRS = 16
 """Fewest pairs of a round. An adapter that learned from fewer would know them by heart."""
 
+LEAST_SPREAD = 1e-6
+"""Standard deviation in nats below which figures are equal but for rounding, and say nothing."""
+
 COLUMNS = ("prompt", "chosen", "rejected")
 
 
@@ -166,7 +169,7 @@ class PairWriter:
 def _check_evidence(seeds: SeedTexts, answer: TokenAnswer | None) -> None:
     """Raise a `ValueError` if nothing that the clients answered can rank texts."""
     preference = seeds.preference
-    if seeds.scored is None and (preference is None or np.ptp(preference) == 0) and answer is None:
+    if seeds.scored is None and (preference is None or not np.ptp(preference)) and answer is None:
         raise ValueError(
             "The run says nothing by which texts could be ranked: its seeds have no different values of `preference`, "
             "and it has no token counts. Their releases were lost, or `smooth_votes` and `token_fraction` are off. "
@@ -177,7 +180,7 @@ def _check_evidence(seeds: SeedTexts, answer: TokenAnswer | None) -> None:
 def _standardized(values: np.ndarray) -> np.ndarray:
     """Divide values by their standard deviation. Minus infinity, of a text that is never kept, stays."""
     spread = float(values[np.isfinite(values)].std()) if np.isfinite(values).any() else 0.0
-    return values / spread if spread > 0 else np.where(np.isfinite(values), 0.0, values)
+    return values / spread if spread > LEAST_SPREAD else np.where(np.isfinite(values), 0.0, values)
 
 
 def _pairs(continued: Sequence[Continued], scores: np.ndarray) -> Iterator[dict[str, str]]:

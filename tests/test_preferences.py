@@ -116,7 +116,8 @@ def test_a_text_that_is_never_kept_is_never_chosen():
     continued = [("p", ["a", "b"], "end"), ("q", ["c", "d"], "end")]
     assert [pair["chosen"] for pair in _pairs(continued, scores)] == ["b\nend", "c\nend"]
     assert list(_pairs(continued[:1], np.array([-np.inf, -np.inf]))) == []
-    assert _standardized(np.array([2.0, 2.0])).tolist() == [0, 0], "ties weigh nothing beside other evidence"
+    for ties in ([2.0, 2.0], [2.0, 2.0 + 1e-12]):
+        assert _standardized(np.array(ties)).tolist() == [0, 0], "ties weigh nothing beside other evidence"
 
 
 @pytest.fixture(scope="module")
