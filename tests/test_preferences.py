@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.preferences import PairWriter, PreferenceArguments, _pairs, _standardized, last_trainer
 from hf_pretext.seed_texts import SeedTexts
 from hf_pretext.tilting import token_scores
+from recipes.benchmark.methods import METHODS
+from recipes.benchmark.trial import Trial
+from recipes.benchmark.writer import Preferences
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-3, min_words=1, max_length=64, max_new_tokens=24)
 SETTINGS = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_length": 512}
@@ -227,6 +231,31 @@ def test_pairs_that_would_be_cut_are_refused_before_training(engine, tmp_path, m
         last_trainer(RandomPairs(engine), model, tokenizer, lora, training, 1)
 
 
+def test_the_benchmark_s_writer_learns_and_the_model_of_the_other_rows_stays_as_it_is(embedder):
+    seeds = {"text": random_texts(20, seed=4), "votes": [1.0] * 20, "preference": np.linspace(0.5, 2, 20).tolist()}
+    llm = make_llama()
+    before = {name: weights.clone() for name, weights in llm[0].state_dict().items()}
+    arguments = SimpleNamespace(batch_size=16)
+    models = SimpleNamespace(llm=llm, embed=embedder, arguments=arguments, device=torch.device("cpu"))
+    preferences = Preferences(num_prompts=24, continuations=3, rate=0.01, batch_size=4)
+    model, tokenizer = preferences.train(models, seeds, None, CONFIG)
+    ids = torch.tensor([tokenizer("the bank lost a card")["input_ids"]])
+    with torch.inference_mode():
+        assert not torch.allclose(model(ids).logits, llm[0](ids).logits, atol=1e-3)
+    assert all(torch.equal(weights, before[name]) for name, weights in llm[0].state_dict().items())
+    assert llm[1].pad_token is None and preferences.inputs["writer"]["num_prompts"] == 24
+
+
+def test_a_row_of_the_benchmark_is_the_defaults_but_for_the_writer(monkeypatch):
+    ours, default = METHODS["default-preferred"], METHODS["default"]
+    assert ours.config is default.config and ours.spends_budget
+    asked = []
+    monkeypatch.setitem(METHODS, "default", dataclasses.replace(default, seeds=lambda trial: asked.append(trial)))
+    trial = Trial(None, ours, 1.29, 0)
+    trial.seeds()
+    assert [each.method.name for each in asked] == ["default"], "seeds are found once for both"
+
+
 @pytest.fixture
 def place(tmp_path, models_folder):
     (tmp_path / "llm").symlink_to(models_folder / "expansion_model")
@@ -258,7 +287,8 @@ def with_tokens(config):
 
 def test_a_writer_carries_the_guarantee_of_the_run_and_its_texts_no_larger_one(place, private, public, with_tokens):
     own = run_of(place, "run", private, public, with_tokens).privacy_report
-    prefer(place, "run", num_rounds=2)
+    # Recomputed activations, which is the trainer's default, do not disturb the writing of the second round.
+    prefer(place, "run", num_rounds=2, training={"gradient_checkpointing": True})
     report, card = report_of_model(place / "out"), (place / "out" / "README.md").read_text()
     assert report.without_names() == own.without_names(), "training spends nothing"
     assert own.guarantee in card and "learned to write from pairs of texts of its own" in card
