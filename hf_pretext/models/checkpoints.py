@@ -93,7 +93,9 @@ class Adapter:
             raise ImportError(f"The adapter {str(self.folder)!r} needs PEFT: `pip install peft`.") from None
         try:
             model = PeftModel.from_pretrained(base, str(self.folder))
-        except RuntimeError as error:  # Of torch, for weights of another size.
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise  # Memory that is short is another matter.
             raise ValueError(self._does_not_fit(str(error))) from error
         if model.active_peft_config.is_prompt_learning:
             raise ValueError(

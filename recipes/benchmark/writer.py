@@ -81,7 +81,7 @@ class Preferences:
                 bf16=False,
                 save_strategy="no",
                 logging_steps=5,
-                report_to="none",
+                report_to=[],
                 use_cpu=models.device.type == "cpu",
             )
             size = models.arguments.batch_size
