@@ -1,6 +1,7 @@
 """The cards of datasets and models, rendered from templates."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -205,7 +206,7 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters.update(as_words=_as_words, as_string=_as_string, rounded_up=rounded_up)
+    templates.filters.update(as_words=_as_words, as_string=_as_string, as_argument=_as_argument, rounded_up=rounded_up)
     return valid_unicode(
         templates.get_template(template).render(
             picture=PICTURE_NAME, evaluation_picture=EVALUATION_PICTURE_NAME, paper=PAPER, **values
@@ -221,6 +222,11 @@ def _as_words(value: object, markup: str = MARKUP) -> str:
 def _as_string(value: object) -> str:
     """Show a name as a string literal of Python."""
     return json.dumps(one_line(str(value)), ensure_ascii=False)
+
+
+def _as_argument(value: object) -> str:
+    """Show a name as an argument of a shell."""
+    return shlex.quote(one_line(str(value)))
 
 
 def _as_quote(text: str, max_characters: int = 300) -> str:

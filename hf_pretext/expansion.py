@@ -76,6 +76,20 @@ class _Draft(NamedTuple):
     with_lines: list[bool]
 
 
+class Continued(NamedTuple):
+    """A prompt, with several texts that the language model wrote after it.
+
+    Args:
+        prompt (`str`): The prompt, up to the heading of the new text.
+        texts (`list` of `str`): The texts as an expansion keeps them: usable, different, and none of them a seed.
+        end (`str`): What follows a text in the list, which is the next heading.
+    """
+
+    prompt: str
+    texts: list[str]
+    end: str
+
+
 class Expander:
     """Writes new texts from seeds with the paper's prompt (Algorithm 1, `Expand`).
 
@@ -170,13 +184,8 @@ class Expander:
         Raises:
             RuntimeError: The model does not write enough usable texts.
         """
-        weights = seeds.weights if self._config.weight_seeds else None
-        chances = np.ones(len(seeds.texts)) if weights is None or not weights.any() else weights
-        # Once and not in each prompt that shows it: a seed may be very long.
-        examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
-        number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
+        shown = self._shown(seeds, label)
         judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
-        shown = _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
             number = num_written(num_samples)
@@ -189,6 +198,38 @@ class Expander:
 
         taken = seeds.texts if known is None else known
         return collect_texts(num_samples, propose, "Expanding", known=taken, hint=CONTINUE_HINT)
+
+    def continue_prompts(
+        self, seeds: SeedTexts, num_prompts: int, continuations: int, label: int = 0, round_number: int = 1
+    ) -> list[Continued]:
+        """Write several texts after each of some prompts like those of `expand`, to compare them with each other.
+
+        The model writes as it does by itself, without a tilt of its tokens.
+
+        Args:
+            seeds (`SeedTexts`): Texts to imitate. Each prompt shows a random few of them.
+            num_prompts (`int`): Number of prompts.
+            continuations (`int`): Times that each is continued. Some of the texts may not be usable.
+            label (`int`, *optional*, defaults to `0`): Number of the label.
+            round_number (`int`, *optional*, defaults to `1`): Another number gives other prompts.
+        """
+        shown = self._shown(seeds, label)
+        rng = np.random.default_rng(
+            [self._config.seed, *self._number_of(label), round_number, num_prompts, shown.number]
+        )
+        drafts = [self._draft(shown, rng) for _ in range(num_prompts)]
+        asked = [draft.prompt for draft in drafts for _ in range(continuations)]
+        end, known = self._list.stop(shown.number + 2), set(seeds.texts)
+        seed = int(rng.integers(2**32))
+        with progress_label("Writing texts to compare"):
+            written = self._engine.complete(asked, max_new_tokens=self._config.max_new_tokens, seed=seed, stop=end)
+        found = []
+        for index, draft in enumerate(drafts):
+            own = written[index * continuations : (index + 1) * continuations]
+            texts = [text for each in own for text in self._usable(draft.beginning + each, 1, draft.with_lines[0])]
+            different = [text for text in dict.fromkeys(texts) if text not in known]
+            found.append(Continued(draft.prompt.removesuffix(draft.beginning), different, end))
+        return found
 
     def write_population(self, truncate: Callable[[str], str], label: int = 0) -> list[str]:
         """Write the initial population of a label from `config.domain`, without any private access.
@@ -234,11 +275,22 @@ class Expander:
         With a mean for each label, a text is as good as it fits its own label better than the others. Otherwise the
         preferences of the seeds near it decide.
         """
-        if self._config.best_of == 1:
-            return None
+        return None if self._config.best_of == 1 else self.evidence(seeds, label)
+
+    def evidence(self, seeds: SeedTexts, label: int = 0) -> Judge | None:
+        """Return what the votes and means say of any text (see `judge`). None if nothing is known of the seeds."""
         if seeds.scored is not None:
             return self._fit_label(seeds.scored, label)
         return None if seeds.preference is None else self._prefer(seeds.texts, seeds.preference)
+
+    def _shown(self, seeds: SeedTexts, label: int) -> _Shown:
+        """Prepare what the prompts of a label show."""
+        weights = seeds.weights if self._config.weight_seeds else None
+        chances = np.ones(len(seeds.texts)) if weights is None or not weights.any() else weights
+        # Once and not in each prompt that shows it: a seed may be very long.
+        examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
+        number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
+        return _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
 
     def _prefer(self, seeds: Sequence[str], preference: np.ndarray) -> Judge:
         """Judge texts by the evidence for the seeds near them."""
@@ -360,11 +412,15 @@ class Expander:
         else:
             continuations = self._engine.complete(prompts, max_new_tokens=length, seed=seed, stop=stop)
         for beginning, continuation, may_have_lines in zip(beginnings, continuations, with_lines, strict=True):
-            for text in self._list.read(beginning + continuation, config.texts_per_prompt, may_have_lines):
-                short = self._engine.truncate(text, config.max_new_tokens)
-                short = mended(self._form, text if short == text else whole_sentences(short) or short)
-                if is_usable(short, config):
-                    yield short
+            yield from self._usable(beginning + continuation, config.texts_per_prompt, may_have_lines)
+
+    def _usable(self, written: str, num_new: int, with_lines: bool) -> Iterator[str]:
+        """Read the texts in what the model wrote after a prompt, as far as they are usable."""
+        for text in self._list.read(written, num_new, with_lines):
+            short = self._engine.truncate(text, self._config.max_new_tokens)
+            short = mended(self._form, text if short == text else whole_sentences(short) or short)
+            if is_usable(short, self._config):
+                yield short
 
     def _with_lines(self, seeds: Sequence[str], rng: np.random.Generator) -> list[bool]:
         """Decide of each continuation of a prompt whether its texts keep line breaks.

@@ -2,7 +2,9 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,12 +61,17 @@ def check_token_question(config: PrivateEvolutionConfig, engine: TextEngine | No
     )
 
 
+def reads_tokens(answer: TokenAnswer, engine: TextEngine | None) -> bool:
+    """Return whether a model has the tokens that an answer is about."""
+    reader = token_reader(engine)
+    return reader is not None and reader.fingerprint == answer.tokenizer
+
+
 def usable_answer(answer: TokenAnswer | None, engine: TextEngine | None) -> TokenAnswer | None:
     """Return an answer if an engine can use it. Another model than it was made for may have other tokens."""
-    reader = token_reader(engine)
     if answer is None:
         return None
-    if reader is None or reader.fingerprint != answer.tokenizer:
+    if not reads_tokens(answer, engine):
         why = "has another tokenizer than the model whose tokens the clients counted"
     elif not isinstance(engine, TakesBias):
         why = "takes no bias of tokens"
@@ -107,11 +114,44 @@ def fit_bias(
         means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
         variances = means / number
         moments = None
-    public = answer.weights ** (1 / WEIGHT_POWER)
-    usual, variances = with_public(means, variances, number, public)
-    tilt = fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
+    tilt = _tilt(answer, label, means, variances, number)
     bias = temperature * (tilt if moments is None else solve_bias(moments, tilt))
     return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
+
+
+def token_scores(engine: TextEngine, answer: TokenAnswer, label: int, texts: Sequence[str]) -> np.ndarray:
+    """Say of texts that a model wrote how much more their tokens are those of the clients than those of the others.
+
+    The tilt that these texts together are short of is added up over the tokens of each, as far as it is above its
+    mean. The sum is divided by the square root of their number, so that length by itself is no advantage.
+
+    Args:
+        engine (`TextEngine`): The model, with the tokens of the answer (see `reads_tokens`).
+        answer (`TokenAnswer`): What the clients said about tokens.
+        label (`int`): Number of the label whose texts they are.
+        texts (`Sequence[str]`): The texts.
+
+    Returns:
+        `np.ndarray` of shape `(len(texts),)`: The same in every process.
+    """
+    reader = token_reader(engine)
+    assert reader is not None  # As `reads_tokens` made sure.
+    tokens = [reader(text) for text in texts]
+    number = max(sum(map(len, tokens)), 1)
+    counted = Counter(chain.from_iterable(tokens))
+    means = np.array([counted[token] for token in answer.tokens.tolist()]) / number
+    fitted = broadcast(_tilt(answer, label, means, means / number, number).tolist())
+    tilt = dict(zip(answer.tokens.tolist(), fitted, strict=True))
+    usual = sum(tilt.get(token, 0.0) * times for token, times in counted.items()) / number
+    sums = [sum(tilt.get(token, 0.0) - usual for token in each) / max(len(each), 1) ** 0.5 for each in tokens]
+    return np.array(sums)
+
+
+def _tilt(answer: TokenAnswer, label: int, means: np.ndarray, variances: np.ndarray, number: float) -> np.ndarray:
+    """Fit the tilt of a model that writes the tokens of an answer with these frequencies, among a number of tokens."""
+    public = answer.weights ** (1 / WEIGHT_POWER)
+    usual, variances = with_public(means, variances, number, public)
+    return fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
 
 
 def is_bias(value: Any) -> bool:

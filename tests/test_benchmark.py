@@ -33,8 +33,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
-    "sizes cache data given honesty votes masked_lm on_device learners experiment trial methods arguments tables "
-    "pictures work comparison selection_experiments token_experiments __main__"
+    "sizes cache data given honesty votes masked_lm on_device learners writer experiment trial methods arguments "
+    "tables pictures work comparison selection_experiments token_experiments __main__"
 ).split()
 FLOOR, CEILING = (method.name for method in floor_and_ceiling())
 PRIVATE = end_of_gap("private").name

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset, concatenate_datasets
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import read_run
@@ -23,6 +23,7 @@ from hf_pretext.finetuning import (
     take_over_text_field,
 )
 from hf_pretext.finetuning.training import _command
+from hf_pretext.preferences import PreferenceArguments
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -41,6 +42,8 @@ def load_script(name):
 def parser_of(folder):
     if folder == "llm":
         return TrlParser((FinetuningArguments, SFTConfig, ModelConfig))
+    if folder == "prefer":
+        return TrlParser((PreferenceArguments, DPOConfig, ModelConfig))
     if folder == "small":
         return TrlParser((load_script("finetune_small").SmallModelArguments, SFTConfig))
     return TrlParser((load_script("evaluate").EvaluationArguments,))
@@ -53,25 +56,27 @@ def configs(*folders):
 
 def test_every_folder_of_configs_is_tested():
     folders = {path.name for path in (RECIPES / "configs").iterdir()}
-    assert folders == {"generate", "llm", "small", "evaluate", "accelerate", "audit", "benchmark"}
+    assert folders == {"generate", "llm", "small", "prefer", "evaluate", "accelerate", "audit", "benchmark"}
 
 
-@configs("llm", "small", "evaluate")
+@configs("llm", "small", "prefer", "evaluate")
 def test_yaml_is_what_the_script_reads(path, tmp_path, monkeypatch):
     # A machine without a GPU cannot be told to compute in bfloat16; everything else is parsed as it stands.
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True, raising=False)
     on_command_line = ["--output_dir", str(tmp_path)]
-    if "dataset" not in yaml.safe_load(path.read_text()):
-        on_command_line += ["--dataset", "me/jobs-dp"]
+    source = "run" if path.parent.name == "prefer" else "dataset"
+    if source not in yaml.safe_load(path.read_text()):
+        on_command_line += [f"--{source}", "me/jobs-dp"]
     if "bf16: true" in path.read_text():
         on_command_line += ["--bf16", "false"]
     parser_of(path.parent.name).parse_args_and_config(["--config", str(path), *on_command_line])
 
 
-@configs("llm", "small", "evaluate")
+@configs("llm", "small", "prefer", "evaluate")
 def test_a_key_nobody_knows_is_an_error(path, tmp_path):
     wrong = tmp_path / "wrong.yaml"
-    settings = yaml.safe_load(path.read_text()) | {"dataset": "x", "lerning_rate": 1}
+    source = "run" if path.parent.name == "prefer" else "dataset"
+    settings = yaml.safe_load(path.read_text()) | {source: "x", "lerning_rate": 1}
     wrong.write_text(
         yaml.safe_dump(
             {key: value for key, value in settings.items() if key != "bf16"}

@@ -8,9 +8,10 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import TrainerCallback
 
@@ -23,7 +24,7 @@ from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
 from .chain import digest_of_weights, origin_of
 from .models import push_model, write_card_of_report
-from .texts import FinetuningArguments, TrainingTexts, public_name
+from .texts import TrainingTexts, public_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "datasets", "torch")
+
+
+class SavesModel(Protocol):
+    """What the arguments of a recipe say about the model that it saves, such as `FinetuningArguments`."""
+
+    license: str | None
+    allow_no_guarantee: bool
 
 
 class GuaranteeCallback(TrainerCallback):
@@ -119,9 +127,7 @@ def _is_continued(resume: str | bool | None, output: str, origin: dict[str, Any]
     return (folder / ORIGIN_NAME).is_file() and read_json(folder / ORIGIN_NAME) == origin
 
 
-def take_over_push(
-    training: Any, report: PrivacyReport | None, arguments: FinetuningArguments
-) -> dict[str, Any] | None:
+def take_over_push(training: Any, report: PrivacyReport | None, arguments: SavesModel) -> dict[str, Any] | None:
     """Take the push over from a trainer, and check before hours of training whether it will be possible.
 
     A trainer would push file by file, with checkpoints and pickled arguments, and write a card of its own.
@@ -129,7 +135,7 @@ def take_over_push(
     Args:
         training (`transformers.TrainingArguments`): Loses `push_to_hub`. Name, token and privacy are read from it.
         report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
-        arguments (`FinetuningArguments`): Say whether it may be pushed without one.
+        arguments (`SavesModel`): Say whether it may be pushed without one.
 
     Returns:
         `dict`: Arguments of `push_model` except the folder, or None if there is nothing to push.
@@ -168,20 +174,22 @@ def check_push(repo_id: str | None, token: str | None) -> dict[str, Any]:
 def train_and_save(
     trainer: Any,
     texts: TrainingTexts,
-    arguments: FinetuningArguments,
+    arguments: SavesModel,
     base_model: str,
     report: PrivacyReport | None,
     push: dict[str, Any] | None = None,
+    preferences: Mapping[str, Any] | None = None,
 ) -> None:
     """Train, save the model with its card, and push it.
 
     Args:
         trainer (`transformers.Trainer`): The trainer, such as TRL's `SFTTrainer`.
         texts (`TrainingTexts`): What it trains on.
-        arguments (`FinetuningArguments`): License of the model.
+        arguments (`SavesModel`): License of the model.
         base_model (`str`): Name of the model that is finetuned.
         report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
         push (`dict`, *optional*): What `take_over_push` returned.
+        preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
     origin = origin_of(texts, base_model, report)
     if not _is_continued(trainer.args.resume_from_checkpoint, trainer.args.output_dir, origin):
@@ -201,6 +209,8 @@ def train_and_save(
         trainer.save_model(str(scratch))
         if is_main_process():
             facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds)
+            if preferences is not None:
+                facts["learns_from_pairs"], facts["settings"] = True, {**preferences, **facts["settings"]}
             _write_beside(Path(scratch), facts, texts, base_model, report)
     if is_main_process():
         print(f"The model and its card are in {output}/.")
@@ -211,7 +221,7 @@ def train_and_save(
 def training_facts(
     trainer: Any,
     texts: TrainingTexts,
-    arguments: FinetuningArguments,
+    arguments: SavesModel,
     base_model: str,
     validation_loss: float,
     seconds: float,

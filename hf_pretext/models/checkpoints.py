@@ -84,19 +84,41 @@ class Adapter:
         """Return a base model with the adapter in its layers, or added to their weights. The base itself is changed.
 
         Raises:
-            ValueError: The adapter does not change layers.
+            ValueError: The adapter does not change layers, or was made for another base model.
         """
         try:
             from peft import PeftModel
+            from peft.utils import get_peft_model_state_dict
         except ImportError:
             raise ImportError(f"The adapter {str(self.folder)!r} needs PEFT: `pip install peft`.") from None
-        model = PeftModel.from_pretrained(base, str(self.folder))
+        try:
+            model = PeftModel.from_pretrained(base, str(self.folder))
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise  # Memory that is short is another matter.
+            raise ValueError(self._does_not_fit(str(error))) from error
         if model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 f"The adapter {str(self.folder)!r} is of the type {model.active_peft_config.peft_type.value}, which "
                 "puts a prompt before each text. Use one that changes layers, such as LoRA."
             )
+        # PEFT leaves layers that the adapter knows nothing of as they are, with a warning.
+        if missing := set(get_peft_model_state_dict(model, save_embedding_layers=False)) - self._names():
+            raise ValueError(self._does_not_fit(f"it has no weights such as {min(missing)!r}"))
         return model.merge_and_unload() if merge else model.get_base_model()
+
+    def _names(self) -> set[str]:
+        from safetensors import safe_open
+
+        with safe_open(self.folder / ADAPTER_WEIGHTS, "pt") as weights:
+            return set(weights.keys())
+
+    def _does_not_fit(self, reason: str) -> str:
+        return (
+            f"The adapter {str(self.folder)!r} was made for another model than {self.base!r}, which its "
+            f"{ADAPTER_CONFIG_NAME} names as its base: {reason[:300]}. Give `base_model_name_or_path` there the model "
+            "that it was trained from."
+        )
 
 
 def base_of(folder: Path) -> str:

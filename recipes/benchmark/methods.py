@@ -7,6 +7,7 @@ method by its name, so a new method is a row in `METHODS`, and a function or two
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.runs.folder import RunFolder
 
 from .cache import Result, fingerprint
@@ -22,6 +24,7 @@ from .on_device import DP_FEDAVG, DP_FTRL, Algorithm, train_on_devices
 from .sizes import Sizes
 from .trial import Method, NoTraining, Trial, shared_settings
 from .votes import lift_of, reading_of, true_votes, weigh
+from .writer import Preferences
 
 NUM_PUBLIC_SEEDS = 1024
 
@@ -188,8 +191,18 @@ def private_seeds(trial: Trial) -> Result:
     return Result({"text": texts, "votes": [1.0] * len(texts)})
 
 
-def expand(trial: Trial) -> Result:
-    """Let the language model write texts like the seeds."""
+def seeds_of_the_defaults(trial: Trial) -> Result:
+    """Take the seeds that the library's default settings find. They are found once for both methods."""
+    return replace(trial, method=METHODS["default"]).seeds()
+
+
+def expand(trial: Trial, preferences: Preferences | None = None) -> Result:
+    """Let the language model write texts like the seeds.
+
+    Args:
+        trial (`Trial`): The trial.
+        preferences (`Preferences`, *optional*): How it learns to write from the clients' answers before that, if so.
+    """
     seeds, number = trial.seeds().value, trial.number
     # The seeds do not depend on what all methods have in common in the expansion.
     config = replace(
@@ -207,15 +220,15 @@ def expand(trial: Trial) -> Result:
         "seeds": fingerprint([shown, seeds["tokens"]] if "tokens" in seeds else shown),
         "expansion_model": trial.arguments.expansion_model,
         "llm_dtype": trial.arguments.llm_dtype,
+        **({} if preferences is None else preferences.inputs),
     }
 
     def write() -> list[str]:
         models, size = trial.models, trial.arguments.batch_size
-        generator = PrivateEvolutionGenerator(None, models.embedder, models.llm, config=config, batch_size=size)
-        if "tokens" in seeds:
-            from hf_pretext.evolution.token_answer import TokenAnswer
-
-            generator.token_answer = TokenAnswer.from_dict(seeds["tokens"])
+        answer = TokenAnswer.from_dict(seeds["tokens"]) if "tokens" in seeds else None
+        llm = models.llm if preferences is None else preferences.train(models, shown, answer, config)
+        generator = PrivateEvolutionGenerator(None, models.embedder, llm, config=config, batch_size=size)
+        generator.token_answer = answer
         return list(generator.expand(Dataset.from_dict(shown), number)["text"])
 
     return trial.cache("texts", inputs, write)
@@ -305,6 +318,15 @@ METHODS = {
             "#7F3C8D",
             "public texts that the default settings' run chooses",
             texts=selected_public_texts,
+            config=default_config,
+            spends_budget=True,
+        ),
+        Method(
+            "default-preferred",
+            "#004D40",
+            "the defaults, written by a model that learned from pairs which the clients' answers rank",
+            texts=partial(expand, preferences=Preferences()),
+            seeds=seeds_of_the_defaults,
             config=default_config,
             spends_budget=True,
         ),
