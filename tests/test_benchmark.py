@@ -32,8 +32,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"
 # From the bottom up: a module imports only from those before it.
 LAYERS = (
-    "sizes cache data given honesty votes masked_lm on_device learners experiment trial methods arguments tables "
-    "pictures work comparison selection_experiments token_experiments __main__"
+    "sizes cache data given honesty votes masked_lm on_device learners experiment trial device_training client_work "
+    "hybrid popri dp_generator methods arguments tables pictures work comparison client_table selection_experiments "
+    "token_experiments __main__"
 ).split()
 FLOOR, CEILING = (method.name for method in floor_and_ceiling())
 PRIVATE = end_of_gap("private").name
@@ -215,7 +216,7 @@ def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypat
     assert rows[CEILING]["gap_closed_cross_entropy"]["mean"] == pytest.approx(1)
     assert rows[PRIVATE]["gap_closed_to_private_cross_entropy"]["mean"] == pytest.approx(1)
     lift = results["lift_round_1"]["toys"]
-    assert set(lift) == {"paper", "first-edition", "default"} and lift["default"]["mean"] > 0
+    assert set(lift) == {"paper", "aug-pe", "first-edition", "default"} and lift["default"]["mean"] > 0
     table = (output / "results.md").read_text()
     assert "| toys | tiny | 1.29 | toy-dp |" in table and "| default / paper |" in table
     assert "| *gap closed: toy-dp, epsilon 1.29* |" in tables.headline(results)
@@ -286,10 +287,9 @@ def test_devices_train_only_the_learners_that_are_named():
 def test_scores_of_devices_are_kept_by_budget_and_algorithm(tiny):
     trial = next(comparison.list_jobs([SimpleNamespace(name="toys", arguments=tiny("dp-ftrl"))], tiny("dp-ftrl")))[0]
     inputs = trial.method.training.inputs(trial, LEARNERS["tiny"])
-    assert inputs == {
-        **{"method": "dp-ftrl", "epsilon": 1.29, "delta": 3e-6, "seed": 0},
-        **{"texts_per_device": 2, "rounds": 4, "clip_norm": 2.0},
-    }
+    algorithms = inputs.pop("algorithms")
+    assert inputs == {"method": "dp-ftrl", "epsilon": 1.29, "delta": 3e-6, "seed": 0, "texts_per_device": 2}
+    assert {"algorithm": "DP-FTRL", "rounds": 4, "clip_norm": 2.0, "local_rate": 100.0} in algorithms
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ def change_of_weights(algorithm, num_rounds, epsilon=1.29, local_rate=0.0):
     model, tokenizer = make_llama()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     clients = [random_texts(3, seed=client) for client in range(NUM_CLIENTS)]
-    algorithm = replace(algorithm, num_rounds=num_rounds, clip_norm=CLIP_NORM)
-    train_on_devices(model, tokenizer, clients, algorithm, epsilon, 3e-6, 0, local_rate)
+    algorithm = replace(algorithm, num_rounds=num_rounds, clip_norm=CLIP_NORM, local_rate=local_rate)
+    train_on_devices(model, tokenizer, clients, algorithm, epsilon, 3e-6, 0)
     return torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
 
 

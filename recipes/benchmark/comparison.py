@@ -75,6 +75,8 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
 
 def load_experiments(arguments: BenchmarkArguments) -> list[Experiment]:
     """Load the texts, and refuse what cannot be used before any model is loaded."""
+    for name in arguments.methods:
+        METHODS[name].check(arguments)
     models = Models(arguments)
     experiments = [Experiment(name, arguments, models) for name in arguments.data]
     for experiment in experiments:

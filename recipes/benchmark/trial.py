@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -81,6 +81,63 @@ def plain_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutio
     return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed))
 
 
+class Work(NamedTuple):
+    """What one client does in one run.
+
+    Args:
+        bytes_up (`int`): What it sends.
+        bytes_down (`int`): What it gets, besides models that it has already.
+        seconds (`float`): How long it computes.
+    """
+
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
+        """Add up two parts of a run."""
+        return Work(*(own + more for own, more in zip(self, other, strict=True)))
+
+
+class Measures(Protocol):
+    """Measures the work of one client."""
+
+    def __call__(self, trial: "Trial", learner: Learner, client: list[str]) -> Work:
+        """Return what a client with these texts does in one run of a method.
+
+        Args:
+            trial (`Trial`): The method, the private set and the budget.
+            learner (`Learner`): The model that is trained in the end.
+            client (`list` of `str`): The client's texts.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ClientSide:
+    """What a method asks of a client.
+
+    Args:
+        data (`str`): Where the private texts are.
+        leaves (`str`): What leaves the client.
+        unit (`str`): What the guarantee protects.
+        measure (`Measures`, *optional*): Measures the work of a client. None if a client does nothing.
+    """
+
+    data: str
+    leaves: str
+    unit: str
+    measure: Measures | None = None
+
+
+def accept(arguments: Sizes) -> None:
+    """Refuse nothing."""
+
+
+MakesConfig = Callable[[Sizes, float, int], PrivateEvolutionConfig]
+"""Makes a configuration from arguments, epsilon and random seed."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of learning from private text.
@@ -102,6 +159,9 @@ class Method:
         gap_end (`str`, *optional*):
             `"floor"` or `"ceiling"` for the methods between which the others close a gap, or `"private"` for the
             true ceiling, the private texts themselves. There is one of each.
+        check (`Callable`, *optional*):
+            Raises a `ValueError` if it cannot run with these arguments, before any model is loaded.
+        client (`ClientSide`, *optional*): What it asks of a client. By default nothing leaves one.
     """
 
     name: str
@@ -110,11 +170,13 @@ class Method:
     training: Training = Finetuning()
     texts: "Callable[[Trial], Result] | None" = None
     seeds: "Callable[[Trial], Result] | None" = None
-    config: Callable[[Sizes, float, int], PrivateEvolutionConfig] = plain_config
+    config: MakesConfig = plain_config
     has_rounds: bool = False
     spends_budget: bool = False
     reads_private: bool = True
     gap_end: Literal["floor", "ceiling", "private"] | None = None
+    check: Callable[[Sizes], None] = accept
+    client: ClientSide = ClientSide("on the clients", "nothing", "-")
 
     @property
     def closes_gap(self) -> bool:
