@@ -216,7 +216,7 @@ def test_a_method_that_is_one_row_runs_through_a_tiny_experiment(tiny, monkeypat
     assert rows[CEILING]["gap_closed_cross_entropy"]["mean"] == pytest.approx(1)
     assert rows[PRIVATE]["gap_closed_to_private_cross_entropy"]["mean"] == pytest.approx(1)
     lift = results["lift_round_1"]["toys"]
-    assert set(lift) == {"paper", "aug-pe", "first-edition", "default"} and lift["default"]["mean"] > 0
+    assert set(lift) == {"paper", "first-edition", "default"} and lift["default"]["mean"] > 0
     table = (output / "results.md").read_text()
     assert "| toys | tiny | 1.29 | toy-dp |" in table and "| default / paper |" in table
     assert "| *gap closed: toy-dp, epsilon 1.29* |" in tables.headline(results)

@@ -10,8 +10,8 @@ noisy sum of the clipped gradients of each step. *Sensitivity*: an example's gra
 Poisson samples of the clients. The noise is a seeded generator's floating-point numbers, for comparison only.
 
 What is scaled down to two cores: SmolLM2-135M instead of an 8B model, four steps on a quarter of the clients each, and
-examples of 64 tokens. Adapters have rank 1 instead of 8, because there are a thousand clients and not a hundred thousand
-texts: fewer weights get less noise.
+examples of 64 tokens. Adapters have rank 1 instead of 8, because there are a thousand clients and not a hundred
+thousand texts: fewer weights get less noise.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def check_opacus(arguments: Sizes) -> None:
     if find_spec("opacus") is None:
         raise ValueError(
             "`methods` holds one that trains with the package opacus, which is not installed. Run `pip install "
-            "'opacus>=1.6,<2'`, or leave that method out."
+            "'hf_pretext[benchmark]'`, or leave that method out."
         )
 
 

@@ -307,7 +307,6 @@ METHODS = {
             texts=expand,
             seeds=Evolution(),
             config=aug_pe_config,
-            has_rounds=True,
             spends_budget=True,
             client=ANSWERS,
         ),
