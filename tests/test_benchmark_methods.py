@@ -17,7 +17,7 @@ from hf_pretext.clients.samples import Samples, quantize_embeddings
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.privacy import PrivacyLedger, calibrate_noise_multiplier
 from hf_pretext.prompts import ListPrompt
-from recipes.benchmark import client_work, comparison, device_training, dp_generator, popri
+from recipes.benchmark import client_work, comparison, device_training, dp_generator, popri, trial
 from recipes.benchmark.arguments import BenchmarkArguments
 from recipes.benchmark.client_table import client_table
 from recipes.benchmark.dp_generator import DPFinetuning, examples_of, finetune_privately, losses_of_examples
@@ -247,11 +247,15 @@ def test_a_step_for_which_no_client_is_drawn_is_noise(plain_steps, monkeypatch):
     assert float(trained(sampling_rate=1e-6, rate=1.0).std()) == pytest.approx(2.0, rel=0.06)
 
 
-def test_a_missing_package_is_named_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(dp_generator, "find_spec", lambda name: None)
+@pytest.mark.parametrize(
+    ("method", "command"),
+    [("dp-generator", "pip install 'hf_pretext.benchmark"), ("dp-ftrl", "--no-deps pfl"), ("hybrid", "--no-deps pfl")],
+)
+def test_a_missing_package_is_named_before_anything_is_loaded(method, command, monkeypatch):
+    monkeypatch.setattr(trial, "find_spec", lambda name: None)
     monkeypatch.setattr(comparison, "Models", None)
-    with pytest.raises(ValueError, match="pip install 'hf_pretext.benchmark"):
-        comparison.load_experiments(BenchmarkArguments(data=["plays"], methods=["dp-generator"]))
+    with pytest.raises(ValueError, match=command):
+        comparison.load_experiments(BenchmarkArguments(data=["plays"], methods=[method]))
 
 
 # Devices, and the hybrid
@@ -277,11 +281,11 @@ def test_a_part_without_a_budget_is_refused(fraction):
 
 
 def test_both_halves_of_the_hybrid_have_their_part():
-    trial = trial_of("hybrid")
+    hybrid = trial_of("hybrid")
     first, second = split_budget(1.29, DELTA, SYNTHETIC_FRACTION)
-    assert trial.config == replace(METHODS["default"].config(trial.arguments, 1.29, 0), epsilon=first)
-    assert trial.method.training.epsilon(trial) == second
-    assert trial_of("dp-ftrl").method.training.epsilon(trial) == 1.29
+    assert hybrid.config == replace(METHODS["default"].config(hybrid.arguments, 1.29, 0), epsilon=first)
+    assert hybrid.method.training.epsilon(hybrid) == second
+    assert trial_of("dp-ftrl").method.training.epsilon(trial_of("dp-ftrl")) == 1.29
 
 
 def test_grids_hold_all_combinations_and_what_was_used_before():

@@ -16,7 +16,6 @@ thousand texts: fewer weights get less noise.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ from hf_pretext.prompts import ListPrompt
 
 from .cache import Result, fingerprint
 from .learners import copy_llm, with_adapters
-from .sizes import Sizes
 from .trial import Trial
 
 IGNORED = -100
@@ -60,15 +58,6 @@ class DPFinetuning:
     rate: float = 1e-3
     rank: int = 1
     max_tokens: int = 64
-
-
-def check_opacus(arguments: Sizes) -> None:
-    """Raise a `ValueError` if `opacus` is not installed."""
-    if find_spec("opacus") is None:
-        raise ValueError(
-            "`methods` holds one that trains with the package opacus, which is not installed. Run `pip install "
-            "'hf_pretext[benchmark]'`, or leave that method out."
-        )
 
 
 def examples_of(

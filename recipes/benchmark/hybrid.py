@@ -1,8 +1,8 @@
 """The hybrid: finetune on synthetic texts with a part of the budget, then train on the devices with the rest.
 
-Production keyboards are trained like this (Wu et al. 2024, arXiv 2404.04360): a model that has learned from synthetic
-text is what devices start from. Both parts ask the same clients. The releases of both are Gaussian, so their budgets
-add up exactly, as `mu^2` (Dong, Roth and Su 2022, arXiv 1905.02383, corollary 3.3).
+In production keyboards, devices start from a model that has learned from synthetic text (Wu et al. 2024, arXiv
+2404.04360, where that text costs no budget). Here both parts ask the same clients. The releases of both are Gaussian,
+so their budgets add up exactly, as `mu^2` (Dong, Roth and Su 2022, arXiv 1905.02383, corollary 3.3).
 """
 
 from dataclasses import dataclass

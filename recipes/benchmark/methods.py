@@ -19,12 +19,12 @@ from hf_pretext.runs.folder import RunFolder
 from .cache import Result, fingerprint
 from .client_work import Answering, Both, evolution_plan, send_texts, train_on_device
 from .device_training import OnDevices
-from .dp_generator import check_opacus, dp_generator_texts
+from .dp_generator import dp_generator_texts
 from .hybrid import FinetuningThenDevices, FirstPart
 from .on_device import DP_FEDAVG, DP_FTRL
 from .popri import CandidateScores, check_popri, popri_config, popri_plan, popri_texts
 from .sizes import Sizes
-from .trial import ClientSide, Method, NoTraining, Trial, shared_settings
+from .trial import ClientSide, Method, Needs, NoTraining, Trial, shared_settings
 from .votes import lift_of, reading_of, true_votes, weigh
 
 NUM_PUBLIC_SEEDS = 1024
@@ -241,6 +241,10 @@ BOTH = replace(
 CENTRAL = ClientSide("in one process", "the texts", "client, all its texts as one example", send_texts)
 NO_PRIVACY = ClientSide("in one process", "the texts", "none, no privacy", send_texts)
 
+# It wants an older dp-accounting than it can do with.
+NEEDS_PFL = Needs("pfl", "pip install --no-deps pfl prv-accountant")
+NEEDS_OPACUS = Needs("opacus", "pip install 'hf_pretext[benchmark]'")
+
 METHODS = {
     method.name: method
     for method in (
@@ -262,10 +266,17 @@ METHODS = {
             "devices train, by DP-FedAvg",
             OnDevices(FEDAVG_GRID),
             spends_budget=True,
+            check=NEEDS_PFL,
             client=CHANGES,
         ),
         Method(
-            "dp-ftrl", "#B8A900", "devices train, by DP-FTRL", OnDevices(FTRL_GRID), spends_budget=True, client=CHANGES
+            "dp-ftrl",
+            "#B8A900",
+            "devices train, by DP-FTRL",
+            OnDevices(FTRL_GRID),
+            spends_budget=True,
+            check=NEEDS_PFL,
+            client=CHANGES,
         ),
         Method(
             "dp-generator",
@@ -275,7 +286,7 @@ METHODS = {
             seeds=random_public_seeds,
             config=first_edition_config,
             spends_budget=True,
-            check=check_opacus,
+            check=NEEDS_OPACUS,
             client=CENTRAL,
         ),
         Method(
@@ -337,6 +348,7 @@ METHODS = {
             "#1B4D3E",
             "texts by half of the budget, then DP-FTRL on the devices by the other half",
             FinetuningThenDevices(FTRL_GRID),
+            check=NEEDS_PFL,
             texts=expand,
             seeds=Evolution(),
             config=FirstPart(default_config),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -132,6 +133,27 @@ class ClientSide:
 
 def accept(arguments: Sizes) -> None:
     """Refuse nothing."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Refuses a method whose package is not installed, before any model is loaded.
+
+    Args:
+        package (`str`): The package, as it is imported.
+        command (`str`): How to install it.
+    """
+
+    package: str
+    command: str
+
+    def __call__(self, arguments: Sizes) -> None:
+        """Raise a `ValueError` if the package is not installed. See `Method`."""
+        if find_spec(self.package) is None:
+            raise ValueError(
+                f"`methods` holds one that needs the package {self.package!r}, which is not installed. Run "
+                f"`{self.command}`, or name other methods."
+            )
 
 
 MakesConfig = Callable[[Sizes, float, int], PrivateEvolutionConfig]
