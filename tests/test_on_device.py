@@ -48,7 +48,7 @@ def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_partly_canc
     assert float(change_of_weights(DP_FTRL, 4).std()) < 0.95 * independent(4)
 
 
-@pytest.mark.parametrize("num_rounds", [2, 4, 6])
+@pytest.mark.parametrize("num_rounds", [2, 4, 6, 8])
 def test_a_client_of_dp_ftrl_has_the_sensitivity_that_is_accounted_for(num_rounds, tmp_path, monkeypatch):
     """A client that participates in one round changes one row of the sums X, so C X moves by the norm of a column."""
     mechanisms = pytest.importorskip("pfl.privacy.ftrl_mechanism")

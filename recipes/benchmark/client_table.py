@@ -17,7 +17,7 @@ from .learners import LEARNERS
 from .methods import METHODS
 from .trial import Trial
 
-HEADER = ("method", "where the texts are", "what leaves a client", "up", "down", "seconds", "unit")
+HEADER = ("method", "where the texts are", "what leaves a client", "up", "down", "CPU seconds", "unit")
 
 
 def client_table(arguments: BenchmarkArguments) -> str:

@@ -1,8 +1,9 @@
 """What each method asks of a client: where its texts are, what leaves it, how many bytes, and how many seconds.
 
 The bytes are those of the arrays, without compression, encryption or the messages of a protocol. A sum that is masked
-by secure aggregation has four bytes per number (`federated`). The seconds are measured, on this machine and with the
-texts of one client, for all that it computes in one run. Models that a client needs are loaded before.
+by secure aggregation has four bytes per number (`federated`). The seconds are those of a processor, so that other work
+on the machine does not count. They are measured here, with the texts of one client, for all that it computes in one
+run. Models that a client needs are loaded before.
 """
 
 import time
@@ -26,7 +27,10 @@ from .on_device import step_of_client
 from .trial import ClientSide, Measures, Trial, Work
 
 BYTES_OF_A_SUM = 4
-"""Bytes of one number of a client's answer, and of a token's number."""
+"""Bytes of one number of a client's answer."""
+
+BYTES_OF_A_TOKEN = 12
+"""Bytes of the number and the weight of a token that clients are asked about."""
 
 BYTES_OF_AN_EMBEDDING = 2
 """Bytes of one number of a candidate's embedding, which is quantized."""
@@ -60,7 +64,8 @@ class Answering:
             up = entry.num_bins * BYTES_OF_A_SUM
             if entry.question in TOKEN_NAMES:
                 reader = TokenizerReader(models.llm[1])
-                down, each = up, seconds_of(lambda reader=reader: [reader(text) for text in client])
+                down = entry.num_bins * BYTES_OF_A_TOKEN
+                each = seconds_of(lambda reader=reader: [reader(text) for text in client])
             else:
                 points = np.random.default_rng(0).normal(size=(entry.num_bins, width))
                 question = self.ask(points / np.linalg.norm(points, axis=1, keepdims=True))
@@ -110,13 +115,13 @@ class Both:
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """Time some work: the median of several times, after one that is not counted."""
+    """Count the seconds of a processor for some work: the median of several times, after one that does not count."""
     work()
     found = []
     for _ in range(TIMES):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        found.append(time.perf_counter() - started)
+        found.append(time.process_time() - started)
     return float(np.median(found))
 
 

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from huggingface_hub.utils import tqdm
 from transformers import set_seed
@@ -82,9 +81,10 @@ def losses_of_examples(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     The loss of transformers is a mean over all tokens of a batch. With it, the length of one client's texts would
     scale the gradients of others before they are clipped.
     """
-    shifted = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], reduction="none")
-    counts = (labels[:, 1:] != IGNORED).sum(dim=1).clamp(min=1)
-    return shifted.sum(dim=1) / counts
+    following = labels[:, 1:]
+    counts = following != IGNORED
+    log_chances = logits[:, :-1].float().log_softmax(-1).gather(2, following.clamp(min=0)[:, :, None]).squeeze(2)
+    return -(log_chances * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
 
 
 def finetune_privately(

@@ -29,8 +29,8 @@ from .votes import lift_of, reading_of, true_votes, weigh
 
 NUM_PUBLIC_SEEDS = 1024
 
-FEDAVG_GRID = DP_FEDAVG.variants(num_rounds=(2, 4), clip_norms=(0.5, 1.0, 2.0), local_rates=(100.0,))
-FTRL_GRID = DP_FTRL.variants(num_rounds=(2, 4, 8), clip_norms=(1.0, 2.0, 4.0), local_rates=(100.0,))
+FEDAVG_GRID = DP_FEDAVG.variants(num_rounds=(2, 4), clip_norms=(0.5, 1.0, 2.0), local_rates=(3.0, 100.0))
+FTRL_GRID = DP_FTRL.variants(num_rounds=(2, 4, 8), clip_norms=(1.0, 2.0, 4.0), local_rates=(3.0, 100.0))
 """What the settings of the devices are chosen among, at each budget."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
+from transformers import set_seed
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients.pool import ClientPool
@@ -245,6 +246,7 @@ class Policy:
         from trl import DPOConfig, DPOTrainer
 
         settings = self._settings
+        set_seed(self._seed + number)
         with tempfile.TemporaryDirectory() as scratch:
             training = DPOConfig(
                 output_dir=scratch,
@@ -261,7 +263,7 @@ class Policy:
                 use_cpu=self._base.device.type == "cpu",
                 save_strategy="no",
                 logging_strategy="no",
-                report_to="none",
+                report_to=[],
                 disable_tqdm=True,
                 seed=self._seed + number,
             )

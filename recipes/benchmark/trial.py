@@ -88,7 +88,7 @@ class Work(NamedTuple):
     Args:
         bytes_up (`int`): What it sends.
         bytes_down (`int`): What it gets, besides models that it has already.
-        seconds (`float`): How long it computes.
+        seconds (`float`): How long it computes, in seconds of a processor.
     """
 
     bytes_up: int
