@@ -9,6 +9,7 @@ run. Models that a client needs are loaded before.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,14 +66,19 @@ class Answering:
             if entry.question in TOKEN_NAMES:
                 reader = TokenizerReader(models.llm[1])
                 down = entry.num_bins * BYTES_OF_A_TOKEN
-                each = seconds_of(lambda reader=reader: [reader(text) for text in client])
+                each = seconds_of(partial(_read, reader, client))
             else:
                 points = np.random.default_rng(0).normal(size=(entry.num_bins, width))
                 question = self.ask(points / np.linalg.norm(points, axis=1, keepdims=True))
                 down = entry.num_bins * width * BYTES_OF_AN_EMBEDDING
-                each = seconds_of(lambda question=question: question.answer(samples))
+                each = seconds_of(partial(question.answer, samples))
             total += Work(entry.count * up, entry.count * down, entry.count * each)
         return total + Work(0, 0, seconds)
+
+
+def _read(reader: TokenizerReader, texts: list[str]) -> None:
+    for text in texts:
+        reader(text)
 
 
 def evolution_plan(trial: Trial) -> Plan:

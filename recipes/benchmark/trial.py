@@ -97,7 +97,8 @@ class Work(NamedTuple):
 
     def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
         """Add up two parts of a run."""
-        return Work(*(own + more for own, more in zip(self, other, strict=True)))
+        up, down = self.bytes_up + other.bytes_up, self.bytes_down + other.bytes_down
+        return Work(up, down, self.seconds + other.seconds)
 
 
 class Measures(Protocol):
