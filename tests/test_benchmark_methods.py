@@ -317,6 +317,12 @@ def test_devices_get_the_settings_that_are_best_on_held_out_text(tiny, monkeypat
     assert len(list((tmp_path / "out" / "cache").glob("tuning-*.json"))) == 6
 
 
+def test_devices_do_not_train_for_every_number_of_texts():
+    arguments = BenchmarkArguments(data=["plays"], methods=["hybrid", "popri", "dp-ftrl"], curve=[64, 128])
+    jobs = list(comparison.list_curve([SimpleNamespace(name="plays", arguments=arguments)], arguments))
+    assert {each.method.name for each, _ in jobs} == {"popri"}
+
+
 # From end to end
 
 

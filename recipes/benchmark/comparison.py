@@ -181,7 +181,7 @@ def list_curve(experiments: Sequence[Experiment], arguments: BenchmarkArguments)
     """Yield what is scored for the curve: more and more texts, with the first random seed and the smallest budget."""
     for experiment in experiments if arguments.curve else []:
         for setting in arguments.settings:
-            for method in [METHODS[name] for name in arguments.methods if METHODS[name].texts is not None]:
+            for method in [METHODS[name] for name in arguments.methods if METHODS[name].has_curve]:
                 epsilon = min(arguments.epsilons) if method.spends_budget else None
                 trial = Trial(experiment, method, epsilon, arguments.seeds[0], max(arguments.curve))
                 # Others have nothing to judge their texts by.

@@ -202,6 +202,11 @@ class Method:
     client: ClientSide = ClientSide("on the clients", "nothing", "-")
 
     @property
+    def has_curve(self) -> bool:
+        """Whether it is scored by its number of texts: it has some, and no devices that train for every number."""
+        return self.texts is not None and not self.training.is_on_device
+
+    @property
     def closes_gap(self) -> bool:
         """Whether tables show which fraction of the gap from floor to ceiling its texts close."""
         return self.spends_budget and self.texts is not None
