@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -355,6 +356,30 @@ def test_methods_run_from_end_to_end(tiny, monkeypatch, tmp_path):  # noqa: F811
     assert set(texts) == set(names) and all(len(each["value"]) == 40 for each in texts.values())
     spent = {each["inputs"]["method"]: each["value"]["epsilon"] for each in map(read, cache.glob("seeds-*.json"))}
     assert spent["aug-pe"] <= 1.29 and spent["hybrid"] <= split_budget(1.29, DELTA, SYNTHETIC_FRACTION)[0]
+
+
+WEIGHTS_OF_DEVICES = 19_712
+"""Of adapters of rank 1 of the small model: for each layer 4 matrices of 256 to 256, and 3 of 256 and 704."""
+
+
+def test_the_page_has_the_bytes_of_today_s_settings():
+    assert WEIGHTS_OF_DEVICES == 4 * (4 * 2 * 256 + 3 * (256 + 704))
+    page = (Path(client_work.__file__).parent / "README.md").read_text()
+    rows = {cells[0]: cells for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 6}
+    found = {}
+    plans = {**dict.fromkeys(("paper", "aug-pe", "first-edition", "default", "hybrid"), client_work.evolution_plan)}
+    for name, make_plan in {**plans, "popri": popri_plan}.items():
+        releases = [client_work.bytes_of(entry, 384) for entry in make_plan(trial_of(name)).releases]
+        found[name] = [sum(each) for each in zip(*releases, strict=True)]
+    for name in ("dp-fedavg", "dp-ftrl", "hybrid"):
+        times = max(each.num_participations for each in METHODS[name].training.algorithms)
+        size = times * WEIGHTS_OF_DEVICES * client_work.BYTES_OF_A_WEIGHT
+        found[name] = [size + more for more in found.get(name, [0, 0])]
+    assert {name: rows[name][3:5] for name in found} == {
+        name: list(map(client_work._in_words, each)) for name, each in found.items()
+    }
+    for name in found:
+        assert METHODS[name].client.leaves == rows[name][2] or name == "hybrid"
 
 
 def read(path):

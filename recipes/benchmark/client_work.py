@@ -18,7 +18,7 @@ from hf_pretext.clients.questions import NearestCandidates, Question
 from hf_pretext.clients.samples import Samples, quantize_embeddings
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.models.token_reader import TokenizerReader
-from hf_pretext.privacy import Plan
+from hf_pretext.privacy import Plan, PlannedRelease
 from hf_pretext.privacy.plan import TOKEN_NAMES, with_token_fraction
 
 from .device_training import OnDevices
@@ -62,18 +62,27 @@ class Answering:
         embedded = quantize_embeddings(embed(client))
         samples, width = Samples.of([embedded]), embedded.shape[1]
         for entry in self.plan(trial).releases:
-            up = entry.num_bins * BYTES_OF_A_SUM
             if entry.question in TOKEN_NAMES:
                 reader = TokenizerReader(models.llm[1])
-                down = entry.num_bins * BYTES_OF_A_TOKEN
                 each = seconds_of(partial(_read, reader, client))
             else:
                 points = np.random.default_rng(0).normal(size=(entry.num_bins, width))
                 question = self.ask(points / np.linalg.norm(points, axis=1, keepdims=True))
-                down = entry.num_bins * width * BYTES_OF_AN_EMBEDDING
                 each = seconds_of(partial(question.answer, samples))
-            total += Work(entry.count * up, entry.count * down, entry.count * each)
+            total += Work(*bytes_of(entry, width), entry.count * each)
         return total + Work(0, 0, seconds)
+
+
+def bytes_of(entry: PlannedRelease, width: int) -> tuple[int, int]:
+    """Compute how many bytes a client sends and gets for all releases of one kind.
+
+    Args:
+        entry (`PlannedRelease`): The releases: votes or scores for candidates, or counts of tokens.
+        width (`int`): Dimensions of the embedding model.
+    """
+    numbers = entry.count * entry.num_bins
+    of_a_bin = BYTES_OF_A_TOKEN if entry.question in TOKEN_NAMES else width * BYTES_OF_AN_EMBEDDING
+    return numbers * BYTES_OF_A_SUM, numbers * of_a_bin
 
 
 def _read(reader: TokenizerReader, texts: list[str]) -> None:
