@@ -21,8 +21,8 @@ def change_of_weights(algorithm, num_rounds, epsilon=1.29, local_rate=0.0):
     model, tokenizer = make_llama()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     clients = [random_texts(3, seed=client) for client in range(NUM_CLIENTS)]
-    algorithm = replace(algorithm, num_rounds=num_rounds, clip_norm=CLIP_NORM)
-    train_on_devices(model, tokenizer, clients, algorithm, epsilon, 3e-6, 0, local_rate)
+    algorithm = replace(algorithm, num_rounds=num_rounds, clip_norm=CLIP_NORM, local_rate=local_rate)
+    train_on_devices(model, tokenizer, clients, algorithm, epsilon, 3e-6, 0)
     return torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
 
 
@@ -48,7 +48,7 @@ def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_partly_canc
     assert float(change_of_weights(DP_FTRL, 4).std()) < 0.95 * independent(4)
 
 
-@pytest.mark.parametrize("num_rounds", [2, 4, 6])
+@pytest.mark.parametrize("num_rounds", [2, 4, 6, 8])
 def test_a_client_of_dp_ftrl_has_the_sensitivity_that_is_accounted_for(num_rounds, tmp_path, monkeypatch):
     """A client that participates in one round changes one row of the sums X, so C X moves by the norm of a column."""
     mechanisms = pytest.importorskip("pfl.privacy.ftrl_mechanism")

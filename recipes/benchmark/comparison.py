@@ -75,6 +75,8 @@ def compare(arguments: BenchmarkArguments) -> dict[str, Any]:
 
 def load_experiments(arguments: BenchmarkArguments) -> list[Experiment]:
     """Load the texts, and refuse what cannot be used before any model is loaded."""
+    for name in arguments.methods:
+        METHODS[name].check(arguments)
     models = Models(arguments)
     experiments = [Experiment(name, arguments, models) for name in arguments.data]
     for experiment in experiments:
@@ -179,7 +181,7 @@ def list_curve(experiments: Sequence[Experiment], arguments: BenchmarkArguments)
     """Yield what is scored for the curve: more and more texts, with the first random seed and the smallest budget."""
     for experiment in experiments if arguments.curve else []:
         for setting in arguments.settings:
-            for method in [METHODS[name] for name in arguments.methods if METHODS[name].texts is not None]:
+            for method in [METHODS[name] for name in arguments.methods if METHODS[name].has_curve]:
                 epsilon = min(arguments.epsilons) if method.spends_budget else None
                 trial = Trial(experiment, method, epsilon, arguments.seeds[0], max(arguments.curve))
                 # Others have nothing to judge their texts by.

@@ -99,6 +99,11 @@ class Models:
         self.remember("public-embeddings", self.public, embedder)
         return embedder
 
+    @cached_property
+    def plain_embedder(self) -> SentenceTransformer:
+        """The embedding model as a client has it, which embeds a text every time, so that this can be timed."""
+        return SentenceTransformer(str(locate(self.arguments.embedding_model)), device=str(self.device))
+
     def remember(self, stage: str, texts: list[str], embedder: RememberingEmbedder | None = None) -> None:
         """Let the embedding model know texts. They are read from the cache if they were embedded before."""
         embedder = embedder or self.embedder

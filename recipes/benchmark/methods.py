@@ -19,46 +19,22 @@ from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.runs.folder import RunFolder
 
 from .cache import Result, fingerprint
-from .learners import Learner
-from .on_device import DP_FEDAVG, DP_FTRL, Algorithm, train_on_devices
+from .client_work import Answering, Both, evolution_plan, send_texts, train_on_device
+from .device_training import OnDevices
+from .dp_generator import dp_generator_texts
+from .hybrid import FinetuningThenDevices, FirstPart
+from .on_device import DP_FEDAVG, DP_FTRL
+from .popri import CandidateScores, check_popri, popri_config, popri_plan, popri_texts
 from .sizes import Sizes
-from .trial import Method, NoTraining, Trial, shared_settings
+from .trial import ClientSide, Method, Needs, NoTraining, Trial, shared_settings
 from .votes import lift_of, reading_of, true_votes, weigh
 from .writer import Preferences
 
 NUM_PUBLIC_SEEDS = 1024
 
-
-@dataclass(frozen=True)
-class OnDevices:
-    """Training of adapters of rank 1 on simulated devices.
-
-    Args:
-        algorithm (`Algorithm`): How to train.
-    """
-
-    algorithm: Algorithm
-
-    is_on_device = True
-
-    def inputs(self, trial: Trial, learner: Learner) -> dict[str, Any]:
-        """Return the budget and the settings of the algorithm. See `Training`."""
-        return {
-            "method": trial.method.name,
-            "epsilon": trial.budget,
-            "delta": trial.arguments.delta,
-            "seed": trial.seed,
-            "texts_per_device": trial.arguments.texts_per_device,
-            "rounds": self.algorithm.num_rounds,
-            "clip_norm": self.algorithm.clip_norm,
-        }
-
-    def train(self, trial: Trial, learner: Learner) -> tuple[Any, Any]:
-        """Train the learner. See `Training`."""
-        model, tokenizer = trial.models.to_finetune(learner, trial.seed, rank=1)
-        clients = [texts[: trial.arguments.texts_per_device] for texts in trial.experiment.clients]
-        delta = trial.arguments.delta
-        return train_on_devices(model, tokenizer, clients, self.algorithm, trial.budget, delta, trial.seed), tokenizer
+FEDAVG_GRID = DP_FEDAVG.variants(num_rounds=(2, 4), clip_norms=(0.5, 1.0, 2.0), local_rates=(3.0, 100.0))
+FTRL_GRID = DP_FTRL.variants(num_rounds=(2, 4, 8), clip_norms=(1.0, 2.0, 4.0), local_rates=(3.0, 100.0))
+"""What the settings of the devices are chosen among, at each budget."""
 
 
 def default_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
@@ -111,6 +87,30 @@ def paper_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutio
         lookahead=arguments.paper_lookahead,
         masks_per_pass=arguments.paper_masks_per_pass,
     )
+
+
+AUG_PE: dict[str, Any] = {
+    "num_rounds": 5,
+    "population_size": 256,
+    "accountant": "exact",
+    "lookahead": 0,
+    "keep_survivors": True,
+    "variation_steps": 1,
+    "variation_prompt": "Please rephrase the following text:\n{text}",
+}
+"""What Aug-PE (Xie et al. 2024, arXiv 2403.01749) does otherwise than the paper's settings, scaled down.
+
+A language model that is prompted varies texts, survivors stay among the candidates, and a candidate is represented by
+its own embedding. Votes are counts and are not smoothed, as in the paper. Published runs have 10 to 20 rounds of
+thousands of candidates. They select by rank, begin with texts that the language model writes, and end with their last
+candidates. Here candidates are drawn by their votes and begin with public texts, and their survivors are expanded, as
+those of all other methods are.
+"""
+
+
+def aug_pe_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
+    """Make Aug-PE's settings, as far as the library has them, scaled down (see `AUG_PE`)."""
+    return PrivateEvolutionConfig.paper(epsilon=epsilon, **shared_settings(arguments, seed), **AUG_PE)
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,22 @@ def _draw(trial: Trial, texts: Sequence[str]) -> list[str]:
     return [texts[index] for index in order[: trial.number]]
 
 
+ANSWERS = ClientSide("on the clients", "noisy sums of votes", "client", Answering(evolution_plan))
+ANSWERS_WITH_TOKENS = replace(ANSWERS, leaves="noisy sums of votes and of token counts")
+SCORES = ClientSide("on the clients", "noisy sums of scores", "client", Answering(popri_plan, CandidateScores.of))
+CHANGES = ClientSide("on the clients", "noisy sums of changes of weights", "client", train_on_device)
+BOTH = replace(
+    CHANGES,
+    leaves="noisy sums of votes, of token counts and of changes of weights",
+    measure=Both(Answering(evolution_plan), train_on_device),
+)
+CENTRAL = ClientSide("in one process", "the texts", "client, all its texts as one example", send_texts)
+NO_PRIVACY = ClientSide("in one process", "the texts", "none, no privacy", send_texts)
+
+# It wants an older dp-accounting than it can do with.
+NEEDS_PFL = Needs("pfl", "pip install --no-deps pfl prv-accountant")
+NEEDS_OPACUS = Needs("opacus", "pip install 'hf_pretext[benchmark]'")
+
 METHODS = {
     method.name: method
     for method in (
@@ -281,8 +297,46 @@ METHODS = {
             reads_private=False,
             gap_end="floor",
         ),
-        Method("dp-fedavg", "#A0522D", "devices train, by DP-FedAvg", OnDevices(DP_FEDAVG), spends_budget=True),
-        Method("dp-ftrl", "#B8A900", "devices train, by DP-FTRL", OnDevices(DP_FTRL), spends_budget=True),
+        Method(
+            "dp-fedavg",
+            "#A0522D",
+            "devices train, by DP-FedAvg",
+            OnDevices(FEDAVG_GRID),
+            spends_budget=True,
+            check=NEEDS_PFL,
+            client=CHANGES,
+        ),
+        Method(
+            "dp-ftrl",
+            "#B8A900",
+            "devices train, by DP-FTRL",
+            OnDevices(FTRL_GRID),
+            spends_budget=True,
+            check=NEEDS_PFL,
+            client=CHANGES,
+        ),
+        Method(
+            "dp-generator",
+            "#8C6BB1",
+            "texts of a language model that DP-SGD finetunes, with central data",
+            texts=dp_generator_texts,
+            seeds=random_public_seeds,
+            config=first_edition_config,
+            spends_budget=True,
+            check=NEEDS_OPACUS,
+            client=CENTRAL,
+        ),
+        Method(
+            "popri",
+            "#E31A1C",
+            "texts of a language model that learns from clients' scores",
+            texts=popri_texts,
+            seeds=random_public_seeds,
+            config=popri_config,
+            spends_budget=True,
+            check=check_popri,
+            client=SCORES,
+        ),
         Method(
             "paper",
             "#D55E00",
@@ -292,6 +346,17 @@ METHODS = {
             config=paper_config,
             has_rounds=True,
             spends_budget=True,
+            client=ANSWERS,
+        ),
+        Method(
+            "aug-pe",
+            "#66A61E",
+            "Aug-PE's settings, scaled down",
+            texts=expand,
+            seeds=Evolution(),
+            config=aug_pe_config,
+            spends_budget=True,
+            client=ANSWERS,
         ),
         Method(
             "first-edition",
@@ -302,6 +367,7 @@ METHODS = {
             config=first_edition_config,
             has_rounds=True,
             spends_budget=True,
+            client=ANSWERS,
         ),
         Method(
             "default",
@@ -312,6 +378,19 @@ METHODS = {
             config=default_config,
             has_rounds=True,
             spends_budget=True,
+            client=ANSWERS_WITH_TOKENS,
+        ),
+        Method(
+            "hybrid",
+            "#1B4D3E",
+            "texts by half of the budget, then DP-FTRL on the devices by the other half",
+            FinetuningThenDevices(FTRL_GRID),
+            check=NEEDS_PFL,
+            texts=expand,
+            seeds=Evolution(),
+            config=FirstPart(default_config),
+            spends_budget=True,
+            client=BOTH,
         ),
         Method(
             "selected-public",
@@ -338,9 +417,15 @@ METHODS = {
             seeds=private_seeds,
             config=first_edition_config,
             gap_end="ceiling",
+            client=NO_PRIVACY,
         ),
         Method(
-            "finetune-private", "#CC79A7", "private texts, without privacy", texts=private_texts, gap_end="private"
+            "finetune-private",
+            "#CC79A7",
+            "private texts, without privacy",
+            texts=private_texts,
+            gap_end="private",
+            client=NO_PRIVACY,
         ),
     )
 }

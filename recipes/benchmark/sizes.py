@@ -44,6 +44,9 @@ class Sizes:
     paper_population_size: int = field(default=512, metadata={"help": "N_syn of the paper's settings, scaled down."})
     paper_lookahead: int = field(default=1, metadata={"help": "K of the paper's settings. Its code has 4."})
     paper_masks_per_pass: int = field(default=4, metadata={"help": "Masks filled at a time. The paper fills one."})
+    popri_rounds: int = field(default=2, metadata={"help": "Rounds of POPri. Published: 20."})
+    popri_prompts: int = field(default=40, metadata={"help": "Prompts in a round of POPri. Published: 1,800."})
+    popri_continuations: int = field(default=10, metadata={"help": "Continuations of each prompt, as published."})
     changes: str = field(
         default="{}", metadata={"help": "For experiments: fields of the default's configuration, as JSON."}
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -81,6 +82,85 @@ def plain_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutio
     return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed))
 
 
+class Work(NamedTuple):
+    """What one client does in one run.
+
+    Args:
+        bytes_up (`int`): What it sends.
+        bytes_down (`int`): What it gets, besides models that it has already.
+        seconds (`float`): How long it computes, in seconds of a processor.
+    """
+
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
+        """Add up two parts of a run."""
+        up, down = self.bytes_up + other.bytes_up, self.bytes_down + other.bytes_down
+        return Work(up, down, self.seconds + other.seconds)
+
+
+class Measures(Protocol):
+    """Measures the work of one client."""
+
+    def __call__(self, trial: "Trial", learner: Learner, client: list[str]) -> Work:
+        """Return what a client with these texts does in one run of a method.
+
+        Args:
+            trial (`Trial`): The method, the private set and the budget.
+            learner (`Learner`): The model that is trained in the end.
+            client (`list` of `str`): The client's texts.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ClientSide:
+    """What a method asks of a client.
+
+    Args:
+        data (`str`): Where the private texts are.
+        leaves (`str`): What leaves the client.
+        unit (`str`): What the guarantee protects.
+        measure (`Measures`, *optional*): Measures the work of a client. None if a client does nothing.
+    """
+
+    data: str
+    leaves: str
+    unit: str
+    measure: Measures | None = None
+
+
+def accept(arguments: Sizes) -> None:
+    """Refuse nothing."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Refuses a method whose package is not installed, before any model is loaded.
+
+    Args:
+        package (`str`): The package, as it is imported.
+        command (`str`): How to install it.
+    """
+
+    package: str
+    command: str
+
+    def __call__(self, arguments: Sizes) -> None:
+        """Raise a `ValueError` if the package is not installed. See `Method`."""
+        if find_spec(self.package) is None:
+            raise ValueError(
+                f"`methods` holds one that needs the package {self.package!r}, which is not installed. Run "
+                f"`{self.command}`, or name other methods."
+            )
+
+
+MakesConfig = Callable[[Sizes, float, int], PrivateEvolutionConfig]
+"""Makes a configuration from arguments, epsilon and random seed."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A method of learning from private text.
@@ -102,6 +182,9 @@ class Method:
         gap_end (`str`, *optional*):
             `"floor"` or `"ceiling"` for the methods between which the others close a gap, or `"private"` for the
             true ceiling, the private texts themselves. There is one of each.
+        check (`Callable`, *optional*):
+            Raises a `ValueError` if it cannot run with these arguments, before any model is loaded.
+        client (`ClientSide`, *optional*): What it asks of a client. By default nothing leaves one.
     """
 
     name: str
@@ -110,11 +193,18 @@ class Method:
     training: Training = Finetuning()
     texts: "Callable[[Trial], Result] | None" = None
     seeds: "Callable[[Trial], Result] | None" = None
-    config: Callable[[Sizes, float, int], PrivateEvolutionConfig] = plain_config
+    config: MakesConfig = plain_config
     has_rounds: bool = False
     spends_budget: bool = False
     reads_private: bool = True
     gap_end: Literal["floor", "ceiling", "private"] | None = None
+    check: Callable[[Sizes], None] = accept
+    client: ClientSide = ClientSide("on the clients", "nothing", "-")
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether it is scored by its number of texts: it has some, and no devices that train for every number."""
+        return self.texts is not None and not self.training.is_on_device
 
     @property
     def closes_gap(self) -> bool:
