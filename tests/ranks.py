@@ -187,7 +187,7 @@ def main(folder, what):
     found["other_question"] = refused(lambda: pool.release(other_question, ledger))
     found["spent_by_that"] = ledger.num_releases
     if group.rank:  # What one process alone fails at.
-        pool._samples = None
+        pool._num_own = None
     ledger = PrivacyLedger(plan)
     draws = len(DRAWN)
     found["one_fails"] = refused(lambda: pool.release(questions()[0], ledger), RuntimeError)
