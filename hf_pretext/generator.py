@@ -228,8 +228,8 @@ class PrivateEvolutionGenerator(CountsAlone):
             private (`datasets.Dataset` or `ClientPool`):
                 Private texts, records or conversations: column or columns `config.text_column`, column
                 `config.client_column`, which says whose they are, and with `config.labels` column
-                `config.label_column`. Or a `ClientPool`, such as a federation. With several processes only the main
-                one's counts. Give None in the others, so that they need not hold it.
+                `config.label_column`. Or a `ClientPool`, such as a federation. With several processes, all of them
+                get the same dataset and divide the clients, or the others get None and hold no private text.
             initial_population (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*):
                 Public texts, or rows like the private ones. Some of them are voted on first, and later those of the
                 others that the evidence prefers (`config.new_public_share`). Without them the expansion model writes a
@@ -440,7 +440,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         return SavedRun(*about, self.initial_population, self.seconds, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        # Of public texts only: the private side embeds in the main process, with the embedder itself.
+        # Of public texts only: the private side embeds client by client, with the embedder itself.
         return np.stack(map_over_processes(lambda part: list(self._components.embedder(part)), texts))
 
     def _new_run(self, number: int) -> Run:

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LONGEST_WAIT = timedelta(days=2)
-"""How long processes wait for one another. The main process may embed many clients while the others are idle."""
+"""How long processes wait for one another. One may embed many clients while the others are idle."""
 
 _label: ContextVar[str | None] = ContextVar("label", default=None)
 
@@ -37,7 +37,7 @@ def num_processes() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this process holds the private data, draws the noise, prints and writes files."""
+    """Return whether this process draws the noise, prints and writes files. It holds private data in any case."""
     return num_processes() == 1 or _state().process_index == 0
 
 
