@@ -302,7 +302,7 @@ def test_no_error_leaves_with_clean_sums_noise_or_embeddings(monkeypatch, tmp_pa
 
 
 def test_the_walk_through_frames_finds_what_an_error_without_the_guard_leaves(monkeypatch, tmp_path):
-    monkeypatch.setattr(InMemoryClientPool, "_answer", InMemoryClientPool._noisy_sum)
+    monkeypatch.setattr(InMemoryClientPool, "_answer", InMemoryClientPool._part)
     target, number, error, _ = FAILURES["too little memory"]
     error, secrets = release_that_fails(monkeypatch, tmp_path, target, number, error, MemoryError)
     assert leaks(error, secrets)
