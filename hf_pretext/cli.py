@@ -160,8 +160,8 @@ def _generate(options: argparse.Namespace) -> None:
             "choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    # The other processes do not see private text.
-    private = read_private_source(private_source, config) if is_main_process() else None
+    # All processes read the same rows, and each of them answers for its own clients.
+    private = read_private_source(private_source, config)
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
     if generator.ledger.num_releases and is_main_process():

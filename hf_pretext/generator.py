@@ -231,8 +231,8 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
             private (`datasets.Dataset` or `ClientPool`):
                 Private texts, records or conversations: column or columns `config.text_column`, column
                 `config.client_column`, which says whose they are, and with `config.labels` column
-                `config.label_column`. Or a `ClientPool`, such as a federation. With several processes only the main
-                one's counts. Give None in the others, so that they need not hold it.
+                `config.label_column`. Or a `ClientPool`, such as a federation. With several processes, all of them
+                get the same dataset and divide the clients, or the others get None and hold no private text.
             initial_population (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`, *optional*):
                 Public texts, or rows like the private ones. Some of them are voted on first, and later those of the
                 others that the evidence prefers (`config.new_public_share`). Without them the expansion model writes a
@@ -408,7 +408,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         return SavedRun(*about, self.initial_population, self.seconds, *rest)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        # Of public texts only: the private side embeds in the main process, with the embedder itself.
+        # Of public texts only: the private side embeds client by client, with the embedder itself.
         return embed_together(self._components.embedder, texts)
 
     def _new_run(self, number: int) -> Run:

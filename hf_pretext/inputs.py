@@ -25,7 +25,7 @@ from .models.engine import TextEngine
 from .privacy.noise import NoiseSource
 from .privacy.plan import Plan, with_token_fraction
 from .privacy.report import PrivacyReport
-from .processes import broadcast, is_main_process
+from .processes import ALONE, Group, broadcast, is_main_process
 from .runs.folder import RunFolder
 from .tilting import can_tilt, check_token_question, token_reader
 
@@ -106,22 +106,47 @@ def clients_of(
     plan: Plan,
     noise: NoiseSource | None,
 ) -> ClientPool | None:
-    """Return the clients in the main process (`client_pool`), and None in the others.
+    """Return the clients, in each process that answers for some of them, and None in the others.
 
     The tokens that they are asked about are chosen first, before the tokenizer has read any private text.
 
     Raises:
         ValueError: As `client_pool`. Or the settings ask about tokens of a tokenizer that is not there, or that does
-            not read a text alike every time.
+            not read a text alike every time. Or some processes have the dataset and others do not.
     """
     check_token_question(config, components.engine)
     if config.token_fraction:
         population.choose_tokens()
-    return client_pool(private, config, components, plan, noise) if is_main_process() else None
+    group = _holders(private)
+    return None if group is None else client_pool(private, config, components, plan, noise, group)
+
+
+def _holders(private: Any) -> Group | None:
+    """Return the processes that have the private dataset: all of them, or the main one alone. None if it is another.
+
+    Raises:
+        ValueError: Some others have it.
+    """
+    group = Group.of_launch()
+    is_pool = isinstance(private, ClientPool)
+    held = group.gather(private is not None and not is_pool)
+    if all(held):
+        return group
+    if any(held[1:]):
+        raise ValueError(
+            f"`private` is a dataset in the processes {np.flatnonzero(held).tolist()} of {group.size}. Give it to all "
+            "of them, which then divide the clients, or to the main process (0) alone, and None to the others."
+        )
+    return ALONE if is_main_process() else None
 
 
 def client_pool(
-    private: Any, config: PrivateEvolutionConfig, components: Components, plan: Plan, noise: NoiseSource | None
+    private: Any,
+    config: PrivateEvolutionConfig,
+    components: Components,
+    plan: Plan,
+    noise: NoiseSource | None,
+    group: Group = ALONE,
 ) -> ClientPool:
     """Return the clients: a pool that was given, or one of the rows of a dataset.
 
@@ -131,6 +156,7 @@ def client_pool(
         components (`Components`): The embedding model, and the language model, whose tokenizer questions may need.
         plan (`Plan`): What they will be asked.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests.
+        group (`Group`, *optional*): The processes that divide the rows of a dataset.
 
     Raises:
         ValueError: The settings are for a federation, but `private` is a dataset, or it is not valid.
@@ -142,7 +168,8 @@ def client_pool(
             f"`max_dropout`={config.max_dropout} is for a federation, whose clients add the noise, but "
             "`private` is a dataset: give a `FederatedClientPool`, or leave `max_dropout` out."
         )
-    return InMemoryClientPool(private, components.embedder, config, plan, noise, token_reader(components.engine))
+    reader = token_reader(components.engine)
+    return InMemoryClientPool(private, components.embedder, config, plan, noise, reader, group)
 
 
 def run_settings(

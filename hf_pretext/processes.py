@@ -1,7 +1,7 @@
-"""Sharing of work on public data among the processes of `torchrun` or `accelerate launch`, and progress bars.
+"""Sharing of work among the processes of `torchrun` or `accelerate launch`, and progress bars.
 
-Every process calls the same functions in the same order and ends with the same results. Private data never passes
-through this module: only the main process holds it.
+Every process calls the same functions in the same order and ends with the same results. What is private passes through
+`Group` alone, between processes of one organization that all hold private rows (see `clients.in_memory`).
 """
 
 import os
@@ -9,16 +9,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub.utils import tqdm
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LONGEST_WAIT = timedelta(days=2)
-"""How long processes wait for one another. The main process may embed many clients while the others are idle."""
+"""How long processes wait for one another. One may embed many clients while the others are idle."""
 
 _label: ContextVar[str | None] = ContextVar("label", default=None)
 
@@ -33,7 +37,7 @@ def num_processes() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this process holds the private data, draws the noise, prints and writes files."""
+    """Return whether this process draws the noise, prints and writes files. It holds private data in any case."""
     return num_processes() == 1 or _state().process_index == 0
 
 
@@ -78,6 +82,51 @@ def broadcast(value: Any) -> Any:
         _state()
         broadcast_object_list(values, from_process=0)
     return values[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that divide the private side among them, as one of them sees it.
+
+    Args:
+        rank (`int`): Number of this process. The main one has 0.
+        size (`int`): Number of processes.
+    """
+
+    rank: int
+    size: int
+
+    @classmethod
+    def of_launch(cls) -> "Group":
+        """Return the group of all processes of this launch."""
+        return cls(_state().process_index, num_processes()) if num_processes() > 1 else ALONE
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank. All of them call it."""
+        if self.size == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        _state()
+        return list(gather_object([value]))
+
+    def sum(self, array: "np.ndarray") -> "np.ndarray":
+        """Sum arrays of int64 of all processes, exactly. All of them call it, and get the sum.
+
+        Raises:
+            RuntimeError: Another process has ended. (What it is called depends on the backend.)
+        """
+        if self.size == 1:
+            return array
+        import torch
+
+        total = torch.from_numpy(array.copy()).to(_state().device)
+        torch.distributed.all_reduce(total)
+        return total.cpu().numpy()
+
+
+ALONE = Group(0, 1)
+"""A process that divides nothing."""
 
 
 @contextmanager

@@ -4,8 +4,9 @@
 torchrun --nproc_per_node 2 recipes/generate.py --config recipes/configs/generate/plays.yaml
 ```
 
-The same as `hf-pretext generate`. The main process alone reads the private file, votes, and draws the noise, once a
-round. All of them share the variation, embedding and expansion of texts.
+The same as `hf-pretext generate`. Processes divide the clients: each embeds the texts of its own and answers for them.
+The sums are added, and the main process alone draws the noise, once per round. All of them share the variation,
+embedding and expansion of public texts.
 """
 
 import sys

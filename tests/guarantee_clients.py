@@ -299,7 +299,7 @@ def _samples_are_drawn():
         noise = self._noise(mechanism.noise_scale, question.num_bins)
         return sum_answers(question, self._samples.select(drawn), mechanism) + noise
 
-    return mock.patch("hf_pretext.clients.in_memory.InMemoryClientPool._noisy_sum", noisy_sum)
+    return mock.patch("hf_pretext.clients.in_memory.InMemoryClientPool._part", noisy_sum)
 
 
 def _seeded_clients():

@@ -56,7 +56,7 @@ def quantize_and_remember(embeddings: np.ndarray) -> np.ndarray:
     return quantize(embeddings)
 
 
-def embed_and_remember(*arguments: object) -> np.ndarray:
+def embed_and_remember(*arguments: object) -> samples.Samples:
     samples.quantize_embeddings = quantize_and_remember
     try:
         return embed_each_client(*arguments)

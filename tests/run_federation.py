@@ -2,7 +2,8 @@
 
 Writes `build/federation/results.json` and `simulation.png`; exits with status 1 where a claim fails. The clients are
 speaking roles of Shakespeare, each with its texts in a file of its own, a SuperNode of its own, and a counting proxy
-between it and the SuperLink. Some 40 minutes on two cores.
+between it and the SuperLink. Some 40 minutes on two cores. With names of parts, such as `deployed ranks`, it does only
+those, and adds them to the results that are there.
 """
 
 import itertools
@@ -20,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from deployment import FOLDER, answers_without_tls, make_certificates, make_key, speaks_tls
 from federation import in_memory_votes, make_large_federation
+from scale import write_clients
 from tqdm import tqdm
 
 from hf_pretext import PrivacyReport
@@ -106,7 +109,7 @@ def main(grid, context):
     pool = FederatedClientPool(grid, context, settings, ledger.plan)
     candidates = np.random.default_rng(0).normal(size=(config.population_size, 384))
     candidates /= np.linalg.norm(candidates, axis=1, keepdims=True)
-    for _ in range(3):
+    for _ in range(config.num_rounds):
         pool.release(NearestCandidates.of(candidates.astype(np.float32)), ledger)
     Path(settings.output_dir).with_suffix(".json").write_text(json.dumps([asdict(each) for each in pool.rounds]))
 """
@@ -147,8 +150,10 @@ def free_port():
 def start(name, *command, **environment):
     log = (BUILD / f"{name}.log").open("ab")
     places = {"FLWR_HOME": str(BUILD / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    # Seconds between looks of a node for its next message. Flower's own value is 1.
+    places["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.1"
     return subprocess.Popen(
-        [BIN / command[0], *map(str, command[1:])],
+        [command[0] if Path(command[0]).is_absolute() else BIN / command[0], *map(str, command[1:])],
         env={**os.environ, **places, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
         stdout=log,
         stderr=log,
@@ -264,7 +269,7 @@ def write_inputs():
 def make_app(name, code):
     """Make a variant of the app in `recipes/federated`, with a module of its own."""
     folder = BUILD / name
-    shutil.copytree(APP, folder)
+    shutil.copytree(APP, folder, dirs_exist_ok=True)
     toml = (folder / "pyproject.toml").read_text()
     for side in ("server", "client"):
         toml = toml.replace(f"hf_pretext.federated.{side}:app", f"{name}_apps:{side}")
@@ -484,9 +489,131 @@ def drop_a_fifth(number=1000):
     return found
 
 
+def deploy(number=4):
+    """Run one release by the scripts of the guide: TLS, SuperNodes that are let in by keys, and one without a key."""
+    secrets, home = BUILD / "secrets", BUILD / "flwr"
+    make_certificates(secrets)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    port, ca = free_port(), secrets / "ca.crt"
+    address = f"127.0.0.1:{port}"
+    toml = (FOLDER / "config.toml").read_text().replace("server.example:8000", address)
+    (home / "config.toml").write_text(toml.replace("ca.crt", str(ca)))
+    texts = f"deployed-{port}"  # With ledgers of their own, also if this is done again.
+    server = {"CERTIFICATES": str(secrets), "HOST": "127.0.0.1", "PORT": str(port)}
+    processes = [start("deployed-superlink", FOLDER / "superlink.sh", **server)]
+    try:
+        wait_until(lambda: can_connect(port), 120, "the SuperLink with TLS", processes[0])
+        for each in range(number + 1):
+            key = secrets / f"client-{each}"
+            make_key(key)
+            if each < number:  # The last one has a key that no one has registered.
+                registered = start("deployed-register", "flwr", "supernode", "register", key.with_suffix(".pub"))
+                if registered.wait():
+                    raise RuntimeError(f"A SuperNode could not be registered: see the logs in {BUILD}")
+            shutil.copy(client_file(each), client_file(each, texts))
+            node = start(
+                f"deployed-node-{each}",
+                FOLDER / "supernode.sh",
+                **{"SUPERLINK": address, "CA": str(ca), "KEY": str(key), "PORT": str(free_port())},
+                **{"PRIVATE": str(client_file(each, texts)), "MAX_EPSILON": "8.0", "MAX_DELTA": "1e-5"},
+                MIN_CLIENTS=str(number),
+            )
+            processes.append(node)
+        app, name = make_app("deployed_rounds", ROUNDS_ONLY), "deployed"
+        values = {"output-dir": str(BUILD / name), "num-clients": number, "num-rounds": 2, "round-timeout": 150.0}
+        pairs = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        processes.append(start(f"{name}-run", "flwr", "run", app, "--run-config", pairs, "--stream"))
+        wait_until((BUILD / f"{name}.json").exists, 900, name, processes[-1])
+        rounds = json.loads((BUILD / f"{name}.json").read_text())
+        return {
+            "clients": number,
+            "rounds": rounds,
+            "is_encrypted": speaks_tls(port, ca) and not answers_without_tls(port),
+            "answers_counted": [len(NodeLedger(client_file(each, texts)).answers()) for each in range(number + 1)],
+            "log_of_the_unregistered": log_of(f"deployed-node-{number}")[-2000:],
+        }
+    finally:
+        for process in processes:
+            stop(process)
+
+
+def cpu_of_a_message():
+    """Measure what Flower's process for each message takes before it does anything, in seconds of one core."""
+    found = {}
+    for name, code in {
+        "empty": "pass",
+        "flower": "import flwr.supernode.cli.flwr_clientapp, flwr.clientapp",
+        "flower_and_app": "import flwr.supernode.cli.flwr_clientapp, hf_pretext.federated.client",
+    }.items():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found[name] = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    messages = len(STAGES) * NUM_CLIENTS
+    return {
+        "cpu_seconds_of_imports": found,
+        "messages_of_a_round": messages,
+        "seconds_of_imports_on_two_cores": messages * found["flower_and_app"] / 2,
+    }
+
+
+def run_scale(kind, folder, num_processes=1):
+    """Run `tests/scale.py` in one process or several of one thread each, and read what each wrote."""
+    script, out = Path(__file__).with_name("scale.py"), folder / f"{kind}-{num_processes}"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", num_processes]
+    command = [*(launcher if num_processes > 1 else []), script, folder, out, kind]
+    log = (BUILD / f"scale-{out.name}.log").open("wb")
+    subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=log,
+        stderr=log,
+        check=True,
+    )
+    return [json.loads(Path(f"{out}-{rank}.json").read_text()) for rank in range(num_processes)]
+
+
+def stream_millions(sizes=(100_000, 1_000_000)):
+    """Measure clients of one sample, streamed from Arrow in one process, and fit what 100 million of them take."""
+    folder, found = BUILD / "millions", []
+    folder.mkdir(exist_ok=True)
+    for size in sizes:
+        write_clients(folder / "clients.arrow", size)
+        (each,) = run_scale("words", folder)
+        found.append({key: value for key, value in each.items() if key != "votes"})
+        print(found[-1], flush=True)
+    (folder / "clients.arrow").unlink()
+    small, large = found
+    more = large["clients"] - small["clients"]
+    slopes = {
+        name: (large[name] - small[name]) / more for name in ("seconds_to_embed", "seconds_of_a_round", "peak_memory")
+    }
+    hundred_million = {name: large[name] + slope * (1e8 - large["clients"]) for name, slope in slopes.items()}
+    return {"measured": found, "per_client": slopes, "fit_for_100_million": hundred_million}
+
+
+def divide_among_ranks():
+    """Two processes against one, of one thread each: the real embedding model, and votes of 300,000 samples."""
+    folder = BUILD / "ranks"
+    folder.mkdir(exist_ok=True)
+    load_plays()[0].save_to_disk(folder / "plays")
+    write_clients(folder / "clients.arrow", 300_000)
+    found = {}
+    for kind, what in (("model", "seconds_to_embed"), ("words", "seconds_of_a_round")):
+        one, two = run_scale(kind, folder), run_scale(kind, folder, 2)
+        found[what] = {
+            "one": one[0][what],
+            "two": max(each[what] for each in two),
+            "speedup": one[0][what] / max(each[what] for each in two),
+            "sums_are_equal": all(each["votes"] == one[0]["votes"] for each in two),
+        }
+    return found
+
+
 def attack():
     """Run the tests of servers and clients that break the protocol, the slow ones as well."""
-    files = ["tests/test_masks.py", "tests/test_federated_forms.py"]
+    files = ["tests/test_masks.py", "tests/test_federated_forms.py", "tests/test_ranks.py"]
     log = (BUILD / "attacks.log").open("wb")
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "", *files], stdout=log, stderr=log, check=False
@@ -516,11 +643,21 @@ def plot(simulated, path):
     figure.savefig(path, dpi=120)
 
 
-def main():
-    started = time.perf_counter()
-    shutil.rmtree(BUILD, ignore_errors=True)
-    BUILD.mkdir(parents=True)
-    write_inputs()
+def small_parts():
+    """Parts that need no deployment of eight clients, by their names in the results."""
+    return {
+        "deployed": deploy,
+        "large": compare_large_sums,
+        "dropped": drop_a_fifth,
+        "attacks": attack,
+        "votes_changed_by_8_bits": effect_of_eight_bits,
+        "millions": stream_millions,
+        "ranks": divide_among_ranks,
+    }
+
+
+def eight_clients():
+    """Sums and faults among eight SuperNodes."""
     deployment = Deployment(texts=WITHOUT)
     try:
         for number in range(NUM_CLIENTS):
@@ -537,54 +674,100 @@ def main():
         print(json.dumps(faults, indent=2), flush=True)
     finally:
         deployment.stop()
-    large, dropped, attacks = compare_large_sums(), drop_a_fifth(), attack()
-    eight_bits = effect_of_eight_bits()
+    seconds = [each["seconds"] for each in faults["rounds_after_the_restart"] if each["num_answered"] == NUM_CLIENTS]
+    profile = {"seconds_of_rounds": seconds, **cpu_of_a_message()}
+    return {"sums": sums, "faults": faults, "on_the_wire": on_the_wire(sums), "eight_supernodes": profile}
+
+
+def simulations():
+    """Rounds of simulated clients, in the clear and under masks."""
     plan = [(number, False) for number in SIMULATED] + [(number, True) for number in MASKED]
     app = make_app("rounds_only", ROUNDS_ONLY)
     os.environ[SIMULATION] = "1"
     deployment = Deployment("--simulation")
     try:
         tried = [simulate(deployment, app, *each) for each in tqdm(plan, "Simulating", unit="federation")]
-        simulated = [each for each in tried if each is not None]
     finally:
         deployment.stop()
-    plot(simulated, BUILD / "simulation.png")
-    wire = on_the_wire(sums)
-    verdicts = {
-        "the sums are those of the in-memory pool": all(each["sum_is_equal"] for each in sums.values()),
-        "two of eight may die in a round": faults["survived_two_of_eight"],
-        "a round that lost more is refused and counted": faults["refused"] == faults["num_lost"] == 1,
-        "an oversized message ends nothing": faults["dropped_the_oversized"],
-        "who joins late is asked": faults["late_joiner_asked"],
-        "the guarantee holds": faults["epsilon"] <= faults["target_epsilon"],
-        "every node has a ledger, and keeps its limit": 0 < min(faults["spent_by_nodes"])
-        and max(faults["spent_by_nodes"]) <= MAX_EPSILON,
-        "bytes are at most 1.1 times what the vectors need": max(each["ratio"] for each in wire.values()) <= 1.1,
-        "1,000 clients were simulated": any(each["clients"] == 1000 for each in simulated),
-        "sums are equal at 8, 40, 300 and 1,000": [each["sum_is_equal"] for each in large] == [True] * len(LARGE),
-        "a client uploads at most 60 kB and downloads at most 1.0 MB": max(each["bytes_up"] for each in large) <= 6e4
-        and max(each["bytes_down"] for each in large) <= 1e6,
-        "a fifth of 1,000 may drop between any two stages": {each["outcome"] for each in dropped} <= {"right", "lost"},
-        "servers that break the protocol are refused": attacks["status"] == 0,
-        "a masked round of 40 clients takes under 4 s": seconds_of(simulated, 40) < 4,
-        "a masked round of 1,000 clients takes under 150 s": seconds_of(simulated, 1000) < 150,
-    }
-    results = {
-        "sums": sums,
-        "faults": faults,
-        "on_the_wire": wire,
-        "votes_changed_by_8_bits": eight_bits,
-        "simulated": simulated,
-        "large": large,
-        "dropped": dropped,
-        "attacks": attacks,
-        "claims": verdicts,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+    return [each for each in tried if each is not None]
+
+
+def claims_of(results):
+    """Say which claims hold, of the parts that were done."""
+    found = {}
+    if sums := results.get("sums"):
+        faults, wire = results["faults"], results["on_the_wire"]
+        found |= {
+            "the sums are those of the in-memory pool": all(each["sum_is_equal"] for each in sums.values()),
+            "two of eight may die in a round": faults["survived_two_of_eight"],
+            "a round that lost more is refused and counted": faults["refused"] == faults["num_lost"] == 1,
+            "an oversized message ends nothing": faults["dropped_the_oversized"],
+            "who joins late is asked": faults["late_joiner_asked"],
+            "the guarantee holds": faults["epsilon"] <= faults["target_epsilon"],
+            "every node has a ledger, and keeps its limit": 0 < min(faults["spent_by_nodes"])
+            and max(faults["spent_by_nodes"]) <= MAX_EPSILON,
+            "bytes are at most 1.1 times what the vectors need": max(each["ratio"] for each in wire.values()) <= 1.1,
+        }
+    if deployed := results.get("deployed"):
+        rounds, number = deployed["rounds"], deployed["clients"]
+        found |= {
+            "a deployment with TLS releases": all(each["is_released"] for each in rounds) and deployed["is_encrypted"],
+            "a SuperNode without a registered key is not asked": deployed["answers_counted"]
+            == [len(rounds)] * number + [0],
+        }
+    if simulated := results.get("simulated"):
+        found |= {
+            "1,000 clients were simulated": any(each["clients"] == 1000 for each in simulated),
+            "a masked round of 40 clients takes under 4 s": seconds_of(simulated, 40) < 4,
+            "a masked round of 1,000 clients takes under 150 s": seconds_of(simulated, 1000) < 150,
+        }
+    if large := results.get("large"):
+        found |= {
+            "sums are equal at 8, 40, 300 and 1,000": [each["sum_is_equal"] for each in large] == [True] * len(LARGE),
+            "a client uploads at most 60 kB and downloads at most 1.0 MB": max(each["bytes_up"] for each in large)
+            <= 6e4
+            and max(each["bytes_down"] for each in large) <= 1e6,
+        }
+    if dropped := results.get("dropped"):
+        outcomes = {each["outcome"] for each in dropped}
+        found["a fifth of 1,000 may drop between any two stages"] = outcomes <= {"right", "lost"}
+    if attacks := results.get("attacks"):
+        found["servers that break the protocol are refused"] = attacks["status"] == 0
+    if millions := results.get("millions"):
+        found["a million clients were streamed"] = millions["measured"][-1]["clients"] == 1_000_000
+    if ranks := results.get("ranks"):
+        found["two processes have the sums of one"] = all(each["sums_are_equal"] for each in ranks.values())
+        found["two processes are 1.8 times as fast"] = min(each["speedup"] for each in ranks.values()) >= 1.8
+    return found
+
+
+def main(names):
+    started = time.perf_counter()
+    parts = small_parts()
+    if unknown := set(names) - {*parts, "eight_clients", "simulated"}:
+        raise SystemExit(f"There are no parts {sorted(unknown)}.")
+    before = BUILD / "results.json"
+    results = json.loads(before.read_text()) if names and before.is_file() else {}
+    if not names:
+        shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    write_inputs()
+    chosen = names or ["eight_clients", *parts, "simulated"]
+    if "eight_clients" in chosen:
+        results |= eight_clients()
+    for name, measure in parts.items():
+        if name in chosen:
+            results[name] = measure()
+            print(json.dumps({name: results[name]}, indent=2), flush=True)
+    if "simulated" in chosen:
+        results["simulated"] = simulations()
+        plot(results["simulated"], BUILD / "simulation.png")
+    results["claims"] = claims_of(results)
+    results["seconds"] = round(time.perf_counter() - started, 1)
     (BUILD / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
-    return 0 if all(verdicts.values()) else 1
+    return 0 if all(results["claims"].values()) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

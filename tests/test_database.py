@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.clients.samples import group_by_client
+from hf_pretext.clients.rows import group_by_client
 from hf_pretext.data import read_sql
 
 sqlalchemy = pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install 'hf_pretext[sql]'")

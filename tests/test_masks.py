@@ -725,6 +725,82 @@ def test_a_clock_that_jumps_changes_nothing(monkeypatch):
         assert np.array_equal(made.release(), made.expected(range(5)))
 
 
+def test_a_machine_that_was_asleep_still_reads_what_has_arrived(monkeypatch):
+    """The clock of waiting jumps by a day at every look: no time is left, but all answers are there."""
+    days = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: 86_400.0 * next(days))
+    made = make_large_federation(5)
+    assert np.array_equal(made.release(), made.expected(range(5))) and made.pool.rounds[0].num_answered == 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_late_reply_is_dropped_and_its_client_is_asked_again(stage, monkeypatch):
+    """It arrives when the next stage has begun. Its answer is summed if that one was in time, and never later."""
+    made, late = make_large_federation(8, **{"max-dropout": 0.4, "round-timeout": 0.3}), {}
+    grid, stages = made.grid, []
+    push, pull = grid.push_messages, grid.pull_messages
+
+    def hold(node, at, reply):
+        if node == 1003 and at == stage and len(stages) <= len(STAGES) + 1:  # In the first release.
+            late.update(reply=reply, stages=len(stages))
+            return None
+        return reply
+
+    def push_counted(messages):
+        stages.append(1)
+        return push(messages)
+
+    def pull_late(names):
+        if late and len(stages) > late["stages"]:
+            grid.replies.update({name: late["reply"] for name, each in grid.replies.items() if each is None})
+        return pull(names)
+
+    grid.meddle = hold
+    monkeypatch.setattr(grid, "push_messages", push_counted)
+    monkeypatch.setattr(grid, "pull_messages", pull_late)
+    counted = set(range(8)) - ({3} if stage in (KEYS, SHARES, ANSWER) else set())
+    assert np.array_equal(made.release(), made.expected(counted)) and late
+    late.clear()
+    assert np.array_equal(made.release(), made.expected(range(8)))
+    assert [each.num_answered for each in made.pool.rounds] == [len(counted), 8] and made.ledger.num_lost == 0
+
+
+def test_who_did_not_answer_is_asked_last():
+    """Of nine clients eight are asked. The ninth takes the place of the one that is slow, as long as there is one."""
+    made = make_large_federation(
+        9,
+        meddle=lambda node, stage, reply: None if node == 1003 and stage == KEYS else reply,
+        **{"num-clients": 8, "max-dropout": 0.4, "round-timeout": 0.3},
+    )
+    assert np.array_equal(made.release(), made.expected(set(range(8)) - {3}))
+    for _ in range(2):
+        assert np.array_equal(made.release(), made.expected(set(range(9)) - {3}))
+
+
+def test_a_mask_that_the_server_hides_from_a_client_loses_the_release(monkeypatch):
+    """In a sparse graph it keeps one sealed share from its holder, who then has a mask less than who chose it."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    made = make_large_federation(100, **{"max-dropout": 0.3, "round-timeout": 5.0})
+    push, hidden = made.grid.push_messages, []
+
+    def push_less(messages):
+        for message in messages:
+            record = message.content.config_records.get(MASKS, {})
+            if message.metadata.dst_node_id == 1000 and "sealed" in record:
+                chosen = made.grid.contexts[1000].state.config_records[MASKS]["holders"]
+                senders = list(record["senders"])
+                at = next(index for index, sender in enumerate(senders) if sender not in chosen)
+                hidden.append(senders.pop(at))
+                start, end = (masking.SEALED_BYTES * each for each in (at, at + 1))
+                record["senders"], record["sealed"] = senders, record["sealed"][:start] + record["sealed"][end:]
+        return push(messages)
+
+    monkeypatch.setattr(made.grid, "push_messages", push_less)
+    with pytest.raises(ReleaseLostError):
+        made.release()
+    assert hidden and (made.ledger.num_releases, made.ledger.num_lost) == (1, 1)
+
+
 def test_nothing_of_flower_is_mended():
     """Its secure aggregation is not used. A release changes no module of it."""
     import sys

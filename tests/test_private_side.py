@@ -21,7 +21,8 @@ from hf_pretext.clients import in_memory
 from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.guard import attempted
 from hf_pretext.clients.identity import look_of
-from hf_pretext.clients.samples import cap_samples, embed_clients, group_by_client, quantize_embeddings
+from hf_pretext.clients.rows import group_by_client
+from hf_pretext.clients.samples import cap_samples, embed_clients, quantize_embeddings
 from hf_pretext.forms import Plain
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
@@ -156,7 +157,7 @@ def test_whether_a_client_fails_does_not_depend_on_the_length_of_others_texts():
             embed_clients({**first, "b": ["odd"], "c": ["two"]}, Embedder(), 8, 0)
             for first in ({}, {"a": ["a long text"]})
         )
-    assert list(map(len, alone)) == [0, 1] and list(map(len, joined)) == [1, 0, 1]
+    assert alone.owners.tolist() == [1] and joined.owners.tolist() == [0, 2]
 
 
 def test_a_panic_in_a_question_of_the_caller_ends_no_run(monkeypatch):
@@ -301,7 +302,7 @@ def test_no_error_leaves_with_clean_sums_noise_or_embeddings(monkeypatch, tmp_pa
 
 
 def test_the_walk_through_frames_finds_what_an_error_without_the_guard_leaves(monkeypatch, tmp_path):
-    monkeypatch.setattr(InMemoryClientPool, "_answer", InMemoryClientPool._noisy_sum)
+    monkeypatch.setattr(InMemoryClientPool, "_answer", InMemoryClientPool._part)
     target, number, error, _ = FAILURES["too little memory"]
     error, secrets = release_that_fails(monkeypatch, tmp_path, target, number, error, MemoryError)
     assert leaks(error, secrets)

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.clients.samples import group_by_client
+from hf_pretext.clients.rows import group_by_client
 from hf_pretext.data import list_texts, read_dataset, read_texts
 from hf_pretext.data.columns import WantedColumns
 

@@ -59,15 +59,19 @@ def clients():
     return {f"client {number}": texts[3 * number : 3 * number + 1 + number % 5] for number in range(16)}
 
 
+def embedded(clients, embedder):
+    return [own.embeddings for _, own in embed_clients(clients, embedder, 8, 0).each_client()]
+
+
 def test_a_client_s_rows_are_the_same_alone_and_in_any_crowd(sentence_transformer, clients, num_threads):
     """Bit by bit, with one thread and with three, in any order."""
     embedder = TextEmbedder(sentence_transformer)
     assert embedder._packed is not None
-    together = embed_clients(clients, embedder, 8, 0)
-    turned = embed_clients(dict(reversed(clients.items())), embedder, 8, 0)[::-1]
-    alone = [embed_clients({client: own}, embedder, 8, 0)[0] for client, own in clients.items()]
+    together = embedded(clients, embedder)
+    turned = embedded(dict(reversed(clients.items())), embedder)[::-1]
+    alone = [embedded({client: own}, embedder)[0] for client, own in clients.items()]
     torch.set_num_threads(1)
-    with_one_thread = embed_clients(clients, TextEmbedder(sentence_transformer), 8, 0)
+    with_one_thread = embedded(clients, TextEmbedder(sentence_transformer))
     torch.set_num_threads(num_threads)
     for others in (turned, alone, with_one_thread):
         assert all(map(np.array_equal, together, others))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..clients.samples import read_columns
+from ..clients.rows import group_by_client
 from ..configuration import PrivateEvolutionConfig
 from ..forms import Plain, form_of
 
@@ -79,9 +79,8 @@ def sample_targets(
     from datasets import Dataset
 
     rng = np.random.default_rng([seed, 0])
-    samples: dict[Any, list[str]] = {}
-    for text, client in zip(*read_columns(private, config), strict=True):
-        samples.setdefault(client, []).append(text)
+    # A client with blank texts only is one all the same.
+    samples: dict[Any, list[str]] = {client: own or [""] for client, own in group_by_client(private, config).items()}
     clients = list(samples)
     chosen = [clients[index] for index in rng.permutation(len(clients))[: round(client_share * len(clients))]]
     canaries = make_canaries(num_canaries, seed=seed)

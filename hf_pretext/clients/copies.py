@@ -1,12 +1,13 @@
 """Public texts that are private ones: refused or warned of, where the private text is."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..data.columns import MissingColumnError, has_transform, value_at, values_of
+from ..data.columns import Columns, MissingColumnError, has_transform, value_at, values_of
 from ..forms import Form, Row
 from ..processes import is_main_process
+from .rows import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -41,10 +42,11 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         return
     rows: Any = public.take(NUM_COMPARED) if isinstance(public, IterableDataset) else public
     try:
-        own, others = (_what_is_said(each, form) for each in (private, rows))
+        others = set(_what_is_said(rows, form))
+        found = {each for each in _what_is_said(private, form) if each in others}
     except MissingColumnError:
         return
-    if 2 * len(own & others) > len(others):
+    if 2 * len(found) > len(others):
         warnings.warn(
             "Most texts of `initial_population` are in `private` too, word for word. The initial population is "
             "published as it is, and the guarantee does not cover it. Take public texts from elsewhere, or describe "
@@ -53,21 +55,28 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
         )
 
 
-def _what_is_said(source: Any, form: Form) -> set[str]:
+def _what_is_said(source: Any, form: Form) -> Iterator[str]:
+    """Yield what each row says, a few rows in memory at a time."""
     from datasets import Dataset, IterableDataset
 
     texts = source
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset) and has_transform(source):
         texts = _texts(zip(*(values_of(source, name) for name in form.source), strict=True), form)
+    elif isinstance(source, Dataset):
+        columns = Columns(source, form.source)
+        parts = (columns.read(slice(start, start + ROWS_AT_ONCE)) for start in range(0, len(source), ROWS_AT_ONCE))
+        texts = _texts((row for part in parts for row in zip(*part, strict=True)), form)
     elif isinstance(source, IterableDataset):
         texts = _texts((tuple(value_at(row, name) for name in form.source) for row in source), form)
-    # As it would be published, without what is cut off.
-    rows = (form.parse(text) for text in texts if isinstance(text, str))
-    return {part for row in rows if row is not None and (part := _longest_part(row).strip())}
+    for text in texts:
+        # As it would be published, without what is cut off.
+        row = form.parse(text) if isinstance(text, str) else None
+        if row is not None and (part := _longest_part(row).strip()):
+            yield part
 
 
-def _texts(rows: Iterable[Row], form: Form) -> list[str]:
-    return [form.read(row) for row in rows if form.problem(row) is None]
+def _texts(rows: Iterable[Row], form: Form) -> Iterator[str]:
+    return (form.read(row) for row in rows if form.problem(row) is None)
 
 
 def _longest_part(row: Row) -> str:

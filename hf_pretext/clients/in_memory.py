@@ -1,7 +1,7 @@
-"""All clients in one process, which has to be trusted with their text."""
+"""All clients of one organization, in a process or several that have to be trusted with their text."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,18 +9,12 @@ from ..configuration import PrivateEvolutionConfig
 from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource, sample_clients
 from ..privacy.plan import Plan
-from ..processes import is_main_process, num_processes
+from ..processes import ALONE, Group, is_main_process, num_processes
 from .guard import attempted
 from .pool import ClientPool, warn_of_delta, warn_of_few_clients
-from .questions import Question, check_question, sum_answers
-from .samples import (
-    Embedder,
-    Samples,
-    embed_clients,
-    embed_with_labels,
-    group_by_client,
-    group_with_labels,
-)
+from .questions import SAMPLES_AT_ONCE, Question, check_question, sum_answers
+from .rows import PrivateRows
+from .samples import Embedder, embed_clients
 from .tokens import TokenReader, with_tokens
 
 if TYPE_CHECKING:
@@ -28,17 +22,29 @@ if TYPE_CHECKING:
 
 
 class InMemoryClientPool(ClientPool):
-    """Simulates all clients in one process: groups, caps, embeds once, answers questions, and adds the noise.
+    """Simulates all clients: groups, caps, embeds once, answers questions, and adds the noise.
 
-    Each client's contribution depends on its own samples only, bit for bit (`clients.samples`, `clients.questions`).
-    So adding or removing a client changes no one else's. The texts themselves are not kept. Warnings and errors about
-    the input (blank or overlong texts, wrong types) are for the owner of the data, at the console of the trusted side.
+    Each client's contribution depends on its own samples only, bit for bit (`clients.rows`, `clients.samples`,
+    `clients.questions`). So adding or removing a client changes no one else's. Embeddings are in memory, in 2 bytes
+    per number. Texts are read from Arrow a few at a time, and not kept. Warnings and errors about the input (blank or
+    overlong texts, wrong types) are for the owner of the data, at the console of the trusted side.
+
+    *Several processes* of one organization may divide the clients (`group`). Then all of them make the pool, of the
+    same rows, and ask it the same questions in the same order. Each client is in one process, so the sensitivity is
+    that of a single one. *Released*, to all of them: the noisy sum that a single process would release. The main
+    process alone draws noise, and adds it to its own part before the parts are summed.
+
+    *What crosses between the processes*, which one organization has to trust: the clean integer sum of each of the
+    others over its own clients, on its way into the noisy sum. Besides, what says that they hold the same clients
+    (`PrivateRows`), are asked the same question and embed in the same dimensions, and whether one of them failed. No
+    text, id, embedding or noise crosses. If one process fails or ends, the release is lost in all of them, and
+    counted. It is not drawn again.
 
     Args:
         private (`datasets.Dataset`):
             Column `config.text_column` (`str`) holds the texts, or the columns of it records, or it conversations
             (`forms`). `config.client_column` says whose they are, and with `config.labels`, `config.label_column`
-            which label they have. It is read into memory. Nothing is cached on disk.
+            which label they have. Nothing is cached on disk.
         embedder (`Embedder`): The embedding model.
         config (`PrivateEvolutionConfig`): Names of the columns, seed of the subsets.
         plan (`Plan`): The cap, the sampling rate, and the mechanisms that must not overflow.
@@ -46,10 +52,11 @@ class InMemoryClientPool(ClientPool):
         reader (`TokenReader`, *optional*):
             The tokenizer of the language model that will write, if the plan asks about tokens. It reads the samples
             here, in memory.
+        group (`Group`, *optional*): The processes that divide the clients. By default this one has all.
 
     Raises:
-        ValueError: A column is missing, there is no text at all, or rows are not whole, have no client, or a label
-            that is not public.
+        ValueError: A column is missing, there is no text at all, rows are not whole, have no client, or a label that
+            is not public, or the processes hold different rows.
         TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
     """
 
@@ -61,23 +68,23 @@ class InMemoryClientPool(ClientPool):
         plan: Plan,
         noise: NoiseSource | None = None,
         reader: TokenReader | None = None,
+        group: Group = ALONE,
     ) -> None:
-        _refuse_other_processes()
-        samples: dict[object, list[Any]] = (group_with_labels if config.labels else group_by_client)(private, config)
-        if not any(samples.values()):
+        _refuse_other_processes(group)
+        rows = PrivateRows(private, config, group)
+        if not rows.has_text:
             raise ValueError("`private` holds no text: it has no rows, or blank ones only.")
-        self._num_clients = len(samples)
+        self._num_clients, self._num_own = rows.num_clients, len(rows)
         for entry in plan.releases:
             _check_capacity(self._num_clients, entry.mechanism)
-        warn_of_delta(config.delta, self._num_clients)
-        warn_of_few_clients(config, plan, self._num_clients)
+        if group.rank == 0:
+            warn_of_delta(config.delta, self._num_clients)
+            warn_of_few_clients(config, plan, self._num_clients)
         limits = plan.max_samples_per_client, config.seed
-        if config.labels:
-            self._samples = embed_with_labels(samples, embedder, *limits)
-        else:
-            self._samples = Samples.of(embed_clients(samples, embedder, *limits))
+        self._samples = embed_clients(rows, embedder, *limits, group)
         if reader is not None and plan.reads_tokens:
-            self._samples = with_tokens(self._samples, samples, reader, *limits)
+            self._samples = with_tokens(self._samples, rows, reader, *limits)
+        self._group = group
         self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()
@@ -102,6 +109,11 @@ class InMemoryClientPool(ClientPool):
         if os.getpid() != self._process:
             raise RuntimeError("A pool releases in the process that made it only: copies would not count alike.")
         check_question(question, self._samples.num_dimensions, self._samples.tokenizer)
+        if len(set(self._group.gather((question.fingerprint(), mechanism)))) > 1:
+            raise RuntimeError(
+                f"The {self._group.size} processes ask different questions, so their answers are not summed. Nothing "
+                "is spent. Start all of them with the same arguments, models and versions."
+            )
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Sum the contributions of the clients that participate, and add the noise. See `ClientPool`.
@@ -109,7 +121,8 @@ class InMemoryClientPool(ClientPool):
         Raises:
             RuntimeError: That failed. Neither the error nor its traceback holds a clean sum, noise or embeddings.
         """
-        noisy, failure = attempted(self._noisy_sum, question, mechanism)
+        result, failure = attempted(self._noisy_sum, question, mechanism)
+        noisy, failure = result or (None, failure)
         if noisy is None:
             raise RuntimeError(
                 f"The sum over the clients failed, with a {failure}. What it said may quote what clients hold, so it "
@@ -117,10 +130,27 @@ class InMemoryClientPool(ClientPool):
             )
         return noisy
 
-    def _noisy_sum(self, question: Question, mechanism: Mechanism) -> np.ndarray:
-        noise = self._noise(mechanism.noise_scale, question.num_bins)
-        participates = sample_clients(self._num_clients, self._plan.client_sampling_rate)
-        return sum_answers(question, self._samples.select(participates[self._samples.owners]), mechanism) + noise
+    def _noisy_sum(self, question: Question, mechanism: Mechanism) -> tuple[np.ndarray | None, str | None]:
+        """Sum the parts of all processes. None if one of them failed, and the type of the error of this one."""
+        part, failure = attempted(self._part, question, mechanism)
+        # A process that failed sends that it did, so that no sum without its clients counts.
+        sent = np.zeros(question.num_bins + 1, dtype=np.int64)
+        sent[0] = part is None
+        if part is not None:
+            sent[1:] = part
+        total = self._group.sum(sent)
+        return (None, failure or "failure in another process") if total[0] else (total[1:], None)
+
+    def _part(self, question: Question, mechanism: Mechanism) -> np.ndarray:
+        """Sum the contributions of the clients of this process. In the main one the noise is in it as well."""
+        total = np.zeros(question.num_bins, dtype=np.int64)
+        if self._group.rank == 0:
+            total += self._noise(mechanism.noise_scale, question.num_bins)
+        # Each process draws for its own clients, independently.
+        participates = sample_clients(self._num_own, self._plan.client_sampling_rate)
+        for block in self._samples.blocks(SAMPLES_AT_ONCE):
+            total += sum_answers(question, block.select(participates[block.owners]), mechanism)
+        return total
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_clients={self.num_clients})"
@@ -129,12 +159,13 @@ class InMemoryClientPool(ClientPool):
         raise TypeError(f"A {type(self).__name__} holds private data and is not to be pickled or copied.")
 
 
-def _refuse_other_processes() -> None:
+def _refuse_other_processes(group: Group) -> None:
     """Two processes would each draw noise of their own on the same sum: a release that is not counted."""
-    if not is_main_process():
+    if group.size == 1 and not is_main_process():
         raise RuntimeError(
-            f"This is not the main one of {num_processes()} processes. Only the main one holds private data, and a "
-            "generator gives the released answer to the others. Give the dataset to the generator instead."
+            f"This is not the main one of {num_processes()} processes. Only the main one makes a pool of all clients, "
+            "and a generator gives the released answer to the others. Give the dataset to the generator instead, in "
+            "all processes if each of them shall embed its part."
         )
 
 

@@ -1,4 +1,4 @@
-"""From private text to what questions read: grouping by client, the cap, and embeddings on an integer grid.
+"""From private text to what questions read: the cap on each client's samples, and embeddings on an integer grid.
 
 A client's samples depend on that client's texts only, bit for bit. Its texts make batches of their own in the
 embedding model, and its subset follows from hashes of its texts under a key of its own. Embeddings are rounded to
@@ -12,20 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..configuration import PrivateEvolutionConfig
-from ..data.columns import MissingColumnError, has_transform, shown_names, values_of
-from ..data.labels import read_labels
-from ..forms import Plain, form_of, read_rows
-from ..processes import progress_bar
+from ..processes import ALONE, Group, progress_bar
 from .guard import attempted
-from .identity import check_clients
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .rows import LabeledText, PrivateRows, Sample
 
 EMBEDDING_UNITS = 2**11
 """Integer units per length one in the space of embeddings."""
@@ -69,20 +62,6 @@ class SpreadsWork(Protocol):
         ...
 
 
-class LabeledText(NamedTuple):
-    """A private text and its label. Two samples with one text and different labels are two samples.
-
-    Args:
-        text (`str`): The text.
-        label (`int`): Number of its label, in the order of `config.labels`.
-    """
-
-    text: str
-    label: int
-
-
-Sample = TypeVar("Sample", str, LabeledText)
-
 NO_LABEL = -1
 """Label of a sample that has none."""
 
@@ -112,19 +91,6 @@ class Samples:
             object.__setattr__(self, "labels", np.full(len(self.owners), NO_LABEL, dtype=np.int64))
         if not len(self.tokens):
             object.__setattr__(self, "tokens", listed([np.zeros(0, dtype=np.int64)] * len(self.owners)))
-
-    @classmethod
-    def of(cls, embedded: Sequence[np.ndarray], labels: Sequence[Sequence[int]] | None = None) -> "Samples":
-        """Put together the embeddings of clients, each of shape `(number of its samples, d)`, and their labels.
-
-        A client whose texts could not be embedded has no samples, and so no labels either.
-        """
-        owners = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
-        points = np.concatenate(list(embedded))
-        if labels is None:
-            return cls(owners, points)
-        own = [each for each, rows in zip(labels, embedded, strict=True) if len(rows)]
-        return cls(owners, points, np.concatenate([np.zeros(0), *own]).astype(np.int64))
 
     @property
     def num_dimensions(self) -> int:
@@ -203,91 +169,6 @@ def check_quantized(name: str, embeddings: np.ndarray) -> None:
         raise ValueError(f"`{name}` holds rows longer than 1. Normalize them to unit length first.")
 
 
-def _column(private: "Dataset", argument: str, name: str, fix: str) -> list[Any]:
-    values = None
-    try:
-        values = values_of(private, name)
-    except MissingColumnError:
-        pass
-    if values is None:
-        names = shown_names(private.column_names)
-        raise ValueError(f"`{argument}`={name!r} is not a column of `private`, which has {names}.{fix}")
-    return values
-
-
-def read_columns(private: "Dataset", config: PrivateEvolutionConfig) -> tuple[list[str], list[object]]:
-    """Read the texts of private rows, and whose they are.
-
-    Raises:
-        ValueError: A column is missing, rows are not whole or have no client, or a transform could mix the rows of
-            clients.
-        TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
-    """
-    from datasets import Dataset
-
-    if not isinstance(private, Dataset):
-        raise TypeError(
-            f"`private` of type {type(private).__name__} must be one `datasets.Dataset`: take a split of a "
-            "`DatasetDict`, such as `private['train']`. `Dataset.from_pandas` or `Dataset.from_list` makes one, also "
-            "of a stream: `Dataset.from_list(list(stream))`."
-        )
-    if has_transform(private):
-        raise ValueError(
-            "`private` has a transform (`with_transform`). It sees rows of several clients at a time, and could mix "
-            "them. Apply it to each row alone, in memory, and give the result: `private.with_format(None).map("
-            "transform, batched=True, batch_size=1, keep_in_memory=True)`. Or leave it out: "
-            "`private.with_format(None)`."
-        )
-    form = form_of(config)
-    columns = [_column(private, "text_column", name, "") for name in form.source]
-    ids = _column(
-        private,
-        "client_column",
-        config.client_column,
-        " The guarantee is per client, so every row needs to say whose it is. Set `client_column` to the column that "
-        "does. If each row really is a different person's, say so: "
-        f"`private.add_column({config.client_column!r}, list(range(len(private))))`.",
-    )
-    if isinstance(form, Plain) and not all(isinstance(text, str) for text in columns[0]):
-        raise TypeError(f"`private` has rows in column {form.column!r} that are not strings. Drop or convert them.")
-    texts = read_rows("private", form, zip(*columns, strict=True))
-    check_clients(ids, config.client_column)
-    return texts, ids
-
-
-def group_by_client(private: "Dataset", config: PrivateEvolutionConfig) -> dict[object, list[str]]:
-    """Group the texts that are not blank. A client with blank texts only is still a client, which contributes zero.
-
-    Raises:
-        ValueError: A column is missing, rows are not whole (`forms.read_rows`), or have no client
-            (`identity.check_clients`, which also warns of ids that look alike).
-        TypeError: `private` is not a `Dataset`, or rows of the text column are not strings.
-    """
-    texts, ids = read_columns(private, config)
-    return _group(texts, ids, texts)
-
-
-def group_with_labels(private: "Dataset", config: PrivateEvolutionConfig) -> dict[object, list[LabeledText]]:
-    """Group the texts that are not blank with their labels. See `group_by_client`.
-
-    Raises:
-        ValueError: As in `group_by_client`, or rows have a label that is not among `config.labels`.
-    """
-    texts, ids = read_columns(private, config)
-    labels = read_labels("private", private, str(config.label_column), config.label_names)
-    return _group(texts, ids, list(map(LabeledText, texts, labels)))
-
-
-def _group(texts: Sequence[str], ids: Sequence[object], samples: Sequence[Sample]) -> dict[object, list[Sample]]:
-    groups: dict[object, list[Sample]] = {client: [] for client in ids}
-    for text, client, sample in zip(texts, ids, samples, strict=True):
-        if text.strip():
-            groups[client].append(sample)
-    if not all(text.strip() for text in texts):
-        warnings.warn("`private` has blank texts. They are left out.", stacklevel=4)
-    return groups
-
-
 def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> list[Sample]:
     """Choose a client's random subset, which does not depend on who else participates or on the order of the rows.
 
@@ -324,90 +205,152 @@ def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> l
     return [samples[index] for index in sorted(range(len(samples)), key=ranks.__getitem__)[:cap]]
 
 
-def embed_with_labels(samples: Mapping[object, list[LabeledText]], embedder: Embedder, cap: int, seed: int) -> Samples:
-    """Cap and embed every client's samples, and keep their labels. See `embed_clients`."""
-    chosen = {client: cap_samples(client, own, cap, seed) for client, own in samples.items()}
-    texts = {client: [sample.text for sample in own] for client, own in chosen.items()}
-    labels = [[sample.label for sample in own] for own in chosen.values()]
-    return Samples.of(embed_clients(texts, embedder, cap, seed), labels)
+class _Embedded:
+    """The samples of clients as they are embedded: 2 bytes per number, in one array that is never copied.
+
+    Args:
+        most (`int`): Most samples that there can be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._owners, self._labels = (np.empty(most, dtype=np.int64) for _ in range(2))
+        self._embeddings: np.ndarray | None = None
+        self._number = 0
+
+    def add(self, client: int, embeddings: np.ndarray, labels: list[int]) -> None:
+        """Add the samples of the next client."""
+        if self._embeddings is None:
+            self._embeddings = np.empty((len(self._owners), embeddings.shape[1]), dtype=np.int16)
+        if embeddings.shape[1] != self.num_dimensions:
+            raise ValueError("`embedding_model` returned vectors of different lengths. Use another model.")
+        own = slice(self._number, self._number + len(embeddings))
+        self._owners[own], self._embeddings[own], self._labels[own] = client, embeddings, labels
+        self._number = own.stop
+
+    @property
+    def num_dimensions(self) -> int | None:
+        """Dimensions of the embeddings. None if there is no sample."""
+        return None if self._embeddings is None else int(self._embeddings.shape[1])
+
+    def samples(self, num_dimensions: int) -> Samples:
+        """Return all of them."""
+        if self._embeddings is None:
+            return Samples(np.zeros(0, dtype=np.int64), np.zeros((0, num_dimensions), dtype=np.int16))
+        own = slice(self._number)
+        return Samples(self._owners[own], self._embeddings[own], self._labels[own])
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._embeddings = None
 
 
-def embed_clients(samples: Mapping[object, list[str]], embedder: Embedder, cap: int, seed: int) -> list[np.ndarray]:
-    """Cap and embed every client's samples, in batches of their own.
+def embed_clients(
+    samples: PrivateRows | Mapping[object, list[Any]], embedder: Embedder, cap: int, seed: int, group: Group = ALONE
+) -> Samples:
+    """Cap and embed every client's samples, in batches of their own, and keep their labels if they have any.
 
     A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place. Of
     an embedding model that kills the process this cannot be said.
 
+    Args:
+        samples (`PrivateRows` or `Mapping` of clients to `list` of `str` or `LabeledText`): The clients' samples.
+        embedder (`Embedder`): The embedding model.
+        cap (`int`): Most samples that a client answers with.
+        seed (`int`): Seed of the subsets.
+        group (`Group`, *optional*):
+            The processes whose clients they are. They tell each other whether any text was embedded, and in how many
+            dimensions.
+
     Returns:
-        `list` of `np.ndarray`: Each client's quantized embeddings, of shape `(at most cap, d)`.
+        `Samples`: The samples of the clients of this process, quantized, numbered in their order.
 
     Raises:
         ValueError: No text of any client can be embedded. The message quotes none.
     """
-    embedded: list[np.ndarray | None] = []
+    embedded = _Embedded(_num_kept(samples, cap))
     unknown: list[tuple[int, int]] = []
     try:
-        width = _embed_into(embedded, unknown, samples, embedder, cap, seed)
+        width = _embed_into(embedded, unknown, samples, embedder, cap, seed, group)
     except BaseException:
         # The frames of an error, such as an interruption, keep what they hold.
         embedded.clear()
         unknown.clear()
         raise
-    return [np.zeros((0, width), dtype=np.int16) if own is None else own for own in embedded]
+    return embedded.samples(width)
+
+
+def _num_kept(samples: PrivateRows | Mapping[object, list[Any]], cap: int) -> int:
+    sizes = samples.sizes if isinstance(samples, PrivateRows) else np.array(list(map(len, samples.values())))
+    return int(np.minimum(sizes, cap).sum())
 
 
 def _embed_into(
-    embedded: list[np.ndarray | None],
+    embedded: _Embedded,
     unknown: list[tuple[int, int]],
-    samples: Mapping[object, list[str]],
+    samples: PrivateRows | Mapping[object, list[Any]],
     embedder: Embedder,
     cap: int,
     seed: int,
+    group: Group,
 ) -> int:
-    """Append each client's embeddings, or None if there are none, and return the number of dimensions.
+    """Add each client's embeddings, if there are any, and return the number of dimensions.
 
     How many tokens are unknown, and how many there are, is appended for each client whose texts were looked at.
     """
     failure, cuts = None, False
 
-    def embed(texts: list[str]) -> np.ndarray:
+    def embed(client: object, own: list[Any]) -> tuple[np.ndarray, list[int]]:
         nonlocal cuts
+        chosen = cap_samples(client, own, cap, seed)
+        texts = [sample if isinstance(sample, str) else sample.text for sample in chosen]
         # Asked of every client: one that fails here must not depend on whether others have long texts.
         if embedder.cuts(texts):
             cuts = True
         if isinstance(embedder, CountsUnknown):
             unknown.append(embedder.count_unknown(texts))
-        return quantize_embeddings(embedder(texts))
+        labels = [sample.label if isinstance(sample, LabeledText) else NO_LABEL for sample in chosen]
+        return quantize_embeddings(embedder(texts)), labels
 
-    def embed_client(client: object) -> tuple[np.ndarray | None, str | None]:
-        return attempted(embed, cap_samples(client, samples[client], cap, seed)) if samples[client] else (None, None)
+    def embed_client(item: tuple[object, list[Any]]) -> tuple[tuple[np.ndarray, list[int]] | None, str | None]:
+        return attempted(embed, *item) if item[1] else (None, None)
 
-    def take(result: tuple[np.ndarray | None, str | None]) -> str | None:
-        embedded.append(result[0])
+    def take(client: int, result: tuple[tuple[np.ndarray, list[int]] | None, str | None]) -> str | None:
+        if result[0] is not None:
+            embedded.add(client, *result[0])
         return result[1]
 
     # Several threads may embed, each one client at a time. No variable here holds what they found.
     spread = embedder.spread if isinstance(embedder, SpreadsWork) else map
     with progress_bar(len(samples), "client", "Embedding clients") as bar:
-        for failed in map(take, spread(embed_client, samples)):
+        for failed in map(take, range(len(samples)), spread(embed_client, samples.items())):
             failure = failed or failure
             bar.update()
-    widths = {own.shape[1] for own in embedded if own is not None}
+    found = group.gather((embedded.num_dimensions, failure))
+    widths = {each for each, _ in found if each is not None}
     if not widths:
+        failure = next((each for _, each in found if each), None)
         raise ValueError(
             f"`embedding_model` failed on all private texts, with a {failure}. What it said may quote them, so it is "
             "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
         )
+    if len(widths) > 1:
+        raise ValueError(f"`embedding_model` has {sorted(widths)} dimensions in the processes. Use one model in all.")
+    _warn_of_texts(embedder, failure, cuts, unknown)
+    return widths.pop()
+
+
+def _warn_of_texts(embedder: Embedder, failure: str | None, cuts: bool, unknown: list[tuple[int, int]]) -> None:
+    """Warn the owner of the texts of those that count for nothing, or only in part."""
     if failure:
         warnings.warn(
             f"`embedding_model` failed on the texts of some clients, with a {failure}. They contribute nothing.",
-            stacklevel=4,
+            stacklevel=5,
         )
     if cuts:
         warnings.warn(
             f"`private` has texts of more than {embedder.max_length} tokens, which is all of a text that counts with "
             "this `embedding_model`. Split longer texts into several rows of the same client.",
-            stacklevel=4,
+            stacklevel=5,
         )
     tenths = _tenths_unknown(unknown)
     if tenths > 10 * MOST_UNKNOWN:
@@ -415,9 +358,8 @@ def _embed_into(
             f"The tokenizer of `embedding_model` reads about {10 * tenths} % of the tokens of `private` as unknown. "
             "Texts that it cannot read are all alike to it, so the votes say little. Use an embedding model that was "
             "trained on this script. (This warning was made from private text. Do not pass it on.)",
-            stacklevel=4,
+            stacklevel=5,
         )
-    return widths.pop()
 
 
 def _tenths_unknown(counts: Sequence[tuple[int, int]]) -> int:

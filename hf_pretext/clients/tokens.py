@@ -8,6 +8,7 @@ import numpy as np
 
 from ..processes import progress_bar
 from .guard import attempted
+from .rows import PrivateRows
 from .samples import Samples, cap_samples
 
 MAX_CHARACTERS = 2**15
@@ -37,7 +38,7 @@ class TokenReader(Protocol):
 
 
 def with_tokens(
-    embedded: Samples, samples: "Mapping[object, list[Any]]", reader: TokenReader, cap: int, seed: int
+    embedded: Samples, samples: PrivateRows | Mapping[object, list[Any]], reader: TokenReader, cap: int, seed: int
 ) -> Samples:
     """Add the tokens of every client's samples to their embeddings.
 
@@ -47,7 +48,8 @@ def with_tokens(
 
     Args:
         embedded (`Samples`): The samples. A client that could not be embedded has none, and has no tokens either.
-        samples (`Mapping` of clients to `list` of `str` or `LabeledText`): What they were made of, before the cap.
+        samples (`PrivateRows`, or `Mapping` of clients to `list` of `str` or `LabeledText`):
+            What they were made of, before the cap.
         reader (`TokenReader`): The tokenizer.
         cap (`int`): Most samples that a client answers with.
         seed (`int`): Seed of the run.

@@ -8,9 +8,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import numpy as np
+
 from ..cleaning import valid_unicode
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 _KINDS_OF_IDS = (str, int, float, bytes, memoryview, Decimal, UUID, date, time, timedelta, list, dict)
@@ -133,6 +136,66 @@ def roots_of(names: Iterable[str], columns: Sequence[str]) -> list[str]:
     """List the columns that hold what these names and paths lead to, as far as they exist."""
     paths = {name: [name, *(name[: dot.start()] for dot in re.finditer(r"\.", name))] for name in names}
     return [column for column in columns if any(column in each for each in paths.values())]
+
+
+class Columns:
+    """Some columns of a dataset, or fields inside them, that are read some rows at a time.
+
+    A format such as `"numpy"` is left out, since it changes no text.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset. It has no transform.
+        names (`Sequence[str]`): Names of columns, or paths into nested fields.
+
+    Raises:
+        MissingColumnError: There is no such column.
+    """
+
+    def __init__(self, dataset: "Dataset", names: Sequence[str]) -> None:
+        plain = dataset.with_format(None)
+        self._names = list(names)
+        for name in names:
+            if not roots_of([name], plain.column_names):
+                raise MissingColumnError(name)
+        self._data = plain.select_columns(roots_of(names, plain.column_names))
+        self.read([0] if len(self) else [])
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._data)
+
+    def read(self, rows: "slice | list[int]") -> list[list[Any]]:
+        """Read the values of each column in these rows."""
+        found: Any = self._data[rows] if rows != [] else {name: [] for name in self._names}
+        if not all(name in found for name in self._names):
+            found = gather(
+                (dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)), self._names
+            )
+        return [found[name] for name in self._names]
+
+    def encoded(self, batch_size: int = 2**16) -> "tuple[np.ndarray, pa.Array] | None":
+        """Number the different values of one column of strings or whole numbers, in the order of their rows.
+
+        Returns:
+            `np.ndarray` of int64, the number of each row's value, and a `pyarrow.Array` of the values. None if the
+            column is of another type, whose values Python and Arrow may compare in different ways.
+        """
+        import pyarrow as pa
+        from datasets import Value
+
+        (name,) = self._names
+        feature = self._data.features.get(name)
+        if not len(self) or not isinstance(feature, Value):
+            return None
+        is_text = feature.dtype in ("string", "large_string")
+        if not is_text and not re.fullmatch(r"u?int\d+", feature.dtype):
+            return None
+        tables = self._data.with_format("arrow").iter(batch_size)
+        column = pa.chunked_array([chunk for table in tables for chunk in table[name].chunks])
+        if is_text:  # More than 2 GB of them fit into no array of short strings.
+            column = column.cast(pa.large_string())
+        found = column.dictionary_encode(null_encoding="encode").combine_chunks()
+        return found.indices.to_numpy(zero_copy_only=False).astype(np.int64), found.dictionary
 
 
 def values_of(dataset: "Dataset", name: str) -> list[Any]:

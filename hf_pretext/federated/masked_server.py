@@ -76,7 +76,7 @@ class MaskedSum:
             with an old key, so a client that sends one is dropped.
 
     Attributes:
-        num_answered (`int`): Number of clients whose masked answers arrived.
+        answered (`set` of `int`): The clients whose masked answers arrived.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class MaskedSum:
         self._length = num_bins + 1
         self._seen = seen
         self._timeout = timeout
-        self.num_answered = 0
+        self.answered: set[int] = set()
 
     def ask(self, question: RecordDict, digest: bytes) -> np.ndarray:
         """Ask a question, and return the sum of the answers.
@@ -173,7 +173,7 @@ class MaskedSum:
 
         requests = {node: request(node) for node in sealed}
         answers = self._grid.ask(ANSWER, requests, self._timeout, MASKS, read)
-        self.num_answered = len(answers)
+        self.answered = set(answers)
         self._require(len(answers), roster.graph.num_to_open, "answered")
         return answers
 

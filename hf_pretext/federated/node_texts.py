@@ -11,14 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..clients.samples import (
-    Samples,
-    embed_clients,
-    embed_with_labels,
-    group_by_client,
-    group_with_labels,
-    quantize_embeddings,
-)
+import numpy as np
+
+from ..clients.rows import group_by_client
+from ..clients.samples import Samples, embed_clients, quantize_embeddings
 from ..clients.tokens import TokenReader, with_tokens
 from ..configuration import PrivateEvolutionConfig
 from ..data import read_dataset
@@ -97,20 +93,19 @@ def embedded_texts(
     reader = _token_reader(settings.tokenizer) if plan.reads_tokens else None
     try:
         own = read()
-        embedded = embed_with_labels(own, embedder, *limits) if config.labels else None
-        embedded = embedded or Samples.of(embed_clients(own, embedder, *limits))
+        embedded = embed_clients(own, embedder, *limits)
         return embedded if reader is None else with_tokens(embedded, own, reader, *limits)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # Also a panic in a tokenizer that is written in Rust.
         logger.exception("This client's texts could not be read or embedded, or it has none, so it contributes zero:")
-        none = Samples.of([quantize_embeddings(embedder([]))])
+        none = Samples(np.zeros(0, dtype=np.int64), quantize_embeddings(embedder([])))
         return none if reader is None else none.with_tokens([], reader.fingerprint)
 
 
 def _grouped(path: str, config: PrivateEvolutionConfig) -> SamplesByClient:
     rows = read_rows_of(path, config, config.client_column)
-    return dict((group_with_labels if config.labels else group_by_client)(rows, config))
+    return group_by_client(rows, config)
 
 
 _READ: dict[tuple[str, str], SamplesByClient] = {}

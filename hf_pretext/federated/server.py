@@ -114,6 +114,7 @@ class FederatedClientPool(ClientPool):
         self._record = record
         self._known_by: dict[str, set[int]] = {}
         self._nodes: list[int] = []
+        self._silent: set[int] = set()
         self._keys_seen: set[bytes] = set()
         self.rounds: list[FederatedRound] = []
         if record is not None and record.is_file():
@@ -152,8 +153,11 @@ class FederatedClientPool(ClientPool):
             )
         willing = self._knowing(question, self._wait_for(self._num_needed(question)))
         # No more than the run has, and first of all those that were asked before: clients refuse to share the noise
-        # among more. Who joins late takes the place of one that left.
-        self._nodes = sorted(willing, key=lambda node: (node not in self._nodes, node))[: self.num_clients]
+        # among more. Who joins late takes the place of one that left, or that did not answer in the last release. Who
+        # answers in time does not depend on texts, and no noise is saved by who is not asked.
+        before = set(self._nodes) - self._silent
+        self._nodes = sorted(willing, key=lambda node: (node in self._silent, node not in before, node))
+        self._nodes = self._nodes[: self.num_clients]
         check_capacity(mechanism, len(self._nodes))
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
@@ -165,7 +169,8 @@ class FederatedClientPool(ClientPool):
         grid = CheckedGrid(self._grid)
         started = time.perf_counter()
         ask = self._sum_masked if self._settings.secure_aggregation else self._sum_plain
-        total, num_answered = ask(grid, nodes, needed, question, encoded)
+        total, answered = ask(grid, nodes, needed, question, encoded)
+        self._silent, num_answered = set(nodes) - answered, len(answered)
         if total is not None and not _is_plausible(total, num_answered, needed, mechanism):
             total = None
         self.rounds.append(
@@ -267,24 +272,24 @@ class FederatedClientPool(ClientPool):
 
     def _sum_masked(
         self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
-    ) -> tuple[np.ndarray | None, int]:
-        """Sum the answers under masks. The second value is the number of answers that arrived."""
+    ) -> tuple[np.ndarray | None, set[int]]:
+        """Sum the answers under masks. The second value is whose answers arrived."""
         settings, colluding = self._settings, _num_colluding(self._settings)
         terms = terms_of(self._plan, settings.num_clients, settings.max_colluding, len(nodes))
         timeout, seen = settings.round_timeout, self._keys_seen
         release = MaskedSum(grid, nodes, needed, colluding, terms, question.num_bins, timeout, seen)
         try:
-            return release.ask(_message_of(encoded), encoded.digest(question)), release.num_answered
+            return release.ask(_message_of(encoded), encoded.digest(question)), release.answered
         except ValueError as error:
             # A client's share that is sound in form and wrong in substance ends here as well.
             logger.warning("The release is lost: %s", error)
-            return None, release.num_answered
+            return None, release.answered
 
     def _sum_plain(
         self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
-    ) -> tuple[np.ndarray | None, int]:
+    ) -> tuple[np.ndarray | None, set[int]]:
         """Sum answers without masks, which clients send in simulations only."""
-        answers: list[np.ndarray] = []
+        answers: dict[int, np.ndarray] = {}
 
         def check(request: Message, reply: Message) -> Message | None:
             node = request.metadata.dst_node_id
@@ -292,7 +297,7 @@ class FederatedClientPool(ClientPool):
                 logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
                 return None
             given = recorddict_compat.recorddict_to_fitres(reply.content, True)
-            answers.append(parameters_to_ndarrays(given.parameters)[0])
+            answers[node] = parameters_to_ndarrays(given.parameters)[0]
             grid.bytes_up[node] += size_of(reply.content)
             return reply
 
@@ -300,7 +305,7 @@ class FederatedClientPool(ClientPool):
         messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
         grid.exchange(messages, self._settings.round_timeout, check)
         is_enough = len(answers) >= needed
-        return (np.sum(answers, axis=0).astype(np.int64) if is_enough else None), len(answers)
+        return (np.sum([*answers.values()], axis=0).astype(np.int64) if is_enough else None), set(answers)
 
 
 def _num_colluding(settings: FederationSettings) -> int:

@@ -14,6 +14,7 @@ from .choice import check_text_column as check_text_column
 from .choice import form_of as form_of
 from .form import Form as Form
 from .form import Row as Row
+from .form import each_text as each_text
 from .form import read_rows as read_rows
 from .form import texts_in as texts_in
 from .mending import mended as mended

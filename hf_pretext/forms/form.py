@@ -1,6 +1,6 @@
 """What a form does, and rows as texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class Form(Protocol):
         ...
 
 
-def read_rows(argument: str, form: Form, rows: Iterable[Row]) -> list[str]:
-    """Write rows as texts.
+def each_text(argument: str, form: Form, rows: Iterable[Row]) -> Iterator[str]:
+    """Write rows as texts, one after another.
 
     It may read private rows. *Released*: nothing. The error goes to the owner of the data, at the console of the
     trusted side.
@@ -89,23 +89,28 @@ def read_rows(argument: str, form: Form, rows: Iterable[Row]) -> list[str]:
         rows (`Iterable` of `tuple`): The values of each row.
 
     Raises:
-        ValueError: Rows are broken. The message has their number and the first of them, and quotes nothing.
+        ValueError: At the end, if rows are broken. The message has their number and the first of them, and quotes
+            nothing.
     """
-    texts, broken = [], []
+    first, num_broken = None, 0
     for number, row in enumerate(rows):
         problem = form.problem(row)
-        if problem is not None:
-            broken.append((number, problem))
+        if problem is None:
+            yield form.read(row)
         else:
-            texts.append(form.read(row))
-    if broken:
-        number, problem = broken[0]
-        many = "1 row that is" if len(broken) == 1 else f"{len(broken)} rows that are"
+            first, num_broken = first or (number, problem), num_broken + 1
+    if first is not None:
+        number, problem = first
+        many = "1 row that is" if num_broken == 1 else f"{num_broken} rows that are"
         raise ValueError(
             f"`{argument}` has {many} not a whole {form.name}, such as row {number}: {problem}. Mend or drop such "
             "rows."
         )
-    return texts
+
+
+def read_rows(argument: str, form: Form, rows: Iterable[Row]) -> list[str]:
+    """Write rows as texts. See `each_text`."""
+    return list(each_text(argument, form, rows))
 
 
 def texts_in(dataset: "Dataset", form: Form) -> list[str]:

@@ -226,7 +226,7 @@ class PrivacyLedger(CountsAlone):
             self._releases = self._read(self._path)
 
     def share(self) -> None:
-        """Give every process the main process's releases, since the pool of clients counts there only."""
+        """Give every process the main process's releases, since the noise is drawn and counted there only."""
         self._releases = broadcast(self._releases)
 
     def _check_file(self) -> None:

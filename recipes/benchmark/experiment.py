@@ -9,7 +9,8 @@ from datasets import Dataset
 from huggingface_hub.utils import tqdm
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.clients.samples import Samples, group_by_client, quantize_embeddings
+from hf_pretext.clients.rows import group_by_client
+from hf_pretext.clients.samples import Samples, quantize_embeddings
 from hf_pretext.privacy import Plan
 from hf_pretext.privacy.mechanism import Mechanism
 

@@ -19,7 +19,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.clients.samples import group_by_client
+from hf_pretext.clients.rows import group_by_client
 from hf_pretext.evolution.token_tilt import estimate_tilt
 from hf_pretext.models.packaged import locate
 from hf_pretext.privacy import Plan

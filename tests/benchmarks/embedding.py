@@ -34,15 +34,18 @@ def main(out, num_clients=NUM_CLIENTS):
     few = {number: clients[number] for number in range(0, num_clients, 25)}
     embedded = {}
 
+    def parts_of(some):
+        return [own.embeddings for _, own in embed_clients(some, embedder, TEXTS_OF_A_CLIENT, 0).each_client()]
+
     def all_clients():
-        embedded["together"] = embed_clients(clients, embedder, TEXTS_OF_A_CLIENT, 0)
+        embedded["together"] = parts_of(clients)
 
     def few_clients():
         embed_clients(few, embedder, TEXTS_OF_A_CLIENT, 0)
 
     few_clients()
     seconds = by_turns({"sorted": lambda: sorted_batches(embedder, texts), "clients": all_clients}, 2)
-    alone = [embed_clients({number: own}, embedder, TEXTS_OF_A_CLIENT, 0)[0] for number, own in few.items()]
+    alone = [parts_of({number: own})[0] for number, own in few.items()]
     same = [np.array_equal(own, embedded["together"][number]) for own, number in zip(alone, few, strict=True)]
     idle = by_turns({"few": few_clients})["few"]
     # Three busy processes of one thread each.

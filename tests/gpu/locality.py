@@ -15,6 +15,11 @@ DTYPES = {"checkpoint": "auto", "float32": torch.float32, "float16": torch.float
 SHAPES = [(64, 16), (64, 32), (64, 64), (64, 128), (256, 32), (256, 64), (256, 128), (64, 256)]
 
 
+def embedded(some, embedder):
+    """Return the embeddings of each client."""
+    return [own.embeddings for _, own in embed_clients(some, embedder, CAP, SEED).each_client()]
+
+
 def locality(seconds):
     """Embed clients alone and together, and texts in batches of one shape with other texts beside them."""
     ended = time.monotonic() + seconds
@@ -26,10 +31,9 @@ def locality(seconds):
         embedder = TextEmbedder(model, batch_size=64)
         number = 120 if IS_GPU else 6
         some = clients(number)
-        whole = embed_clients(some, embedder, CAP, SEED)
-        other = dict(reversed(list(some.items())))
-        turned = embed_clients(other, embedder, CAP, SEED)[::-1]
-        alone = [embed_clients({client: own}, embedder, CAP, SEED)[0] for client, own in list(some.items())[::4]]
+        whole = embedded(some, embedder)
+        turned = embedded(dict(reversed(list(some.items()))), embedder)[::-1]
+        alone = [embedded({client: own}, embedder)[0] for client, own in list(some.items())[::4]]
         found["clients"][name] = {
             "dtype": str(next(model.parameters()).dtype),
             "number": number,

@@ -6,6 +6,7 @@ from .mean_embedding import MeanEmbedding as MeanEmbedding
 from .nearest_candidates import NearestCandidates as NearestCandidates
 from .question import Question as Question
 from .summing import QUESTIONS as QUESTIONS
+from .summing import SAMPLES_AT_ONCE as SAMPLES_AT_ONCE
 from .summing import check_question as check_question
 from .summing import sum_answers as sum_answers
 from .token_counts import LabeledTokenCounts as LabeledTokenCounts
