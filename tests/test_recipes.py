@@ -309,7 +309,8 @@ FORMS = {
 def test_evaluation_reads_rows_as_the_run_had_them(folder, name, monkeypatch):
     row, settings, expected = FORMS[name]
     module = load_script("evaluate")
-    monkeypatch.setattr(module, "TextDistribution", lambda: SimpleNamespace(compute=lambda **given: given))
+    compute = lambda embed, **given: given  # noqa: E731
+    monkeypatch.setattr(module, "TextDistribution", lambda: SimpleNamespace(compute=compute))
     rows = [{"client_id": f"c{number}", **row} for number in range(3)]
     Dataset.from_list(rows).to_json(folder / "held_out.jsonl")
     Dataset.from_list([row]).to_json(folder / "synthetic.jsonl")
