@@ -1,9 +1,9 @@
 """Run the tests with other versions of Python and of the dependencies: `python tests/versions.py [NAME ...]`.
 
-`lowest` has the oldest versions that pyproject.toml allows for the library, without the extra `recipes`, which asks for
-newer ones. The others have those of constraints.txt. Each environment is made by `uv` in
-`build/versions`, with an interpreter that is installed here or that `uv` can download. Options after `--` go to pytest.
-What could not be run is listed at the end, and the exit status is 1.
+`lowest` has the oldest versions that pyproject.toml allows for the library, without the extra `recipes`, which asks
+for newer ones. The others have those of constraints.txt. Each environment is made by `uv` in `build/versions`, with an
+interpreter that is installed here or that `uv` can download. Options after `--` go to pytest. What could not be run is
+listed at the end, and the exit status is 1.
 """
 
 import os
