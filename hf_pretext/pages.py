@@ -88,7 +88,7 @@ def page_of(
     data = checked(saved, data, with_public=not is_published)
     saved = saved.published() if is_published else saved
     if any(each.stage == "public" for each in data.points):
-        notices.append("The public texts here are as page.json has them. No digest names them, so they are unchecked.")
+        notices.append("The public texts come from page.json. The report does not name them, so they are unchecked.")
     excluded = Excluded() if is_published else _excluded(path, evaluation, audit)
     from jinja2 import TemplateError
 

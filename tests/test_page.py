@@ -233,6 +233,7 @@ def test_what_is_not_covered_is_marked_and_never_published(folder):
     (folder / "evaluation.json").write_text(json.dumps({**figures, "num_texts": 9, "num_clients": 3}))
     (folder / "metrics.json").write_text(json.dumps({"frechet_initial": 0.125}))
     page = page_of(folder)
+    assert "Fréchet distance of the first candidates to held-out text" in page
     assert "not covered by the guarantee" in page and "+0.0100 [-0.0100, +0.0300]" in page and "0.125" in page
     assert "0.125" not in page_of(folder, is_published=True) and 'id="excluded"' not in page_of(
         folder, is_published=True
