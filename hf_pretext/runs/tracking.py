@@ -1,7 +1,10 @@
 """Live figures of a run for trackers such as trackio: what was released, what it has cost, and how rounds went.
 
-*Released*: nothing new. Everything that is sent is a function of the ledger's counts and of the record of a round,
-which a report and a card publish anyway. No answer of clients is sent, and no time of the private side.
+*Released*: no new figure. Everything that is sent is a function of the ledger's counts and of the record of a round,
+which a report and a page publish anyway. No answer of clients is sent.
+
+*To whom*: the trusted side, like the console. A tracker notes when a figure arrives, so it shows how long the clients
+took, which depends on what they hold and which no guarantee covers. Some also note how busy the machine is.
 """
 
 import logging
