@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What `make test` installs holds all that the quickstart needs.
 QUICKSTART_INSTALLED := $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.quickstart)
 
-.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow quality style clean help
+.PHONY: quickstart recipes prove federation bench gpu benchmark benchmark-small test test-slow test-versions quality style clean help
 
 .DEFAULT_GOAL := help
 
@@ -41,6 +41,9 @@ benchmark benchmark-small: $(VENV)/.installed ## compare methods (downloads text
 
 test-slow: $(VENV)/.installed ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+test-versions: $(VENV)/.installed ## the tests on other versions of Python, and with the oldest dependencies
+	$(BIN)/python tests/versions.py
 
 quality: $(VENV)/.installed ## lint, format and types
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ RUN_KEYS = (
     "dtype",
     "device_map",
     "batch_size",
+    "report_to",
 )
 REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")
 

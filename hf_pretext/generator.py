@@ -1,6 +1,5 @@
 """`PrivateEvolutionGenerator`: private clients in, a dataset of differentially private synthetic text out."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from .evolution.token_answer import TokenAnswer
 from .expansion import Expander, SeedTexts, check_num_samples
 from .finetuning.chain import reports_of_run, reports_of_writer, with_writer
 from .forms import form_of
+from .hub import check_is_not_audited
 from .inputs import check_population, clients_of, decided, run_settings, tools_of
 from .labels import check_given_shares
 from .models.components import Components, ModelSource
@@ -35,6 +35,7 @@ from .processes import is_main_process, progress_label
 from .runs.folder import RunFolder, working
 from .runs.history import RoundRecord
 from .runs.run import Run
+from .runs.tracking import Tracker, Trackers
 from .saved_runs import SavedRun, check_no_run_dir, time_table
 from .saving import SavesRuns
 from .selecting import embed_together, select_public
@@ -43,8 +44,6 @@ from .tilting import usable_answer
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset, IterableDataset
-
-logger = logging.getLogger(__name__)
 
 
 class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
@@ -65,15 +64,13 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         expansion_model (`str`, `Path`, `tuple`, `Pipeline`, `InferenceClient` or `TextEngine`, *optional*):
             Causal language model that expands the seeds, or the address of a server that has one and speaks the API
             of OpenAI, such as `"http://localhost:8000/v1#Qwen/Qwen3-8B"`, or an object of your own with `complete`,
-            `answer` and `truncate`. It is needed for `expand`, for `variation_model=None`, and to write an initial
-            population. `evolve` with a masked language model and public texts does not need it.
+            `answer` and `truncate`. It is needed for `expand`, for `variation_model=None`, and to write candidates.
         config (`PrivateEvolutionConfig`): The settings, including the privacy budget.
         device (`str` or `torch.device`, *optional*): Device of models that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
         device_map (`str` or `dict`, *optional*):
-            How an expansion model that is loaded here and too large for one device is spread over several, as in
-            `from_pretrained` of transformers: `"auto"` fills the accelerators, then memory.
+            How a large expansion model is spread over devices, as in `from_pretrained` of transformers, or `"auto"`.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass, and requests to a server at a time.
         run_dir (`str` or `Path`, *optional*):
             Folder in which a run survives being killed. Every release is there, durably, before anything uses it. A
@@ -83,6 +80,8 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         questions (`Sequence` of `(Question, float)`, *optional*):
             Questions of your own, each asked once before the first round, and the fraction of the budget of each. If
             such a question has `interpret`, its answer is part of the evidence.
+        report_to (`str`, `Tracker`, or a `Sequence` of them, *optional*):
+            Where rounds and epsilon are shown while a run goes on: trackers of accelerate, such as `"trackio"`.
         accountant (`Accountant`, *optional*): Computes epsilon, instead of `config.accountant`.
         noise (`NoiseSource`, *optional*): Source of the noise, for tests. Any but the default voids the guarantee.
 
@@ -113,12 +112,14 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         run_dir: str | Path | None = None,
         selection: SelectionRule | None = None,
         questions: Sequence[tuple[Question, float]] = (),
+        report_to: str | Tracker | Sequence[str | Tracker] | None = None,
         accountant: Accountant | None = None,
         noise: NoiseSource | None = None,
     ) -> None:
         if not isinstance(config, PrivateEvolutionConfig):
             raise TypeError(f"`config` must be a PrivateEvolutionConfig, not {type(config).__name__}.")
         Plan.from_config(config, questions, accountant)  # Refused, if at all, before models are loaded.
+        self._trackers = Trackers(report_to)
         self._components = Components.load(
             variation_model, embedding_model, expansion_model, config, device, dtype, device_map, batch_size
         )
@@ -253,7 +254,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         check_population(private, initial_population, self.config, self._components)
         # A run that did not end is resumed, or begun again if nothing of it was kept.
         self._run = run = self._new_run(self._num_runs + 1)
-        with working(self._folder, self.ledger):
+        with working(self._folder, self.ledger), self._trackers:
             is_released = run.is_released
             if not is_released:
                 run.warn_of_a_second_one()
@@ -373,9 +374,10 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
 
         Raises:
             FileNotFoundError: `name` is neither.
-            ValueError: The report and the plan do not belong together, or the name of a model was not saved.
+            ValueError: The run is audited, its report and plan do not match, or the name of a model was not saved.
         """
         check_no_run_dir(overrides)
+        check_is_not_audited(name)
         saved = SavedRun.load(name, revision, token)
         config = saved.config_or(overrides.pop("config", None))
         generator = cls(**{**saved.models(overrides), **overrides}, config=saved.decided(config))
@@ -412,7 +414,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         return embed_together(self._components.embedder, texts)
 
     def _new_run(self, number: int) -> Run:
-        return Run(number, self.config.seed, self.config.num_rounds, self.ledger, self._folder, self.seconds)
+        return Run(number, self.config, self.ledger, self._folder, self.seconds, self._trackers)
 
     def _pool(self, private: Any, population: Population) -> ClientPool | None:
         return clients_of(private, population, self._config, self._components, self.ledger.plan, self._noise)

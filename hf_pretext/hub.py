@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifacts import CARD_NAME, DATA_FILE, REPORT_NAME, SEEDS_FILE, SEEDS_NAME, TOKENS_NAME
+from .artifacts import (
+    AUDIT_NAME,
+    AUDIT_SETTINGS_NAME,
+    CARD_NAME,
+    DATA_FILE,
+    REPORT_NAME,
+    SEEDS_FILE,
+    SEEDS_NAME,
+    TOKENS_NAME,
+)
 from .coverage import report_of_rows
 from .data import read_texts
 from .data.sources import is_repository
@@ -133,6 +142,21 @@ def check_guarantee(report: PrivacyReport | None, allow_no_guarantee: bool) -> N
     )
 
 
+def is_audited(folder: str | Path) -> bool:
+    """Return whether a folder holds an audited run, also one whose audit did not end."""
+    return any((Path(folder) / name).is_file() for name in (AUDIT_NAME, AUDIT_SETTINGS_NAME))
+
+
+def check_is_not_audited(folder: str | Path, audit: str | Path | None = None) -> None:
+    """Raise a `ValueError` if the run in a folder is audited, or is to be shown with an audit."""
+    if audit is not None or is_audited(folder):
+        raise ValueError(
+            f"{str(folder)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
+            "finds is about private data. It is neither published nor made a run that can be. Use a run without an "
+            "audit."
+        )
+
+
 def fetch_folder(
     name: str | Path,
     patterns: list[str],
@@ -192,11 +216,16 @@ def find_privacy_report(
             Columns that the guarantee is to be about, by default those that the report names.
 
     Returns:
-        `PrivacyReport`: The report, or the sum of several, or None if a single row is not covered.
+        `PrivacyReport`: The report, or the sum of several. None if a single row is not covered, or, with a warning, if
+        the rows are of an audited run, whose clients are planted.
     """
     if isinstance(source, (str, Path)) and Path(source).is_file():
         return None  # No report lies beside a file.
+    own = [] if isinstance(source, (str, Path)) else [Path(file["filename"]).parent for file in source.cache_files]
     name = source if isinstance(source, (str, Path)) else name
+    if audited := next(filter(is_audited, [*own, *([] if name is None else [name])]), None):
+        logger.warning("%r holds an audited run. No guarantee is claimed for its texts.", str(audited))
+        return None
     folders = [] if name is None or Path(name).is_file() else [fetch_guarantee(name, revision, token)]
     if isinstance(source, (str, Path)):
         columns = text_column or _columns_of(folders[0])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from .artifacts import (
     AUDIT_NAME,
-    AUDIT_SETTINGS_NAME,
     CONFIG_NAME,
     EVALUATION_NAME,
     HISTORY_NAME,
@@ -72,6 +71,7 @@ def page_of(
         FileNotFoundError: A file of the run is missing.
         ValueError: A file is not what this library writes, or an audited run is to be published.
     """
+    from .hub import check_is_not_audited
     from .page import Excluded, PageData
 
     path = Path(folder)
@@ -88,7 +88,7 @@ def page_of(
     data = checked(saved, data, with_public=not is_published)
     saved = saved.published() if is_published else saved
     if any(each.stage == "public" for each in data.points):
-        notices.append("The public texts here are as page.json has them. No digest names them, so they are unchecked.")
+        notices.append("The public texts come from page.json. The report does not name them, so they are unchecked.")
     excluded = Excluded() if is_published else _excluded(path, evaluation, audit)
     from jinja2 import TemplateError
 
@@ -121,20 +121,6 @@ def checked(saved: "SavedRun", data: "PageData", with_public: bool = True) -> "P
     if quality is not None and data.quality is not None:  # Its words come from the texts themselves.
         quality = replace(data.quality, openings=quality.openings, scripts=quality.scripts)
     return replace(data, points=points, quality=quality)
-
-
-def is_audited(folder: str | Path) -> bool:
-    """Return whether a folder holds an audited run, also one whose audit did not end."""
-    return any((Path(folder) / name).is_file() for name in (AUDIT_NAME, AUDIT_SETTINGS_NAME))
-
-
-def check_is_not_audited(folder: str | Path, audit: str | Path | None = None) -> None:
-    """Raise a `ValueError` if the run in a folder is audited, or is to be shown with an audit."""
-    if audit is not None or is_audited(folder):
-        raise ValueError(
-            f"{str(folder)!r} holds an audited run. Its texts were written with planted samples, and what an audit "
-            "finds is about private data. It is neither published nor made a run that can be."
-        )
 
 
 def write_page(folder: str | Path, output: str | Path | None = None, **options: Any) -> Path:

@@ -38,12 +38,12 @@ def num_processes() -> int:
 
 def is_main_process() -> bool:
     """Return whether this process draws the noise, prints and writes files. It holds private data in any case."""
-    return num_processes() == 1 or _state().process_index == 0
+    return num_processes() == 1 or process_state().process_index == 0
 
 
 def own_device() -> Any:
     """Return the device of this process among several, or None if it is alone and may use any device."""
-    return _state().device if num_processes() > 1 else None
+    return processprocess_state().device if num_processes() > 1 else None
 
 
 def map_over_processes(
@@ -64,7 +64,7 @@ def map_over_processes(
         return list(work(items) if seed is None else work(items, seed))
     from accelerate.utils import gather_object
 
-    rank = _state().process_index
+    rank = processprocess_state().process_index
     part = items[rank::count]
     own = work(part) if seed is None else work(part, seed * count + rank)
     results: list[Any] = [None] * len(items)
@@ -79,7 +79,7 @@ def broadcast(value: Any) -> Any:
     if num_processes() > 1:
         from accelerate.utils import broadcast_object_list
 
-        _state()
+        processprocess_state()
         broadcast_object_list(values, from_process=0)
     return values[0]
 
@@ -99,7 +99,7 @@ class Group:
     @classmethod
     def of_launch(cls) -> "Group":
         """Return the group of all processes of this launch."""
-        return cls(_state().process_index, num_processes()) if num_processes() > 1 else ALONE
+        return cls(process_state().process_index, num_processes()) if num_processes() > 1 else ALONE
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, by rank. All of them call it."""
@@ -107,7 +107,7 @@ class Group:
             return [value]
         from accelerate.utils import gather_object
 
-        _state()
+        process_state()
         return list(gather_object([value]))
 
     def sum(self, array: "np.ndarray") -> "np.ndarray":
@@ -120,7 +120,7 @@ class Group:
             return array
         import torch
 
-        total = torch.from_numpy(array.copy()).to(_state().device)
+        total = torch.from_numpy(array.copy()).to(process_state().device)
         torch.distributed.all_reduce(total)
         return total.cpu().numpy()
 
@@ -152,7 +152,8 @@ def progress_bar(total: int | None, unit: str, label: str | None = None) -> tqdm
     return tqdm(total=total, desc=label, unit=unit, disable=hidden, name="hf_pretext")
 
 
-def _state() -> Any:
+def processprocess_state() -> Any:
+    """Return accelerate's view of the processes, which is made if there is none."""
     import torch
     from accelerate import PartialState
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import PICTURE_NAME
-from .pages import PAGE_NAME, check_is_not_audited, checked, load_run, quality_in, write_page
+from .pages import PAGE_NAME, checked, load_run, quality_in, write_page
 from .personal import REGION, scrub_text
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) 
         ValueError: There are no texts, `output_dir` is `folder`, or the run is audited.
         ImportError: `phonenumbers` is not installed.
     """
+    from .hub import check_is_not_audited
     from .page import PageData
 
     source, target = Path(folder), Path(output_dir)

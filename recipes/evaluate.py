@@ -7,21 +7,28 @@ python recipes/evaluate.py --model jobs-adapter --dataset held_out.jsonl
 It takes one model: choose it by its validation loss on synthetic texts, which the finetuning recipes do, and measure
 that one here, once. The figures go into `evaluation.json`, a picture and the model's card. An evaluation on private
 text is not covered by the guarantee of the model, and the texts are written nowhere.
+
+Held-out rows are read as those of the run. For texts with labels, `text_column` is enough. For records, give
+`--text_column subject body`, and `--template` if the run had one. For conversations, give `--text_column messages
+--chat_roles user assistant`.
 """
 
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # `import evaluate` must find the library, and not this script.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
+import numpy as np
+from datasets import Dataset
 from trl import TrlParser
 
 from hf_pretext.cards import MEASURES
-from hf_pretext.data import list_texts, read_repository, read_texts
+from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
 from hf_pretext.files import atomic_folder
@@ -33,6 +40,7 @@ from hf_pretext.finetuning import (
     run_recipe,
     write_model_card,
 )
+from hf_pretext.forms import Chat, Form, Plain, check_chat_roles, check_form, check_text_column, form_of
 from hf_pretext.hub import fetch_folder
 from hf_pretext.inputs import warn_of_unknown
 from hf_pretext.models import load_sentence_transformer, resolve_device
@@ -50,7 +58,14 @@ class EvaluationArguments:
     dataset: str = field(metadata={"help": "Held-out texts: a file, a folder, or a dataset repository of the Hub."})
     base_model: str | None = field(default=None, metadata={"help": "Model before finetuning. By default its own."})
     split: str = field(default="test", metadata={"help": "Name of the held-out texts, and split of a repository."})
-    text_column: str = field(default="text", metadata={"help": "Column of texts."})
+    text_column: list[str] = field(
+        default_factory=lambda: ["text"],
+        metadata={"help": "Column of texts or conversations, or the columns of records, as the run had them."},
+    )
+    template: str | None = field(default=None, metadata={"help": "Template of records, as the run had it."})
+    chat_roles: list[str] | None = field(
+        default=None, metadata={"help": "The two roles, if `text_column` holds conversations."}
+    )
     client_column: str | None = field(
         default="client_id", metadata={"help": "Column that says whose a text is. null: each text is someone else's."}
     )
@@ -85,9 +100,11 @@ def main(arguments: EvaluationArguments) -> None:
     output = Path(arguments.output_dir or (arguments.model if Path(arguments.model).is_dir() else ""))
     if output == Path():
         raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
-    texts, clients = held_out_texts(arguments)
-    base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
+    form = form_of_rows(arguments)
+    rows, clients = held_out_rows(arguments, form)
     tokenizer = read_tokenizer(folder)
+    texts = as_trained_on(rows, form, tokenizer)
+    base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
     options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)
@@ -105,7 +122,7 @@ def main(arguments: EvaluationArguments) -> None:
         "difference": paired_bootstrap(before, after, clients, seed=arguments.seed),
     }
     if arguments.synthetic:
-        figures["synthetic_texts"] = measure_texts(arguments, texts)
+        figures["synthetic_texts"] = measure_texts(arguments, rows, form)
     if is_main_process():
         write_results(output, folder, figures)
         print(table(figures))
@@ -121,25 +138,55 @@ def published_name(arguments: EvaluationArguments) -> str:
     return Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset
 
 
-def held_out_texts(arguments: EvaluationArguments) -> tuple[list[str], list[Any]]:
-    """Read the held-out texts and whose they are."""
+def form_of_rows(arguments: EvaluationArguments) -> Form:
+    """Return what a row is: a text, a record or a conversation."""
+    given = arguments.text_column
+    columns = [given] if isinstance(given, str) else given  # A file of settings may have either.
+    column = columns[0] if len(columns) == 1 else tuple(columns)
+    roles = None if arguments.chat_roles is None else tuple(arguments.chat_roles)
+    check_text_column("text_column", column)
+    if roles is not None:
+        check_chat_roles("chat_roles", roles)
+    settings = SimpleNamespace(text_column=column, template=arguments.template, chat_roles=roles)
+    check_form(settings)
+    return form_of(settings)
+
+
+def held_out_rows(arguments: EvaluationArguments, form: Form) -> tuple[Dataset, list[Any]]:
+    """Read the held-out rows and whose they are."""
     # What is private is not copied into a cache.
     read = read_repository if arguments.is_private and is_repository(arguments.dataset) else read_texts
-    data = read(arguments.dataset, arguments.text_column, arguments.client_column, split=arguments.split)
-    texts = list_texts(data, arguments.text_column, "dataset")
-    clients = list(range(len(texts))) if arguments.client_column is None else list(data[arguments.client_column])
-    if arguments.num_texts is not None and arguments.num_texts < len(texts):
-        import numpy as np
-
-        chosen = np.random.default_rng(arguments.seed).permutation(len(texts))[: arguments.num_texts]
-        texts, clients = [texts[index] for index in chosen], [clients[index] for index in chosen]
-    return texts, clients
+    texts = form.column if isinstance(form, Plain) else None
+    data = read(arguments.dataset, texts, arguments.client_column, other_columns=form.source, split=arguments.split)
+    clients = list(range(len(data))) if arguments.client_column is None else list(data[arguments.client_column])
+    if arguments.num_texts is not None and arguments.num_texts < len(data):
+        chosen = np.random.default_rng(arguments.seed).permutation(len(data))[: arguments.num_texts]
+        data, clients = data.select(chosen), [clients[index] for index in chosen]
+    return data, clients
 
 
-def measure_texts(arguments: EvaluationArguments, held_out: list[str]) -> dict[str, Any]:
+def as_trained_on(rows: Dataset, form: Form, tokenizer: Any) -> list[str]:
+    """Write rows as the texts that a model was finetuned on: conversations by the template of its tokenizer."""
+    texts = list_rows(rows, form, "dataset")
+    if not isinstance(form, Chat):
+        return texts
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "`chat_roles` is given, but the tokenizer of `model` has no chat template, so it was not finetuned on "
+            "conversations. Leave `chat_roles` out, or name a model that was."
+        )
+    texts = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in rows[form.column]]
+    begins = tokenizer.bos_token if tokenizer("").input_ids[:1] == [tokenizer.bos_token_id] else ""
+    return [text.removeprefix(begins) for text in texts]  # Whoever reads them adds it again.
+
+
+def measure_texts(arguments: EvaluationArguments, rows: Dataset, form: Form) -> dict[str, Any]:
     """Measure how near the synthetic texts are to the held-out ones."""
     assert arguments.synthetic is not None  # The caller has looked.
-    synthetic = list_texts(read_texts(arguments.synthetic, arguments.text_column), arguments.text_column, "synthetic")
+    # The synthetic dataset may call them otherwise, such as `messages`.
+    column = form.columns[0] if isinstance(form, Plain) else None
+    written = read_texts(arguments.synthetic, column, other_columns=form.columns)
+    synthetic, held_out = list_rows(written, form, "synthetic", form.columns), list_rows(rows, form, "dataset")
     embedder = TextEmbedder(
         load_sentence_transformer(arguments.embedding_model, resolve_device(arguments.device), "auto")
     )

@@ -113,6 +113,17 @@ def test_expand_continues_from_the_seeds_of_a_run(folders, capsys, spelling):
     assert (changed["max_new_tokens"], changed["top_p"]) == (16, 0.9)
 
 
+def test_one_command_rebuilds_the_texts_from_the_seeds(folders):
+    """Seeds, settings and token counts are all that the same model needs, and they are what is saved and pushed."""
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
+        (folders / "out" / name).rename(folders / name)
+    options = {"--seeds": folders / "out", "--expansion-model": folders / "llm", "--num-samples": 9}
+    options |= {"--output-dir": folders / "again"}
+    assert main(["expand", *(str(word) for pair in options.items() for word in pair)]) == 0
+    assert load_from_disk(str(folders / "again"))["text"][:] == load_from_disk(str(folders))["text"][:]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

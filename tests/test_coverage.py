@@ -497,3 +497,21 @@ def test_columns_that_are_no_names_are_refused(columns):
 def test_reports_of_plain_texts_are_written_as_before(run):
     _, _, folder = run
     assert "columns" not in json.loads((folder / "privacy_report.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["audit_settings.json", "audit.json"])
+def test_an_audited_run_is_neither_continued_nor_has_it_a_guarantee(run, forgets, tmp_path, name, caplog):
+    """Its texts may be trained on, as the audit of a model needs it, but what comes of that is not published."""
+    folder = shutil.copytree(run[2], tmp_path / "audited")
+    assert find_privacy_report(folder) is not None
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match="holds an audited run. .*Use a run without an audit"):
+        PrivateEvolutionGenerator.from_pretrained(folder)
+    with pytest.raises(ValueError, match="holds an audited run"):
+        PrivateEvolutionGenerator.from_pretrained(str(folder), **models())
+    loaded = load_from_disk(str(folder))
+    for source in (folder, str(folder), loaded, loaded.select(range(3))):
+        assert find_privacy_report(source) is None
+    assert "holds an audited run. No guarantee is claimed" in caplog.text
+    texts = load_training_texts(FinetuningArguments(dataset=str(folder)))
+    assert texts.report is None and len(texts.train) == 36

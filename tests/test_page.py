@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Browser, find_browser
 
+import hf_pretext
 from conftest import random_texts, release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cli import main
@@ -16,9 +18,11 @@ from hf_pretext.data import make_dataset
 from hf_pretext.data.labels import class_labels
 from hf_pretext.models import ModelSource
 from hf_pretext.page import PageData
+from hf_pretext.page.data import COSTS
 from hf_pretext.pages import page_of, push_page, write_page
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 from hf_pretext.runs.history import RoundRecord
+from hf_pretext.runs.run import STAGES
 from hf_pretext.saved_runs import SavedRun
 
 LABELS = {"ham": "messages that people want", "spam": "unwanted <b>advertising</b>"}
@@ -77,6 +81,10 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
 
 
+def page_json(**changes):
+    return json.dumps({"format": 1, "points": [], "quality": None, "seconds": None, "costs": None, **changes})
+
+
 def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
@@ -127,6 +135,7 @@ def test_records_and_conversations_are_shown_with_their_lines(tmp_path):
 def test_a_federation_says_what_it_cost_the_clients(tmp_path):
     means = {"bytes_down": 4096.5, "bytes_up": 1024.0, "seconds": 0.5}
     counts = {"num_asked": 40, "num_answered": 37, "num_needed": 32, "num_rounds": 2, "is_masked": False}
+    assert set(means | counts) == set(COSTS)
     page = page_of(save(replace(make_run(random_texts(5)), costs=means | counts), tmp_path / "run"))
     assert "40 clients were asked" in page and "at least 37 answered" in page and "1,024 bytes from it" in page
     assert "without secure aggregation" in page
@@ -178,6 +187,13 @@ def test_a_run_of_another_version_has_a_page_without_a_map(folder):
     [
         ("page.json", "{", "page.json.*Delete it"),
         ("page.json", '{"format": 1, "points": [{"stage": "private"}]}', "page.json.*Delete it"),
+        ("page.json", page_json(seconds={"ann has the flu": 1.0}), "page.json.*Delete it"),
+        ("page.json", page_json(seconds={"embedding": "ann"}), "page.json.*Delete it"),
+        ("page.json", page_json(seconds={"embedding": -1.0}), "page.json.*Delete it"),
+        ("page.json", page_json(costs={"note": "ann has the flu"}), "page.json.*Delete it"),
+        ("page.json", page_json(costs=dict.fromkeys(COSTS, 1)), "page.json.*Delete it"),
+        ("page.json", page_json(costs=dict.fromkeys(COSTS, "ann") | {"is_masked": True}), "page.json.*Delete it"),
+        ("page.json", page_json(costs=["ann"]), "page.json.*Delete it"),
         ("privacy_report.json", None, "lacks privacy_report.json.*written half"),
         ("models.json", None, "lacks models.json"),
         ("history.json", None, "lacks history.json"),
@@ -217,6 +233,7 @@ def test_what_is_not_covered_is_marked_and_never_published(folder):
     (folder / "evaluation.json").write_text(json.dumps({**figures, "num_texts": 9, "num_clients": 3}))
     (folder / "metrics.json").write_text(json.dumps({"frechet_initial": 0.125}))
     page = page_of(folder)
+    assert "Fréchet distance of the first candidates to held-out text" in page
     assert "not covered by the guarantee" in page and "+0.0100 [-0.0100, +0.0300]" in page and "0.125" in page
     assert "0.125" not in page_of(folder, is_published=True) and 'id="excluded"' not in page_of(
         folder, is_published=True
@@ -286,6 +303,12 @@ def test_public_texts_of_a_map_are_not_pushed(folder):
     published = page_of(folder, is_published=True)
     assert "Ann has the flu" not in published and "unchecked" not in published
     assert {point[0] for point in data_of(published)["points"]} == {1, 2}
+
+
+def test_every_stage_that_is_timed_is_known_to_the_page():
+    package = Path(hf_pretext.__file__).parent
+    timed = {name for path in package.rglob("*.py") for name in re.findall(r'\.stage\("([^"]*)"', path.read_text())}
+    assert timed == set(STAGES)
 
 
 def test_a_map_without_its_texts_is_empty(folder):

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from datasets import Dataset, concatenate_datasets
+from tokenizers import processors
+from transformers import AutoTokenizer
 from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
@@ -23,6 +26,7 @@ from hf_pretext.finetuning import (
     take_over_text_field,
 )
 from hf_pretext.finetuning.training import _command
+from hf_pretext.forms import Chat
 from hf_pretext.preferences import PreferenceArguments
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -287,6 +291,82 @@ def test_evaluation_before_and_after(folder, private, capsys):
         assert private["text"][0] not in path.read_text()
     # What the owner of private text calls its file may say whose it is.
     assert figures["dataset"] == "a private dataset" in card and "held_out" not in card + json.dumps(figures)
+
+
+TALK = [{"role": "user", "content": "A lost card"}, {"role": "assistant", "content": "we block it"}]
+CHAT_TEMPLATE = "{{ bos_token }}{% for turn in messages %}<{{ turn['role'] }}> {{ turn['content'] }}\n{% endfor %}"
+FORMS = {
+    "labeled": ({"text": "A lost card", "kind": "ham"}, {}, "A lost card"),
+    "record": (
+        {"subject": "A card", "body": "it is lost"},
+        {"text_column": ["subject", "body"], "template": "{subject}: {body}"},
+        "A card: it is lost",
+    ),
+    "chat": (
+        {"messages": TALK},
+        {"text_column": ["messages"], "chat_roles": ["user", "assistant"]},
+        "<user> A lost card\n<assistant> we block it\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_evaluation_reads_rows_as_the_run_had_them(folder, name, monkeypatch):
+    row, settings, expected = FORMS[name]
+    module = load_script("evaluate")
+    compute = lambda embed, **given: given  # noqa: E731
+    monkeypatch.setattr(module, "TextDistribution", lambda: SimpleNamespace(compute=compute))
+    rows = [{"client_id": f"c{number}", **row} for number in range(3)]
+    Dataset.from_list(rows).to_json(folder / "held_out.jsonl")
+    Dataset.from_list([row]).to_json(folder / "synthetic.jsonl")
+    read, tokenizer = [], AutoTokenizer.from_pretrained(folder / "llm")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    monkeypatch.setattr(module, "read_tokenizer", lambda _: tokenizer)
+    score = module.score_next_tokens
+    monkeypatch.setattr(module, "score_next_tokens", lambda *a, **k: read.append(a[2]) or score(*a, **k))
+    (folder / "out").mkdir()
+    arguments = {"model": str(folder / "llm"), "base_model": str(folder / "llm"), "output_dir": str(folder / "out")}
+    arguments |= {"dataset": str(folder / "held_out.jsonl"), "synthetic": str(folder / "synthetic.jsonl")}
+    arguments |= {"embedding_model": str(folder / "embedder"), "device": "cpu", "num_texts": 2}
+    module.main(module.EvaluationArguments(**arguments, **settings))
+    begin = tokenizer.bos_token if name == "chat" else ""  # This tokenizer adds none by itself.
+    assert read == [[begin + expected] * 2] * 2
+    figures = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert figures["num_texts"] == 2 and figures["difference"]["cross_entropy"]["difference"] == 0
+    assert figures["synthetic_texts"]["predictions"] == figures["synthetic_texts"]["references"][:1]
+
+
+def test_a_beginning_that_a_tokenizer_adds_is_not_read_twice(folder):
+    module, tokenizer = load_script("evaluate"), AutoTokenizer.from_pretrained(folder / "llm")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    begin = tokenizer.bos_token
+    adds = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = adds
+    rows = Dataset.from_list([{"messages": TALK}])
+    (text,) = module.as_trained_on(rows, Chat("messages", ("user", "assistant")), tokenizer)
+    templated = tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
+    assert tokenizer(text).input_ids == templated and templated.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_column": ["messages"], "chat_roles": ["user", "assistant"]}, "has no chat template"),
+        ({"text_column": ["a", "a"]}, "`text_column`="),
+        ({"template": "{a} {b}"}, "`template`="),
+        ({"chat_roles": ["user"]}, "`chat_roles`="),
+        ({"text_column": ["a", "b"], "chat_roles": ["user", "assistant"]}, "needs one column"),
+        ({}, "rows without the column 'text'"),
+    ],
+)
+def test_rows_that_cannot_be_evaluated_are_refused_before_a_model_is_loaded(folder, settings, message, monkeypatch):
+    module = load_script("evaluate")
+    monkeypatch.setattr(module, "load_before_and_after", lambda *_: pytest.fail("a model was loaded"))
+    Dataset.from_list([{"client_id": "c", "messages": TALK}]).to_json(folder / "held_out.jsonl")
+    with pytest.raises(ValueError, match=message):
+        module.main(
+            module.EvaluationArguments(model=str(folder / "llm"), dataset=str(folder / "held_out.jsonl"), **settings)
+        )
 
 
 @pytest.mark.parametrize(

@@ -112,26 +112,49 @@ def make_dataset(rows: list[dict[str, Any]], features: Mapping[str, Any] | None 
 
 
 def split_by_client(
-    samples: Sequence[tuple[str, str]], held_out_share: float, seed: int = 0
+    samples: "Dataset | Sequence[tuple[str, str]]",
+    held_out_share: float,
+    seed: int = 0,
+    *,
+    client_column: str = "client_id",
 ) -> tuple["Dataset", "Dataset"]:
-    """Set a random fraction of the clients aside, with all of their texts.
+    """Set a random fraction of the clients aside, with all of their texts, such as for an evaluation.
 
     Args:
-        samples (`Sequence[tuple[str, str]]`): Client and text of each sample.
-        held_out_share (`float`): Fraction of the clients that are set aside.
+        samples (`datasets.Dataset` or `Sequence[tuple[str, str]]`):
+            A dataset that says whose each row is, or client and text of each sample.
+        held_out_share (`float`): Fraction of the clients that are set aside, between 0 and 1.
         seed (`int`, *optional*, defaults to `0`): Seed of the split.
+        client_column (`str`, *optional*, defaults to `"client_id"`): Column of a dataset that says whose a row is.
 
     Returns:
-        `tuple` of two `datasets.Dataset`: The other clients' samples and those of the clients set aside. Columns
-        `client_id` (`str`) and `text` (`str`).
+        `tuple` of two `datasets.Dataset`: The other clients' rows and those of the clients set aside, with the columns
+        of the dataset. Of samples, columns `client_id` (`str`) and `text` (`str`).
+
+    Raises:
+        ValueError: There is no such column, or one of the two would be empty.
     """
     from datasets import Dataset
 
-    clients = sorted({client for client, _ in samples})
+    rows = samples if isinstance(samples, Dataset) else Dataset.from_list(_as_rows(samples))
+    if client_column not in rows.column_names:
+        raise ValueError(f"`client_column`={client_column!r} is not one of {shown_names(rows.column_names)}.")
+    owners = rows.with_format(None)[client_column][:]
+    clients = sorted(set(owners))
     order = np.random.default_rng(seed).permutation(len(clients))
-    held_out = {clients[index] for index in order[: round(held_out_share * len(clients))]}
+    number = round(held_out_share * len(clients))
+    if not 0 < number < len(clients):
+        raise ValueError(
+            f"`held_out_share`={held_out_share} sets {number} of {len(clients)} clients aside. Choose a fraction by "
+            "which both sides have at least one."
+        )
+    held_out = {clients[index] for index in order[:number]}
     kept, aside = (
-        Dataset.from_list([{"client_id": who, "text": text} for who, text in samples if (who in held_out) == is_held])
+        rows.select([index for index, who in enumerate(owners) if (who in held_out) == is_held])
         for is_held in (False, True)
     )
     return kept, aside
+
+
+def _as_rows(samples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"client_id": who, "text": text} for who, text in samples]

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Answer:
     @classmethod
     def now(cls, **values: Any) -> "Answer":
         """Make the entry of an answer that is about to be given."""
-        time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        time = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(id=uuid.uuid4().hex[:16], time=time, **values)
 
     @classmethod

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+WIDTH, HEIGHT = 640, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 50
 MOST_POINTS = 120
 """Points of a curve. A curve over ranks of a thousand candidates does not need all of them."""
 

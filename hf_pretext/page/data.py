@@ -9,12 +9,16 @@ from typing import Any
 from ..artifacts import PAGE_DATA_NAME
 from ..files import read_json, write_json
 from ..quality import TextQuality
+from ..runs.run import STAGES as TIMED
 
 FORMAT = 1
 """Format of the file. A file of another format is not read."""
 
 STAGES = {"public": "public texts", "seeds": "seeds", "synthetic": "synthetic texts"}
 """What people call each kind of text of a run."""
+
+COSTS = ("bytes_down", "bytes_up", "seconds", "num_asked", "num_answered", "num_needed", "num_rounds", "is_masked")
+"""What a federation says of its releases. All of it is numbers, but for whether answers were masked."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,7 @@ class PageData:
                 return None
             quality = values["quality"] and TextQuality.from_dict(values["quality"])
             points = [_checked(Point(**each)) for each in values["points"]]
-            seconds = {str(name): _number(took) for name, took in (values["seconds"] or {}).items()}
-            return cls(points, quality, seconds, values["costs"])
+            return cls(points, quality, _seconds(values["seconds"] or {}), _costs(values["costs"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{str(path)!r} is not what hf_pretext writes: it is damaged, or from somewhere else. Delete it. The "
@@ -89,6 +92,23 @@ def _checked(point: Point) -> Point:
         raise ValueError("not a point")
     _number(point.x), _number(point.y)
     return point
+
+
+def _seconds(values: Mapping[str, Any]) -> dict[str, float]:
+    """Read the times of known stages: another name would be a text on the page that no digest names."""
+    if not set(values) <= set(TIMED) or any(_number(took) < 0 for took in values.values()):
+        raise ValueError("not times")
+    return {name: float(took) for name, took in values.items()}
+
+
+def _costs(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    if set(values) != set(COSTS) or not isinstance(values["is_masked"], bool):
+        raise ValueError("not costs")
+    if any(_number(values[name]) < 0 for name in COSTS if name != "is_masked"):
+        raise ValueError("not costs")
+    return dict(values)
 
 
 def _number(value: Any) -> float:

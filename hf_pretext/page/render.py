@@ -36,6 +36,14 @@ MOST_CHARACTERS = 1_000_000
 WITHOUT_SCRIPT = 10
 """Texts that the page shows without its script, and on paper."""
 
+WORDS_OF_METRICS = {
+    "frechet_initial": "Fréchet distance of the first candidates to held-out text",
+    "frechet_synthetic": "Fréchet distance of the synthetic texts to held-out text",
+    "num_texts": "texts on either side of these distances",
+    "seconds": "seconds of the whole run",
+}
+"""What the page calls figures of the quickstart."""
+
 WORDS_OF_LENGTHS = {"texts": "synthetic", "seeds": "seeds", "public": "public"}
 
 
@@ -129,6 +137,7 @@ def render_page(facts: RunFacts) -> str:
         payload=Markup(_as_data(_payload(facts))),
         runs=[_budget(part, facts.config) for part in facts.report.parts or [facts.report]],
         certainty=_certainty,
+        words_of_metrics=WORDS_OF_METRICS,
         drawn=_charts(facts),
         charts=charts,
         settings=asdict(facts.config),

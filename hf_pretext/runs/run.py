@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..clients.pool import ClientPool
+from ..configuration import PrivateEvolutionConfig
 from ..privacy.figures import rounded_up
 from ..privacy.ledger import PrivacyLedger, ReleaseLostError
 from ..processes import broadcast, is_main_process, progress_label
 from .folder import RunFolder, is_count
 from .history import RoundRecord
+from .tracking import Trackers
 
 if TYPE_CHECKING:
     from ..clients.questions import Question
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 AFTER_FIRST_QUESTIONS = "first-questions"
 """Name of the step that is kept once the answers of all first questions are in the ledger."""
+
+STAGES = ("writing the initial population", "choosing tokens", "embedding", "smoothing", "varying", "expanding")
+"""Stages of public work, whose times a page shows."""
 
 AFTER_A_FIRST_QUESTION = [AFTER_FIRST_QUESTIONS, "reserve", "lookahead-1"]
 """Steps that come after the answer of a first question."""
@@ -69,28 +74,29 @@ class Run:
 
     Args:
         number (`int`): Number of the run in its ledger, from 1.
-        seed (`int`): Seed of everything but the noise.
-        num_rounds (`int`): Rounds of the run.
+        config (`PrivateEvolutionConfig`): Number of rounds, and the seed of everything but the noise.
         ledger (`PrivacyLedger`): Counts the releases, and holds their plan.
         folder (`RunFolder`, *optional*): Where results survive the process.
         seconds (`dict` of `str` to `float`, *optional*): Gets the time of each stage.
+        trackers (`Trackers`, *optional*): Get public figures while the run goes on.
     """
 
     def __init__(
         self,
         number: int,
-        seed: int,
-        num_rounds: int,
+        config: PrivateEvolutionConfig,
         ledger: PrivacyLedger,
         folder: RunFolder | None = None,
         seconds: dict[str, float] | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
-        self.number, self.num_rounds, self.ledger = number, num_rounds, ledger
+        self.number, self.num_rounds, self.ledger = number, config.num_rounds, ledger
         self.history: list[RoundRecord] = []
         self.num_clients: int | None = None
         self.seconds = {} if seconds is None else seconds
-        self._seed, self._folder = seed, folder
+        self._seed, self._folder, self._trackers = config.seed, folder, trackers or Trackers()
         self._started = self._seconds_of_clients = 0.0
+        self._num_seen = 0  # Releases of the ledger up to the latest one that was read.
 
     def rng(self, number: int) -> Streams:
         """Return the random streams of a round. The noise uses none of them."""
@@ -177,6 +183,8 @@ class Run:
                     logger.warning("%s", error)
             self.ledger.share()
             self._seconds_of_clients = time.perf_counter() - asked
+        self._num_seen = index + 1
+        self._trackers.log_release(self.ledger, index)
         release = self.ledger.releases[index]
         if release.question != about.kind:
             raise ValueError(
@@ -198,6 +206,7 @@ class Run:
         record = RoundRecord.of(number, votes, weights, np.unique(parents), seconds)
         kept = self.keep(f"record-{number}", RoundRecord.is_valid, lambda: asdict(record))
         self.history.append(RoundRecord.from_dict(kept))
+        self._trackers.log_round(self.history[-1], self._num_seen)
 
     def begin(self, clients: ClientPool | None) -> int:
         """Return the number of clients that the run began with, and refuse a pool of another number."""
