@@ -68,8 +68,7 @@ class PrivateEvolutionGenerator(CountsAlone):
         config (`PrivateEvolutionConfig`): The settings, including the privacy budget.
         device (`str` or `torch.device`, *optional*): Device of models that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU. `"fastest"` is the same,
-            and bfloat16 for an expansion model on a CPU that computes with it.
+            Their dtype. `"auto"` is the checkpoint's, and float32 on a CPU. `"fastest"` writes in bfloat16 on some.
         device_map (`str` or `dict`, *optional*):
             How an expansion model that is loaded here and too large for one device is spread over several, as in
             `from_pretrained` of transformers: `"auto"` fills the accelerators, then memory.
