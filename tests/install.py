@@ -95,10 +95,11 @@ def has_nvidia_gpu():
     if any(Path("/proc/driver/nvidia/gpus").glob("*")):
         return True
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+        # Written so that an old Python gets as far as being told that it is too old.
+        listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return listed.returncode == 0 and "GPU 0" in listed.stdout
+    return listed.returncode == 0 and b"GPU 0" in listed.stdout
 
 
 def is_installed(name):

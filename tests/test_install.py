@@ -75,7 +75,7 @@ def test_a_driver_or_a_cuda_build_without_a_gpu_asks_for_no_cuda(script, monkeyp
     def run(command, **_):
         if said is None:
             raise FileNotFoundError(command[0])
-        return subprocess.CompletedProcess(command, 0, said, "")
+        return subprocess.CompletedProcess(command, 0, said.encode())
 
     monkeypatch.setattr(script.subprocess, "run", run)
     assert script.has_nvidia_gpu() is has_gpu
