@@ -30,7 +30,7 @@ def add_expand(commands: Any) -> None:
     option("embedding_model", help="Model that judges the texts, if the saved run does not say where its own is.")
     option("push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub.")
     option("device", help="Where the models go. By default an accelerator or the CPU.")
-    option("dtype", help="Their dtype.")
+    option("dtype", help="Their dtype, such as 'float32'. 'fastest' writes in bfloat16 if the CPU has it.")
     option("device_map", help="How a model that is too large for one device is spread, such as 'auto'.")
     option("batch_size", type=int, help="Texts per forward pass, or requests at a time.")
     for name, kind in EXPANSION_SETTINGS.items():

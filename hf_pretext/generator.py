@@ -68,7 +68,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         config (`PrivateEvolutionConfig`): The settings, including the privacy budget.
         device (`str` or `torch.device`, *optional*): Device of models that are loaded here.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            Their dtype. `"auto"` is the checkpoint's on an accelerator and float32 on a CPU.
+            Their dtype. `"auto"` is the checkpoint's, and float32 on a CPU. `"fastest"` writes in bfloat16 on some.
         device_map (`str` or `dict`, *optional*):
             How a large expansion model is spread over devices, as in `from_pretrained` of transformers, or `"auto"`.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass, and requests to a server at a time.

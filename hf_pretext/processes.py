@@ -43,7 +43,7 @@ def is_main_process() -> bool:
 
 def own_device() -> Any:
     """Return the device of this process among several, or None if it is alone and may use any device."""
-    return processprocess_state().device if num_processes() > 1 else None
+    return process_state().device if num_processes() > 1 else None
 
 
 def map_over_processes(
@@ -64,7 +64,7 @@ def map_over_processes(
         return list(work(items) if seed is None else work(items, seed))
     from accelerate.utils import gather_object
 
-    rank = processprocess_state().process_index
+    rank = process_state().process_index
     part = items[rank::count]
     own = work(part) if seed is None else work(part, seed * count + rank)
     results: list[Any] = [None] * len(items)
@@ -79,7 +79,7 @@ def broadcast(value: Any) -> Any:
     if num_processes() > 1:
         from accelerate.utils import broadcast_object_list
 
-        processprocess_state()
+        process_state()
         broadcast_object_list(values, from_process=0)
     return values[0]
 
@@ -152,7 +152,7 @@ def progress_bar(total: int | None, unit: str, label: str | None = None) -> tqdm
     return tqdm(total=total, desc=label, unit=unit, disable=hidden, name="hf_pretext")
 
 
-def processprocess_state() -> Any:
+def process_state() -> Any:
     """Return accelerate's view of the processes, which is made if there is none."""
     import torch
     from accelerate import PartialState

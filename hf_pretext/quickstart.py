@@ -18,6 +18,8 @@ from .generator import PrivateEvolutionGenerator
 from .pages import quality_in
 from .plays import load_plays
 
+EMBEDDING_MODEL = "packaged/all-MiniLM-L6-v2"
+EXPANSION_MODEL = "packaged/SmolLM2-135M-Instruct"
 NUM_SAMPLES = 224
 HELD_OUT_SPEECHES = 600
 
@@ -33,7 +35,7 @@ CONFIG = PrivateEvolutionConfig(
     max_length=64,
     domain="speeches by characters in the plays of Shakespeare",
     seeds_per_prompt=3,
-    texts_per_prompt=3,
+    continuations_per_prompt=3,  # A prompt is read once for them.
     best_of=1,  # Half the time of the expansion.
     token_fraction=0.0,  # The same.
     max_new_tokens=48,
@@ -71,9 +73,10 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
         shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
     generator = PrivateEvolutionGenerator(
         variation_model=None,
-        embedding_model="packaged/all-MiniLM-L6-v2",
-        expansion_model="packaged/SmolLM2-135M-Instruct",
+        embedding_model=EMBEDDING_MODEL,
+        expansion_model=EXPANSION_MODEL,
         config=config,
+        dtype="fastest",
         run_dir=output / RUN_FOLDER,
     )
     seeds = generator.evolve(private)

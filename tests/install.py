@@ -1,7 +1,8 @@
 """Make the environment of a make target in `.venv`: `python tests/install.py quickstart|test`.
 
-Needs Python's standard library only. Says what is missing before it downloads anything. Without an NVIDIA driver it
-asks for a CPU build of torch, which `uv` knows where to find. If `uv` cannot reach it, pip installs.
+Needs Python's standard library only, and no compiler: every package comes as a wheel. Says what is missing before it
+downloads anything. Without an NVIDIA GPU it asks for a CPU build of torch, which `uv` knows where to find. If `uv`
+cannot reach it, pip installs.
 """
 
 import os
@@ -34,17 +35,18 @@ def main(target):
         return 1
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-    if not has_nvidia_driver() and not is_installed("torch"):
+    if not has_nvidia_gpu() and not is_installed("torch"):
         install(["torch"], cpu=True) or print("No CPU build of torch was found. The usual one works as well.")
     for arguments in (["--editable", f".[{EXTRAS[target]}]"], ["--no-deps", *WITHOUT_DEPENDENCIES[target]]):
         if not install(arguments):
             return 1
-    size = sum(each.stat().st_size for each in VENV.rglob("*") if each.is_file() and not each.is_symlink())
-    print(f"Installed for `make {target}` in {time.monotonic() - started:.0f} s: {size / 1e9:.1f} GB in {VENV}.")
+    print(
+        f"Installed for `make {target}` in {time.monotonic() - started:.0f} s: {gigabytes_of(VENV):.1f} GB in {VENV}."
+    )
     return 0
 
 
-def missing(target, version=sys.version_info, free=None, has_driver=None):
+def missing(target, version=sys.version_info, free=None, has_gpu=None):
     """Return what stands in the way, one sentence each."""
     problems = []
     own = f"{version[0]}.{version[1]}"
@@ -58,16 +60,46 @@ def missing(target, version=sys.version_info, free=None, has_driver=None):
     lacking = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
     if lacking:
         problems.append(f"This Python has no {' and no '.join(lacking)}. On Debian: `apt install python{own}-venv`.")
-    free = shutil.disk_usage(VENV.absolute().parent).free / 1e9 if free is None else free
-    has_driver = has_nvidia_driver() if has_driver is None else has_driver
-    wanted = GIGABYTES[target] + GIGABYTES_OF_CUDA * has_driver
-    if free < wanted and not (VENV / ".installed").exists():
-        problems.append(f"{wanted:.1f} GB of disk are needed{' (CUDA 6.0)' * has_driver}, and {free:.1f} GB are free.")
+    has_gpu = has_nvidia_gpu() if has_gpu is None else has_gpu
+    # What an earlier target installed needs no room again.
+    wanted = GIGABYTES[target] + GIGABYTES_OF_CUDA * has_gpu - gigabytes_of(VENV)
+    for folder in folders_that_fill():
+        here = free_gigabytes(folder) if free is None else free
+        if here < wanted:
+            problems.append(
+                f"{wanted:.1f} GB of disk are needed{' (CUDA 6.0)' * has_gpu}, and {here:.1f} GB are free in {folder}."
+            )
     return problems
 
 
-def has_nvidia_driver():
-    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
+def folders_that_fill():
+    """Return where files are written: beside the environment, and in uv's cache if that is on another disk."""
+    beside = VENV.absolute().parent
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
+    cache = Path(os.environ.get("UV_CACHE_DIR") or default).absolute()
+    cache = next(each for each in (cache, *cache.parents) if each.exists())
+    return [beside] if cache.stat().st_dev == beside.stat().st_dev else [beside, cache]
+
+
+def free_gigabytes(folder):
+    return shutil.disk_usage(folder).free / 1e9
+
+
+def gigabytes_of(folder):
+    files = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
+    return sum(each.stat().st_size for each in files) / 1e9
+
+
+def has_nvidia_gpu():
+    """Return whether there is a GPU. A driver, or a CUDA build of torch, may be there without one."""
+    if any(Path("/proc/driver/nvidia/gpus").glob("*")):
+        return True
+    try:
+        # Written so that an old Python gets as far as being told that it is too old.
+        listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and b"GPU 0" in listed.stdout
 
 
 def is_installed(name):

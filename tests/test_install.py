@@ -23,7 +23,7 @@ def script(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "free", "driver", "said"),
+    ("version", "free", "has_gpu", "said"),
     [
         ((3, 12, 1), 100.0, True, None),
         ((3, 11, 9), 2.6, False, None),
@@ -33,10 +33,52 @@ def script(monkeypatch, tmp_path):
         ((3, 14, 0), 100.0, False, r"Python 3.14"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_is_downloaded(script, version, free, driver, said):
-    problems = script.missing("quickstart", version, free, driver)
+def test_what_is_missing_is_said_before_anything_is_downloaded(
+    script, monkeypatch, tmp_path, version, free, has_gpu, said
+):
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    problems = script.missing("quickstart", version, free, has_gpu)
     assert len(problems) == (said is not None), problems
     assert said is None or re.search(said, problems[0])
+
+
+def test_a_cache_on_another_disk_needs_room_as_well(script, monkeypatch, tmp_path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    monkeypatch.setenv("UV_CACHE_DIR", str(other / "no" / "such" / "folder"))
+    monkeypatch.setattr(script, "free_gigabytes", lambda folder: 1.0 if folder == other else 100.0)
+    (problem,) = script.missing("test", (3, 12, 0), None, False)
+    assert re.search(r"4.5 GB of disk are needed, and 1.0 GB are free in /dev/shm", problem)
+
+
+def test_what_is_installed_needs_no_room_again(script, monkeypatch, tmp_path):
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(script, "gigabytes_of", lambda folder: 2.1)
+    assert script.missing("test", (3, 12, 0), 2.5, False) == []
+    (problem,) = script.missing("test", (3, 12, 0), 2.0, False)
+    assert "2.4 GB of disk are needed, and 2.0 GB are free" in problem
+
+
+@pytest.mark.parametrize(
+    ("said", "has_gpu"),
+    [
+        ("GPU 0: NVIDIA H100 (UUID: GPU-1)\n", True),
+        ("No devices were found\n", False),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", False),
+        (None, False),
+    ],
+)
+def test_a_driver_or_a_cuda_build_without_a_gpu_asks_for_no_cuda(script, monkeypatch, said, has_gpu):
+    monkeypatch.setattr(script.Path, "glob", lambda *_: iter(()))
+
+    def run(command, **_):
+        if said is None:
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, said.encode())
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    assert script.has_nvidia_gpu() is has_gpu
 
 
 def test_a_python_without_venv_is_told_how_to_get_it(script, monkeypatch):

@@ -10,7 +10,7 @@ DRAWS = 40_000
 
 
 @pytest.mark.parametrize("block", [7, 256])
-@pytest.mark.parametrize("num_candidates", [4, 4096])
+@pytest.mark.parametrize("num_candidates", [(4, 20), (512, 4096)])
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 1.0])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_tokens_follow_the_distribution_that_transformers_defines(
@@ -38,6 +38,17 @@ def test_excluded_tokens_are_never_drawn(monkeypatch, block):
     logits = torch.zeros(10_000, 8)
     logits[:, [0, 3, 7]] = -torch.inf
     assert set(sample_tokens(logits, 1.0, 1.0, torch.Generator().manual_seed(0)).tolist()) == {1, 2, 4, 5, 6}
+
+
+@pytest.mark.parametrize("num_candidates", [(4,), (4, 40), (40, 45)])
+def test_a_row_that_is_flat_changes_no_other_one(monkeypatch, num_candidates):
+    """Sorted as a whole, a flat row has all of its tokens, and a steep one beside it those of `top_p`."""
+    monkeypatch.setattr(sampling, "NUM_TOP_TOKENS", num_candidates)
+    flat, steep = torch.zeros(50), torch.arange(50).float() * -2
+    logits = torch.stack([flat, steep]).repeat(DRAWS // 2, 1)
+    drawn = sample_tokens(logits, 1.0, 0.9, torch.Generator().manual_seed(0)).reshape(-1, 2)
+    assert drawn[:, 0].bincount(minlength=50).count_nonzero() == 45
+    assert set(drawn[:, 1].tolist()) == {0, 1}
 
 
 def test_rows_are_drawn_independently():

@@ -16,6 +16,7 @@ from .loading import (
     name_of,
     resolve_device,
     resolve_dtype,
+    resolve_writing_dtype,
 )
 from .local_engine import LocalEngine
 from .masked_variation import MaskedVariation
@@ -113,7 +114,7 @@ class Components:
                 "or a masked language model as `variation_model`."
             )
         on = resolve_device(device)
-        dtype = resolve_dtype(dtype, on)
+        dtype_of_writer, dtype = resolve_writing_dtype(dtype, on), resolve_dtype(dtype, on)
         embedding = load_sentence_transformer(embedding_model, on, dtype)
         variation, masked = variation_model, None
         if variation_model is not None and not isinstance(variation_model, Variation):
@@ -123,7 +124,7 @@ class Components:
         if is_remote(expansion_model):
             engine = model = RemoteEngine(expansion_model, config, batch_size)
         elif expansion_model is not None and not isinstance(expansion_model, TextEngine):
-            model, tokenizer = load_causal_lm(expansion_model, on, dtype, device_map)
+            model, tokenizer = load_causal_lm(expansion_model, on, dtype_of_writer, device_map)
             engine = LocalEngine(model, tokenizer, config, batch_size)
         sources = {
             "variation_model": ModelSource.of(variation_model, masked),

@@ -22,15 +22,36 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
-    """Return `dtype`. `"auto"` is the checkpoint's on an accelerator, and float32 on a CPU, where half is slow."""
-    if isinstance(dtype, str) and dtype != "auto":
-        resolved = vars(torch).get(dtype)
+    """Return `dtype`. `"auto"` and `"fastest"` are the checkpoint's on an accelerator, and float32 on a CPU."""
+    name = "auto" if isinstance(dtype, str) and dtype == "fastest" else dtype
+    if isinstance(name, str) and name != "auto":
+        resolved = vars(torch).get(name)
         if not isinstance(resolved, torch.dtype):
             raise ValueError(
-                f"`dtype`={dtype!r} is not a torch dtype. Use 'auto', 'float32', 'bfloat16' or 'float16'."
+                f"`dtype`={dtype!r} is not a torch dtype. Use 'auto', 'fastest', 'float32', 'bfloat16' or 'float16'."
             )
         return resolved
-    return torch.float32 if dtype == "auto" and device.type == "cpu" else dtype
+    return torch.float32 if name == "auto" and device.type == "cpu" else name
+
+
+def resolve_writing_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    """Return the dtype of a causal language model. `"fastest"` is bfloat16 on a CPU that computes with it.
+
+    Embeddings stay in float32 there: half precision would round the distances by which clients vote.
+    """
+    is_fastest = isinstance(dtype, str) and dtype == "fastest"
+    if is_fastest and device.type == "cpu" and computes_in_bfloat16():
+        return torch.bfloat16
+    return resolve_dtype(dtype, device)
+
+
+def computes_in_bfloat16() -> bool:
+    """Return whether the CPU multiplies matrices in bfloat16. Emulated, that takes hundreds of times as long.
+
+    False if torch is too old to say so.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def max_positions(model: Any) -> int | None:

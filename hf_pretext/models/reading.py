@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .growing_cache import with_room
+
 logger = logging.getLogger(__name__)
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
@@ -55,7 +57,7 @@ class Reader:
             read = input_ids if cache is None else torch.cat([cache, input_ids], dim=1)
             return self._forward(read, attention_mask, None, use_cache=False).logits[:, -1], read
         output = self._forward(input_ids, attention_mask, cache, use_cache=True)
-        return output.logits[:, -1], output[self._cache_name]
+        return output.logits[:, -1], with_room(output[self._cache_name])
 
     def _forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Any, use_cache: bool) -> Any:
         inputs: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": use_cache}

@@ -2,7 +2,7 @@
 
 import torch
 
-NUM_TOP_TOKENS = 4096
+NUM_TOP_TOKENS = (512, 4096)
 """Tokens among which the most probable ones are looked for first. Sorting a whole vocabulary takes far longer."""
 
 BLOCK = 256
@@ -23,13 +23,24 @@ def sample_tokens(
     Returns:
         `torch.Tensor` of shape `(rows,)`: The tokens.
     """
-    probabilities = (logits.float() / temperature).softmax(-1)
+    logits = logits.float()
+    probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p >= 1:
         return _draw(probabilities, rng)
-    top, tokens = probabilities.topk(min(NUM_TOP_TOKENS, probabilities.shape[-1]))
-    if (top.sum(-1) < top_p).any():
-        top, tokens = probabilities.sort(descending=True)
-    # A token stays if those before it do not make up `top_p`.
+    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    for number in (*NUM_TOP_TOKENS, size := probabilities.shape[-1]):
+        top, tokens = probabilities.topk(min(number, size))
+        is_enough = (top.sum(-1) >= top_p) | (number >= size)
+        drawn[rows[is_enough]] = _draw_top(top[is_enough], tokens[is_enough], top_p, rng)
+        rows, probabilities = rows[~is_enough], probabilities[~is_enough]
+        if not len(rows):
+            break
+    return drawn
+
+
+def _draw_top(top: torch.Tensor, tokens: torch.Tensor, top_p: float, rng: torch.Generator | None) -> torch.Tensor:
+    """Draw one of the tokens per row, whose probabilities fall. A token stays if those before it are below `top_p`."""
     top = top.masked_fill(top.cumsum(-1) - top >= top_p, 0)
     return tokens.gather(-1, _draw(top, rng)[:, None]).squeeze(-1)
 

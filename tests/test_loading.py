@@ -1,0 +1,41 @@
+"""The dtype of models."""
+
+import pytest
+import torch
+
+from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.models import loading
+from hf_pretext.models.components import Components
+from hf_pretext.models.loading import resolve_dtype, resolve_writing_dtype
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_the_fastest_dtype_writes_in_bfloat16_where_the_processor_has_it(monkeypatch, is_native):
+    capabilities = {"avx512_bf16": is_native, "amx_bf16": False, "avx512_f": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_writing_dtype("fastest", CPU) is (torch.bfloat16 if is_native else torch.float32)
+    assert resolve_writing_dtype("auto", CPU) is resolve_dtype("fastest", CPU) is torch.float32
+    assert resolve_writing_dtype("fastest", GPU) == resolve_dtype("fastest", GPU) == "auto"
+    assert resolve_writing_dtype("float16", CPU) is torch.float16
+    assert resolve_writing_dtype(torch.float64, CPU) is torch.float64
+
+
+def test_a_torch_that_does_not_know_the_processor_writes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_writing_dtype("fastest", CPU) is torch.float32
+
+
+def test_an_unknown_dtype_is_named():
+    with pytest.raises(ValueError, match=r"`dtype`='quick' is not a torch dtype. Use 'auto', 'fastest'"):
+        resolve_writing_dtype("quick", CPU)
+
+
+def test_embeddings_stay_exact(monkeypatch, models_folder):
+    monkeypatch.setattr(loading, "computes_in_bfloat16", lambda: True)
+    config = PrivateEvolutionConfig(epsilon=1, delta=1e-5)
+    names = (None, str(models_folder / "embedding_model"), str(models_folder / "expansion_model"))
+    components = Components.load(*names, config, "cpu", "fastest")
+    assert next(components.engine._model.parameters()).dtype is torch.bfloat16
+    assert next(components.embedder._model.parameters()).dtype is torch.float32
