@@ -60,7 +60,7 @@ class Answering:
         embed = TextEmbedder(models.plain_embedder, trial.arguments.batch_size)
         seconds = seconds_of(lambda: embed(client))
         embedded = quantize_embeddings(embed(client))
-        samples, width = Samples.of([embedded]), embedded.shape[1]
+        samples, width = Samples(np.zeros(len(embedded), dtype=np.int64), embedded), embedded.shape[1]
         for entry in self.plan(trial).releases:
             if entry.question in TOKEN_NAMES:
                 reader = TokenizerReader(models.llm[1])
