@@ -254,7 +254,7 @@ def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
     row, chosen = sorted(results["table"], key=lambda each: each["method"])
     assert row["method"] == "default" and "gap_closed_accuracy" not in row
     # Public texts that the same run chose, as they are.
-    assert chosen["method"] == "selected-public" and chosen["copies_of_public"]["mean"] == 1
+    assert chosen["method"] == "selected-public" and chosen["copies_of_public"]["mean"] > 0.7
     cache = tmp_path / "out" / "cache"
     (found, *_) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
     assert set(found["value"]) - {"tokens"} == {"text", "round", "votes", "preference", "rounds", "epsilon"}
@@ -264,6 +264,7 @@ def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
     assert len(list(cache.glob("run-*"))) == 2, "a run of the defaults per random seed, and no other"
     selected = [json.loads(path.read_text())["value"] for path in sorted(cache.glob("selected-*.json"))]
     assert len(selected) == 2 and all(len(set(each)) == 40 for each in selected) and selected[0] != selected[1]
+    assert {text for each in selected for text in each} <= set(random_texts(150, seed=5))
     texts = json.loads(next(cache.glob("texts-*.json")).read_text())
     named = {"data", "method", "number", "config", "seeds", "expansion_model", "llm_dtype"}
     assert set(texts["inputs"]) == named
