@@ -20,7 +20,7 @@ NEW_HOMES = {
     "selection": ("evolution.selection", "evolution.smoothing", "evolution.evidence", "runs.history"),
     "served": ("models.remote_engine",),
     "variation": ("models.variation", "models.masked_variation", "models.prompted_variation"),
-    "voting": ("clients.samples", "clients.clipping", "clients.questions", "privacy.mechanism"),
+    "voting": ("clients.samples", "clients.rows", "clients.clipping", "clients.questions", "privacy.mechanism"),
 }
 """Modules of the first edition, and the modules that hold their names now."""
 

@@ -424,6 +424,7 @@ def simulate(deployment, app, num_clients, is_masked):
         "simulated-private": str(BUILD / "everybody.jsonl"),
         "max-dropout": 0.25,
         "population-size": 256,
+        "num-rounds": 3 if num_clients < 1000 else 2,
         "round-timeout": 1500.0,
     }
     size = f"num-supernodes={num_clients} client-resources-num-cpus=1 init-args-num-cpus=2"

@@ -143,7 +143,10 @@ class PrivateRows:
             first = last
 
     def _read(self, rows: np.ndarray) -> list[Any]:
-        texts = [self._form.read(row) for row in zip(*self._texts.read(rows.tolist()), strict=True)]
+        # Rows that follow each other are one piece of the file.
+        follow = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        columns = self._texts.read(slice(int(rows[0]), int(rows[-1]) + 1) if follow else rows.tolist())
+        texts = [self._form.read(row) for row in zip(*columns, strict=True)]
         return texts if self._labels is None else list(map(LabeledText, texts, self._labels[rows].tolist()))
 
     def _check_rows(self) -> np.ndarray:

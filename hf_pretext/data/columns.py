@@ -8,11 +8,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import numpy as np
-
 from ..cleaning import valid_unicode
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from datasets import Dataset
 
@@ -195,7 +194,7 @@ class Columns:
         if is_text:  # More than 2 GB of them fit into no array of short strings.
             column = column.cast(pa.large_string())
         found = column.dictionary_encode(null_encoding="encode").combine_chunks()
-        return found.indices.to_numpy(zero_copy_only=False).astype(np.int64), found.dictionary
+        return found.indices.to_numpy(zero_copy_only=False).astype("int64"), found.dictionary
 
 
 def values_of(dataset: "Dataset", name: str) -> list[Any]:
