@@ -50,7 +50,7 @@ def computes_in_bfloat16() -> bool:
 
     False if torch is too old to say so.
     """
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 

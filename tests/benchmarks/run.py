@@ -14,7 +14,7 @@ from timing import BUILD
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("startup", "variation", "votes", "embedding", "busy", "expansion", "streaming", "two_processes")
+BENCHMARKS = ("startup", "variation", "votes", "embedding", "expansion", "streaming", "two_processes")
 CLAIMS = {
     "variation_exact_ratio": (">=", 4),
     "variation_fast_ratio": (">=", 12),
@@ -24,7 +24,6 @@ CLAIMS = {
     "embedding_ratio": (">=", 0.9),
     "embedding_busy_ratio": ("<=", 4),
     "embedding_clients_not_alone": ("<=", 0),
-    "busy_ratio": ("<=", 4),
     "expansion_ratio": (">=", 0.9),
     "expansion_rss_growth_mb": ("<=", 64),
     "two_process_ratio": (">=", 1.7),
