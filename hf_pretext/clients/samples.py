@@ -301,14 +301,12 @@ def _embed_into(
 
     def embed(client: object, own: list[Any]) -> tuple[np.ndarray, list[int]]:
         nonlocal cuts
-        chosen = cap_samples(client, own, cap, seed)
-        texts = [sample if isinstance(sample, str) else sample.text for sample in chosen]
+        texts, labels = _texts_and_labels(cap_samples(client, own, cap, seed))
         # Asked of every client: one that fails here must not depend on whether others have long texts.
         if embedder.cuts(texts):
             cuts = True
         if isinstance(embedder, CountsUnknown):
             unknown.append(embedder.count_unknown(texts))
-        labels = [sample.label if isinstance(sample, LabeledText) else NO_LABEL for sample in chosen]
         return quantize_embeddings(embedder(texts)), labels
 
     def embed_client(item: tuple[object, list[Any]]) -> tuple[tuple[np.ndarray, list[int]] | None, str | None]:
@@ -337,6 +335,11 @@ def _embed_into(
         raise ValueError(f"`embedding_model` has {sorted(widths)} dimensions in the processes. Use one model in all.")
     _warn_of_texts(embedder, failure, cuts, unknown)
     return widths.pop()
+
+
+def _texts_and_labels(samples: Sequence[Any]) -> tuple[list[str], list[int]]:
+    texts = [sample.text if isinstance(sample, LabeledText) else sample for sample in samples]
+    return texts, [sample.label if isinstance(sample, LabeledText) else NO_LABEL for sample in samples]
 
 
 def _warn_of_texts(embedder: Embedder, failure: str | None, cuts: bool, unknown: list[tuple[int, int]]) -> None:
