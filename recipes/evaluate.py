@@ -147,7 +147,7 @@ def form_of_rows(arguments: EvaluationArguments) -> Form:
     check_text_column("text_column", column)
     if roles is not None:
         check_chat_roles("chat_roles", roles)
-    settings = SimpleNamespace(text_column=column, template=arguments.template, chat_roles=roles)
+    settings: Any = SimpleNamespace(text_column=column, template=arguments.template, chat_roles=roles)
     check_form(settings)
     return form_of(settings)
 

@@ -49,7 +49,7 @@ class Trackers:
     """
 
     def __init__(self, report_to: "str | Tracker | Sequence[str | Tracker] | None" = None) -> None:
-        given = () if report_to in (None, "none") else report_to
+        given: Any = () if report_to in (None, "none") else report_to
         listed = [given] if isinstance(given, (str, Tracker)) else given
         if not isinstance(listed, (list, tuple)):
             raise TypeError(f"`report_to` of type {type(report_to).__name__} must be a name such as 'trackio'.")
