@@ -29,7 +29,7 @@ class OnDevices:
     cost budget. So this favors the methods that use it.
 
     Args:
-        algorithms (`Sequence[Algorithm]`): What to choose among.
+        algorithms (`Sequence[Algorithm]`): What to choose among. The first is taken without `tune_devices`.
     """
 
     algorithms: Sequence[Algorithm]
@@ -56,7 +56,7 @@ class OnDevices:
             "delta": trial.arguments.delta,
             "seed": trial.seed,
             "texts_per_device": trial.arguments.texts_per_device,
-            "algorithms": [each.settings for each in self.algorithms],
+            "algorithms": [each.settings for each in self._candidates(trial)],
         }
 
     def train(self, trial: Trial, learner: Learner) -> tuple[Any, Any]:
@@ -67,8 +67,9 @@ class OnDevices:
 
     def choose(self, trial: Trial, learner: Learner) -> Algorithm:
         """Choose the settings with which held-out text has the least cross-entropy (evaluation only, not DP)."""
-        if len(self.algorithms) == 1:
-            return self.algorithms[0]
+        algorithms = self._candidates(trial)
+        if len(algorithms) == 1:
+            return algorithms[0]
         settings = learner.settings(trial.arguments)
         held_out = trial.experiment.held_out[: settings.num_held_out]
         shared = {name: value for name, value in self.inputs(trial, learner).items() if name != "algorithms"}
@@ -85,10 +86,12 @@ class OnDevices:
             return scored.totals()["cross_entropy"]
 
         found = [
-            trial.cache("tuning", {**shared, **each.settings}, partial(measure, each)).value
-            for each in self.algorithms
+            trial.cache("tuning", {**shared, **each.settings}, partial(measure, each)).value for each in algorithms
         ]
-        return self.algorithms[found.index(min(found))]
+        return algorithms[found.index(min(found))]
+
+    def _candidates(self, trial: Trial) -> Sequence[Algorithm]:
+        return self.algorithms if trial.arguments.tune_devices else self.algorithms[:1]
 
     def _run(self, trial: Trial, algorithm: Algorithm, model: Any, tokenizer: Any) -> Any:
         clients = [texts[: trial.arguments.texts_per_device] for texts in trial.experiment.clients]

@@ -73,11 +73,12 @@ class Algorithm:
     def variants(
         self, num_rounds: Sequence[int], clip_norms: Sequence[float], local_rates: Sequence[float]
     ) -> tuple["Algorithm", ...]:
-        """List this algorithm with all combinations of settings, to choose among."""
+        """List this algorithm, and then with all other combinations of settings, to choose among."""
         combinations = itertools.product(num_rounds, clip_norms, local_rates)
-        return tuple(
+        made = [
             replace(self, num_rounds=rounds, clip_norm=clip, local_rate=rate) for rounds, clip, rate in combinations
-        )
+        ]
+        return (self, *(each for each in made if each != self))
 
 
 class TextLoss(torch.nn.Module):

@@ -32,6 +32,10 @@ class Sizes:
     texts_per_device: int = field(
         default=2, metadata={"help": "Texts of a client for one step of the devices' training."}
     )
+    tune_devices: bool = field(
+        default=True,
+        metadata={"help": "Choose the devices' settings at each budget by held-out text. False: one setting for all."},
+    )
     num_samples: int = field(default=256, metadata={"help": "Texts to finetune on."})
     public_fraction: float = field(
         default=0.0,
