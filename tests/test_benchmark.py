@@ -86,12 +86,12 @@ def test_no_module_but_the_tables_knows_a_method_or_a_learner_by_its_name():
         assert not strings & ({*METHODS, *LEARNERS} - {"small"}), module
 
 
-@pytest.mark.parametrize("name", ["small", "full", "gpu"])
+@pytest.mark.parametrize("name", ["small", "full", "gpu", "methods"])
 def test_the_settings_parse_and_an_unknown_key_is_an_error(name, tmp_path):
     parser = TrlParser((BenchmarkArguments,))
     path = ROOT / "recipes" / "configs" / "benchmark" / f"{name}.yaml"
     (arguments,) = parser.parse_args_and_config(["--config", str(path)])
-    assert {FLOOR, CEILING, "paper", "default"} <= set(arguments.methods)
+    assert {FLOOR, "default"} <= set(arguments.methods)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text() + "\nnum_sampels: 1\n")
     with pytest.raises(ValueError, match="num_sampels"):
