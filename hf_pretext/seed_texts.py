@@ -8,12 +8,19 @@ import numpy as np
 from .configuration import PrivateEvolutionConfig
 from .data import list_rows
 from .data.labels import read_labels
-from .evolution.label_scores import ScoredSeeds, bounded_weights, is_scores, margins
+from .evolution.label_scores import ScoredSeeds, is_scores, margins
+from .evolution.seeds import bounded_weights
 from .forms import Form, Plain, form_of, texts_in
 from .labels import split_by_shares
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+EFFECTIVE_SEEDS = 0.25
+"""Least effective sample size of the weights of seeds, as a fraction of them. Else texts get alike."""
+
+EFFECTIVE_SEEDS_OF_LABELS = 0.5
+"""The same for the seeds of a label, if a mean for each label says how well a seed fits."""
 
 SCORES = "label_scores"
 """Column of what a mean by label says of a seed under each label."""
@@ -72,12 +79,13 @@ class SeedTexts:
         """How often to show each seed. None if all are shown equally often.
 
         Votes alone would show seeds as often as clients hold text like them. But a language model falls back to text
-        of its own kind, and the preferences counteract that. Those by a mean for each label are so large that a few
-        seeds would stand for all of a label.
+        of its own kind, and the preferences counteract that. They are so large at times that a few seeds would stand
+        for all, so they are bounded (`EFFECTIVE_SEEDS`).
         """
         if self.votes is None or self.preference is None:
             return self.votes
-        return self.votes * self.preference if self.scored is None else bounded_weights(self.votes, self.preference)
+        fraction = EFFECTIVE_SEEDS if self.scored is None else EFFECTIVE_SEEDS_OF_LABELS
+        return bounded_weights(self.votes, self.preference, fraction)
 
     def with_label(self, label: int) -> "SeedTexts":
         """Return the seeds with a label, as seeds without one.

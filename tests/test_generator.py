@@ -407,7 +407,7 @@ def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_evidence_prefers(m
 def test_seeds_are_shown_by_their_votes_and_preferences(public):
     """The expansion draws seeds by votes times preference, by votes alone, or all alike."""
     seeds = Dataset.from_dict({"text": public[:3], "votes": [1.0, 2.0, 0.0], "preference": [6.0, 0.5, 9.0]})
-    assert SeedTexts(seeds).weights.tolist() == [6.0, 1.0, 0.0]
+    assert SeedTexts(seeds).weights.tolist() == pytest.approx([6 / 9, 1 / 9, 0])
     assert SeedTexts(seeds.remove_columns("preference")).weights.tolist() == [1.0, 2.0, 0.0]
     assert SeedTexts(seeds.remove_columns("votes")).weights is None and SeedTexts(public).weights is None
 

@@ -3,21 +3,18 @@
 import numpy as np
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_labels import LABELS, labeled, make, make_config  # noqa: F401
 
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.evolution.label_scores import (
-    EFFECTIVE_SEEDS,
     LabelScores,
-    bounded_weights,
     is_scores,
     margins,
     tilt_direction,
 )
 from hf_pretext.expansion import Expander, SeedTexts
 from hf_pretext.hub import find_privacy_report
+from hf_pretext.seed_texts import EFFECTIVE_SEEDS_OF_LABELS
 
 
 def cosine(a, b):
@@ -82,24 +79,6 @@ def test_a_margin_is_above_zero_for_the_best_label_only():
     np.testing.assert_array_equal(margins(scores), [[-2, 1, -1], [0, 0, -5]])
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 80), st.floats(0.0, 6.0))
-def test_no_few_seeds_stand_for_all(seed, number, spread):
-    rng = np.random.default_rng(seed)
-    votes, preference = rng.integers(0, 5, number).astype(float), np.exp(spread * rng.normal(size=number))
-    weights, whole = bounded_weights(votes, preference), votes * preference
-    assert weights.shape == votes.shape and np.isfinite(weights).all() and ((weights > 0) <= (votes > 0)).all()
-    if not votes.any():
-        return
-    wanted = EFFECTIVE_SEEDS * np.count_nonzero(votes)
-    effective = [each.sum() ** 2 / (each**2).sum() for each in (weights, whole, votes)]
-    assert effective[0] >= min(wanted, *effective[1:]) - 1e-6
-    if effective[1] >= wanted:  # Nothing is bounded.
-        np.testing.assert_allclose(weights / weights.sum(), whole / whole.sum(), rtol=1e-6)
-    in_order = np.flatnonzero(votes)[np.argsort(preference[votes > 0])]
-    assert (np.diff(weights[in_order] / votes[in_order]) >= -1e-9).all()
-
-
 def test_what_is_kept_of_scores_is_checked():
     assert is_scores((2, 2), [[0.5, 1], [-3.0, 0.0]])
     for wrong in ([[0.5, 1]], [[0.5], [1.0]], [[0.5, "a"], [0, 0]], [[float("nan"), 0], [0, 0]], None):
@@ -159,9 +138,9 @@ def test_a_prompt_shows_no_seed_that_fits_another_label_better():
     assert texts.with_label(0).texts == ["both seed", "spam other"], "none of them fits, so all are shown"
     plain = SeedTexts.of(wrong.remove_columns("label_scores"), make_config())
     assert plain.with_label(1).texts == ["ham seed", "spam seed"]
-    np.testing.assert_array_equal(plain.with_label(0).weights, [50.0, 2.0])
+    np.testing.assert_allclose(plain.with_label(0).weights, [1.0, 2 / 50])
     weights = texts.with_label(0).weights
-    assert weights.sum() ** 2 / (weights**2).sum() >= 2 * EFFECTIVE_SEEDS
+    assert weights.sum() ** 2 / (weights**2).sum() >= 2 * EFFECTIVE_SEEDS_OF_LABELS
 
 
 @pytest.mark.parametrize("wrong", [[1.0], [1.0, float("nan")], [1.0, 2.0, 3.0]])

@@ -15,9 +15,6 @@ RIDGE = 0.05
 SMALLEST_SINGULAR_VALUE = 1e-3
 """Directions in which embeddings of seeds vary less than this fraction of the most are not fitted."""
 
-EFFECTIVE_SEEDS = 0.5
-"""Least effective sample size of the weights of a label's seeds, as a fraction of them."""
-
 
 def tilt_direction(shift: np.ndarray, noise_std: float, embeddings: np.ndarray) -> np.ndarray:
     """Find the direction of the exponential tilt of public texts that moves their mean like a noisy shift.
@@ -98,36 +95,6 @@ def margins(scores: np.ndarray) -> np.ndarray:
     """
     others = [np.delete(scores, label, axis=1).max(axis=1) for label in range(scores.shape[1])]
     return scores - np.stack(others, axis=1)
-
-
-def bounded_weights(votes: np.ndarray, preference: np.ndarray) -> np.ndarray:
-    """Weigh seeds by votes and preference, but let no few of them stand for all.
-
-    Args:
-        votes (`np.ndarray` of shape `(m,)`): Votes, not negative.
-        preference (`np.ndarray` of shape `(m,)`): How many times as many texts like each there should be.
-
-    Returns:
-        `np.ndarray` of shape `(m,)`: Votes times the highest power of the preferences, at most one, that leaves an
-        effective sample size `(sum w)^2 / sum w^2` of `EFFECTIVE_SEEDS` of the seeds with votes.
-    """
-    logarithms = np.log(preference) - np.log(preference).max()
-    wanted = EFFECTIVE_SEEDS * np.count_nonzero(votes)
-
-    def weigh(power: float) -> np.ndarray:
-        return votes * np.exp(power * logarithms)
-
-    def is_wide(power: float) -> bool:
-        weights = weigh(power)
-        return bool(weights.sum() ** 2 >= wanted * (weights**2).sum())
-
-    if is_wide(1.0) or not votes.any():
-        return weigh(1.0)
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if is_wide(middle) else (low, middle)
-    return weigh(low)
 
 
 def is_scores(shape: tuple[int, int], value: object) -> bool:

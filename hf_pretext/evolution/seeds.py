@@ -1,4 +1,4 @@
-"""The seeds of a run: the survivors of all rounds."""
+"""The seeds of a run: the survivors of all rounds, and how often each is shown."""
 
 from typing import Any
 
@@ -49,3 +49,34 @@ class Seeds:
     def labels(self) -> list[int]:
         """List the label of each row."""
         return [label for _, label in self._rows]
+
+
+def bounded_weights(votes: np.ndarray, preference: np.ndarray, fraction: float) -> np.ndarray:
+    """Weigh seeds by votes and preference, but let no few of them stand for all.
+
+    Args:
+        votes (`np.ndarray` of shape `(m,)`): Votes, not negative.
+        preference (`np.ndarray` of shape `(m,)`): How many times as many texts like each there should be.
+        fraction (`float`): Least effective sample size `(sum w)^2 / sum w^2`, as a fraction of the seeds with votes.
+
+    Returns:
+        `np.ndarray` of shape `(m,)`: Votes times the highest power of the preferences, at most one, that leaves this
+        effective sample size. The votes alone, if they do not.
+    """
+    logarithms = np.log(preference) - np.log(preference).max()
+    wanted = fraction * np.count_nonzero(votes)
+
+    def weigh(power: float) -> np.ndarray:
+        return votes * np.exp(power * logarithms)
+
+    def is_wide(power: float) -> bool:
+        weights = weigh(power)
+        return bool(weights.sum() ** 2 >= wanted * (weights**2).sum())
+
+    if is_wide(1.0) or not votes.any():
+        return weigh(1.0)
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_wide(middle) else (low, middle)
+    return weigh(low)
