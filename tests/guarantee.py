@@ -348,10 +348,18 @@ def _mean_with_half_of_its_noise():
     return patched("hf_pretext.clients.in_memory.InMemoryClientPool._answer", quieter)
 
 
+def _not_capped():
+    return mock.patch.multiple(
+        "hf_pretext.clients.samples",
+        cap_samples=lambda client, samples, cap, seed: samples,
+        _num_kept=lambda samples, cap: sum(len(own) for _, own in samples.items()),
+    )
+
+
 MUTATIONS = {
     "noise is halved": (_halved_noise, check_one_bin),
     "samples per client are not capped": (
-        lambda: patched("hf_pretext.clients.samples.cap_samples", lambda client, samples, cap, seed: samples),
+        _not_capped,
         check_every_bin,
     ),
     "votes are not clipped": (

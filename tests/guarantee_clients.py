@@ -36,7 +36,7 @@ from hf_pretext.clients import in_memory
 from hf_pretext.clients.clipping import Answers, quantize
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, NearestLabeledCandidates, Question
 from hf_pretext.clients.questions.summing import sum_answers
-from hf_pretext.clients.samples import Samples
+from hf_pretext.clients.samples import _Embedded
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger, ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
@@ -350,9 +350,9 @@ def _shares_relative_to_the_largest_client():
     return mock.patch("hf_pretext.clients.in_memory.sum_answers", relative)
 
 
-def _shuffled(embedded, labels=None):
-    owners = np.repeat(np.arange(len(embedded)), list(map(len, embedded)))
-    return Samples(owners, np.concatenate(embedded), np.concatenate(labels).astype(np.int64)[::-1])
+def _shuffled(self, num_dimensions, original=_Embedded.samples):
+    made = original(self, num_dimensions)
+    return replace(made, labels=made.labels[::-1])
 
 
 def _drawn_again(self, step, is_valid, make):
@@ -422,7 +422,7 @@ MUTATIONS = {
         check_labeled_contributions,
     ),
     "samples get the labels of others": (
-        _patched("hf_pretext.clients.samples.Samples.of", _shuffled),
+        _patched("hf_pretext.clients.samples._Embedded.samples", _shuffled),
         check_labeled_contributions,
     ),
     "one generator draws the subsets of all clients": (_one_generator_for_all_subsets, check_contributions),
