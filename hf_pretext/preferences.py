@@ -72,8 +72,8 @@ class PreferenceArguments:
     def __post_init__(self) -> None:
         smallest = {"num_prompts": FEWEST_PAIRS, "continuations": 2, "num_rounds": 1, "writing_batch_size": 1}
         for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}`={getattr(self, name)} must be at least {least}.")
+            if vars(self)[name] < least:
+                raise ValueError(f"`{name}`={vars(self)[name]} must be at least {least}.")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"`validation_share`={self.validation_share} must lie strictly between 0 and 1.")
 

@@ -270,7 +270,8 @@ def check_resume(num_runs):
         for _ in range(3):
             run_folder = RunFolder(folder, {})
             made = make_pool(OTHERS, noise, run_folder.ledger)
-            answers.append(Run(1, 0, 3, made.ledger, run_folder).release(About(), made.pool))
+            config = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5)
+            answers.append(Run(1, config, made.ledger, run_folder).release(About(), made.pool))
     assert (answers[0] == answers[1]).all() and (answers[1] == answers[2]).all(), "an answer was drawn again"
     assert len(drawn) == made.ledger.num_releases == 1
 

@@ -128,7 +128,7 @@ def run_to_the_end(folder, rows, group):
     ledger = PrivacyLedger(plan) if run_folder is None else run_folder.ledger(plan)
     pool = InMemoryClientPool(rows, HashEmbedder(), config, plan, counted, None, group)
     with working(run_folder, ledger):
-        run = Run(1, 0, NUM_ROUNDS, ledger, run_folder)
+        run = Run(1, config, ledger, run_folder)
         run.begin(pool)
         released = [run.release(About(number), pool) for number in range(1, NUM_ROUNDS + 1)]
     return [None if each is None else each.tolist() for each in released], ledger

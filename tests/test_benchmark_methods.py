@@ -38,7 +38,10 @@ def unit_rows(number, dimensions=16, seed=0):
 
 
 def samples_of(counts, seed=1):
-    return Samples.of([quantize_embeddings(unit_rows(count, seed=[seed, row])) for row, count in enumerate(counts)])
+    return Samples(
+        np.repeat(np.arange(len(counts)), counts),
+        quantize_embeddings(np.concatenate([unit_rows(count, seed=[seed, row]) for row, count in enumerate(counts)])),
+    )
 
 
 def trial_of(name, **sizes):
@@ -75,11 +78,12 @@ def test_scores_are_those_of_cosines():
     candidates, texts = unit_rows(20), unit_rows(5, seed=7)
     expected = (candidates @ texts.T).sum(axis=1)
     expected -= expected.mean()
-    found = CandidateScores.of(candidates).answer(Samples.of([quantize_embeddings(texts)]))
+    client = Samples(np.zeros(5, dtype=np.int64), quantize_embeddings(texts))
+    found = CandidateScores.of(candidates).answer(client)
     assert np.corrcoef(found, expected)[0, 1] > 0.9999
     # A client that likes all candidates alike says nothing.
     same = CandidateScores.of(np.tile(candidates[:1], (4, 1)))
-    assert not same.answer(Samples.of([quantize_embeddings(texts)])).any()
+    assert not same.answer(client).any()
 
 
 @pytest.mark.parametrize("num_rounds", [1, 2, 20])
@@ -312,10 +316,13 @@ def test_devices_get_the_settings_that_are_best_on_held_out_text(tiny, monkeypat
     results = comparison.compare(tiny("dp-fedavg", epsilons=[1.29, 7.58]))
     for epsilon in (1.29, 7.58):
         # Each is tried once, with the first random seed. Then both seeds take the best.
-        tried = [(clip, epsilon, device_training.TUNING_SEED) for clip in (3.0, 1.0, 2.0)]
+        tried = [(clip, epsilon, device_training.TUNING_SEED) for clip in (1.0, 3.0, 2.0)]
         of_budget = [each for each in used if each[1] == epsilon]
         assert of_budget == [*tried, (1.0, epsilon, 0), (1.0, epsilon, 1)] and len(results["table"]) == 2
     assert len(list((tmp_path / "out" / "cache").glob("tuning-*.json"))) == 6
+    used.clear()
+    comparison.compare(tiny("dp-fedavg", epsilons=[3.0], tune_devices=False))
+    assert used == [(1.0, 3.0, 0), (1.0, 3.0, 1)], "without a choice they get the algorithm's own settings"
 
 
 def test_devices_do_not_train_for_every_number_of_texts():

@@ -38,7 +38,7 @@ def test_no_setting_makes_more_candidates_than_are_accounted_for(
     )
     rng, ledger = np.random.default_rng(0), PrivacyLedger(Plan.from_config(config))
     public = list(dict.fromkeys(random_texts(3 * num_public, seed=1)))[:num_public]
-    run, tools = Run(1, 0, config.num_rounds, ledger), Tools(vary, str, embed, list)
+    run, tools = Run(1, config, ledger), Tools(vary, str, embed, list)
     with pytest.warns(UserWarning, match="fewer than `population_size`") if num_public < SIZE else nullcontext():
         population = Population(run, public, tools, selection_rule(None, config), config)
         texts = population.initial
