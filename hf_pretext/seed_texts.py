@@ -16,7 +16,7 @@ from .labels import split_by_shares
 if TYPE_CHECKING:
     from datasets import Dataset
 
-EFFECTIVE_SEEDS = 0.25
+EFFECTIVE_SEEDS = 0.1
 """Least effective sample size of the weights of seeds, as a fraction of them. Else texts get alike."""
 
 EFFECTIVE_SEEDS_OF_LABELS = 0.5
