@@ -94,6 +94,7 @@ def _expand(options: argparse.Namespace) -> None:
 
 def _select(options: argparse.Namespace) -> None:
     from .expansion import check_num_samples
+    from .hub import check_is_not_audited
     from .models.embedder import TextEmbedder
     from .models.loading import load_sentence_transformer, resolve_device, resolve_dtype
     from .processes import is_main_process
@@ -101,6 +102,7 @@ def _select(options: argparse.Namespace) -> None:
     from .selecting import check_target, embed_together, evidence_of, select_public
 
     check_num_samples(options.num_samples)
+    check_is_not_audited(options.folder)
     saved = SavedRun.load(options.folder)
     evidence_of(saved)
     check_target(options.output_dir, saved)  # Before hours of embedding.

@@ -254,7 +254,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         check_population(private, initial_population, self.config, self._components)
         # A run that did not end is resumed, or begun again if nothing of it was kept.
         self._run = run = self._new_run(self._num_runs + 1)
-        with working(self._folder, self.ledger), self._trackers:
+        with working(self._folder, self.ledger):
             is_released = run.is_released
             if not is_released:
                 run.warn_of_a_second_one()
@@ -263,20 +263,22 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
             tools = tools_of(self._components, self._expander, self._form, self._embed)
             population = self._new_population(run, initial_population, tools)
             clients = None if is_released else self._pool(private, population)
-            self._num_clients = run.begin(clients)
-            self.history = run.history
-            self._seeds = self._synthetic = self._token_answer = self._evidence = None
-            seeds = evolve(run, clients, population, self.config)
-            self.initial_population = joined(population.initial)
-            seeds.check(self.config.num_rounds)
-            self._costs = private.costs() if isinstance(private, ClientPool) else None
-            self._token_answer = population.token_answer
-            self._evidence = population.evidence
-            rows = list(as_rows(self._form, population.finish(seeds)))
-            self._seeds = make_dataset(rows, output_features(self.config))
-            mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
-            self._num_runs = run.number
-            return self._seeds
+            # Not before: some trackers send what the console shows, and the private side warns there of texts.
+            with self._trackers:
+                self._num_clients = run.begin(clients)
+                self.history = run.history
+                self._seeds = self._synthetic = self._token_answer = self._evidence = None
+                seeds = evolve(run, clients, population, self.config)
+                self.initial_population = joined(population.initial)
+                seeds.check(self.config.num_rounds)
+                self._costs = private.costs() if isinstance(private, ClientPool) else None
+                self._token_answer = population.token_answer
+                self._evidence = population.evidence
+                rows = list(as_rows(self._form, population.finish(seeds)))
+                self._seeds = make_dataset(rows, output_features(self.config))
+                mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
+                self._num_runs = run.number
+                return self._seeds
 
     def expand(
         self,

@@ -188,10 +188,12 @@ def is_of_a_run(source: str) -> bool:
     """Return whether a privacy report lies beside texts: in their repository, or where a run or a copy has it."""
     if is_repository(source):
         return (fetch_folder(source, [REPORT_NAME]) / REPORT_NAME).is_file()
-    path = Path(source).resolve()
     inner = {Path(file).parent.name for file in (DATA_FILE, SEEDS_FILE)}
-    places = [path, *([path.parent] if path.name in {SEEDS_NAME, *inner} else [])]
-    places += [path.parent.parent] if path.parent.name in inner else []
+    places = []
+    # A file of the Hub's cache is a link to another folder than that of its report.
+    for path in {Path(source).absolute(), Path(source).resolve()}:
+        places += [path, *([path.parent] if path.name in {SEEDS_NAME, *inner} else [])]
+        places += [path.parent.parent] if path.parent.name in inner else []
     return any((place / REPORT_NAME).is_file() for place in places)
 
 

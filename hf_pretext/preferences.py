@@ -23,7 +23,7 @@ from .evolution.token_answer import TokenAnswer
 from .expansion import Continued, Expander
 from .finetuning.chain import report_of_model_to_be
 from .finetuning.texts import TrainingTexts, public_name
-from .hub import fetch_folder
+from .hub import check_is_not_audited, fetch_folder
 from .models.engine import TextEngine
 from .models.packaged import locate
 from .processes import map_over_processes, progress_label
@@ -289,6 +289,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
 
     _check_base(str(model.model_name_or_path))
     _check_training(training)
+    check_is_not_audited(arguments.run)
     saved = SavedRun.load(arguments.run, arguments.run_revision)
     writer, texts = _writer_of(saved, arguments, training), _texts_of(saved, arguments)
     report = report_of_model_to_be(
@@ -341,8 +342,7 @@ def _check_base(name: str) -> None:
     if adapter is not None:
         raise ValueError(
             f"`model_name_or_path`={name!r} is an adapter of {adapter.base!r}. The reference of this training is the "
-            "base model without an adapter, so an adapter does not fit. Give the base model, or merge the adapter "
-            "into it and save the whole."
+            "base model without an adapter, so an adapter does not fit. Give the base model."
         )
 
 

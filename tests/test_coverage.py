@@ -1,6 +1,8 @@
 """Reports that know their rows: what is covered, what is not, and what a stranger's files can claim."""
 
+import itertools
 import json
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -24,6 +26,7 @@ from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator, coverage
 from hf_pretext.cli import read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
+from hf_pretext.finetuning.chain import with_writer
 from hf_pretext.finetuning.training import _report_of_training
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import PrivacyReport
@@ -515,3 +518,13 @@ def test_an_audited_run_is_neither_continued_nor_has_it_a_guarantee(run, forgets
     assert "holds an audited run. No guarantee is claimed" in caplog.text
     texts = load_training_texts(FinetuningArguments(dataset=str(folder)))
     assert texts.report is None and len(texts.train) == 36
+
+
+def test_a_report_without_a_guarantee_is_not_dropped_for_one_of_the_same_releases():
+    """Texts of one run, some of them by a writer that nothing is known of. Their order must not matter."""
+    finite = make_run(3)[0].privacy_report
+    endless = with_writer(finite, None)
+    assert math.isinf(endless.epsilon) and finite.covers(endless)
+    for order in itertools.permutations([finite, endless, finite]):
+        assert math.isinf(PrivacyReport.of_several(list(order)).epsilon)
+    assert PrivacyReport.of_several([finite, finite]).epsilon == finite.epsilon

@@ -10,6 +10,7 @@ from trl import ModelConfig, SFTConfig
 from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, report_of_model, report_of_model_to_be
+from hf_pretext.hub import is_of_a_run
 
 __all__ = ["folder"]
 
@@ -129,3 +130,20 @@ def test_texts_that_a_run_chose_bring_its_guarantee_into_the_chain(folder, priva
     mixed = Dataset.from_dict({"text": [*own["text"], "a text of somebody else"]})
     mixed.info.description = own.info.description
     assert report(mixed, "mixed") is None
+
+
+def test_a_part_of_a_run_is_not_public_by_the_word_of_a_user(folder, private, public, config):
+    """Its own report does not lie beside it, so no guarantee is known, and none is claimed."""
+    first = dp_texts(folder, private, public, "first")
+    other = PrivateEvolutionGenerator(None, folder / "embedder", folder / "llm", config=config)
+    other(private, initial_population=public, num_samples=40)
+    other.save_pretrained(folder / "other")
+    seeds = folder / "other" / "seeds.jsonl"
+    assert seeds.is_file()
+    arguments = FinetuningArguments(dataset=first, public_dataset=str(seeds), public_fraction=0.1)
+    assert report_of_model_to_be(load_training_texts(arguments), str(folder / "llm")) is None
+    # A file of the Hub's cache is a link, and its report lies beside the link.
+    (folder / "blob").write_bytes(seeds.read_bytes())
+    seeds.unlink()
+    seeds.symlink_to(folder / "blob")
+    assert is_of_a_run(str(seeds)) and not is_of_a_run(str(folder / "blob"))

@@ -339,6 +339,9 @@ def test_selected_texts_replace_no_run_and_synthetic_ones_are_not_public(run, sm
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="`public` is synthetic text of a run"):
         run.select(run._synthetic, 5)
+    (tmp_path / "run" / "audit_settings.json").write_text("{}")
+    assert main([*command, str(tmp_path / "public.jsonl"), "--output-dir", str(tmp_path / "out")]) == 2
+    assert "holds an audited run" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_evidence_that_was_changed_is_not_read(run, tmp_path, caplog):

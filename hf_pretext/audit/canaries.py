@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from ..artifacts import AUDIT_SETTINGS_NAME
 from ..clients.questions import Question
 from ..clients.samples import Samples, quantize_embeddings
 from ..clients.tokens import TokenReader
@@ -22,6 +24,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..evolution.candidates import Candidates
 from ..evolution.population import Population, Tools
 from ..evolution.token_list import TokenList
+from ..files import write_json
 from ..generator import PrivateEvolutionGenerator
 from ..privacy.mechanism import Mechanism
 from ..runs.run import Asks, Run
@@ -142,6 +145,13 @@ class AuditedGenerator(PrivateEvolutionGenerator):
             return self._population
 
         self._new_population = partial(new_population)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save the run, and mark the folder as one of an audited run, which is neither continued nor published."""
+        super().save_pretrained(folder)
+        mark = Path(folder) / AUDIT_SETTINGS_NAME
+        if not mark.exists():
+            write_json(mark, {})
 
     def push_to_hub(self, *arguments: Any, **options: Any) -> NoReturn:
         """Raise a `ValueError`: an audited run has planted samples, and is never published."""

@@ -1,5 +1,6 @@
 """All clients of one organization, in a process or several that have to be trusted with their text."""
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,12 @@ class InMemoryClientPool(ClientPool):
         if reader is not None and plan.reads_tokens:
             self._samples = with_tokens(self._samples, rows, reader, *limits)
         self._group = group
+        # Also a barrier: no other stage's time holds that of a process whose clients take longer.
+        if len(set(group.gather((json.dumps(plan.to_dict(), sort_keys=True), config.seed)))) > 1:
+            raise ValueError(
+                f"The {group.size} processes have different settings, so their answers are not summed. Start them all "
+                "with the same arguments."
+            )
         self._plan = plan
         self._noise = noise or DiscreteGaussian()
         self._process = os.getpid()

@@ -11,7 +11,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..coverage import mark, marks_of, texts_of
 from ..data import list_rows, read_texts
 from ..forms import MESSAGES, Chat, Form, Plain, Record, form_of
-from ..hub import fetch_folder, find_privacy_report
+from ..hub import fetch_folder, find_privacy_report, is_of_a_run
 from ..privacy.report import PrivacyReport
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
         raise ValueError(f"`dataset`={name!r} holds {len(values)} texts that are not blank. It needs at least 2.")
     report = find_privacy_report(dataset, name, revision=revision, text_column=form.source)
     hub_id = commit = picture = None
-    is_derived = bool(marks_of(dataset))
+    is_derived = bool(marks_of(dataset)) or (Path(name).exists() and is_of_a_run(name))
     if not Path(name).is_file():
         folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME], revision)
         is_derived = is_derived or (folder / REPORT_NAME).is_file()

@@ -429,11 +429,18 @@ class PrivacyReport:
 
 
 def _distinct(reports: Sequence[PrivacyReport]) -> list[PrivacyReport]:
-    """Drop the reports whose releases another one counts as well."""
+    """Drop the reports whose releases another one counts as well, at no lower an epsilon.
+
+    A report of the same releases can have an infinite epsilon, if texts without a guarantee were added.
+    """
+
+    def counts(one: PrivacyReport, other: PrivacyReport) -> bool:
+        return one.covers(other) and one.epsilon >= other.epsilon
+
     kept: list[PrivacyReport] = []
     for each in reports:
-        if not any(other.covers(each) for other in kept):
-            kept = [*(other for other in kept if not each.covers(other)), each]
+        if not any(counts(other, each) for other in kept):
+            kept = [*(other for other in kept if not counts(each, other)), each]
     return kept
 
 
@@ -443,6 +450,6 @@ def count_of(number: int, noun: str) -> str:
 
 
 _ASSUMPTIONS_OF_ONE_PROCESS = (
-    "The process that held the private text is trusted: this was a simulation in one process, not a federation with "
-    "secure aggregation.",
+    "The process that held the private text is trusted, or all processes of one organization that did, and the "
+    "network between them. This was no federation with secure aggregation.",
 )
