@@ -179,3 +179,15 @@ def test_texts_are_read_when_they_are_needed_and_a_few_at_a_time(monkeypatch):
     next(items)
     assert len(read) == 1 and len(read[0][0]) <= 2**12
     assert len(dict(items)) == number // 2
+
+
+def test_processes_with_other_settings_are_refused_before_they_ask():
+    """Another rate of participation has the same mechanism, and would be claimed for clients that always answer."""
+
+    class Other(Group):
+        def gather(self, value):
+            is_settings = isinstance(value, tuple) and isinstance(value[0], str) and "releases" in value[0]
+            return [value, ("{}", 0) if is_settings else value]
+
+    with pytest.raises(ValueError, match="2 processes have different settings"):
+        make_pool(private_rows(), Other(0, 2))
