@@ -4,7 +4,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas
@@ -364,20 +363,18 @@ num_rounds: 2
 
 
 def plan(folder, *extra, content=PLAN):
-    """Run `hf-pretext plan` in a process of its own, which has to end in two seconds, without torch."""
+    """Run `hf-pretext plan` in a process of its own, which has to end in three processor seconds, without torch."""
     (folder / "run.yaml").write_text(content)
     code = (
         "import sys; from hf_pretext.cli import main; status = main(sys.argv[1:]);"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules); sys.exit(status)"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules);"
+        "import time; assert time.process_time() < 3; sys.exit(status)"
     )
-    started = time.perf_counter()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, "plan", "--config", str(folder / "run.yaml"), *extra],
         capture_output=True,
         text=True,
     )
-    assert time.perf_counter() - started < 2 or done.returncode
-    return done
 
 
 def test_plan_prints_the_bill_without_private_text(tmp_path):
