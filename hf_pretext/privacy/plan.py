@@ -45,6 +45,12 @@ LABELED_TOKEN_COUNTS = Kind("labeled_token_counts", is_signed=False)
 TOKEN_NAMES = (TOKEN_COUNTS.name, LABELED_TOKEN_COUNTS.name)
 """Names of the questions that are about tokens."""
 
+ASSUMPTION_OF_ONE_SIDE = (
+    "The process that held the private text is trusted, or all processes of one organization that did, and the "
+    "network between them. This was no federation with secure aggregation."
+)
+"""Sentence for the assumptions of a report if there was no federation."""
+
 ASSUMPTION_OF_TOKENS = (
     "The tokenizer reads a text alike whatever it has read before, so that a client's token counts depend on nothing "
     "else."

@@ -15,7 +15,7 @@ from ..version import __version__
 from .accounting import method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
-from .plan import ASSUMPTION_OF_TOKENS, TOKEN_NAMES, VOTE_NAMES, Plan
+from .plan import ASSUMPTION_OF_ONE_SIDE, ASSUMPTION_OF_TOKENS, TOKEN_NAMES, VOTE_NAMES, Plan
 from .report_format import (
     TYPES_IN_A_REPORT,
     ReportedRelease,
@@ -369,7 +369,7 @@ class PrivacyReport:
             return tuple(dict.fromkeys(sentence for part in self.parts for sentence in part.assumptions))
         return (
             "Every sample of a person carries the same client id. A person with two ids is protected as two clients.",
-            *(_ASSUMPTIONS_OF_ONE_PROCESS if self.max_dropout is None else self._assumptions_of_a_federation),
+            *((ASSUMPTION_OF_ONE_SIDE,) if self.max_dropout is None else self._assumptions_of_a_federation),
             "The number of clients, the configuration and the public models are not secret.",
             "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
             *([ASSUMPTION_OF_TOKENS] if {*self.kinds} & {*TOKEN_NAMES} else ()),
@@ -429,10 +429,7 @@ class PrivacyReport:
 
 
 def _distinct(reports: Sequence[PrivacyReport]) -> list[PrivacyReport]:
-    """Drop the reports whose releases another one counts as well, at no lower an epsilon.
-
-    A report of the same releases can have an infinite epsilon, if texts without a guarantee were added.
-    """
+    """Drop the reports whose releases another one counts as well, at no lower an epsilon: it may be infinite."""
 
     def counts(one: PrivacyReport, other: PrivacyReport) -> bool:
         return one.covers(other) and one.epsilon >= other.epsilon
@@ -447,9 +444,3 @@ def _distinct(reports: Sequence[PrivacyReport]) -> list[PrivacyReport]:
 def count_of(number: int, noun: str) -> str:
     """Write a number with its noun, in the plural if it is not one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-_ASSUMPTIONS_OF_ONE_PROCESS = (
-    "The process that held the private text is trusted, or all processes of one organization that did, and the "
-    "network between them. This was no federation with secure aggregation.",
-)
