@@ -26,9 +26,10 @@ from .finetuning.texts import TrainingTexts, public_name
 from .hub import check_is_not_audited, fetch_folder
 from .models.engine import TextEngine
 from .models.packaged import locate
-from .processes import map_over_processes, progress_label
+from .processes import progress_label
 from .saved_runs import SavedRun
 from .seed_texts import SeedTexts
+from .selecting import embed_together
 from .tilting import reads_tokens, token_scores
 
 if TYPE_CHECKING:
@@ -388,7 +389,7 @@ def _writer_of(saved: SavedRun, arguments: PreferenceArguments, training: "DPOCo
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         with progress_label("Embedding"):
-            return np.stack(map_over_processes(lambda part: list(embedder(part)), texts))
+            return embed_together(embedder, texts)
 
     sizes = (arguments.num_prompts, arguments.continuations)
     return PairWriter(saved.seeds, saved.config, embed, saved.token_answer, *sizes)

@@ -27,7 +27,7 @@ from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.privacy import calibrate_noise_multiplier
 from hf_pretext.prompts import ListPrompt
 
-from .cache import Result, fingerprint
+from .cache import Result
 from .learners import copy_llm, with_adapters
 from .trial import Trial
 
@@ -151,16 +151,7 @@ def dp_generator_texts(trial: Trial) -> Result:
     """Finetune the language model with privacy, and let it write from prompts of public texts, the method's seeds."""
     settings, config, models, delta = DPFinetuning(), trial.config, trial.models, trial.arguments.delta
     public = trial.seeds().value
-    inputs = {
-        "data": trial.experiment.version,
-        "method": trial.method.name,
-        "number": trial.number,
-        "config": fingerprint(config),
-        "settings": asdict(settings),
-        "seeds": fingerprint(public["text"]),
-        "expansion_model": trial.arguments.expansion_model,
-        "llm_dtype": trial.arguments.llm_dtype,
-    }
+    inputs = {**trial.inputs_of_texts(config, public["text"]), "settings": asdict(settings)}
 
     def write() -> list[str]:
         model, tokenizer = copy_llm(models)

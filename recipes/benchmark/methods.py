@@ -211,17 +211,8 @@ def expand(trial: Trial, preferences: Preferences | None = None) -> Result:
         best_of=trial.best_of or trial.config.best_of,
     )
     shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
-    inputs = {
-        # Texts from public seeds are the same for all private sets.
-        "data": trial.experiment.version if trial.method.reads_private else None,
-        "method": trial.method.name,
-        "number": number,
-        "config": fingerprint(config),
-        "seeds": fingerprint([shown, seeds["tokens"]] if "tokens" in seeds else shown),
-        "expansion_model": trial.arguments.expansion_model,
-        "llm_dtype": trial.arguments.llm_dtype,
-        **({} if preferences is None else preferences.inputs),
-    }
+    known = [shown, seeds["tokens"]] if "tokens" in seeds else shown
+    inputs = {**trial.inputs_of_texts(config, known), **({} if preferences is None else preferences.inputs)}
 
     def write() -> list[str]:
         models, size = trial.models, trial.arguments.batch_size

@@ -32,7 +32,7 @@ from hf_pretext.privacy.mechanism import Mechanism
 from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.prompts import ListPrompt
 
-from .cache import Result, fingerprint
+from .cache import Result
 from .sizes import Sizes
 from .trial import Trial, shared_settings
 
@@ -320,15 +320,9 @@ def popri_texts(trial: Trial) -> Result:
     settings, config, models = PopriSettings.of(trial.arguments), trial.config, trial.models
     public = trial.seeds().value
     inputs = {
-        "data": trial.experiment.version,
-        "method": trial.method.name,
-        "number": trial.number,
-        "config": fingerprint(config),
+        **trial.inputs_of_texts(config, public["text"]),
         "settings": asdict(settings),
-        "seeds": fingerprint(public["text"]),
-        "expansion_model": trial.arguments.expansion_model,
         "embedding_model": trial.arguments.embedding_model,
-        "llm_dtype": trial.arguments.llm_dtype,
     }
 
     def write() -> list[str]:

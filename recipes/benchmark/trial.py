@@ -268,6 +268,24 @@ class Trial:
         """Number of texts that the method writes."""
         return self.num_written or self.arguments.num_samples
 
+    def inputs_of_texts(self, config: PrivateEvolutionConfig, seeds: Any) -> dict[str, Any]:
+        """Return what the texts depend on that the language model writes from seeds, as JSON.
+
+        Args:
+            config (`PrivateEvolutionConfig`): Settings of the writing.
+            seeds: What is known of the seeds, as JSON.
+        """
+        return {
+            # Texts from public seeds are the same for all private sets.
+            "data": self.experiment.version if self.method.reads_private else None,
+            "method": self.method.name,
+            "number": self.number,
+            "config": fingerprint(config),
+            "seeds": fingerprint(seeds),
+            "expansion_model": self.arguments.expansion_model,
+            "llm_dtype": self.arguments.llm_dtype,
+        }
+
     def texts(self) -> Result:
         """Make the texts that a learner is finetuned on. There are none for a method without texts.
 
