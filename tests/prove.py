@@ -1,7 +1,7 @@
 """`make prove`: tries to break the guarantee, and writes `build/guarantee/results.json`; some 22 minutes on two cores.
 
 Kills and resumes a run of the quickstart's size thirty times, kills nodes of a federation as often, breaks the code in
-every way of `tests/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up
+every way of `support/mutations.py`, measures mu with and without a worst-case client, audits many runs with a made-up
 embedding model, audits real runs with and without noise and the models finetuned on them, and weighs what ledger and
 noise cost. Exits with status 1 if a claim fails. By chance alone, one audit of a real run in 20 refutes a claim that
 holds.
@@ -26,22 +26,22 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import torch
-from guarantee_audit import audit_power, null_runs
-from guarantee_node import kill_nodes
-from mutations import CHECKS, MUTATIONS, is_caught
 from test_guarantee import (
     test_a_million_draws_are_discrete_gaussian,
     test_a_million_draws_at_the_scale_of_a_run_are_gaussian,
 )
 from tqdm import tqdm
 
-from conftest import make_llama, make_sentence_transformer
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.plays import load_plays
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.quickstart import CONFIG, NUM_SAMPLES
+from support.guarantee_audit import audit_power, null_runs
+from support.guarantee_node import kill_nodes
+from support.mutations import CHECKS, MUTATIONS, is_caught
+from support.tiny import make_llama, make_sentence_transformer
 
 BUILD = Path("build/guarantee")
 NUM_KILLS = 30

@@ -21,9 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deployment import FOLDER, answers_without_tls, make_certificates, make_key, speaks_tls
-from federation import in_memory_votes, make_large_federation
-from scale import write_clients
 from tqdm import tqdm
 
 from hf_pretext import PrivacyReport
@@ -39,6 +36,9 @@ from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plays import load_plays
 from hf_pretext.privacy import ReleaseLostError
 from hf_pretext.runs.folder import RunFolder
+from support.deployment import FOLDER, answers_without_tls, make_certificates, make_key, speaks_tls
+from support.federation import in_memory_votes, make_large_federation
+from support.scale import write_clients
 
 BUILD = Path("build/federation").absolute()
 APP = Path("recipes/federated").absolute()
@@ -560,8 +560,8 @@ def cpu_of_a_message():
 
 
 def run_scale(kind, folder, num_processes=1):
-    """Run `tests/scale.py` in one process or several of one thread each, and read what each wrote."""
-    script, out = Path(__file__).with_name("scale.py"), folder / f"{kind}-{num_processes}"
+    """Run `tests/support/scale.py` in one process or several of one thread each, and read what each wrote."""
+    script, out = Path(__file__).with_name("support") / "scale.py", folder / f"{kind}-{num_processes}"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", num_processes]
     command = [*(launcher if num_processes > 1 else []), script, folder, out, kind]
     log = (BUILD / f"scale-{out.name}.log").open("wb")

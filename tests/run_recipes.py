@@ -62,7 +62,7 @@ def two_processes():
     """Run the real scripts under torchrun; `watched.py` writes down what each process saw."""
     folder = BUILD / "two-processes"
     shutil.rmtree(folder, ignore_errors=True)
-    watch = [*TORCHRUN, TESTS / "watched.py"]
+    watch = [*TORCHRUN, TESTS / "support/watched.py"]
     seconds = command("-m", *watch, folder, "generate", "--config", "recipes/configs/generate/two_processes.yaml")
     ranks = [read(f"{folder}-generate-rank-{rank}.json") for rank in (0, 1)]
     report = read(folder / "privacy_report.json")
@@ -107,7 +107,7 @@ def two_processes():
 
 def hub_round_trip():
     """Push and pull in processes of their own, each with a fresh cache."""
-    from hub_server import HubServer
+    from support.hub_server import HubServer
 
     with HubServer(BUILD / "hub") as server:
         for action in ("push", "pull"):

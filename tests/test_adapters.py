@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from test_recipes import finetune, load_script
+from test_recipes import finetune
 from transformers import AutoModelForCausalLM
 
-from conftest import make_llama
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.coverage import report_of_rows
 from hf_pretext.finetuning import load_before_and_after, push_model, report_of_model
@@ -17,6 +16,8 @@ from hf_pretext.finetuning.chain import digest_of_weights, reports_of_writer, wi
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
 from hf_pretext.models.checkpoints import gguf_file
+from support.scripts import load_script
+from support.tiny import make_llama
 
 CPU = torch.device("cpu")
 

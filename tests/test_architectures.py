@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from conftest import make_llama, random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models.local_engine import LocalEngine
+from support.tiny import make_llama, random_texts
 
 ATTENTION = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},

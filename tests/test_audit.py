@@ -5,10 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from datasets import Dataset
-from guarantee_audit import audit_power, null_runs
 from scipy.stats import nct, norm, ttest_ind
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.audit import (
     AuditedGenerator,
@@ -36,6 +34,8 @@ from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.privacy import Plan
 from hf_pretext.privacy.mechanism import Mechanism
+from support.guarantee_audit import audit_power, null_runs
+from support.tiny import random_texts
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import pytest
 from datasets import Dataset
 from trl import TrlParser
 
-from conftest import make_llama, random_texts
 from hf_pretext import PrivateEvolutionConfig
 from recipes.benchmark import comparison, data, experiment, given, honesty, learners, methods, pictures, tables, work
 from recipes.benchmark.arguments import BenchmarkArguments
@@ -28,6 +27,7 @@ from recipes.benchmark.experiment import Experiment
 from recipes.benchmark.learners import LEARNERS, Learner, LearnerSettings, Models
 from recipes.benchmark.methods import METHODS, Method, end_of_gap, floor_and_ceiling
 from recipes.benchmark.trial import Trial
+from support.tiny import make_llama, random_texts
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recipes" / "benchmark"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from test_benchmark import tiny  # noqa: F401 - a fixture
 
-from conftest import make_llama, random_texts
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.questions import check_question, sum_answers
 from hf_pretext.clients.samples import Samples, quantize_embeddings
@@ -28,6 +27,7 @@ from recipes.benchmark.methods import FEDAVG_GRID, FTRL_GRID, METHODS
 from recipes.benchmark.on_device import DP_FEDAVG
 from recipes.benchmark.popri import CandidateScores, PopriSettings, SimulatedClients, make_pairs, popri_plan
 from recipes.benchmark.trial import Trial
+from support.tiny import make_llama, random_texts
 
 DELTA = 3e-6
 

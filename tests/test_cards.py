@@ -1,10 +1,10 @@
 import yaml
 
-from conftest import release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card
 from hf_pretext.models import ModelSource
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
+from support.tiny import release
 
 MODELS = {"variation_model": None, "embedding_model": "me/embedder", "expansion_model": "me/llm"}
 

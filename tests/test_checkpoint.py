@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian
 from hf_pretext.privacy.ledger import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.runs.folder import RunFolder, working
+from support.tiny import random_texts
 
 NUM_ROUNDS = 3
 
@@ -462,7 +462,7 @@ def test_nothing_private_is_written_anywhere(models_folder, public, tmp_path):
         (home / name).mkdir(parents=True)
     Dataset.from_dict({"text": texts, "client_id": clients}).to_json(tmp_path / "private.jsonl")
     (tmp_path / "public.json").write_text(json.dumps([{"text": text} for text in public]))
-    script = Path(__file__).parent / "leaks.py"
+    script = Path(__file__).parent / "support/leaks.py"
     places = {"HOME": home, "TMPDIR": home / "tmp", "HF_HOME": home / "cache", "XDG_CACHE_HOME": home / "cache"}
     environment = {**os.environ, **{name: str(place) for name, place in places.items()}}
     command = [sys.executable, str(script), str(tmp_path), str(models_folder)]

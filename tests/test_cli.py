@@ -10,13 +10,13 @@ import pandas
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.data import read_dataset
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import Plan, PrivacyLedger
+from support.tiny import random_texts
 
 
 @pytest.fixture

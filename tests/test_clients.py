@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients.pool import warn_of_few_clients
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.mechanism import UNITS
+from support.tiny import random_texts
 
 
 def no_noise(scale, size):

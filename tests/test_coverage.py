@@ -20,9 +20,7 @@ from datasets import (
     interleave_datasets,
     load_from_disk,
 )
-from guarantee_rows import CONFIG, PRIVATE, make_run, models
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator, coverage
 from hf_pretext.cli import read_public_source
 from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_training_texts
@@ -32,6 +30,8 @@ from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import PrivacyReport
 from hf_pretext.privacy.report_format import checksum_of
 from hf_pretext.privacy.texts import CoveredTexts, hash_texts
+from support.guarantee_rows import CONFIG, PRIVATE, make_run, models
+from support.tiny import random_texts
 
 
 @pytest.fixture(scope="module")

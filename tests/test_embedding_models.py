@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_llama, make_sentence_transformer, random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
+from support.tiny import make_llama, make_sentence_transformer, random_texts
 
 
 @pytest.fixture

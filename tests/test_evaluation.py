@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_texts
 from hf_pretext.evaluation import (
     NextTokenAccuracy,
     TextDistribution,
@@ -17,6 +16,7 @@ from hf_pretext.evaluation import (
     score_next_tokens,
 )
 from hf_pretext.evaluation.scoring import TOP_K
+from support.tiny import random_texts
 
 
 def slow_reference(model, tokenizer, texts):

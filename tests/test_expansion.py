@@ -6,12 +6,12 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import random_texts
 from hf_pretext.cleaning import clean_text, is_usable, whole_sentences
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.expansion import Expander, SeedTexts, list_prompt, parse_list
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.prompts import ListPrompt
+from support.tiny import random_texts
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
 

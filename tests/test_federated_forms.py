@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from federation import make_federation, no_noise
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool
 from hf_pretext.clients.questions import (
     LabeledMeanEmbedding,
@@ -20,6 +18,8 @@ from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import PrivacyLedger
 from hf_pretext.privacy.plan import SHARE_WEIGHT
+from support.federation import make_federation, no_noise
+from support.tiny import random_texts
 
 LABELS = {"label-column": "kind", "labels": '{"a": "one kind", "b": "another kind"}'}
 RECORDS = {"text-column": '["subject", "body"]'}

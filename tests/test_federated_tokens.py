@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from federation import make_federation, make_run_config, no_noise
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import LabeledTokenCounts, NearestCandidates, TokenCounts
 from hf_pretext.evolution.token_list import TokenList
@@ -18,6 +16,8 @@ from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.privacy import PrivacyLedger
+from support.federation import make_federation, make_run_config, no_noise
+from support.tiny import random_texts
 
 LABELS = {"label-column": "kind", "labels": json.dumps({"a": "one kind", "b": "another kind"})}
 ASKED = {"token-fraction": 0.5, "num-tokens": 40, "num-rounds": 1}

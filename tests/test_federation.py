@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
-from federation import (
-    config_of,
-    in_memory_answer,
-    in_memory_votes,
-    make_context,
-    make_federation,
-    make_run_config,
-    no_noise,
-)
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from scipy import stats
 
-from conftest import random_texts
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question
 from hf_pretext.federated import client, masked_client, node_texts, protocol, server
@@ -31,6 +21,16 @@ from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, ReleaseLostError
 from hf_pretext.privacy.mechanism import MIN_SCALE
 from hf_pretext.privacy.noise import DiscreteGaussian
+from support.federation import (
+    config_of,
+    in_memory_answer,
+    in_memory_votes,
+    make_context,
+    make_federation,
+    make_run_config,
+    no_noise,
+)
+from support.tiny import random_texts
 
 COLLECT = ANSWER
 

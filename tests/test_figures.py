@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import hf_pretext
-from conftest import release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport, rounded_up
 from hf_pretext.privacy.bill import bill
+from support.tiny import release
 
 SHOWN = {
     3.0: "3",

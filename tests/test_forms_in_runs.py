@@ -10,7 +10,6 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, Features, List, Value, load_from_disk
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, coverage
 from hf_pretext.audit import sample_targets
 from hf_pretext.cli import read_private_source, read_public_source
@@ -19,6 +18,7 @@ from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_t
 from hf_pretext.forms import form_of, variations_in_form
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.prompts import ListPrompt
+from support.tiny import random_texts
 
 ROLES = ("user", "assistant")
 SETTINGS = {

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from conftest import random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models import load_causal_lm
 from hf_pretext.models.engine import collect_texts
 from hf_pretext.models.local_engine import LocalEngine
+from support.tiny import random_texts
 
 
 def engine(model_and_tokenizer, batch_size=8, **changes):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from datasets import Dataset, load_from_disk
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
 from hf_pretext.evolution.population import Reserve
 from hf_pretext.expansion import SeedTexts
@@ -16,6 +15,7 @@ from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.privacy import Plan
 from hf_pretext.runs.folder import RunFolder
+from support.tiny import random_texts
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from federation import make_federation
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from support.federation import make_federation
+from support.tiny import random_texts
 
 GOLDEN = Path(__file__).parent / "golden.json"
 NUM_ROUNDS = 3

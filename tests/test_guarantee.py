@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from mutations import CHECKS, MUTATIONS, PARTS, is_caught
 from scipy.stats import chi2, norm
 
 from hf_pretext.privacy.noise import DiscreteGaussian
+from support.mutations import CHECKS, MUTATIONS, PARTS, is_caught
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

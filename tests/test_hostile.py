@@ -23,7 +23,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conftest import random_texts, release
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cards import dataset_card
 from hf_pretext.cleaning import clean_text, has_lines, is_usable, one_line, valid_unicode, whole_sentences
@@ -41,6 +40,7 @@ from hf_pretext.plots import plot_run
 from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 from hf_pretext.privacy.report_format import checksum_of
 from hf_pretext.runs.history import RoundRecord
+from support.tiny import random_texts, release
 
 NAMED = {
     "controls": "a lost\x00card\x07 \x1b[31mred\x1b[0m \x7f\x9b",

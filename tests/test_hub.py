@@ -1,17 +1,14 @@
 """Round trips through a Hub that really answers over HTTP, with the unmodified clients, each in a fresh cache."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 
-from conftest import random_texts
-
-CLIENT = Path(__file__).parent / "hub_client.py"
+from support.hub_server import HubServer
+from support.processes import SUPPORT, environment
+from support.tiny import random_texts
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +18,10 @@ def outcomes(tmp_path_factory, models_folder):
     (folder / "public.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in random_texts(20, seed=8)))
     with HubServer(folder / "server") as server:
         for action in ("push", "pull"):
-            environment = {**os.environ, **server.environment(folder / f"home-{action}")}
+            told = environment(**server.environment(folder / f"home-{action}"))
             done = subprocess.run(
-                [sys.executable, CLIENT, action, folder, models_folder],
-                env=environment,
+                [sys.executable, SUPPORT / "hub_client.py", action, folder, models_folder],
+                env=told,
                 capture_output=True,
                 text=True,
             )

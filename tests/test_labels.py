@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value, load_from_disk
-from federation import no_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.audit import AuditedGenerator
 from hf_pretext.cli import main
@@ -28,6 +26,8 @@ from hf_pretext.hub import find_privacy_report
 from hf_pretext.labels import split_by_shares, split_evenly
 from hf_pretext.privacy import Plan
 from hf_pretext.runs.folder import RunFolder
+from support.federation import no_noise
+from support.tiny import random_texts
 
 LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 SIZES = {

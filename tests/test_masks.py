@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from federation import LIMITS, make_large_federation, no_noise
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import context_from_proto, context_to_proto, recorddict_from_proto, recorddict_to_proto
 from scipy import stats
@@ -24,6 +23,7 @@ from hf_pretext.federated.protocol import Encoded, encode, num_colluding, num_su
 from hf_pretext.federated.server import _message_of
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.privacy import Plan, ReleaseLostError
+from support.federation import LIMITS, make_large_federation, no_noise
 
 SECRET = bytes(range(32))
 

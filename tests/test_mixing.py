@@ -4,13 +4,14 @@ import json
 
 import pytest
 from datasets import Dataset
-from test_recipes import dp_texts, folder, load_script
+from test_recipes import dp_texts, folder
 from trl import ModelConfig, SFTConfig
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, report_of_model, report_of_model_to_be
 from hf_pretext.hub import is_of_a_run
+from support.scripts import load_script
+from support.tiny import random_texts
 
 __all__ = ["folder"]
 

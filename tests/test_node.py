@@ -1,6 +1,6 @@
 """A node's own budget: its configuration, its ledger, and the command that shows it.
 
-Twenty runs of a server, two runs at once, older copies and kills are the checks of `tests/guarantee_node.py`.
+Twenty runs of a server, two runs at once, older copies and kills are the checks of `tests/support/guarantee_node.py`.
 """
 
 import json
@@ -13,10 +13,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from federation import make_context, make_federation, make_run_config, no_noise
 from flwr.app import Message, RecordDict
-from guarantee import CANDIDATES, NUM_BINS, BinEncoder
-from guarantee_node import (
+
+from hf_pretext.cli import main
+from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.federated import client, node_texts, protocol
+from hf_pretext.federated.client import make_client_app
+from hf_pretext.federated.node import AskedRun, NodeBudget, NodeSettings, RefusalError
+from hf_pretext.federated.node_ledger import NodeError, NodeLedger, epsilon_of, statement
+from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.privacy import Mechanism, ReleaseLostError, compute_epsilon
+from support.federation import make_context, make_federation, make_run_config, no_noise
+from support.guarantee import CANDIDATES, NUM_BINS, BinEncoder
+from support.guarantee_node import (
     COLLECT,
     LARGE,
     THREE,
@@ -28,15 +37,6 @@ from guarantee_node import (
     spent,
     with_bins,
 )
-
-from hf_pretext.cli import main
-from hf_pretext.clients.questions import NearestCandidates
-from hf_pretext.federated import client, node_texts, protocol
-from hf_pretext.federated.client import make_client_app
-from hf_pretext.federated.node import AskedRun, NodeBudget, NodeSettings, RefusalError
-from hf_pretext.federated.node_ledger import NodeError, NodeLedger, epsilon_of, statement
-from hf_pretext.models.embedder import TextEmbedder
-from hf_pretext.privacy import Mechanism, ReleaseLostError, compute_epsilon
 
 PUBLIC = "This node's configuration or ledger is not in order. Its own log says more."
 

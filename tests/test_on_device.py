@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_llama, random_texts
 from hf_pretext.privacy import calibrate_noise_multiplier
 from recipes.benchmark.on_device import DP_FEDAVG, DP_FTRL, correct_sensitivity, train_on_devices
+from support.tiny import make_llama, random_texts
 
 NUM_CLIENTS, CLIP_NORM = 12, 0.5
 

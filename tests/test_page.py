@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find_browser
 
 import hf_pretext
-from conftest import random_texts, release
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cli import main
 from hf_pretext.data import make_dataset
@@ -24,6 +22,8 @@ from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 from hf_pretext.runs.history import RoundRecord
 from hf_pretext.runs.run import STAGES
 from hf_pretext.saved_runs import SavedRun
+from support.browser import Browser, find_browser
+from support.tiny import random_texts, release
 
 LABELS = {"ham": "messages that people want", "spam": "unwanted <b>advertising</b>"}
 HOSTILE = [

@@ -6,12 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.evolution.population import Population, Tools
 from hf_pretext.evolution.selection import resample, selection_rule
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.runs.run import Run
+from support.tiny import random_texts
 
 SIZE = 16
 

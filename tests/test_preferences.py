@@ -11,12 +11,10 @@ import torch
 import yaml
 from datasets import Dataset
 from peft import LoraConfig
-from test_processes import torchrun
-from test_recipes import RECIPES, finetune, load_script
+from test_recipes import finetune
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, ModelConfig
 
-from conftest import make_llama, random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.expansion import Expander
@@ -30,6 +28,9 @@ from hf_pretext.tilting import token_scores
 from recipes.benchmark.methods import METHODS
 from recipes.benchmark.trial import Trial
 from recipes.benchmark.writer import Preferences
+from support.processes import torchrun
+from support.scripts import RECIPES, load_script
+from support.tiny import make_llama, random_texts
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-3, min_words=1, max_length=64, max_new_tokens=24)
 SETTINGS = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "max_length": 512}

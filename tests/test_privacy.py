@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import release
 from hf_pretext import PrivateEvolutionConfig, calibrate_noise_multiplier, compute_epsilon
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates
 from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger, PrivacyReport
@@ -21,6 +20,7 @@ from hf_pretext.privacy.accounting import (
     multiplier_of_gaussian,
 )
 from hf_pretext.privacy.mechanism import MIN_SCALE, UNITS
+from support.tiny import release
 
 ROUNDS, DELTA = 11, 3e-6
 

@@ -11,11 +11,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from datasets import Dataset
-from federation import make_federation, no_noise
-from guarantee import BinEncoder
-from guarantee_clients import Writes, make_pool
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients import in_memory
 from hf_pretext.clients.copies import check_public_texts
@@ -26,6 +22,10 @@ from hf_pretext.clients.samples import cap_samples, embed_clients, quantize_embe
 from hf_pretext.forms import Plain
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
+from support.federation import make_federation, no_noise
+from support.guarantee import BinEncoder
+from support.guarantee_clients import Writes, make_pool
+from support.tiny import random_texts
 
 CONFIG = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5, population_size=24)
 

@@ -1,23 +1,14 @@
 """Two processes that really run: the same population, one draw of noise a round, one report."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import random_texts
 from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.processes import broadcast, is_main_process, map_over_processes, num_processes
-
-RUN = Path(__file__).parent / "two_processes.py"
-
-
-def torchrun(script, *arguments, num_processes=2, env=None):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    return subprocess.run([*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=env)
+from support.processes import SUPPORT, torchrun
+from support.tiny import random_texts
 
 
 def test_alone_everything_is_done_here():
@@ -29,7 +20,7 @@ def test_alone_everything_is_done_here():
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, models_folder):
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(RUN, folder, models_folder)
+    done = torchrun(SUPPORT / "two_processes.py", folder, models_folder)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in (0, 1)]
 

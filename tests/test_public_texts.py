@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.rows import group_by_client
 from hf_pretext.data import draw_texts, list_texts
 from hf_pretext.evolution.public_texts import RESERVE, sample_public_texts
 from hf_pretext.forms import Plain
+from support.tiny import random_texts
 
 CONFIG = PrivateEvolutionConfig(noise_multiplier=1.0, delta=1e-5, population_size=4)
 

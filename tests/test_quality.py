@@ -4,7 +4,6 @@ import pytest
 from datasets import load_from_disk
 from test_page import LABELS, make_run, save
 
-from conftest import random_texts
 from hf_pretext import personal
 from hf_pretext.cli import main
 from hf_pretext.coverage import mark, report_of_rows, texts_of
@@ -14,6 +13,7 @@ from hf_pretext.pages import load_run
 from hf_pretext.personal import count_personal, find_personal, scrub_text
 from hf_pretext.quality import TextQuality, evenly, scripts_of
 from hf_pretext.scrubbing import scrub, scrub_run
+from support.tiny import random_texts
 
 SEED = "My bank card was lost on the way home, and now I cannot pay for the train."
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from datasets import Dataset
-from federation import no_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients import ClientPool
 from hf_pretext.clients.clipping import MAX_CLIP_NORM, Answers, quantize, without_malformed
@@ -30,6 +28,8 @@ from hf_pretext.clients.samples import EMBEDDING_UNITS, Samples, quantize_embedd
 from hf_pretext.privacy import Mechanism, Plan, PrivacyLedger
 from hf_pretext.privacy.mechanism import UNITS, UNITS_OF_A_FEDERATION
 from hf_pretext.privacy.plan import MEAN_CLIP, SHARE_WEIGHT
+from support.federation import no_noise
+from support.tiny import random_texts
 
 
 def unit_rows(rng, num_rows, dimension=16):

@@ -1,17 +1,25 @@
 """Several processes of one organization divide the clients: the same answers bit by bit, and no release of a part."""
 
 import json
-import os
 import warnings
 
 import pytest
-import ranks
-from ranks import MOMENTS, NUM_CLIENTS, NUM_ROUNDS, HashEmbedder, answers, make_pool, private_rows, run_to_the_end
-from test_processes import torchrun
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.rows import PrivateRows
 from hf_pretext.processes import ALONE, Group
+from support import ranks
+from support.processes import torchrun
+from support.ranks import (
+    MOMENTS,
+    NUM_CLIENTS,
+    NUM_ROUNDS,
+    HashEmbedder,
+    answers,
+    make_pool,
+    private_rows,
+    run_to_the_end,
+)
 
 CONFIG = PrivateEvolutionConfig(**ranks.SETTINGS)
 pytestmark = pytest.mark.filterwarnings("ignore:`private` has blank texts", "ignore:`delta`")
@@ -107,7 +115,7 @@ def test_a_process_that_ends_leads_to_no_second_release(folder, rows, outcomes, 
         what = f"kill-{rank}-{moment}-3"
     assert moment in MOMENTS
     monkeypatch.setenv("DRAWS", str(draws))
-    done = torchrun(ranks.__file__, folder, what, env=dict(os.environ))
+    done = torchrun(ranks.__file__, folder, what)
     assert done.returncode != 0
     kept = json.loads((folder / what / "ledger.json").read_text())["releases"]
     assert len(kept) == 2 and (kept[1]["answer"] is None) == is_lost

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import prose
 import pytest
-from hub_server import HubServer
 
-from conftest import random_texts
 from hf_pretext.cli import main
+from support.hub_server import HubServer
+from support.tiny import random_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

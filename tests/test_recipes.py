@@ -1,6 +1,5 @@
 """Every YAML of the recipes parses into what its script reads; unknown keys are errors; scripts run on tiny models."""
 
-import importlib.util
 import json
 import math
 import shutil
@@ -28,19 +27,7 @@ from hf_pretext.finetuning import (
 from hf_pretext.finetuning.training import _command
 from hf_pretext.forms import Chat
 from hf_pretext.preferences import PreferenceArguments
-
-RECIPES = Path(__file__).parent.parent / "recipes"
-
-
-def load_script(name):
-    """Import a script under a name of its own: `evaluate` is a library's."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
+from support.scripts import RECIPES, load_script
 
 
 def parser_of(folder):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from hub_server import HubServer
 
-from conftest import random_texts
 from hf_pretext.data.repository import card_configs, files_of_splits, read_repository
+from support.hub_server import HubServer
+from support.tiny import random_texts
 
 READ = """
 import json, os, sys, tempfile

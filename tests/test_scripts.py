@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-from conftest import SIZES, random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cards import _as_quote
 from hf_pretext.cleaning import has_lines, is_usable, keep_lines
@@ -26,6 +25,7 @@ from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.models.prompted_variation import PromptedVariation
 from hf_pretext.models.remote_engine import RemoteEngine
 from hf_pretext.segmentation import grapheme_ends, whole_sentences, word_spans, words
+from support.tiny import SIZES, random_texts
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
 PIECES = (

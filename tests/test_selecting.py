@@ -11,7 +11,6 @@ import pytest
 from datasets import Dataset, load_from_disk
 from scipy.stats import chisquare
 
-from conftest import WORDS, random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, selecting
 from hf_pretext.cli import main
 from hf_pretext.data import each_row
@@ -26,6 +25,7 @@ from hf_pretext.privacy import Plan
 from hf_pretext.privacy.ledger import PrivacyLedger
 from hf_pretext.privacy.report import PrivacyReport
 from hf_pretext.saved_runs import SavedRun
+from support.tiny import WORDS, random_texts
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 6.0, "e": 12.0}
 FALSE_ALARM = 1e-6

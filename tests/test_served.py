@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import InferenceClient
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.expansion import Expander
 from hf_pretext.models.remote_engine import RemoteEngine
+from support.tiny import random_texts
 
 SERVERS = {
     "transformers": ["--device", "cpu", "--dtype", "float32"],

@@ -6,11 +6,11 @@ from test_served import Scripted
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from conftest import make_llama
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.remote_engine import RemoteEngine
 from hf_pretext.models.thinking import FINAL_CHANNEL, TAGS, begin_answer, without_thinking
+from support.tiny import make_llama
 
 CONFIG = PrivateEvolutionConfig(epsilon=1.0, delta=1e-5)
 QWEN = (

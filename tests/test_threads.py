@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_sentence_transformer, random_texts
 from hf_pretext.clients.samples import embed_clients
 from hf_pretext.models import packing, threads
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.models.packing import find_packed_encoder
 from hf_pretext.models.threads import FittingThreads, map_in_threads
+from support.tiny import make_sentence_transformer, random_texts
 
 
 @pytest.fixture(params=[1, 3])

@@ -11,7 +11,6 @@ from datasets import Dataset
 from scipy.stats import chi2
 from test_served import Scripted
 
-from conftest import make_llama, random_texts
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.evolution.token_tilt import MOST_BIAS, MOST_TILT, estimate_tilt, fit_tilt, solve_bias, with_public
@@ -20,6 +19,7 @@ from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.remote_engine import RemoteEngine
 from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.tilting import Request, fit_bias, num_written, usable_answer
+from support.tiny import make_llama, random_texts
 
 DRAWS = 4_000
 

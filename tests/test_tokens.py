@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from datasets import Dataset
-from federation import no_noise
 
-from conftest import random_texts
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.clients.samples import cap_samples
@@ -22,6 +20,8 @@ from hf_pretext.models.token_reader import TokenizerReader
 from hf_pretext.privacy import Plan, plan
 from hf_pretext.privacy.plan import with_token_fraction
 from hf_pretext.saved_runs import SavedRun
+from support.federation import no_noise
+from support.tiny import random_texts
 
 SETTINGS = {
     **{"epsilon": 4.0, "delta": 1e-3, "num_rounds": 2, "population_size": 16, "max_length": 32},

@@ -14,11 +14,11 @@ import yaml
 from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 from test_page import LABELS, make_run
 
-from conftest import random_texts
 from hf_pretext import __version__
 from hf_pretext.artifacts import DATA_FILE
 from hf_pretext.cli import make_parser
 from hf_pretext.croissant import write_croissant
+from support.tiny import random_texts
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "recipes" / "quickstart.ipynb"

@@ -9,9 +9,9 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from conftest import random_texts
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models.masked_variation import MaskedVariation
+from support.tiny import random_texts
 
 
 def masked_variation(model_and_tokenizer, batch_size=8, **changes):

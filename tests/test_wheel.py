@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from test_page import make_run, save
 
-from conftest import random_texts
 from hf_pretext import __version__
+from support.tiny import random_texts
 
 ROOT = Path(__file__).parent.parent
 BUILD = "from setuptools import build_meta; build_meta.build_{kind}({folder!r})"

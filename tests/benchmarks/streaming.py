@@ -19,7 +19,7 @@ NUM_TEXTS = 100_000
 
 WORK = f"""
 import json, sys
-from conftest import make_llama, make_sentence_transformer, random_texts
+from support.tiny import make_llama, make_sentence_transformer, random_texts
 from datasets import Dataset
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 config = PrivateEvolutionConfig(epsilon=4, delta=1e-3, num_rounds=1, population_size=16, lookahead=0, max_length=32,

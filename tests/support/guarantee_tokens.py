@@ -10,7 +10,14 @@ from unittest import mock
 
 import numpy as np
 from datasets import Dataset
-from guarantee import (
+
+from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
+from hf_pretext.clients.clipping import Answers
+from hf_pretext.clients.questions import LabeledTokenCounts, NearestCandidates, TokenCounts
+from hf_pretext.clients.questions.summing import sum_answers
+from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.privacy import Plan, PrivacyLedger
+from support.guarantee import (
     CANDIDATES,
     LABELS,
     NUM_BINS,
@@ -21,14 +28,7 @@ from guarantee import (
     mean_relative_to,
     patched,
 )
-from guarantee_clients import SUMMING, _divided_clients, no_noise, random_client
-
-from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
-from hf_pretext.clients.clipping import Answers
-from hf_pretext.clients.questions import LabeledTokenCounts, NearestCandidates, TokenCounts
-from hf_pretext.clients.questions.summing import sum_answers
-from hf_pretext.models.embedder import TextEmbedder
-from hf_pretext.privacy import Plan, PrivacyLedger
+from support.guarantee_clients import SUMMING, _divided_clients, no_noise, random_client
 
 TOKENS = np.arange(NUM_BINS)
 FLAT = np.ones(NUM_BINS)

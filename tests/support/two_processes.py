@@ -8,13 +8,13 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.masked_variation import MaskedVariation
 from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.processes import is_main_process, map_over_processes
+from support.tiny import random_texts
 
 COUNTS = {"draws": 0, "prompts": 0, "varied": 0}
 

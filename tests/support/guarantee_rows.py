@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from guarantee import ALL_IN_ONE_BIN, NUM_BINS, ONE_BIN, STANDARD_ERRORS, measure_effect, patched
 from safetensors.numpy import save_file
 
-from conftest import make_llama, make_sentence_transformer, random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, coverage
 from hf_pretext.finetuning import TrainingTexts, report_of_model, report_of_model_to_be
 from hf_pretext.finetuning.chain import digest_of_weights
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import Plan, PrivacyReport
+from support.guarantee import ALL_IN_ONE_BIN, NUM_BINS, ONE_BIN, STANDARD_ERRORS, measure_effect, patched
+from support.tiny import make_llama, make_sentence_transformer, random_texts
 
 CONFIG = PrivateEvolutionConfig(
     epsilon=3.0, delta=1e-5, num_rounds=1, population_size=16, max_length=32, max_new_tokens=8, min_words=1

@@ -17,18 +17,6 @@ from unittest import mock
 
 import numpy as np
 from datasets import Dataset
-from guarantee import (
-    CANDIDATES,
-    DRAW,
-    LABELS,
-    NUM_BINS,
-    OTHERS,
-    SAMPLE,
-    WITH_LABELS,
-    BinEncoder,
-    labeled_candidates,
-    mean_relative_to,
-)
 from scipy.stats import norm
 
 from hf_pretext import ClientPool, InMemoryClientPool, PrivateEvolutionConfig
@@ -43,6 +31,18 @@ from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.privacy.plan import MEAN_EMBEDDING, VOTES
 from hf_pretext.runs.folder import RunFolder
 from hf_pretext.runs.run import Run
+from support.guarantee import (
+    CANDIDATES,
+    DRAW,
+    LABELS,
+    NUM_BINS,
+    OTHERS,
+    SAMPLE,
+    WITH_LABELS,
+    BinEncoder,
+    labeled_candidates,
+    mean_relative_to,
+)
 
 CAP = 8
 SUMMING = "hf_pretext.clients.questions.summing"

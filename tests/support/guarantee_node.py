@@ -1,4 +1,4 @@
-"""Checks of a node's own budget, and mutations that each of them has to catch. See `tests/guarantee.py`.
+"""Checks of a node's own budget, and mutations that each of them has to catch. See `tests/support/guarantee.py`.
 
 None of them is statistical, but for the instants of kills. The clients' texts name bins, which are their embeddings,
 so that no model is loaded. All else is real: the ClientApp, secure aggregation, ledgers on disk, processes and kills.
@@ -19,9 +19,7 @@ from functools import wraps
 from pathlib import Path
 from unittest import mock
 
-from federation import SCRATCH, make_federation
 from flwr.app import ConfigRecord, Message, RecordDict
-from guarantee import CANDIDATES, DRAW, NUM_BINS, BinEncoder
 
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.federated import client, node, node_texts
@@ -31,6 +29,8 @@ from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import ReleaseLostError
 from hf_pretext.privacy.noise import DiscreteGaussian
+from support.federation import SCRATCH, make_federation
+from support.guarantee import CANDIDATES, DRAW, NUM_BINS, BinEncoder
 
 NUM_NODES = 3
 COLLECT = "answer"

@@ -1,7 +1,7 @@
 """A Hub on loopback: enough of its API for the unmodified `huggingface_hub` and `datasets` to push and pull.
 
-`python tests/hub_server.py --root DIR` prints its address and serves until it is killed. Clients need `HF_ENDPOINT`,
-`HF_TOKEN`, `HF_HUB_DISABLE_XET=1` and a fresh `HF_HOME` before they import anything of Hugging Face's.
+`python tests/support/hub_server.py --root DIR` prints its address and serves until it is killed. Clients need
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_DISABLE_XET=1` and a fresh `HF_HOME` before they import anything of Hugging Face's.
 """
 
 import argparse

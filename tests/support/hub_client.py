@@ -10,16 +10,16 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard, hf_hub_download
 from peft import PeftModel
-from test_recipes import load_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, SFTConfig
 
-from conftest import random_texts
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
 from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.pages import push_page
+from support.scripts import load_script
+from support.tiny import random_texts
 
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"

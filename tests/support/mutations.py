@@ -1,11 +1,6 @@
 """All checks of the guarantee, and all mutations that they have to catch: `tests/test_guarantee.py`, `make prove`."""
 
-import guarantee
-import guarantee_audit
-import guarantee_clients
-import guarantee_node
-import guarantee_rows
-import guarantee_tokens
+from support import guarantee, guarantee_audit, guarantee_clients, guarantee_node, guarantee_rows, guarantee_tokens
 
 PARTS = (guarantee, guarantee_clients, guarantee_node, guarantee_audit, guarantee_rows, guarantee_tokens)
 CHECKS = tuple(check for part in PARTS for check in part.CHECKS)

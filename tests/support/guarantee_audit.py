@@ -1,6 +1,6 @@
 """The audit as a statistical claim: how much it shows of a run, how often it is wrong, and what it notices.
 
-`make prove` runs `audit_power` and `null_runs`, and checks and mutations like those of `tests/guarantee.py`.
+`make prove` runs `audit_power` and `null_runs`, and checks and mutations like those of `tests/support/guarantee.py`.
 """
 
 import math
@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from datasets import Dataset
-from guarantee import STANDARD_ERRORS, _halved_noise, _mean_with_half_of_its_noise, patched
-from guarantee_tokens import _tokens_with_half_of_their_noise
 from scipy.special import ndtr
 from scipy.stats import binom
 from sentence_transformers import SentenceTransformer
@@ -19,6 +17,8 @@ from hf_pretext.audit import AuditedGenerator, PopulationWithCanaries, read_audi
 from hf_pretext.evolution.population import Population
 from hf_pretext.privacy import Plan
 from hf_pretext.quickstart import CONFIG
+from support.guarantee import STANDARD_ERRORS, _halved_noise, _mean_with_half_of_its_noise, patched
+from support.guarantee_tokens import _tokens_with_half_of_their_noise
 
 NUM_CANARIES = 768
 NUM_CLIENTS = 200

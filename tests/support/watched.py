@@ -42,7 +42,7 @@ def watch_generator():
 
 if __name__ == "__main__":
     folder, script, *arguments = sys.argv[1:]
-    recipe = Path(__file__).parent.parent / "recipes" / f"{script}.py"
+    recipe = Path(__file__).parents[2] / "recipes" / f"{script}.py"
     sys.argv = [str(recipe), *arguments]
     sys.path[0] = str(recipe.parent)
     watch_noise()
