@@ -10,11 +10,8 @@ SUPPORT = Path(__file__).resolve().parent
 
 def environment(**more):
     """Return this process's environment, in which `support` can be imported."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")]),
-        **more,
-    }
+    folders = [str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **more}
 
 
 def torchrun(script, *arguments, num_processes=2):
