@@ -1,6 +1,8 @@
+import multiprocessing
 import os
-import subprocess
-import sys
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -42,15 +44,19 @@ def test_noise_has_the_standard_deviation_that_was_accounted_for(config, noise_m
 
 
 def test_no_seed_reproduces_the_noise():
-    """Two fresh processes that do the same, with every seed that Python and NumPy have, draw different noise."""
-    script = (
-        "import random, numpy; random.seed(0); numpy.random.seed(0)\n"
-        "from hf_pretext.privacy.noise import DiscreteGaussian; print(DiscreteGaussian()(1e6, 16).tolist())"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-c", script]
-    first, second = (subprocess.run(command, env=environment, capture_output=True, check=True) for _ in range(2))
-    assert len(first.stdout) > 16 and first.stdout != second.stdout
+    """Two copies of one process, which have every state of every generator in common, draw different noise."""
+    DiscreteGaussian()(1e6, 16)  # So that they have the sampler's state in common as well.
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        first, second = pool.map(_draw, range(2))
+    assert first[1] != second[1], "one process has drawn twice"
+    assert len(first[0]) == 16 and first[0] != second[0]
+
+
+def _draw(_):
+    time.sleep(0.5)  # So that each process gets one of the two.
+    return DiscreteGaussian()(1e6, 16).tolist(), os.getpid()
 
 
 def test_large_scales_do_not_saturate():

@@ -9,7 +9,7 @@ from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.rows import PrivateRows
 from hf_pretext.processes import ALONE, Group
 from support import ranks
-from support.processes import torchrun
+from support.processes import launch
 from support.ranks import (
     MOMENTS,
     NUM_CLIENTS,
@@ -46,8 +46,7 @@ def folder(tmp_path_factory, rows):
 
 @pytest.fixture(scope="module")
 def outcomes(folder):
-    done = torchrun(ranks.__file__, folder, "run", num_processes=3)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert launch(ranks.main, folder, "run", num_processes=3) == [0, 0, 0]
     return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in range(3)]
 
 
@@ -115,8 +114,7 @@ def test_a_process_that_ends_leads_to_no_second_release(folder, rows, outcomes, 
         what = f"kill-{rank}-{moment}-3"
     assert moment in MOMENTS
     monkeypatch.setenv("DRAWS", str(draws))
-    done = torchrun(ranks.__file__, folder, what)
-    assert done.returncode != 0
+    assert launch(ranks.main, folder, what)[rank] == 9
     kept = json.loads((folder / what / "ledger.json").read_text())["releases"]
     assert len(kept) == 2 and (kept[1]["answer"] is None) == is_lost
     with warnings.catch_warnings():

@@ -29,9 +29,9 @@ class DiscreteGaussian:
         """Draw independent noise.
 
         Args:
-            scale (`float`): Parameter of the distribution, in integer units. From 2 on it equals the standard
-            deviation
-                in double precision.
+            scale (`float`):
+                Parameter of the distribution, in integer units. From 2 on it equals the standard deviation in double
+                precision.
             size (`int`): Number of draws.
 
         Returns:
