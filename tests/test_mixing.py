@@ -8,6 +8,7 @@ from test_recipes import dp_texts, folder
 from trl import ModelConfig, SFTConfig
 
 from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, report_of_model, report_of_model_to_be
 from hf_pretext.hub import is_of_a_run
 from support.scripts import load_script
@@ -100,13 +101,13 @@ def test_the_guarantee_is_about_the_synthetic_part_and_the_card_says_so(folder, 
         card = (folder / name / "README.md").read_text()
         assert "finetuned on 18 texts" in card and "12 of the texts that it was trained on" in card
         assert "public by the word of\nwhoever trained this model" in card
-        assert "The guarantee is about the 18 synthetic ones." in card and "| public texts mixed in |" in card
+        assert "The guarantee is about the 18 synthetic ones. If a" in card and "| public texts mixed in |" in card
         facts = json.loads((folder / name / "training.json").read_text())
         assert facts["public"] == {
             "name": facts["public"]["name"],
             "revision": None,
             "num_texts": 12,
-            "is_chosen": False,
+            "has_report": False,
         }
         assert str(folder) not in facts["public"]["name"]
 
@@ -131,6 +132,32 @@ def test_texts_that_a_run_chose_bring_its_guarantee_into_the_chain(folder, priva
     mixed = Dataset.from_dict({"text": [*own["text"], "a text of somebody else"]})
     mixed.info.description = own.info.description
     assert report(mixed, "mixed") is None
+
+
+def test_a_card_says_that_texts_were_chosen_and_not_that_they_are_synthetic(folder, private, public):
+    """As what a model is finetuned on, and as what is mixed in: the run's guarantee is not a user's word."""
+    dataset = dp_texts(folder, private, public, "first")
+    stream = texts_in(
+        folder / "stream.jsonl", [f"{text} {index}" for index, text in enumerate(random_texts(400, seed=8))]
+    )
+    models = ["--embedding-model", str(folder / "embedder")]
+    chosen = ["select", dataset, "--public", stream, "--num-samples", "30", "--output-dir", str(folder / "chosen")]
+    assert main([*chosen, *models]) == 0
+    small = load_script("finetune_small")
+    for name, mixed in {
+        "of-chosen": {"dataset": str(folder / "chosen")},
+        "mixed": {"dataset": dataset, "public_dataset": str(folder / "chosen"), "public_fraction": 0.4},
+    }.items():
+        arguments = small.SmallModelArguments(**mixed, model_name_or_path=str(folder / "llm"), public_epochs=0)
+        small.main(arguments, SFTConfig(output_dir=str(folder / name), **TRAINING))
+        assert report_of_model(folder / name).epsilon == pytest.approx(4, rel=1e-3)
+    card = (folder / "of-chosen" / "README.md").read_text()
+    assert "`hf_pretext` chose among public ones by what clients answered in Private Evolution" in card
+    assert "post-processing of the chosen texts" in card and "| chosen texts | " in card and "synthetic" not in card
+    card = (folder / "mixed" / "README.md").read_text()
+    assert "They come\nwith the guarantee of the run that chose or wrote them, which the one above includes." in card
+    assert "| public texts mixed in | " in card and "with a guarantee of their own |" in card
+    assert "by the word of" not in card and "`hf_pretext` made from private text by Private Evolution" in card
 
 
 def test_a_part_of_a_run_is_not_public_by_the_word_of_a_user(folder, private, public, config):

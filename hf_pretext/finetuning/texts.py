@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifacts import CONFIG_NAME, PICTURE_NAME, REPORT_NAME
+from ..artifacts import CONFIG_NAME, PICTURE_NAME, REPORT_NAME, SELECTION_NAME
 from ..configuration import PrivateEvolutionConfig
 from ..coverage import mark, marks_of, texts_of
 from ..data import list_rows, read_texts
@@ -84,6 +84,7 @@ class TrainingTexts:
         revision (`str`, *optional*): Its commit.
         picture (`Path`, *optional*): The picture of the run that made them.
         is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
+        is_selected (`bool`): Whether they are public texts that a run chose, and not synthetic ones.
         public (`PublicPart`, *optional*): The public texts in `train`.
     """
 
@@ -95,6 +96,7 @@ class TrainingTexts:
     revision: str | None = None
     picture: Path | None = None
     is_derived: bool = False
+    is_selected: bool = False
     public: PublicPart | None = None
 
     @property
@@ -208,8 +210,10 @@ def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
     report = find_privacy_report(dataset, name, revision=revision, text_column=form.source)
     hub_id = commit = picture = None
     is_derived = bool(marks_of(dataset)) or (Path(name).exists() and is_of_a_run(name))
+    is_selected = False
     if not Path(name).is_file():
-        folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME], revision)
+        folder = fetch_folder(name, [PICTURE_NAME, REPORT_NAME, SELECTION_NAME], revision)
+        is_selected = (folder / SELECTION_NAME).is_file()
         is_derived = is_derived or (folder / REPORT_NAME).is_file()
         picture = folder / PICTURE_NAME if (folder / PICTURE_NAME).is_file() else None
         if not Path(name).exists():
@@ -222,7 +226,7 @@ def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
     if report is not None:
         mark(rows, report, texts_of(rows, columns=[column]))
     split = rows.train_test_split(test_size=arguments.validation_share, seed=seed)
-    named = (public_name(name), hub_id, commit, picture, is_derived)
+    named = (public_name(name), hub_id, commit, picture, is_derived, is_selected)
     return TrainingTexts(split["train"], split["test"], report, *named)
 
 

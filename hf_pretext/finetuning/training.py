@@ -253,6 +253,7 @@ def training_facts(
         "dataset_revision": texts.revision,
         "has_picture": texts.picture is not None,
         "num_texts": texts.num_synthetic,
+        "is_selected": texts.is_selected,
         "num_validation_texts": len(texts.validation),
         **_public_facts(texts),
         "settings": settings,
@@ -270,7 +271,7 @@ def _public_facts(texts: TrainingTexts) -> dict[str, Any]:
     if public is None:
         return {}
     about = {"name": public.name, "revision": public.revision, "num_texts": public.num_texts}
-    return {"public": {**about, "is_chosen": public.report is not None}}
+    return {"public": {**about, "has_report": public.report is not None}}
 
 
 def _write_beside(
