@@ -35,8 +35,8 @@ class PrivateEvolutionConfig(SavedSettings):
 
     Args:
         delta (`float`):
-            Probability with which the guarantee may fail. It has no default: choose it well below one over the number
-            of clients.
+            The additive term of (epsilon, delta)-differential privacy. It has no default: choose it well below one
+            over the number of clients.
         epsilon (`float`, *optional*):
             Total privacy loss of the run, for one client. Give either this or `noise_multiplier`.
         noise_multiplier (`float`, *optional*):
@@ -199,7 +199,7 @@ class PrivateEvolutionConfig(SavedSettings):
     """
 
     delta: float = setting(
-        help="Probability with which the guarantee may fail.",
+        help="The additive term of (epsilon, delta)-differential privacy.",
         above=0,
         below=1,
         hint="Choose it well below one over the number of clients.",

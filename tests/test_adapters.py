@@ -12,7 +12,13 @@ from transformers import AutoModelForCausalLM
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.coverage import report_of_rows
 from hf_pretext.finetuning import load_before_and_after, push_model, report_of_model
-from hf_pretext.finetuning.chain import digest_of_weights, reports_of_writer, with_writer
+from hf_pretext.finetuning.chain import (
+    UnknownTrainingError,
+    _reports_of_base,
+    digest_of_weights,
+    reports_of_writer,
+    with_writer,
+)
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
 from hf_pretext.models.checkpoints import gguf_file
@@ -250,6 +256,29 @@ def test_a_base_beside_an_adapter_is_looked_up_as_it_is_loaded(place, private, p
     path = place / "out" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(place / "unknown")}))
     assert reports_of_writer(str(place / "out")) is None
+
+
+@pytest.mark.parametrize("name", ["privacy_report.json", "training.json", "adapter_config.json"])
+def test_without_the_hub_a_model_with_traces_in_the_cache_is_not_public(tmp_path, monkeypatch, caplog, name):
+    """One that has none counts as public, and a warning says that this was not looked up."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for repository, file in (("writer", name), ("plain", "config.json")):
+        snapshot = tmp_path / f"models--bank--{repository}" / "snapshots" / "1a2b"
+        snapshot.mkdir(parents=True)
+        (snapshot / file).write_text("{}")
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("1a2b")
+    assert (
+        reports_of_writer("bank/plain") == [] and "'bank/plain' was finetuned before cannot be looked" in caplog.text
+    )
+    assert reports_of_writer("bank/writer") is None and f"its {name} is in the cache" in caplog.text
+
+
+def test_whoever_trains_on_from_what_a_trainer_saved_has_to_vouch_for_it(tmp_path):
+    (tmp_path / "training_args.bin").write_bytes(b"")
+    with pytest.raises(UnknownTrainingError, match="was saved by a trainer .*Say `base_is_public=True`"):
+        _reports_of_base(str(tmp_path), None, is_public=False)
+    assert _reports_of_base(str(tmp_path), None, is_public=True) == []
 
 
 def test_a_public_model_changes_nothing(place, config):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from tokenizers import processors
 from transformers import AutoTokenizer
 from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
@@ -19,6 +19,7 @@ from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.cli import read_run
 from hf_pretext.finetuning import (
     FinetuningArguments,
+    GuaranteeCallback,
     load_training_texts,
     push_model,
     report_of_model,
@@ -430,6 +431,12 @@ def test_a_model_that_learned_from_two_runs_says_so(folder, private, public):
     reports = {name: report_of_model(folder / name) for name in ("one", "two", "again")}
     assert reports["one"].epsilon == pytest.approx(4, rel=1e-3) and not reports["one"].parts
     assert reports["two"].epsilon == pytest.approx(8, rel=1e-3) and len(reports["two"].parts) == 2
+    # A script of one's own that only has the callback logs both as well.
+    logged = []
+    trainer = SimpleNamespace(train_dataset=load_from_disk(second), log=logged.append)
+    base = SimpleNamespace(config=SimpleNamespace(name_or_path=str(folder / "one")))
+    GuaranteeCallback(trainer, source=second).on_train_begin(model=base)
+    assert logged[0]["privacy_epsilon"] == pytest.approx(8, rel=1e-3)
     # The first run's guarantee is not forgotten where the second one's texts are seen once more.
     assert reports["again"].without_names() == reports["two"].without_names()
     card = (folder / "again" / "README.md").read_text()

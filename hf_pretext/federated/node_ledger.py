@@ -96,7 +96,7 @@ def epsilon_of(releases: Sequence[tuple[Mechanism, int]], delta: float, is_excha
 
     Args:
         releases (`Sequence` of `(Mechanism, int)`): Mechanism and number of bins of each.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         is_exchange (`bool`, *optional*, defaults to `False`):
             Count the exchange of the client's texts for others, whatever the mechanisms are stated for. It is also
             counted if they are stated for different relations.

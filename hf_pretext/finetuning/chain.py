@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
 from ..coverage import texts_of
-from ..hub import fetch_folder
+from ..hub import fetch_folder, is_repository
 from ..models.checkpoints import base_of
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
@@ -37,6 +37,9 @@ TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
 
 LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
 """The same of a local folder, which may also be a checkpoint."""
+
+TRAINER_FILE = "training_args.bin"
+"""What `Trainer.save_model` leaves beside weights, also beside those of many public models."""
 
 
 class UnknownTrainingError(ValueError):
@@ -116,8 +119,9 @@ def report_of_model_to_be(
 def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport] | None:
     """Find the guarantees of what a model learned before it wrote texts for a run.
 
-    Only what can be looked up counts: pretraining is public, and so is a model of the Hub that cannot be reached. A
-    loaded model with an adapter in its layers has the name of its base, by which the adapter cannot be looked up.
+    Only what can be looked up counts: pretraining is public. If the Hub cannot be asked about a model, its files in
+    the cache are, and a warning says that they need not be all. A loaded model with an adapter in its layers has the
+    name of its base, by which the adapter cannot be looked up.
 
     Args:
         name (`str`, *optional*): Folder or repository of the model.
@@ -127,17 +131,28 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
         `list` of `PrivacyReport`: They are added to that of the run. None, with a warning, if the model was finetuned
         on texts whose guarantee is not known.
     """
+    if _has_adapter(model):
+        logger.warning(
+            "No guarantee is claimed for what `expansion_model` writes. It was given as an object with an adapter in "
+            "it, which has no name. Give the folder or repository of the adapter instead."
+        )
+        return None
+    return reports_of_base(name, "No guarantee is claimed for what `expansion_model` writes.")
+
+
+def reports_of_base(name: str | None, otherwise: str = "No guarantee is known.") -> list[PrivacyReport] | None:
+    """Find the guarantees of what a model learned before, by its name. See `reports_of_writer`.
+
+    Args:
+        name (`str`, *optional*): Folder or repository of the model.
+        otherwise (`str`, *optional*): What to warn of if a guarantee is not known.
+    """
     try:
-        if _has_adapter(model):
-            raise UnknownTrainingError(
-                "It was given as an object with an adapter in it, which has no name. Give the folder or repository of "
-                "the adapter instead."
-            )
         return _reports_of_base(name, None, is_public=True) if name else []
     except FileNotFoundError:
         return []
     except UnknownTrainingError as error:
-        logger.warning("No guarantee is claimed for what `expansion_model` writes. %s", error)
+        logger.warning("%s %s", otherwise, error)
         return None
 
 
@@ -204,6 +219,7 @@ def _reports_of_base(
         raise UnknownTrainingError(f"The adapter {base_model!r} names itself as its base model.")
     if not Path(base_model).is_dir() and not _is_listed(base_model, revision):
         if is_public:
+            _check_cache(base_model, revision)
             return []
         raise UnknownTrainingError(
             f"Whether `model_name_or_path`={base_model!r} was finetuned before cannot be looked up on the Hub. Go "
@@ -213,6 +229,11 @@ def _reports_of_base(
     own = LOCAL_TRACES if Path(base_model).is_dir() else (REPORT_NAME, TRAINING_NAME)
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     if not any((folder / name).is_file() for name in own):
+        if not is_public and Path(base_model).is_dir() and (folder / TRAINER_FILE).is_file():
+            raise UnknownTrainingError(
+                f"`model_name_or_path`={base_model!r} was saved by a trainer ({TRAINER_FILE}), and on what is not known. "
+                "Say `base_is_public=True` if it never saw text of the clients."
+            )
         # An adapter that no recipe made, of a model that a recipe may have made.
         above = (*adapters, base_model)
         return _reports_of_base(_base_of(folder), None, is_public, above) if is_adapter else []
@@ -225,6 +246,27 @@ def _reports_of_base(
     # The base that lies there now may be another one than that of its training.
     above = (*adapters, base_model)
     return [report, *(_reports_of_base(_base_of(folder), None, True, above) if is_adapter else ())]
+
+
+def _check_cache(repo_id: str, revision: str | None) -> None:
+    """Look for traces of a training in the cache, in the place of a Hub that cannot be asked.
+
+    Raises:
+        UnknownTrainingError: There are some.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in TRACES:
+        if is_repository(repo_id) and isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+            raise UnknownTrainingError(
+                f"The model {repo_id!r} was finetuned before: its {name} is in the cache. Whether a guarantee is "
+                "known of that cannot be looked up on the Hub. Go online."
+            )
+    logger.warning(
+        "Whether %r was finetuned before cannot be looked up on the Hub. It counts as a public model that knows "
+        "nothing of the clients. Go online if you are not sure.",
+        repo_id,
+    )
 
 
 def _is_listed(repo_id: str, revision: str | None) -> bool:

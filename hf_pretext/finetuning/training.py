@@ -22,7 +22,7 @@ from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import digest_of_weights, origin_of
+from .chain import digest_of_weights, origin_of, reports_of_base, with_writer
 from .models import push_model, write_card_of_report
 from .texts import TrainingTexts, public_name
 
@@ -44,8 +44,9 @@ class SavesModel(Protocol):
 class GuaranteeCallback(TrainerCallback):
     """Logs epsilon and delta of the training texts with the other figures, wherever the trainer logs.
 
-    Each text has to be among those that a report names. A dataset of tokens holds no texts that could be looked up.
-    Then `texts` is looked up, and that the trainer trains on these texts is for you to see to.
+    What the base model learned before is looked up by its name, and added. Each text has to be among those that a
+    report names. A dataset of tokens holds no texts that could be looked up. Then `texts` is looked up, and that the
+    trainer trains on these texts is for you to see to.
 
     Args:
         trainer (`transformers.Trainer`): The trainer.
@@ -62,9 +63,12 @@ class GuaranteeCallback(TrainerCallback):
         self._texts = texts
         self._source = source
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
         report = _report_of_training(self._trainer.train_dataset, self._texts, self._source)
+        if report is not None and model is not None:
+            # The name of a model with adapters is that of its base. The adapters are what is trained.
+            report = with_writer(report, reports_of_base(model.config.name_or_path))
         log_guarantee(self._trainer, report)
 
 

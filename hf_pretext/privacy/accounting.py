@@ -38,7 +38,7 @@ class Accountant(Protocol):
 
         Args:
             noise_multipliers (`Sequence[float]`): Noise standard deviation over L2 sensitivity, one per release.
-            delta (`float`): Probability with which the guarantee may fail.
+            delta (`float`): The additive term of (epsilon, delta)-differential privacy.
             sampling_rate (`float`, *optional*, defaults to `1.0`):
                 Probability with which each client participates in a release, under `"add_or_remove_one"`.
 
@@ -122,6 +122,11 @@ def checked_epsilon(
     return epsilon
 
 
+def is_of_library(accountant: str) -> bool:
+    """Return whether an accountant is one of the library's own, by its name."""
+    return accountant in ACCOUNTANTS
+
+
 def method_of(accountant: str, sampling_rate: float) -> str:
     """Name the method that computed an epsilon, in words for a report."""
     if accountant == "exact":
@@ -145,7 +150,7 @@ def epsilon_of_gaussian(noise_multiplier: float, delta: float) -> float:
 
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the L2 sensitivity.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
     """
     log_delta = math.log(delta)
     largest = 1.0
@@ -178,7 +183,7 @@ def compute_epsilon(
 
     Args:
         noise_multiplier (`float`): Standard deviation of the noise over the L2 sensitivity, in each release.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         num_rounds (`int`): Number of releases. Zero of them cost nothing.
         accountant (`str` or `Accountant`, *optional*, defaults to `"exact"`):
             `"exact"` (also called `"pld"`) or `"rdp"`, the paper's bound.
@@ -211,7 +216,7 @@ def calibrate_noise_multiplier(
 
     Args:
         epsilon (`float`): Total privacy loss that is allowed.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         num_rounds (`int`): Number of releases.
         accountant (`str` or `Accountant`, *optional*, defaults to `"exact"`): As in `compute_epsilon`.
         sampling_rate (`float`, *optional*, defaults to `1.0`): As in `compute_epsilon`.
@@ -238,7 +243,7 @@ def calibrate(
 
     Args:
         epsilon (`float`): Total privacy loss that is allowed.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         fractions (`Sequence[float]`):
             Fraction of the budget that each release gets. The budget is `mu^2`, the sum of `1 / multiplier^2`.
         accountant (`str` or `Accountant`, *optional*, defaults to `"exact"`): As in `compute_epsilon`.

@@ -65,7 +65,7 @@ def settings_for(
     Args:
         expected_clients (`int`): About how many clients participate. An estimate that counts as public.
         epsilon (`float`): The budget.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         can_tilt (`bool`, *optional*, defaults to `True`):
             Whether the language model shows its tokenizer and takes a bias of tokens.
         **settings: Other settings. What is given here is not chosen by the rule.

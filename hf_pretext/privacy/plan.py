@@ -117,7 +117,7 @@ class Plan:
 
     Args:
         releases (`tuple` of `PlannedRelease`): The releases, one entry per kind of question, in their order.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         accountant (`Accountant`): Computes epsilon.
         client_sampling_rate (`float`): Probability with which a client participates in a release.
         max_samples_per_client (`int`): Most samples that a client answers with.
@@ -242,7 +242,7 @@ class Plan:
         """Compute the epsilon of releases about the same clients, by default of one run.
 
         Args:
-            delta (`float`): Probability with which the guarantee may fail.
+            delta (`float`): The additive term of (epsilon, delta)-differential privacy.
             releases (`Iterable` of `(Mechanism, int)`, *optional*): Mechanism and number of bins of each.
         """
         spent = self.one_run if releases is None else list(releases)
@@ -266,7 +266,7 @@ class Plan:
         removal and an addition: two steps of `(e, d)` are `(2 e, (1 + exp(e)) d)` (Dwork and Roth 2014, theorem 2.2).
 
         Args:
-            delta (`float`): Probability with which the guarantee may fail.
+            delta (`float`): The additive term of (epsilon, delta)-differential privacy.
             releases (`Iterable` of `(Mechanism, int)`, *optional*): As in `epsilon`.
         """
         spent = self.one_run if releases is None else list(releases)

@@ -12,7 +12,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..files import read_json, write_json
 from ..settings import check_name, shortened
 from ..version import __version__
-from .accounting import method_of
+from .accounting import is_of_library, method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
 from .plan import ASSUMPTION_OF_ONE_SIDE, ASSUMPTION_OF_TOKENS, TOKEN_NAMES, VOTE_NAMES, Plan
@@ -40,7 +40,7 @@ class PrivacyReport:
 
     Args:
         epsilon (`float`): Total privacy loss of everything released so far, under `neighboring_relation`.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         unit (`str`): What is protected: `"client"`, all samples of one client.
         neighboring_relation (`str`): `"add_or_remove_one"` or `"replace_one"`.
         max_samples_per_client (`int`): Cap that the library enforced.
@@ -301,9 +301,9 @@ class PrivacyReport:
         )
         return (
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
-            f"{rounded_up(self.delta)}, under {neighbors}, any outcome of this run is at most "
-            f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, up to a probability of "
-            f"delta.{over}{self._other_relation}"
+            f"{rounded_up(self.delta)}, under {neighbors}, any set of outcomes of this run is at most "
+            f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, "
+            f"plus delta.{over}{self._other_relation}"
         )
 
     @property
@@ -314,7 +314,7 @@ class PrivacyReport:
         if self.exchange_epsilon is None:
             return ""
         return (
-            " This hides whether a client participates. What a participant's texts are is hidden at epsilon = "
+            " This hides whether a client contributed any text. What its texts are is hidden at epsilon = "
             f"{rounded_up(self.exchange_epsilon)}, under exchanging all of them for any others."
         )
 
@@ -370,8 +370,14 @@ class PrivacyReport:
         return (
             "Every sample of a person carries the same client id. A person with two ids is protected as two clients.",
             *((ASSUMPTION_OF_ONE_SIDE,) if self.max_dropout is None else self._assumptions_of_a_federation),
-            "The number of clients, the configuration and the public models are not secret.",
+            "The number of clients, the configuration and the public models are not secret. A client whose texts are "
+            "removed still counts.",
             "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
+            *(
+                ()
+                if is_of_library(self.accountant)
+                else (f"Epsilon is right if the accountant {self.accountant!r} is.",)
+            ),
             *([ASSUMPTION_OF_TOKENS] if {*self.kinds} & {*TOKEN_NAMES} else ()),
             "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
