@@ -268,9 +268,7 @@ def test_without_the_hub_a_model_with_traces_in_the_cache_is_not_public(tmp_path
         (snapshot / file).write_text("{}")
         (snapshot.parents[1] / "refs").mkdir()
         (snapshot.parents[1] / "refs" / "main").write_text("1a2b")
-    assert (
-        reports_of_writer("bank/plain") == [] and "'bank/plain' was finetuned before cannot be looked" in caplog.text
-    )
+    assert reports_of_writer("bank/plain") == [] and "cannot be looked up on the Hub" in caplog.text
     assert reports_of_writer("bank/writer") is None and f"its {name} is in the cache" in caplog.text
 
 

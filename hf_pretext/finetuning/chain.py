@@ -231,8 +231,8 @@ def _reports_of_base(
     if not any((folder / name).is_file() for name in own):
         if not is_public and Path(base_model).is_dir() and (folder / TRAINER_FILE).is_file():
             raise UnknownTrainingError(
-                f"`model_name_or_path`={base_model!r} was saved by a trainer ({TRAINER_FILE}), and on what is not known. "
-                "Say `base_is_public=True` if it never saw text of the clients."
+                f"`model_name_or_path`={base_model!r} was saved by a trainer ({TRAINER_FILE}), and on what is not "
+                "known. Say `base_is_public=True` if it never saw text of the clients."
             )
         # An adapter that no recipe made, of a model that a recipe may have made.
         above = (*adapters, base_model)

@@ -122,9 +122,11 @@ def checked_epsilon(
     return epsilon
 
 
-def is_of_library(accountant: str) -> bool:
-    """Return whether an accountant is one of the library's own, by its name."""
-    return accountant in ACCOUNTANTS
+def assumptions_of(accountant: str) -> tuple[str, ...]:
+    """Return what a guarantee assumes of the accountant, by its name: that one of the caller's is right."""
+    if accountant in ACCOUNTANTS:
+        return ()
+    return (f"The accountant {accountant!r}, which is not part of the library, is right.",)
 
 
 def method_of(accountant: str, sampling_rate: float) -> str:

@@ -12,7 +12,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..files import read_json, write_json
 from ..settings import check_name, shortened
 from ..version import __version__
-from .accounting import is_of_library, method_of
+from .accounting import assumptions_of, method_of
 from .figures import rounded_up
 from .ledger import PrivacyLedger, Release
 from .plan import ASSUMPTION_OF_ONE_SIDE, ASSUMPTION_OF_TOKENS, TOKEN_NAMES, VOTE_NAMES, Plan
@@ -373,11 +373,7 @@ class PrivacyReport:
             "The number of clients, the configuration and the public models are not secret. A client whose texts are "
             "removed still counts.",
             "The embedding model treats equal batches equally, so that a client's embeddings depend on nothing else.",
-            *(
-                ()
-                if is_of_library(self.accountant)
-                else (f"Epsilon is right if the accountant {self.accountant!r} is.",)
-            ),
+            *assumptions_of(self.accountant),
             *([ASSUMPTION_OF_TOKENS] if {*self.kinds} & {*TOKEN_NAMES} else ()),
             "The console of the process that held the private text, with its warnings, belongs to the trusted side.",
             "The initial population, the domain description and every setting were chosen without looking at the "
