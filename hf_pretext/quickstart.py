@@ -28,6 +28,7 @@ CONFIG = PrivateEvolutionConfig(
     delta=1e-5,
     num_rounds=3,
     population_size=288,
+    max_samples_per_client=4,  # Half the time of the embedding.
     keep_survivors=True,
     lookahead=0,
     variation_steps=1,
