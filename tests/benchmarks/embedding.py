@@ -4,12 +4,11 @@
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from timing import SMOLLM2, by_turns
+from timing import SMOLLM2, busy, by_turns
 
 from hf_pretext.clients.samples import embed_clients
 from hf_pretext.models import load_sentence_transformer
@@ -17,7 +16,6 @@ from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.plays import load_plays
 
 NUM_CLIENTS, TEXTS_OF_A_CLIENT = 1250, 8
-NUM_BUSY = 3
 
 
 def sorted_batches(embedder, texts):
@@ -48,13 +46,8 @@ def main(out, num_clients=NUM_CLIENTS):
     alone = [parts_of({number: own})[0] for number, own in few.items()]
     same = [np.array_equal(own, embedded["together"][number]) for own, number in zip(alone, few, strict=True)]
     idle = by_turns({"few": few_clients})["few"]
-    # Three busy processes of one thread each.
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(NUM_BUSY)]
-    try:
+    with busy():
         slow = by_turns({"few": few_clients})["few"]
-    finally:
-        for process in busy:
-            process.kill()
     results = {
         "embedding_ratio": seconds["sorted"] / seconds["clients"],
         "embedding_busy_ratio": slow / idle,

@@ -14,7 +14,7 @@ from timing import BUILD
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("startup", "variation", "votes", "embedding", "expansion", "streaming", "two_processes")
+BENCHMARKS = ("startup", "variation", "votes", "embedding", "expansion", "streaming", "two_processes", "busy")
 CLAIMS = {
     "variation_exact_ratio": (">=", 4),
     "variation_fast_ratio": (">=", 12),
@@ -27,6 +27,7 @@ CLAIMS = {
     "expansion_ratio": (">=", 0.9),
     "expansion_rss_growth_mb": ("<=", 64),
     "two_process_ratio": (">=", 1.7),
+    "busy_ratio": ("<=", 4),
     "import_seconds": ("<=", 0.3),
     "help_seconds": ("<=", 0.5),
 }

@@ -1,8 +1,11 @@
-"""What the benchmarks share: timing by turns, peak memory, real texts, models."""
+"""What the benchmarks share: timing by turns, busy cores, peak memory, real texts, models."""
 
 import resource
 import statistics
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +26,17 @@ def by_turns(ways, repeats=3):
             work()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@contextmanager
+def busy(number=3):
+    """Keep as many single threads busy as are asked for."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def gemm_peak(size=2048, repeats=5):
