@@ -151,7 +151,7 @@ def test_a_card_says_that_texts_were_chosen_and_not_that_they_are_synthetic(fold
         arguments = small.SmallModelArguments(**mixed, model_name_or_path=str(folder / "llm"), public_epochs=0)
         small.main(arguments, SFTConfig(output_dir=str(folder / name), **TRAINING))
         assert report_of_model(folder / name).epsilon == pytest.approx(4, rel=1e-3)
-    _, card = (folder / "of-chosen" / "README.md").read_text().rsplit("---\n\n", 1)
+    _, card = (folder / "of-chosen" / "README.md").read_text().split("\n---\n", 1)
     assert "`hf_pretext` chose among public ones by what clients answered in Private Evolution" in card
     assert "post-processing of the chosen texts" in card and "| chosen texts | " in card and "synthetic" not in card
     card = (folder / "mixed" / "README.md").read_text()
