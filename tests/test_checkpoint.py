@@ -90,17 +90,24 @@ def run_and_die(generate, dies_at, before):
     return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.parametrize(("before", "mean_fraction"), [pytest.param(True, 0.0, marks=pytest.mark.slow), (False, 0.4)])
+@pytest.mark.parametrize(
+    ("before", "mean_fraction", "steps"),
+    [
+        pytest.param(True, 0.0, 1, marks=pytest.mark.slow),
+        pytest.param(False, 0.4, 1, marks=pytest.mark.slow),
+        (False, 0.4, 3),
+    ],
+)
 def test_killed_at_any_step_a_run_ends_with_the_same_texts(
-    make_logged, private, public, tmp_path, before, mean_fraction
+    make_logged, private, public, tmp_path, before, mean_fraction, steps
 ):
     """Without a loss the texts are those of an undisturbed run. A release that is lost is counted and skipped."""
     num_releases = NUM_ROUNDS + (mean_fraction > 0)
     changes = {"mean_fraction": mean_fraction}
     whole = make_logged(tmp_path / "whole", **changes)(private, initial_population=public, num_samples=5)
-    lost, dies_at = 0, 0
+    lost, dies_at = 0, 1 - steps
     while True:
-        dies_at += 1
+        dies_at += steps
         folder = tmp_path / f"run-{dies_at}"
 
         def generate(folder=folder):
@@ -122,6 +129,9 @@ def test_killed_at_any_step_a_run_ends_with_the_same_texts(
         lost += report.num_lost
         if report.num_lost == 0:
             assert texts["text"][:] == whole["text"][:]
+    if steps > 1:
+        assert dies_at > 24 // steps
+        return
     # Settings, ledger, clients, the first candidates, the reserve; for each round its lookahead, place, count, votes,
     # weights and record; candidates between rounds; preferences; texts, in parts, and the dataset of them.
     num_parts = len(list((tmp_path / "whole").glob("run-1-texts-*.json")))
