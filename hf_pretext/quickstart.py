@@ -27,6 +27,7 @@ CONFIG = PrivateEvolutionConfig(
     epsilon=3.0,
     delta=1e-5,
     num_rounds=2,
+    mean_fraction=0.3,
     population_size=288,
     keep_survivors=True,
     lookahead=0,
