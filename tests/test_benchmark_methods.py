@@ -372,7 +372,8 @@ WEIGHTS_OF_DEVICES = 19_712
 def test_the_page_has_the_bytes_of_today_s_settings():
     assert WEIGHTS_OF_DEVICES == 4 * (4 * 2 * 256 + 3 * (256 + 704))
     page = (Path(client_work.__file__).parent / "README.md").read_text()
-    rows = {cells[0]: cells for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 6}
+    table = [cells for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 7]
+    rows = {name: cells for cells in table for name in cells[0].split(", ")}
     found = {}
     plans = {**dict.fromkeys(("paper", "aug-pe", "first-edition", "default", "hybrid"), client_work.evolution_plan)}
     for name, make_plan in {**plans, "popri": popri_plan}.items():

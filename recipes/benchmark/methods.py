@@ -390,6 +390,7 @@ METHODS = {
             texts=selected_public_texts,
             config=default_config,
             spends_budget=True,
+            client=ANSWERS_WITH_TOKENS,
         ),
         Method(
             "default-preferred",
@@ -399,6 +400,7 @@ METHODS = {
             seeds=seeds_of_the_defaults,
             config=default_config,
             spends_budget=True,
+            client=ANSWERS_WITH_TOKENS,
         ),
         Method(
             "expand-private",
