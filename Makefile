@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The environment keeps what Python has compiled, or every process would spend seconds on it again.
+unexport PYTHONDONTWRITEBYTECODE
 # What `make test` installs holds all that the quickstart needs.
 QUICKSTART_INSTALLED := $(VENV)/$(if $(wildcard $(VENV)/.installed),.installed,.quickstart)
 

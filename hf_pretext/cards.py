@@ -3,7 +3,8 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from .artifacts import DATA_FILE, EVALUATION_PICTURE_NAME, PICTURE_NAME, SEEDS_FILE
 from .cleaning import clean_text, one_line, valid_unicode
@@ -12,6 +13,9 @@ from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .quality import TextQuality
 from .segmentation import longest_beginning
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -197,6 +201,13 @@ def _tags(report: PrivacyReport | None) -> list[str]:
 
 
 def _render(template: str, **values: Any) -> str:
+    names = {"picture": PICTURE_NAME, "evaluation_picture": EVALUATION_PICTURE_NAME, "paper": PAPER}
+    return valid_unicode(_templates().get_template(template).render(**names, **values))
+
+
+@cache
+def _templates() -> "Environment":
+    """Make what parses each template once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
@@ -207,11 +218,7 @@ def _render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     templates.filters.update(as_words=_as_words, as_string=_as_string, as_argument=_as_argument, rounded_up=rounded_up)
-    return valid_unicode(
-        templates.get_template(template).render(
-            picture=PICTURE_NAME, evaluation_picture=EVALUATION_PICTURE_NAME, paper=PAPER, **values
-        )
-    )
+    return templates
 
 
 def _as_words(value: object, markup: str = MARKUP) -> str:

@@ -12,8 +12,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -26,6 +27,9 @@ from ..quality import evenly
 from ..runs.history import RoundRecord
 from . import charts
 from .data import STAGES, PageData
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LONGEST_TEXT = 2_000
 """Characters of a text that the page shows."""
@@ -116,6 +120,33 @@ def render_page(facts: RunFacts) -> str:
     Returns:
         `str`: HTML.
     """
+    script, style = _source("page.js"), _source("page.css")
+    page = (
+        _templates()
+        .get_template("page.html.jinja")
+        .render(
+            facts=facts,
+            report=facts.report,
+            stages=STAGES,
+            script=Markup(script),
+            style=Markup(style),
+            policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:",
+            payload=Markup(_as_data(_payload(facts))),
+            runs=[_budget(part, facts.config) for part in facts.report.parts or [facts.report]],
+            certainty=_certainty,
+            words_of_metrics=WORDS_OF_METRICS,
+            drawn=_charts(facts),
+            charts=charts,
+            settings=asdict(facts.config),
+            samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
+        )
+    )
+    return valid_unicode(page)
+
+
+@cache
+def _templates() -> "Environment":
+    """Make what parses each template once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
@@ -126,24 +157,7 @@ def render_page(facts: RunFacts) -> str:
         lstrip_blocks=True,
     )
     templates.filters.update(rounded_up=rounded_up, count_of=count_of)
-    script, style = _source("page.js"), _source("page.css")
-    page = templates.get_template("page.html.jinja").render(
-        facts=facts,
-        report=facts.report,
-        stages=STAGES,
-        script=Markup(script),
-        style=Markup(style),
-        policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:",
-        payload=Markup(_as_data(_payload(facts))),
-        runs=[_budget(part, facts.config) for part in facts.report.parts or [facts.report]],
-        certainty=_certainty,
-        words_of_metrics=WORDS_OF_METRICS,
-        drawn=_charts(facts),
-        charts=charts,
-        settings=asdict(facts.config),
-        samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
-    )
-    return valid_unicode(page)
+    return templates
 
 
 def _source(name: str) -> str:

@@ -1,5 +1,7 @@
 """Tiny models built in code, and random texts. Nothing here needs the network."""
 
+import gc
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -9,6 +11,8 @@ from hf_pretext.clients.questions import NearestCandidates
 
 # The models are so small that a second thread only costs time.
 torch.set_num_threads(1)
+# A trainer collects garbage whenever it begins. What was imported is none.
+gc.freeze()
 
 WORDS = (
     "the bank support chat asks about a lost card and new loan while my clinic sends me notes on sleep food walk rain "
