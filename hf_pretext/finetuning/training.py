@@ -66,7 +66,7 @@ class GuaranteeCallback(TrainerCallback):
     def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
         report = _report_of_training(self._trainer.train_dataset, self._texts, self._source)
-        if report is not None and model is not None:
+        if report is not None and hasattr(model, "config"):
             # The name of a model with adapters is that of its base. The adapters are what is trained.
             report = with_writer(report, reports_of_base(model.config.name_or_path))
         log_guarantee(self._trainer, report)

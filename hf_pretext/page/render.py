@@ -120,26 +120,23 @@ def render_page(facts: RunFacts) -> str:
     Returns:
         `str`: HTML.
     """
+    template = _templates().get_template("page.html.jinja")
     script, style = _source("page.js"), _source("page.css")
-    page = (
-        _templates()
-        .get_template("page.html.jinja")
-        .render(
-            facts=facts,
-            report=facts.report,
-            stages=STAGES,
-            script=Markup(script),
-            style=Markup(style),
-            policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:",
-            payload=Markup(_as_data(_payload(facts))),
-            runs=[_budget(part, facts.config) for part in facts.report.parts or [facts.report]],
-            certainty=_certainty,
-            words_of_metrics=WORDS_OF_METRICS,
-            drawn=_charts(facts),
-            charts=charts,
-            settings=asdict(facts.config),
-            samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
-        )
+    page = template.render(
+        facts=facts,
+        report=facts.report,
+        stages=STAGES,
+        script=Markup(script),
+        style=Markup(style),
+        policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:",
+        payload=Markup(_as_data(_payload(facts))),
+        runs=[_budget(part, facts.config) for part in facts.report.parts or [facts.report]],
+        certainty=_certainty,
+        words_of_metrics=WORDS_OF_METRICS,
+        drawn=_charts(facts),
+        charts=charts,
+        settings=asdict(facts.config),
+        samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
     )
     return valid_unicode(page)
 
