@@ -157,7 +157,7 @@ class PrivateEvolutionConfig(SavedSettings):
         best_of (`int`, *optional*, defaults to `2`):
             Texts written for each that is kept. Those are kept that the evidence prefers. It costs time and no
             privacy. 1, as in the paper, keeps all. So does an expansion of seeds without preferences. With `labels`
-            and `mean_fraction`, those are kept that fit their own label best, and none that fits another one better: 4
+            and `mean_fraction`, those are kept that fit their own label best, and none that fits another one better: 3
             is a good choice then.
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.

@@ -15,6 +15,9 @@ EXPANSION_SETTINGS = {
 
 LOADING = ("device", "dtype", "device_map", "batch_size")
 
+OF_RELEASES: dict[str, Any] = {"selection": None, "accountant": None, "questions": ()}
+"""Objects of the caller that a saved run does not hold. They act on releases, so who makes none can do without."""
+
 
 def add_expand(commands: Any) -> None:
     """Add the command `expand` to a parser."""
@@ -76,6 +79,7 @@ def _expand(options: argparse.Namespace) -> None:
         check_token(None, options.push_to_hub)
     given = {name: value for name, value in vars(options).items() if value is not None}
     overrides = {name: given[name] for name in ("embedding_model", *LOADING) if name in given}
+    overrides["selection"] = None  # It acts on releases, and there will be none.
     changes = {name: given[name] for name in EXPANSION_SETTINGS if name in given}
     if changes:
         saved = PrivateEvolutionConfig.from_pretrained(fetch_folder(options.seeds, ["*.json"]))
@@ -106,7 +110,7 @@ def _select(options: argparse.Namespace) -> None:
     saved = SavedRun.load(options.folder)
     evidence_of(saved)
     check_target(options.output_dir, saved)  # Before hours of embedding.
-    given: dict[str, Any] = {"variation_model": None, "expansion_model": None}
+    given: dict[str, Any] = {"variation_model": None, "expansion_model": None, **OF_RELEASES}
     if options.embedding_model is not None:
         given["embedding_model"] = options.embedding_model
     name = (saved.models(given) | given)["embedding_model"]

@@ -53,7 +53,7 @@ def missing(target, version=sys.version_info, free=None, has_gpu=None):
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
         problems.append(
             f"This is Python {own}, and the versions in constraints.txt are for 3.{OLDEST[1]} to 3.{NEWEST[1]}. "
-            f"Name another one: `make {target} PYTHON=python3.12`. The library itself runs with Python 3.10."
+            f"Name another one: `make {target} PYTHON=python3.12`. The library itself needs Python 3.11 or newer."
         )
     if sys.maxsize < 2**32:
         problems.append("This Python is a 32-bit program, and there is no torch for it.")

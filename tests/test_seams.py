@@ -1,15 +1,19 @@
 """The six seams: a toy of each, a few lines outside the library, carries a whole run that is saved and loaded."""
 
 import inspect
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from hf_pretext import ClientPool, PrivateEvolutionGenerator
+from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates, Question
+from hf_pretext.privacy import PrivacyReport
 from hf_pretext.privacy.accounting import combined_multiplier, epsilon_of_gaussian
 from hf_pretext.runs.folder import RunFolder
+from support.tiny import random_texts
 
 LONGEST_TOY = 20
 
@@ -171,3 +175,20 @@ def test_an_object_that_is_none_is_refused_by_name(run, config):
         run(questions=[(object(), 0.5)])
     with pytest.raises(ValueError, match="A sample of the clients is not covered"):
         run(accountant=Twice(), config=replace(config, client_sampling_rate=0.5))
+
+
+@pytest.mark.parametrize("name", ["selection", "accountant", "questions"])
+def test_commands_that_release_nothing_ask_for_no_object_of_the_releases(run, models_folder, tmp_path, name, capsys):
+    """`expand` goes on with the plan, so what the plan is made of has to be given to it in Python."""
+    toys = {"selection": Best(), "accountant": Twice(), "questions": [(Sides(np.eye(32)[0]), 0.3)]}
+    generator, _ = run(**{name: toys[name]})
+    embedding, llm = (str(models_folder / f"{kind}_model") for kind in ("embedding", "expansion"))
+    saved, options = str(tmp_path / "saved"), ["--num-samples", "3", "--embedding-model", embedding, "--output-dir"]
+    (tmp_path / "public.jsonl").write_text("\n".join(json.dumps({"text": each}) for each in random_texts(60, seed=4)))
+    assert main(["select", saved, "--public", str(tmp_path / "public.jsonl"), *options, str(tmp_path / "chosen")]) == 0
+    assert PrivacyReport.from_pretrained(tmp_path / "chosen").epsilon == generator.privacy_report.epsilon
+    status = main(["expand", "--seeds", saved, "--expansion-model", llm, *options, str(tmp_path / "more")])
+    if name == "selection":
+        assert PrivacyReport.from_pretrained(tmp_path / "more").epsilon == generator.privacy_report.epsilon
+    else:
+        assert status == 2 and f"does not say where its `{name}` is from" in capsys.readouterr().err
