@@ -15,7 +15,7 @@ EXPANSION_SETTINGS = {
 
 LOADING = ("device", "dtype", "device_map", "batch_size")
 
-OF_RELEASES: dict[str, Any] = {"selection": None, "accountant": None, "questions": ()}
+OF_RELEASES: dict[str, Any] = {"selection": None, "accountant": None}
 """Objects of the caller that a saved run does not hold. They act on releases, so who makes none can do without."""
 
 

@@ -185,8 +185,11 @@ def test_commands_that_release_nothing_ask_for_no_object_of_the_releases(run, mo
     embedding, llm = (str(models_folder / f"{kind}_model") for kind in ("embedding", "expansion"))
     saved, options = str(tmp_path / "saved"), ["--num-samples", "3", "--embedding-model", embedding, "--output-dir"]
     (tmp_path / "public.jsonl").write_text("\n".join(json.dumps({"text": each}) for each in random_texts(60, seed=4)))
-    assert main(["select", saved, "--public", str(tmp_path / "public.jsonl"), *options, str(tmp_path / "chosen")]) == 0
-    assert PrivacyReport.from_pretrained(tmp_path / "chosen").epsilon == generator.privacy_report.epsilon
+    status = main(["select", saved, "--public", str(tmp_path / "public.jsonl"), *options, str(tmp_path / "chosen")])
+    if name == "questions":
+        assert status == 2 and "whose run asked questions of your own" in capsys.readouterr().err
+    else:
+        assert PrivacyReport.from_pretrained(tmp_path / "chosen").epsilon == generator.privacy_report.epsilon
     status = main(["expand", "--seeds", saved, "--expansion-model", llm, *options, str(tmp_path / "more")])
     if name == "selection":
         assert PrivacyReport.from_pretrained(tmp_path / "more").epsilon == generator.privacy_report.epsilon
