@@ -358,7 +358,7 @@ class PrivacyReport:
         )
         words = (self.descriptions or {}).get(question, question)
         return (
-            f"{count_of(len(releases), 'release')} of `{question}`: {words}, {clipping}, with a noise standard "
+            f"{count_of(len(releases), 'release')} of `{question}`: {words}, {clipping}. The noise has a standard "
             f"deviation of {mechanism.noise_std:.6g} per bin ({mechanism.noise_multiplier:.6g} times the sensitivity)."
         )
 
