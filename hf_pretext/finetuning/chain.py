@@ -256,8 +256,8 @@ def _check_cache(repo_id: str, revision: str | None) -> None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for name in TRACES:
-        if is_repository(repo_id) and isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+    for name in TRACES if is_repository(repo_id) else ():
+        if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
             raise UnknownTrainingError(
                 f"The model {repo_id!r} was finetuned before: its {name} is in the cache. Whether a guarantee is "
                 "known of that cannot be looked up on the Hub. Go online."

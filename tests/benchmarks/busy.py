@@ -20,7 +20,7 @@ from hf_pretext.plays import load_plays
 from hf_pretext.quickstart import CONFIG, EMBEDDING_MODEL, EXPANSION_MODEL
 
 NUM_CLIENTS, NUM_SAMPLES = 60, 48
-SMALL = replace(CONFIG, population_size=64, max_length=32, max_new_tokens=24, num_rounds=2)
+SMALL = replace(CONFIG, population_size=64, max_length=32, max_new_tokens=24)
 
 
 def seconds_of_stages(private, embedder):
