@@ -3,8 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .artifacts import DATA_FILE, EVALUATION_PICTURE_NAME, PICTURE_NAME, SEEDS_FILE
 from .cleaning import clean_text, one_line, valid_unicode
@@ -13,9 +12,7 @@ from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .quality import TextQuality
 from .segmentation import longest_beginning
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from .templating import templates_with
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
 SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -202,23 +199,8 @@ def _tags(report: PrivacyReport | None) -> list[str]:
 
 def _render(template: str, **values: Any) -> str:
     names = {"picture": PICTURE_NAME, "evaluation_picture": EVALUATION_PICTURE_NAME, "paper": PAPER}
-    return valid_unicode(_templates().get_template(template).render(**names, **values))
-
-
-@cache
-def _templates() -> "Environment":
-    """Make what parses each template once."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("hf_pretext"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters.update(as_words=_as_words, as_string=_as_string, as_argument=_as_argument, rounded_up=rounded_up)
-    return templates
+    templates = templates_with(_as_words, _as_string, _as_argument, rounded_up, keep_trailing_newline=True)
+    return valid_unicode(templates.get_template(template).render(**names, **values))
 
 
 def _as_words(value: object, markup: str = MARKUP) -> str:

@@ -12,9 +12,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -25,11 +24,9 @@ from ..privacy.plan import Plan
 from ..privacy.report import PrivacyReport, count_of
 from ..quality import evenly
 from ..runs.history import RoundRecord
+from ..templating import templates_with
 from . import charts
 from .data import STAGES, PageData
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 LONGEST_TEXT = 2_000
 """Characters of a text that the page shows."""
@@ -120,7 +117,7 @@ def render_page(facts: RunFacts) -> str:
     Returns:
         `str`: HTML.
     """
-    template = _templates().get_template("page.html.jinja")
+    template = templates_with(rounded_up, count_of, autoescape=True).get_template("page.html.jinja")
     script, style = _source("page.js"), _source("page.css")
     page = template.render(
         facts=facts,
@@ -139,22 +136,6 @@ def render_page(facts: RunFacts) -> str:
         samples=[cut(each.text) for each in facts.shown.get("synthetic", ())[:WITHOUT_SCRIPT]],
     )
     return valid_unicode(page)
-
-
-@cache
-def _templates() -> "Environment":
-    """Make what parses each template once."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("hf_pretext"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(rounded_up=rounded_up, count_of=count_of)
-    return templates
 
 
 def _source(name: str) -> str:
