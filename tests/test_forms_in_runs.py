@@ -18,6 +18,7 @@ from hf_pretext.finetuning import FinetuningArguments, GuaranteeCallback, load_t
 from hf_pretext.forms import form_of, variations_in_form
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.prompts import ListPrompt
+from support.mutations import fast_noise
 from support.tiny import random_texts
 
 ROLES = ("user", "assistant")
@@ -194,7 +195,9 @@ def test_labels_go_with_every_form(make_generator, sentence_transformer, tmp_pat
     config = replace(config, label_column="since", labels=labels, mean_fraction=mean_fraction)
     private = private.add_column("since", [list(labels)[number % 4 == 0] for number in range(len(private))])
     generator = make_generator(config, run_dir=tmp_path / "run")
-    synthetic = generator(private, initial_population=public, num_samples=20, label_shares={"old": 0.7, "new": 0.3})
+    # An untrained embedding model tells no label from another, so noise decides which texts fit a label.
+    with fast_noise(seed=0):
+        synthetic = generator(private, initial_population=public, num_samples=20, label_shares={"old": 0.7, "new": 0.3})
     columns = [*form_of(config).columns, "since"]
     assert synthetic.column_names == columns and synthetic.features["since"].names == list(labels)
     assert synthetic["since"][:].count(0) == 14 and len(generator.privacy_report.releases) == 2 + (mean_fraction > 0)
