@@ -197,7 +197,9 @@ def test_labels_go_with_every_form(make_generator, sentence_transformer, tmp_pat
     generator = make_generator(config, run_dir=tmp_path / "run")
     # An untrained embedding model tells no label from another, so noise decides which texts fit a label.
     with fast_noise(seed=0):
-        synthetic = generator(private, initial_population=public, num_samples=20, label_shares={"old": 0.7, "new": 0.3})
+        synthetic = generator(
+            private, initial_population=public, num_samples=20, label_shares={"old": 0.7, "new": 0.3}
+        )
     columns = [*form_of(config).columns, "since"]
     assert synthetic.column_names == columns and synthetic.features["since"].names == list(labels)
     assert synthetic["since"][:].count(0) == 14 and len(generator.privacy_report.releases) == 2 + (mean_fraction > 0)

@@ -5,6 +5,7 @@ import math
 import secrets
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -436,10 +437,46 @@ def test_signatures_of_an_earlier_release_or_of_one_client_for_three_are_refused
     old = server.signed
     server.keys().shares().answers().confirm()
     current = server.signed
-    for signed in (old, dict.fromkeys(server.nodes, current[1000])):
+    for node, signed in ((1000, old), (1001, dict.fromkeys(server.nodes, current[1000]))):
         server.signed = signed
         with pytest.raises(RefusalError, match="has signed another set"):
-            ask(server.made, 1000, UNMASK, server.unmasking())
+            ask(server.made, node, UNMASK, server.unmasking())
+        # Not even when it is asked again with what is right.
+        server.signed = current
+        with pytest.raises(RefusalError, match="has answered the stage 'unmask' with these keys"):
+            ask(server.made, node, UNMASK, server.unmasking())
+
+
+@pytest.mark.parametrize(("size", "colluding", "needed"), [(300, 15, 240), (1000, 50, 800), (1000, 100, 551)])
+def test_signatures_that_are_checked_tell_an_honest_majority(size, colluding, needed):
+    """By exact fractions: the smallest number of draws for which all clients together are rarely deceived."""
+    found, too_few = find_graph(size, colluding, needed), (size + colluding) // 2
+    deceived = lambda number: Fraction(size * math.comb(too_few, number), math.comb(needed, number))  # noqa: E731
+    assert deceived(found.num_checked) <= Fraction(1, 2**40) < deceived(found.num_checked - 1)
+    assert find_graph(200, 10, 160).num_checked == 160
+    # Two sets of that many signatures would have more clients in common than conspire.
+    assert 2 * (too_few + 1) - size > colluding
+
+
+def test_forged_signatures_in_a_sparse_graph_are_found(monkeypatch):
+    """A little more than half are genuine. Each of thirty clients finds one that is not, but for a chance of 2^-40."""
+    monkeypatch.setattr(graph, "COMPLETE_UP_TO", 50)
+    server = Server(make_large_federation(100, **{"max-dropout": 0.3}), 100).keys().shares().answers().confirm()
+    linked = server.roster.graph
+    assert not linked.is_complete and linked.num_checked < linked.num_needed
+    signed, too_few = server.signed, (linked.size + linked.num_colluding) // 2
+    forged = {"signature": bytes(64)}
+    server.signed = {node: signed[node] if node < 1000 + too_few else forged for node in server.nodes}
+    given = server.nodes[: linked.num_needed]
+    for node in server.nodes[:30]:
+        with pytest.raises(RefusalError, match="has signed another set"):
+            ask(server.made, node, UNMASK, server.unmasking(given))
+    server.signed = signed
+    assert ask(server.made, server.nodes[30], UNMASK, server.unmasking(given))["shares"]
+    checked = []
+    monkeypatch.setattr(Roster, "is_signed", lambda self, node, *_: checked.append(node) or True)
+    ask(server.made, server.nodes[31], UNMASK, server.unmasking(given))
+    assert len(checked) == len(set(checked)) == linked.num_checked
 
 
 def test_a_client_without_the_holders_of_its_secrets_is_not_summed(monkeypatch):

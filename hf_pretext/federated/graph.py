@@ -24,6 +24,12 @@ clients. Their choices are independent, so the bounds below are products over me
   binomial(n - 1, k))^s` with `s = m - c - q`. `num_spare` is the `q` from which on it is improbable. That many more
   answers are needed.
 
+- *No two sets are opened.* Honest clients sign one set. Signatures of more than half of the honest clients and of all
+  that conspire, `(n + c) / 2`, are there for one set only. A client gets `m` signatures and checks `num_checked` of
+  them, which it draws itself after it has got them. If no more than `(n + c) / 2` of the `m` are genuine, it finds one
+  that is not, except with a probability of `binomial((n + c) / 2, r) / binomial(m, r)` for `r` checked ones. It opens
+  nothing then, and is not asked again.
+
 *Failure*, `2^-FAILURE_BITS` for all clients and one release together: some client has fewer than `t` holders among the
 others that answer, if these are as few as may be, and chosen at random. Then the release is lost, and counted. Nothing
 is opened.
@@ -74,6 +80,13 @@ class Graph:
         if self.is_complete:
             return self.num_needed
         return self.num_needed + num_spare(self.size, self.num_colluding, self.num_needed, self.degree)
+
+    @property
+    def num_checked(self) -> int:
+        """Number of the `num_needed` signatures of a set that a client checks, at random. All if all are linked."""
+        if self.is_complete:
+            return self.num_needed
+        return _num_checked(self.size, (self.size + self.num_colluding) // 2, self.num_needed)
 
     @property
     def privacy_failure(self) -> float:
@@ -151,6 +164,15 @@ def num_spare(size: int, num_colluding: int, num_needed: int, degree: int) -> in
         if total > -PRIVACY_BITS:
             return left_out
     return 0
+
+
+@lru_cache(maxsize=64)
+def _num_checked(size: int, too_few: int, given: int) -> int:
+    """Compute how many random signatures show that more than `too_few` are genuine, for each of `size` clients."""
+    for checked in range(1, given):
+        if math.log2(size) + log2_binomial(too_few, checked) - log2_binomial(given, checked) <= -PRIVACY_BITS:
+            return checked
+    return given
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,8 @@ is summed, and of its key of common masks if it is not. It does so once per rele
 - each client whose share it gives has signed that it answered the same question by the same terms, and masked its
   answer with all of its holders in the same set of clients. So the server has not told it that some of them are gone,
 - enough clients have signed that the same clients have answered. An honest client signs one set, and two sets of
-  enough clients have more clients in common than may conspire. So the server gets no shares for two sets.
+  enough clients have more clients in common than may conspire. So the server gets no shares for two sets. Of many
+  signatures it checks some, which it draws at random (see `graph`).
 
 It chooses the holders itself, so the server does not seat anyone beside it. What it cannot check is that keys on the
 roster are those of other clients: a server that invents more clients than `max_colluding` could read its answer.
@@ -187,7 +188,11 @@ class MaskedRelease:
             )
         statement = roster.summed(self._state["question"], roster.unpack(self._state["sharing"]), answered)
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(signers))
-        for signer, signature in zip(sorted(signers), signatures, strict=True):
+        # Before the check, so that a server cannot try again until the draw does not find what is wrong.
+        self._burn_stage(UNMASK)
+        given = list(zip(sorted(signers), signatures, strict=True))
+        checked = given if roster.graph.is_complete else SystemRandom().sample(given, roster.graph.num_checked)
+        for signer, signature in checked:
             if not roster.is_signed(signer, signature, statement):
                 raise ValueError("A client has signed another set of answers than this client, or nothing.")
         shares = [self._state["own"]]
@@ -195,7 +200,6 @@ class MaskedRelease:
         for sender, pair in zip(self._state["senders"], pairs, strict=True):
             share = pair[:SHARE_BYTES] if sender in answered else pair[SHARE_BYTES:]
             shares.append(share if is_share(share) else NO_SHARE)
-        self._burn_stage(UNMASK)
         self._state = {}
         self._save(UNMASK)
         return {"shares": b"".join(shares)}

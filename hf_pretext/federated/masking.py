@@ -20,7 +20,7 @@ other encodings of the same point, gives another mask. So masks of clients that 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,16 +135,8 @@ class Roster:
         Raises:
             ValueError: It is malformed, or keys are there twice.
         """
-        nodes, keys = list(record["nodes"]), record["keys"]
-        length = 3 * KEY_BYTES
-        if nodes != sorted(set(nodes)) or len(keys) != len(nodes) * length:
-            raise ValueError("The roster is not one of different nodes, with three keys each.")
-        found = [Keys(*(keys[at : at + KEY_BYTES] for at in range(start, start + length, KEY_BYTES)))
-                 for start in range(0, len(keys), length)]  # fmt: skip
-        if len({key for each in found for key in each}) < 3 * len(found):
-            raise ValueError("A key is there twice in the roster.")
-        graph = Graph(len(nodes), num_colluding, num_needed, record["degree"], record["threshold"])
-        return cls(dict(zip(nodes, found, strict=True)), graph, terms)
+        graph = Graph(len(record["nodes"]), num_colluding, num_needed, record["degree"], record["threshold"])
+        return _read_roster(tuple(record["nodes"]), record["keys"], graph, terms)
 
     def pack(self, nodes: set[int]) -> bytes:
         """Write a subset of the nodes, one bit each."""
@@ -199,6 +191,18 @@ class Roster:
         """Compute the key of the one message of shares from a sender to a receiver. `other` is one of them."""
         ways = b"seal" + _nodes(sender, receiver)
         return _derive(shared_secret(private, self.keys[other].seals), ways, self.digest)
+
+
+@lru_cache(maxsize=2)
+def _read_roster(nodes: tuple[int, ...], keys: bytes, graph: Graph, terms: bytes) -> Roster:
+    """Read a roster once: a client reads it at every stage, and simulated clients read the same one."""
+    length = 3 * KEY_BYTES
+    if list(nodes) != sorted(set(nodes)) or len(keys) != len(nodes) * length:
+        raise ValueError("The roster is not one of different nodes, with three keys each.")
+    found = [Keys(*pieces(each, KEY_BYTES, 3)) for each in pieces(keys, length, len(nodes))]
+    if len({key for each in found for key in each}) < 3 * len(found):
+        raise ValueError("A key is there twice in the roster.")
+    return Roster(dict(zip(nodes, found, strict=True)), graph, terms)
 
 
 def shared_secret(private: X25519PrivateKey, public: bytes) -> bytes:
