@@ -341,16 +341,16 @@ def test_a_text_of_two_runs_has_both_reports(run):
     assert len(report.parts) == 2
 
 
-def test_a_million_rows_are_checked_in_seconds(tmp_path):
-    texts = Dataset.from_dict({"text": [f"text number {number}" for number in range(1_000_000)]})
+def test_many_rows_are_checked_in_seconds(tmp_path):
+    texts = Dataset.from_dict({"text": [f"text number {number}" for number in range(200_000)]})
     generator, _ = make_run(0)
     started = time.process_time()
     coverage.mark(texts, generator.privacy_report, listed := coverage.texts_of(texts))
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 4
     started = time.process_time()
     assert find_privacy_report(texts) is not None
-    assert time.process_time() - started < 10
-    assert listed.save(tmp_path).stat().st_size == 12_000_000
+    assert time.process_time() - started < 2
+    assert listed.save(tmp_path).stat().st_size == 2_400_000
 
 
 def test_hashes_tell_texts_apart():

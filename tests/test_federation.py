@@ -188,17 +188,18 @@ def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
 
 @pytest.mark.parametrize("num_dropped", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_noise_of_the_sum_is_what_is_accounted_for(files, embedding_model, candidates, num_dropped):
-    """With as few answers as are needed, all but two are enough. 24 bins, 28 rounds: five standard errors."""
+    """With as few answers as are needed, all but two are enough. 96 bins, 7 rounds: five standard errors."""
 
     def drop(node, at, reply):
         return None if node < 1000 + num_dropped and at == COLLECT else reply
 
-    made = make_federation(files, embedding_model, meddle=drop, **{"round-timeout": 0.01})
-    draws = np.array([made.release(candidates) for _ in range(28)])
+    made = make_federation(files, embedding_model, meddle=drop, **{"round-timeout": 0.01, "population-size": 96})
+    many = np.concatenate([candidates, -candidates, candidates[::-1], -candidates[::-1]])
+    draws = np.array([made.release(many) for _ in range(7)])
     # Four answers are needed, and two of them are enough: one may conspire with the server, and another one that
     # knows its own noise learns no more.
     claimed = math.sqrt((5 - num_dropped) / 2) * votes_of(made.config).noise_std
-    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(28 / 27)
+    spread = (draws - draws.mean(axis=0)).std() * math.sqrt(7 / 6)
     assert abs(spread / claimed - 1) < 5 / math.sqrt(2 * draws.size)
     report = PrivacyReport.from_ledger(made.ledger, made.config, 5)
     assert report.is_finite and "up to 40% of them fail to answer and one of the others looks" in report.mechanism

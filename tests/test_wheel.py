@@ -77,6 +77,7 @@ def test_the_command_is_named_as_an_extension_of_hf_has_to_be():
     assert command.value == "hf_pretext.cli:main"
 
 
+@pytest.mark.slow
 def test_it_is_an_extension_of_hf(built, tmp_path, monkeypatch):
     """`hf extensions install` takes repositories of GitHub only, so a wheel of this tree is put in their place.
 
