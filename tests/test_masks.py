@@ -288,6 +288,7 @@ def test_the_server_by_hand_gets_what_the_protocol_gives(server):
         ({"degree": 3}, "up to 200 clients are all linked to each other"),
         ({"degree": 7}, "is not possible"),
         ({"keys": b""}, "not one of different nodes, with three keys each"),
+        ({"threshold": 4.0}, "are not all whole numbers"),
     ],
 )
 def test_a_degree_or_threshold_that_is_too_small_is_refused(server, changes, message):
@@ -408,10 +409,10 @@ def test_shares_for_two_sets_are_refused(server):
     server.confirm(without, [1002, 1003])
     server.signed |= first
     for node in server.signed:
-        with pytest.raises(RefusalError, match="has signed another set of answers than this client"):
-            ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002, 1003]))
         with pytest.raises(RefusalError, match="2 clients have signed whose answers are summed, and 4"):
             ask(server.made, node, UNMASK, server.unmasking([1000, 1001]))
+        with pytest.raises(RefusalError, match="has signed another set of answers than this client"):
+            ask(server.made, node, UNMASK, server.unmasking([1000, 1001, 1002, 1003]))
 
 
 def test_a_client_that_was_told_that_its_holders_are_gone_is_not_opened(server):
@@ -437,17 +438,25 @@ def test_signatures_of_an_earlier_release_or_of_one_client_for_three_are_refused
     old = server.signed
     server.keys().shares().answers().confirm()
     current = server.signed
+    before = {
+        node: ConfigRecord(dict(server.made.grid.contexts[node].state.config_records[MASKS])) for node in server.nodes
+    }
     for node, signed in ((1000, old), (1001, dict.fromkeys(server.nodes, current[1000]))):
         server.signed = signed
         with pytest.raises(RefusalError, match="has signed another set"):
             ask(server.made, node, UNMASK, server.unmasking())
-        # Not even when it is asked again with what is right.
+        # It has forgotten the shares, and refuses even if the state that it had is put back.
         server.signed = current
-        with pytest.raises(RefusalError, match="has answered the stage 'unmask' with these keys"):
+        records = server.made.grid.contexts[node].state.config_records
+        assert set(records[MASKS]) == {"stage"}
+        with pytest.raises(RefusalError, match="The stage 'unmask' is not next"):
+            ask(server.made, node, UNMASK, server.unmasking())
+        records[MASKS] = before[node]
+        with pytest.raises(RefusalError, match="was asked for the stage 'unmask' with these keys already"):
             ask(server.made, node, UNMASK, server.unmasking())
 
 
-@pytest.mark.parametrize(("size", "colluding", "needed"), [(300, 15, 240), (1000, 50, 800), (1000, 100, 551)])
+@pytest.mark.parametrize(("size", "colluding", "needed"), [(300, 15, 240), (1000, 50, 800), (1000, 50, 551)])
 def test_signatures_that_are_checked_tell_an_honest_majority(size, colluding, needed):
     """By exact fractions: the smallest number of draws for which all clients together are rarely deceived."""
     found, too_few = find_graph(size, colluding, needed), (size + colluding) // 2
@@ -721,7 +730,7 @@ def test_two_processes_of_a_node_give_one_reply(server, stage, is_private, monke
     server.made.grid.contexts[1000] = second
     if is_private:
         monkeypatch.setattr(client, "_BURNT", set())  # Another process has another one.
-    with pytest.raises(RefusalError, match=f"has answered the stage '{stage}' with these keys already"):
+    with pytest.raises(RefusalError, match=f"was asked for the stage '{stage}' with these keys already"):
         ask(server.made, 1000, stage, asked, question)
     if is_private:
         assert len(NodeLedger(texts).answers()) == (stage != SHARES)

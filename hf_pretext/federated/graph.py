@@ -7,28 +7,31 @@ grind. A ring that follows from a hash over all keys would not do: the server ca
 last, or drop any subset of clients, until the hash suits it.
 
 Up to `COMPLETE_UP_TO` clients all hold the secrets of all. Then everything below is certain. With more clients the
-degree is the smallest one for which both failures are improbable (Bell et al. 2020, eprint 2020/704, section 3):
+degree is the smallest one for which releases are rarely lost and too few are rarely opened (Bell et al. 2020, eprint
+2020/704, section 3).
 
-*Privacy*, `2^-PRIVACY_BITS` for all clients and one release together. Let `c` clients conspire with the server. Let
-the server choose which honest clients count as dropped, after it has seen the graph. All clients that open masks agree
-on one set `U` of at least `m` clients, and only members of `U` open masks (see `masked_client`). A set `S` of honest
-clients of `U` is opened alone only if no member of `S` has chosen one of the rest of `U`. There are `h = n - c` honest
-clients. Their choices are independent, so the bounds below are products over members. They are summed over all sets.
+*Privacy*: each of three failures has a probability of at most `2^-PRIVACY_BITS`, for all clients and one release
+together. Let `c` clients conspire with the server. Let the server choose which honest clients count as dropped,
+after it has seen the graph. There are `h = n - c` honest clients.
 
-- *No small set is opened.* The mask of a member of `S` comes off only with `t - 1` shares besides its own, all of them
-  from `S` or from clients that conspire. For `s` members this has the probability `P[Hyp(n - 1, c + s - 1, k) >= t -
-  1]^s`. For `s = 1` this is the condition of Bell et al. Besides, none of `S` has chosen one of the at least `r = m -
-  c - s` others, which has the probability `(binomial(n - 1 - r, k) / binomial(n - 1, k))^s`. The smaller bound counts.
-- *Few are left out.* The rest of `U` may be a set `Q` that no member of `S` has chosen, and that the server leaves
+- *Two sets are opened.* An honest client signs one set of clients as those that have answered. So at most one set
+  has genuine signatures of more than `g = floor((n + c) / 2)` clients. A client that opens masks gets signatures of
+  at least `m` clients. Then it draws `num_checked` of them at random, and checks these. If no more than `g` are
+  genuine, all `r` that it checks are genuine with a probability of at most `binomial(g, r) / binomial(m, r)`.
+  `num_checked` is the smallest `r` for which `n` times that is improbable. A client that finds a forged one refuses
+  this stage from then on.
+- *A small set is opened.* All clients that open masks agree on one set `U` of at least `m` clients, and only members
+  of `U` open masks (see `masked_client`). A set `S` of honest clients of `U` is opened alone only if no member of
+  `S` has chosen one of the rest of `U`. The choices of honest clients are independent, so the bounds are products
+  over members. They are summed over all sets. The mask of a member of `S` comes off only with `t - 1` shares besides
+  its own, all of them from `S` or from clients that conspire. For `s` members this has the probability `P[Hyp(n - 1,
+  c + s - 1, k) >= t - 1]^s`. For `s = 1` this is the condition of Bell et al. Besides, none of `S` has chosen one of
+  the at least `q = m - c - s` others, which has the probability `(binomial(n - 1 - q, k) / binomial(n - 1, k))^s`.
+  The smaller bound counts.
+- *Many are left out.* The rest of `U` may be a set `Q` that no member of `S` has chosen, and that the server leaves
   out. The noise of `Q` would be missing. For `q` members this has the probability `(binomial(n - 1 - q, k) /
-  binomial(n - 1, k))^s` with `s = m - c - q`. `num_spare` is the `q` from which on it is improbable. That many more
+  binomial(n - 1, k))^s` with `s = m - c - q`. `num_spare` is the `q` above which it is improbable. That many more
   answers are needed.
-
-- *No two sets are opened.* Honest clients sign one set. Signatures of more than half of the honest clients and of all
-  that conspire, `(n + c) / 2`, are there for one set only. A client gets `m` signatures and checks `num_checked` of
-  them, which it draws itself after it has got them. If no more than `(n + c) / 2` of the `m` are genuine, it finds one
-  that is not, except with a probability of `binomial((n + c) / 2, r) / binomial(m, r)` for `r` checked ones. It opens
-  nothing then, and is not asked again.
 
 *Failure*, `2^-FAILURE_BITS` for all clients and one release together: some client has fewer than `t` holders among the
 others that answer, if these are as few as may be, and chosen at random. Then the release is lost, and counted. Nothing
@@ -83,7 +86,7 @@ class Graph:
 
     @property
     def num_checked(self) -> int:
-        """Number of the `num_needed` signatures of a set that a client checks, at random. All if all are linked."""
+        """Number of signatures of a set that a client draws and checks, of `num_needed` or more. See above."""
         if self.is_complete:
             return self.num_needed
         return _num_checked(self.size, (self.size + self.num_colluding) // 2, self.num_needed)
@@ -168,7 +171,13 @@ def num_spare(size: int, num_colluding: int, num_needed: int, degree: int) -> in
 
 @lru_cache(maxsize=64)
 def _num_checked(size: int, too_few: int, given: int) -> int:
-    """Compute how many random signatures show that more than `too_few` are genuine, for each of `size` clients."""
+    """Compute how many of `given` signatures to draw, so that of `size` clients rarely one finds all genuine.
+
+    Args:
+        size (`int`): Number of clients that draw.
+        too_few (`int`): Most signatures that are genuine.
+        given (`int`): Number of signatures.
+    """
     for checked in range(1, given):
         if math.log2(size) + log2_binomial(too_few, checked) - log2_binomial(given, checked) <= -PRIVACY_BITS:
             return checked

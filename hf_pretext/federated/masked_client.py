@@ -6,16 +6,17 @@ is summed, and of its key of common masks if it is not. It does so once per rele
 
 - the run, its settings and the client's own node are those for which it made its keys,
 - it has not given this message for these keys, also to another process that began with the same state: it burns a
-  stage on the disk before it replies,
+  stage on the disk before it replies, and the last one before it draws what it checks,
 - the degree and the threshold are safe for the number of clients, and its own keys are on the roster, fresh as all
   others,
 - enough clients have answered for their noise to be enough, it is one of them, and so are enough of the holders of its
   own secrets,
 - each client whose share it gives has signed that it answered the same question by the same terms, and masked its
   answer with all of its holders in the same set of clients. So the server has not told it that some of them are gone,
-- enough clients have signed that the same clients have answered. An honest client signs one set, and two sets of
-  enough clients have more clients in common than may conspire. So the server gets no shares for two sets. Of many
-  signatures it checks some, which it draws at random (see `graph`).
+- more than half of the honest clients have signed that the same clients have answered. An honest client signs one set,
+  so the server gets no shares for two sets. If all clients are linked to all, every signature is checked, and there
+  are enough of them. Otherwise some are, which the client draws once it has got them: then it is deceived with a
+  probability of at most 2^-40 for all clients together (see `graph`).
 
 It chooses the holders itself, so the server does not seat anyone beside it. What it cannot check is that keys on the
 roster are those of other clients: a server that invents more clients than `max_colluding` could read its answer.
@@ -66,7 +67,7 @@ class MaskedRelease:
         state (`RecordDict`): The state of the node.
         node (`int`): The client's own node.
         run (`int`): Flower's id of the run.
-        burn (`Burn`): Remembers, on the disk, which stages were answered.
+        burn (`Burn`): Remembers, on the disk, which stages were answered or refused in the end.
 
     Raises:
         ValueError: By all methods: the server asks for something that is not safe, or not next. The messages hold
@@ -177,7 +178,7 @@ class MaskedRelease:
         return {"signature": self._sign(roster.summed(question, sharing, answered))}
 
     def unmask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the shares that take the masks off the sum, and forget everything."""
+        """Forget everything, and give the shares that take the masks off the sum."""
         self._expect(UNMASK)
         roster = self._roster()
         answered, signers = roster.unpack(self._state["answered"]), roster.unpack(asked["signers"])
@@ -188,20 +189,20 @@ class MaskedRelease:
             )
         statement = roster.summed(self._state["question"], roster.unpack(self._state["sharing"]), answered)
         signatures = pieces(asked["signatures"], SIGNATURE_BYTES, len(signers))
-        # Before the check, so that a server cannot try again until the draw does not find what is wrong.
+        # Before the draw, so that a server cannot try again until no forged signature is drawn.
         self._burn_stage(UNMASK)
+        known, self._state = self._state, {}
+        self._save(UNMASK)
         given = list(zip(sorted(signers), signatures, strict=True))
         checked = given if roster.graph.is_complete else SystemRandom().sample(given, roster.graph.num_checked)
         for signer, signature in checked:
             if not roster.is_signed(signer, signature, statement):
                 raise ValueError("A client has signed another set of answers than this client, or nothing.")
-        shares = [self._state["own"]]
-        pairs = pieces(self._state["held"], PAIR_BYTES, len(self._state["senders"]))
-        for sender, pair in zip(self._state["senders"], pairs, strict=True):
+        shares = [known["own"]]
+        pairs = pieces(known["held"], PAIR_BYTES, len(known["senders"]))
+        for sender, pair in zip(known["senders"], pairs, strict=True):
             share = pair[:SHARE_BYTES] if sender in answered else pair[SHARE_BYTES:]
             shares.append(share if is_share(share) else NO_SHARE)
-        self._state = {}
-        self._save(UNMASK)
         return {"shares": b"".join(shares)}
 
     def _expect(self, stage: str) -> None:

@@ -122,7 +122,7 @@ class Roster:
         """Return what a `ConfigRecord` can hold."""
         keys = b"".join(b"".join(self.keys[node]) for node in self.nodes)
         return {
-            "nodes": self.nodes,
+            "nodes": list(self.nodes),
             "keys": keys,
             "degree": self.graph.degree,
             "threshold": self.graph.threshold,
@@ -135,6 +135,9 @@ class Roster:
         Raises:
             ValueError: It is malformed, or keys are there twice.
         """
+        whole = [record["degree"], record["threshold"], *record["nodes"]]
+        if not all(type(each) is int for each in whole):
+            raise ValueError("The nodes, the degree and the threshold of a roster are not all whole numbers.")
         graph = Graph(len(record["nodes"]), num_colluding, num_needed, record["degree"], record["threshold"])
         return _read_roster(tuple(record["nodes"]), record["keys"], graph, terms)
 

@@ -174,10 +174,10 @@ class NodeBudget:
             self._ledger.write([*answers, answer], self._max_epsilon, self._max_delta)
 
     def burn(self, keys: str, stage: str) -> None:
-        """Remember that a stage of secure aggregation is answered with these keys. It is on the disk on return.
+        """Remember that a stage of secure aggregation was asked for with these keys. It is on the disk on return.
 
         Raises:
-            RefusalError: It was answered before, in this process or in another one.
+            RefusalError: It was asked for before, in this process or in another one.
             NodeError: The ledger cannot be read or written.
         """
         with self._ledger.locked():
@@ -209,7 +209,7 @@ class NodeBudget:
 
 def already_answered(stage: str) -> str:
     """Say that the server asks twice for one message of secure aggregation."""
-    return f"This client has answered the stage {stage!r} with these keys already."
+    return f"This client was asked for the stage {stage!r} with these keys already."
 
 
 def all_answered(entry: PlannedRelease) -> str:
