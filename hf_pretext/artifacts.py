@@ -17,9 +17,12 @@ CROISSANT_NAME = "croissant.json"
 DATASET_FILES = ("data-*.arrow", "state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` writes."""
 
+SELECTION_NAME = "selection.json"
+"""How public texts were chosen."""
+
 FILES_OF_A_RUN = (
     *(CARD_NAME, PICTURE_NAME, PAGE_NAME, PAGE_DATA_NAME, SEEDS_NAME, HISTORY_NAME, TOKENS_NAME, EVIDENCE_NAME),
-    *DATASET_FILES,
+    *(SELECTION_NAME, *DATASET_FILES),
 )
 """Files of a saved run that must go when another run without them is saved in the same folder."""
 
@@ -39,9 +42,6 @@ STATE_FOLDER = "hf_pretext"
 
 DATA_FILE = "data/train-00000-of-00001.parquet"
 SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
-
-SELECTION_NAME = "selection.json"
-"""How public texts were chosen."""
 
 TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"

@@ -68,8 +68,9 @@ def check_is_public(argument: str, texts: object) -> None:
     """
     from datasets import Dataset, IterableDataset
     from datasets.arrow_dataset import Column
+    from datasets.iterable_dataset import IterableColumn
 
-    while isinstance(texts, Column):
+    while isinstance(texts, Column | IterableColumn):
         texts = texts.source
     behind = _datasets_behind(texts) if isinstance(texts, IterableDataset) else [texts]
     reports = [report for each in behind if isinstance(each, Dataset) for report in marks_of(each)]

@@ -140,7 +140,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         self._folder = RunFolder(run_dir, settings) if run_dir is not None and is_main_process() else None
         self._ledger = PrivacyLedger(plan) if self._folder is None else self._folder.ledger(plan)
         self._num_clients: int | None = None
-        self._costs: dict[str, Any] | None = None
+        self._costs: Mapping[str, Any] | None = None
         self._num_runs = 0  # Completed ones.
         self.seconds: dict[str, float] = {}
         self._run = self._new_run(0)
@@ -392,7 +392,11 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         # A model that is left out here was there when the seeds were made.
         generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
-        generator._token_answer, generator._evidence = saved.token_answer, saved.evidence
+        generator._token_answer, generator._evidence, generator._costs = (
+            saved.token_answer,
+            saved.evidence,
+            saved.costs,
+        )
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.

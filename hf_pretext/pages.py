@@ -10,23 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from .artifacts import (
     AUDIT_NAME,
-    CONFIG_NAME,
     EVALUATION_NAME,
     HISTORY_NAME,
-    LEDGER_NAME,
     METRICS_NAME,
-    MODELS_NAME,
     PAGE_NAME,
-    REPORT_NAME,
-    RUN_FOLDER,
 )
 
 if TYPE_CHECKING:
     from .page import Excluded, PageData
     from .saved_runs import SavedRun
-
-NEEDED = (CONFIG_NAME, REPORT_NAME, MODELS_NAME)
-"""Files without which nothing can be said of a run."""
 
 NEEDED_OF_EVALUATION = ("difference", "before", "after", "num_texts", "num_clients")
 NEEDED_OF_AUDIT = ("verdict", "claimed_epsilon", "epsilon_lower_bound", "confidence")
@@ -200,20 +192,13 @@ def quality_in(folder: str | Path) -> str:
 
 def _check_folder(path: Path) -> None:
     """Refuse what is not the folder of a saved run, and say what is missing."""
+    from .saved_files import check_has_run
+
     if not path.is_dir():
         raise FileNotFoundError(
             f"`folder`={str(path)!r} is not a folder. Name what `hf-pretext generate` or `save_pretrained` wrote."
         )
-    missing = [name for name in NEEDED if not (path / name).is_file()]
-    if not missing:
-        return
-    hint = "It was written half, or is something else. Save the run again: `save_pretrained`."
-    if (path / LEDGER_NAME).is_file():
-        hint = (
-            "It is the folder in which a run survives (`run_dir`). Give the folder of its results, "
-            f"{'which is the one above it' if path.name == RUN_FOLDER else 'which `save_pretrained` writes'}."
-        )
-    raise FileNotFoundError(f"`folder`={str(path)!r} lacks {', '.join(missing)}. {hint}")
+    check_has_run(path, path)
 
 
 def load_run(folder: str | Path) -> "tuple[SavedRun, list[str]]":
@@ -297,6 +282,10 @@ def add_report(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from .hub import check_is_not_audited
+
+    if options.push_to_space is not None:
+        check_is_not_audited(options.folder, options.audit)
     path = write_page(options.folder, options.output, evaluation=options.evaluation, audit=options.audit)
     sys.stdout.write(f"The page is in {path}. Open it in any browser.\n")
     if options.push_to_space is not None:

@@ -22,10 +22,12 @@ FEWEST_DIGITS = 7
 
 HINT = "Phone numbers are found by a package: `pip install 'hf_pretext[personal]'`."
 
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
-_CARD = re.compile(r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.])")
+_EMAIL = re.compile(
+    r"(?<![\w+-])[\w+-]{1,64}(?:\.[\w+-]{1,64}){0,8}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])"
+)
+_CARD = re.compile(r"(?<!\d)(?<!\d\.)(?:\d[ -]?){12,18}\d(?!\d|\.\d)")
 _ACCOUNT = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])")
-_ADDRESS = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
+_ADDRESS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 
 
 def is_installed() -> bool:
@@ -46,9 +48,9 @@ def find_personal(text: str, region: str = REGION) -> list[tuple[int, int, str]]
 
     Raises:
         ImportError: `phonenumbers` is not installed.
+        ValueError: There is no such country.
     """
-    if not is_installed():
-        raise ImportError(HINT)
+    _check_region(region)
     found: list[tuple[int, int, str]] = []
     for start, end, kind in (*_by_form(text), *_phone_numbers(text, region)):
         if all(end <= first or last <= start for first, last, _ in found):
@@ -69,17 +71,30 @@ def count_personal(texts: Iterable[str], region: str = REGION) -> dict[str, int]
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
+def _check_region(region: str) -> None:
+    """Refuse a country that `phonenumbers` does not know: it would find nothing there, without a word."""
+    if not is_installed():
+        raise ImportError(HINT)
+    from phonenumbers import SUPPORTED_REGIONS
+
+    if region not in SUPPORTED_REGIONS:
+        raise ValueError(f"`region`={region!r} is not a country's code of two letters (ISO 3166), such as US or GB.")
+
+
 def _by_form(text: str) -> Iterator[tuple[int, int, str]]:
     forms: tuple[tuple[re.Pattern[str], str, Callable[[str], bool]], ...] = (
-        (_EMAIL, "email address", lambda found: ".." not in found),
+        (_EMAIL, "email address", lambda _: True),
         (_CARD, "payment card", _is_card),
         (_ACCOUNT, "bank account", _is_account),
         (_ADDRESS, "IP address", _is_address),
     )
     for pattern, kind, is_valid in forms:
         for found in pattern.finditer(text):
-            if is_valid(found.group()):
-                yield *found.span(), kind
+            valid = found.group()
+            while valid and not is_valid(valid):  # An account may have taken the words after it.
+                valid = valid.rpartition(" ")[0]
+            if valid:
+                yield found.start(), found.start() + len(valid), kind
 
 
 def _phone_numbers(text: str, region: str) -> Iterator[tuple[int, int, str]]:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .artifacts import EVIDENCE_NAME, SEEDS_FILE, SEEDS_NAME, TOKENS_NAME
+from .artifacts import (
+    CONFIG_NAME,
+    EVIDENCE_NAME,
+    LEDGER_NAME,
+    MODELS_NAME,
+    REPORT_NAME,
+    RUN_FOLDER,
+    SEEDS_FILE,
+    SEEDS_NAME,
+    SELECTION_NAME,
+    TOKENS_NAME,
+)
 from .configuration import PrivateEvolutionConfig
 from .coverage import report_of_rows
 from .data import make_dataset
@@ -22,6 +33,26 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+
+
+NEEDED = (CONFIG_NAME, REPORT_NAME, MODELS_NAME)
+"""Files without which nothing can be said of a run."""
+
+
+def check_has_run(folder: Path, name: str | Path) -> None:
+    """Raise a `FileNotFoundError` if a folder, or what was fetched of the repository `name`, is not a saved run."""
+    missing = [each for each in NEEDED if not (folder / each).is_file()]
+    if not missing:
+        return
+    hint = "It was written half, or is something else. Save the run again: `save_pretrained`."
+    if (folder / LEDGER_NAME).is_file():
+        hint = (
+            "It is the folder in which a run survives (`run_dir`). Give the folder of its results, "
+            f"{'which is the one above it' if folder.name == RUN_FOLDER else 'which `save_pretrained` writes'}."
+        )
+    elif (folder / SELECTION_NAME).is_file():
+        hint = "It holds public texts that a run has chosen. Give the folder of that run."
+    raise FileNotFoundError(f"The saved run {str(name)!r} lacks {', '.join(missing)}. {hint}")
 
 
 def read_seeds(folder: Path, config: PrivateEvolutionConfig) -> "Dataset | None":

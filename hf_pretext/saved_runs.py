@@ -42,7 +42,15 @@ from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
 from .quality import MOST_TEXTS, TextQuality, evenly
 from .runs.history import RoundRecord
-from .saved_files import digest_of_seeds, read_evidence, read_seeds, read_texts, read_tokens, write_evidence
+from .saved_files import (
+    check_has_run,
+    digest_of_seeds,
+    read_evidence,
+    read_seeds,
+    read_texts,
+    read_tokens,
+    write_evidence,
+)
 from .settings import DECIDED, shortened
 
 if TYPE_CHECKING:
@@ -98,9 +106,10 @@ class SavedRun:
         """Read a run from a folder, or from a dataset repository of the Hub, whose texts are not read.
 
         Raises:
-            FileNotFoundError: `name` is neither.
+            FileNotFoundError: `name` is neither, or lacks what a run has.
         """
         folder = fetch_folder(name, ["*.json", SEEDS_FILE, EVIDENCE_NAME], revision, token)
+        check_has_run(folder, name)
         report = PrivacyReport.from_pretrained(folder)
         sources = {
             argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
@@ -124,7 +133,8 @@ class SavedRun:
         if seeds is None:
             return cls(config, report, sources, history, token_fraction=fraction)
         made = (history, seeds, read_texts(folder, report))
-        return cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction, evidence=evidence)
+        found = cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction, evidence=evidence)
+        return replace(found, costs=_read_costs(folder))
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.
@@ -378,6 +388,16 @@ def check_folder(folder: str | Path, report: PrivacyReport) -> None:
             f"generator counts {report.num_releases} others. Writing over it would hide what was spent: choose "
             "another folder."
         )
+
+
+def _read_costs(folder: Path) -> Mapping[str, Any] | None:
+    """Read what the releases cost the clients of a federation, also for the cards of texts that are written later."""
+    try:
+        data = PageData.load(folder)
+    except ValueError as error:
+        logger.warning("%s", error)
+        return None
+    return None if data is None else data.costs
 
 
 def _settings_of_rows(config: PrivateEvolutionConfig) -> dict[str, Any]:

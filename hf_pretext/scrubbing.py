@@ -38,7 +38,8 @@ def scrub(dataset: "Dataset", region: str = REGION) -> "Dataset":
     """
     from datasets import Dataset
 
-    from .coverage import has_transform, mark, report_of_rows, texts_of
+    from .coverage import has_transform, mark, texts_of
+    from .hub import find_privacy_report
 
     if has_transform(dataset):
         raise ValueError(
@@ -46,7 +47,7 @@ def scrub(dataset: "Dataset", region: str = REGION) -> "Dataset":
             "would be about the one, and the new rows be the other. Give `dataset.with_format(None)`, or make the "
             "rows that it shows a dataset of their own."
         )
-    report = report_of_rows(dataset)
+    report = find_privacy_report(dataset)
     rows = [{name: _scrubbed(value, region) for name, value in row.items()} for row in dataset.with_format(None)]
     scrubbed = Dataset.from_list(rows, features=dataset.features)
     if report is not None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune
 from transformers import AutoModelForCausalLM
@@ -270,6 +271,20 @@ def test_without_the_hub_a_model_with_traces_in_the_cache_is_not_public(tmp_path
         (snapshot.parents[1] / "refs" / "main").write_text("1a2b")
     assert reports_of_writer("bank/plain") == [] and "cannot be looked up on the Hub" in caplog.text
     assert reports_of_writer("bank/writer") is None and f"its {name} is in the cache" in caplog.text
+
+
+def test_a_model_whose_traces_are_listed_but_cannot_be_read_is_not_public(monkeypatch, caplog):
+    """The Hub lists the files of a repository, and then a download fails."""
+
+    def fail(*_, **__):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, **__: ["privacy_report.json"])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    assert reports_of_writer("bank/writer") is None
+    assert (
+        "No guarantee is claimed for what `expansion_model` writes." in caplog.text and "no connection" in caplog.text
+    )
 
 
 def test_whoever_trains_on_from_what_a_trainer_saved_has_to_vouch_for_it(tmp_path):

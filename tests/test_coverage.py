@@ -291,6 +291,7 @@ def test_a_stream_of_synthetic_texts_is_not_public_either(run):
         concatenate_datasets([public, stream]),
         interleave_datasets([public, stream]),
         synthetic["text"],
+        stream["text"],
     ):
         with pytest.raises(ValueError, match="is synthetic text of a run"):
             coverage.check_is_public("initial_population", derived)

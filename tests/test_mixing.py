@@ -108,6 +108,7 @@ def test_the_guarantee_is_about_the_synthetic_part_and_the_card_says_so(folder, 
             "revision": None,
             "num_texts": 12,
             "has_report": False,
+            "is_selected": False,
         }
         assert str(folder) not in facts["public"]["name"]
 
@@ -153,9 +154,14 @@ def test_a_card_says_that_texts_were_chosen_and_not_that_they_are_synthetic(fold
         assert report_of_model(folder / name).epsilon == pytest.approx(4, rel=1e-3)
     _, card = (folder / "of-chosen" / "README.md").read_text().split("\n---\n", 1)
     assert "`hf_pretext` chose among public ones by what clients answered in Private Evolution" in card
+    condition = (
+        "The guarantee is about the choice among public texts. If a client's text is among these, nothing protects"
+    )
+    assert condition in card
     assert "post-processing of the chosen texts" in card and "| chosen texts | " in card and "synthetic" not in card
     card = (folder / "mixed" / "README.md").read_text()
     assert "They come\nwith the guarantee of the run that chose or wrote them, which the one above includes." in card
+    assert "a\nclient's text among those that were chosen from is published as it is." in card
     assert "| public texts mixed in | " in card and "with a guarantee of their own |" in card
     assert "by the word of" not in card and "`hf_pretext` made from private text by Private Evolution" in card
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hf_pretext
-from hf_pretext import PrivateEvolutionConfig
+from hf_pretext import PrivateEvolutionConfig, personal
 from hf_pretext.cli import main
 from hf_pretext.data import make_dataset
 from hf_pretext.data.labels import class_labels
@@ -22,6 +22,7 @@ from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
 from hf_pretext.runs.history import RoundRecord
 from hf_pretext.runs.run import STAGES
 from hf_pretext.saved_runs import SavedRun
+from hf_pretext.scrubbing import scrub_run
 from support.browser import Browser, find_browser
 from support.tiny import random_texts, release
 
@@ -141,6 +142,18 @@ def test_a_federation_says_what_it_cost_the_clients(tmp_path):
     assert "without secure aggregation" in page
 
 
+def test_texts_that_are_written_later_say_that_it_was_a_simulation(tmp_path):
+    """Their cards are made from the saved run. It is on the page and in the card of a scrubbed run too."""
+    costs = dict.fromkeys(COSTS, 1.0) | {"is_masked": False}
+    folder = save(replace(make_run(random_texts(5)), costs=costs), tmp_path / "run")
+    assert SavedRun.load(folder).costs == costs
+    if personal.is_installed():
+        scrub_run(folder, tmp_path / "scrubbed")
+        assert "This was a simulation without secure aggregation" in (tmp_path / "scrubbed" / "README.md").read_text()
+    (folder / "page.json").write_text("{")
+    assert SavedRun.load(folder).costs is None
+
+
 def test_nothing_in_texts_is_markup(tmp_path):
     page = page_of(save(make_run(HOSTILE, seeds=HOSTILE, public=HOSTILE), tmp_path / "run"))
     assert "window.hacked" in page
@@ -249,6 +262,17 @@ def test_without_a_guarantee_the_page_warns(tmp_path):
     run = make_run(random_texts(10))
     page = replace(run, report=replace(run.report, epsilon=float("inf"))).page(PageData())
     assert "without a privacy guarantee" in page and "Treat these texts as private" in page
+    assert "Nothing on this page is private" not in page and "only these answers depend" not in page
+    unknown = replace(run, report=replace(run.report, epsilon=float("inf")))
+    card = (save(unknown, tmp_path / "unknown") / "README.md").read_text()
+    assert "There is no finite guarantee" in card
+    for claim in (
+        "Only these noisy sums depend",
+        "costs no more privacy",
+        "guided only",
+        "Nothing else of the clients",
+    ):
+        assert claim not in card
 
 
 def test_the_sum_of_several_runs_lists_each():
@@ -275,6 +299,11 @@ def test_an_audited_run_is_not_pushed(folder):
     (folder / "audit_settings.json").write_text('{"seed": 1}')
     with pytest.raises(ValueError, match="holds an audited run"):
         push_page(folder, "me/page")
+    (folder / "audit_settings.json").unlink()
+    # And if its audit lies elsewhere, before a page is written.
+    given = ["--output", str(folder / "new.html"), "--audit", str(folder / "elsewhere.json")]
+    assert main(["report", str(folder), *given, "--push-to-space", "me/page"]) == 2
+    assert not (folder / "new.html").exists()
     page_of(folder)
 
 

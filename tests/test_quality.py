@@ -1,5 +1,7 @@
 """Quality of written texts, and personal data in them."""
 
+import time
+
 import pytest
 from datasets import load_from_disk
 from test_page import LABELS, make_run, save
@@ -8,6 +10,7 @@ from hf_pretext import personal
 from hf_pretext.cli import main
 from hf_pretext.coverage import mark, report_of_rows, texts_of
 from hf_pretext.data import make_dataset
+from hf_pretext.hub import find_privacy_report
 from hf_pretext.page import PageData
 from hf_pretext.pages import load_run
 from hf_pretext.personal import count_personal, find_personal, scrub_text
@@ -68,6 +71,13 @@ def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
         ("Card 4111 1111 1111 1112 it is", "Card 4111 1111 1111 1112 it is"),  # Its last digit does not fit.
         ("IBAN DE89 3704 0044 0532 0130 00.", "IBAN [bank account]."),
         ("Ping 8.8.8.8 or 192.168.0.1", "Ping [IP address] or 192.168.0.1"),
+        (
+            "My card is no.4111 1111 1111 1111. Its IP is 8.8.8.8.",
+            "My card is no.[payment card]. Its IP is [IP address].",
+        ),
+        ("reach me at...jo@example.com.", "reach me at...[email address]."),
+        ("ES91 2100 0418 4502 0005 1332 BIC CAIXESBB", "[bank account] BIC CAIXESBB"),
+        ("1.8.8.8.8 and 4111.1111 1111 1111 1111", "1.8.8.8.8 and 4111.1111 1111 1111 1111"),
         ("Version 2.6.24-19 of 2008-10-12, error 0x80004005", "Version 2.6.24-19 of 2008-10-12, error 0x80004005"),
         ("银行 415-555-2671。", "银行 [phone number]。"),
     ],
@@ -76,6 +86,21 @@ def test_personal_data_is_found_by_rules(text, scrubbed):
     pytest.importorskip("phonenumbers")
     assert scrub_text(text) == scrubbed and find_personal(scrub_text(text)) == []
     assert sum(count_personal([text]).values()) == scrubbed.count("[")
+
+
+@pytest.mark.parametrize("region", ["UK", "de", "", "USA"])
+def test_an_unknown_country_is_refused(region):
+    """The package would find no number of that country, and say nothing."""
+    pytest.importorskip("phonenumbers")
+    with pytest.raises(ValueError, match=f"`region`='{region}' is not a country's code"):
+        scrub_text("Nothing", region)
+
+
+def test_long_texts_without_an_address_take_no_time():
+    pytest.importorskip("phonenumbers")
+    started = time.process_time()
+    assert find_personal("a" * 50_000 + "a.b." * 20_000 + "A1 2345 " * 5_000) == []
+    assert time.process_time() - started < 5
 
 
 def test_without_its_package_personal_data_is_not_looked_for(monkeypatch):
@@ -147,3 +172,4 @@ def test_an_audited_run_is_not_scrubbed(tmp_path, name):
     with pytest.raises(ValueError, match="holds an audited run"):
         scrub_run(folder, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    assert find_privacy_report(scrub(load_from_disk(str(folder)))) is None

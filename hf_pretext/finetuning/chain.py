@@ -149,9 +149,8 @@ def reports_of_base(name: str | None, otherwise: str = "No guarantee is known.")
     """
     try:
         return _reports_of_base(name, None, is_public=True) if name else []
-    except FileNotFoundError:
-        return []
-    except UnknownTrainingError as error:
+    except (FileNotFoundError, UnknownTrainingError) as error:
+        # Also if the Hub lists the files that say so, and does not give them.
         logger.warning("%s %s", otherwise, error)
         return None
 

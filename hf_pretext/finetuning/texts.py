@@ -61,6 +61,7 @@ class PublicPart:
         revision (`str`, *optional*): Its commit.
         report (`PrivacyReport`, *optional*): What a report says of them, such as of the run that chose them.
         is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
+        is_selected (`bool`): Whether a run chose them among public ones.
     """
 
     num_texts: int
@@ -69,6 +70,7 @@ class PublicPart:
     revision: str | None
     report: PrivacyReport | None
     is_derived: bool
+    is_selected: bool
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _with_public(
     rng = np.random.default_rng([seed, 1])
     mixed = [*texts.train[column], *(there[index] for index in rng.permutation(len(there))[:wanted])]
     rows = Dataset.from_dict({column: [mixed[index] for index in rng.permutation(len(mixed))]})
-    origin = (public.name, public.hub_id, public.revision, public.report, public.is_derived)
+    origin = (public.name, public.hub_id, public.revision, public.report, public.is_derived, public.is_selected)
     return replace(texts, train=rows, public=PublicPart(wanted, *origin))
 
 

@@ -275,7 +275,7 @@ def _public_facts(texts: TrainingTexts) -> dict[str, Any]:
     if public is None:
         return {}
     about = {"name": public.name, "revision": public.revision, "num_texts": public.num_texts}
-    return {"public": {**about, "has_report": public.report is not None}}
+    return {"public": {**about, "has_report": public.report is not None, "is_selected": public.is_selected}}
 
 
 def _write_beside(

@@ -393,7 +393,7 @@ class PrivacyReport:
     def _assumptions_of_a_federation(self) -> tuple[str, ...]:
         return (
             "The server and the clients follow the protocol, though the server may look at everything that it gets. "
-            "Secure aggregation hides single answers from it. (A simulation can leave it out, and its card says so.)",
+            "Secure aggregation hides single answers from it, except in a simulation that leaves it out.",
             "One client may look at the results, knowing its own noise, or add none. Further clients that conspire or "
             "add no noise count as if they had not answered: they and those that do not answer are together at most "
             f"{self.max_dropout:.0%}.",
