@@ -233,6 +233,8 @@ def test_a_corrupt_ledger_releases_nothing_and_tells_only_the_owner(answered, na
 
 @pytest.mark.parametrize("place", ["/sys/budget.json", "/dev/null/budget.json", "/nowhere/budget.json"])
 def test_a_ledger_that_cannot_be_written_is_refused_before_anything_is_spent(files, place):
+    if place.startswith("/sys/") and not Path("/sys").is_mount():
+        pytest.skip("This system has no /sys, to which not even root can write.")
     made = begin(files, node_config={**THREE, "ledger": place})
     with pytest.raises(ValueError, match="0 of 3 clients will answer") as refused:
         made.release(CANDIDATES)
