@@ -75,6 +75,7 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     if public_texts is not None:
         stage = copy.copy(training)
         stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"
+        stage.max_steps = -1  # Those are for the synthetic texts. They would go before the epochs.
         trainer = make_trainer(model, tokenizer, stage, public_texts)
         trainer.train()
         model = trainer.model

@@ -19,6 +19,7 @@ from datasets import Dataset
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
+from hf_pretext.privacy.plan import DEFAULT_TOKEN_FRACTION
 from recipes.benchmark import comparison, data, experiment, given, honesty, learners, methods, pictures, tables, work
 from recipes.benchmark.arguments import BenchmarkArguments
 from recipes.benchmark.cache import NOT_DP, Cache, Result, cached, fingerprint
@@ -259,7 +260,8 @@ def test_evolution_finds_seeds_and_measures_its_rounds(tiny, tmp_path):
     (found, *_) = (json.loads(path.read_text()) for path in sorted(cache.glob("seeds-*.json")))
     assert set(found["value"]) - {"tokens"} == {"text", "round", "votes", "preference", "rounds", "epsilon"}
     assert found["value"]["epsilon"] <= 1.29
-    assert set(found["inputs"]) == {"data", "method", "config", "public", "embedding_model"}
+    named = {"data", "method", "config", "public", "embedding_model", "expansion_model", "llm_dtype"}
+    assert set(found["inputs"]) == named
     assert [set(each) for each in found["value"]["rounds"]] == [{"candidates", "survivors", "lift"}] * 2
     assert len(list(cache.glob("run-*"))) == 2, "a run of the defaults per random seed, and no other"
     selected = [json.loads(path.read_text())["value"] for path in sorted(cache.glob("selected-*.json"))]
@@ -298,6 +300,26 @@ def test_the_lift_is_kept_by_all_that_it_depends_on(tiny):
         return len(list((Path(arguments.output_dir) / "cache").glob("lift-*.json")))
 
     assert [files(), files(), files(delta=1e-5), files(changes='{"max_samples_per_client": 4}')] == [1, 1, 2, 3]
+    assert files(changes='{"token_fraction": 0.5}') == 4
+
+
+def test_the_lift_of_the_defaults_is_that_of_a_run_with_tokens(tiny):
+    configs = comparison.lift_configs(tiny("none"), 0)
+    assert configs["default"].token_fraction == DEFAULT_TOKEN_FRACTION and configs["first-edition"].token_fraction == 0
+
+
+def test_what_is_kept_depends_on_the_models_that_made_it(tiny):
+    def inputs(**others):
+        arguments = tiny("default", **others)
+        models = SimpleNamespace(public_version="public", masked_lm="trained here")
+        of_set = SimpleNamespace(name="toys", arguments=arguments, version="toys", models=models)
+        trial = next(comparison.list_jobs([of_set], arguments))[0]
+        trials = [dataclasses.replace(trial, method=METHODS[name]) for name in ("default", "paper")]
+        return [each.method.seeds.inputs(each) for each in trials]
+
+    changed = [inputs(), inputs(expansion_model="other"), inputs(llm_dtype="bfloat16"), inputs(embedding_model="e")]
+    assert len({json.dumps(each) for each in changed}) == 4
+    assert inputs(masked_lm="x/masked")[1] != inputs(masked_lm="y/masked")[1]
 
 
 def test_devices_train_only_the_learners_that_are_named():
@@ -550,7 +572,7 @@ def test_a_curve_takes_the_first_of_the_texts_that_are_written(tiny, monkeypatch
         written.append((trial.number, trial.best_of))
         return Result(random_texts(trial.number, trial.seed + 10 * (trial.best_of or 0)))
 
-    toy = Method("toy", "#123456", "texts from a hat", texts=write, spends_budget=True)
+    toy = Method("toy", "#123456", "texts from a hat", texts=write, spends_budget=True, has_best_of=True)
     monkeypatch.setitem(METHODS, "toy", toy)
     monkeypatch.setattr(comparison, "find_lift", lambda *_: Found([], []))
     results = comparison.compare(tiny(FLOOR, "toy", PRIVATE, curve=[60, 40], curve_best_of=[1, 2]))

@@ -16,7 +16,7 @@ from hf_pretext.evaluation import (
     score_next_tokens,
 )
 from hf_pretext.evaluation.scoring import TOP_K
-from support.tiny import random_texts
+from support.tiny import make_llama, random_texts
 
 
 def slow_reference(model, tokenizer, texts):
@@ -93,6 +93,15 @@ def test_special_tokens_and_what_no_token_precedes_are_not_predicted(llama, with
     without = score_next_tokens(model, tokenizer, ["the bank support chat"])
     assert without.num_tokens.tolist() == [num_tokens - 1]
     assert score_next_tokens(model, with_bos, ["the bank support chat"]).num_tokens.tolist() == [num_tokens]
+
+
+def test_a_model_that_diverged_has_no_scores():
+    """Where every logit is no number, no other token is likelier: that would be an accuracy of 1."""
+    model, tokenizer = make_llama()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="probabilities that are not numbers"):
+        score_next_tokens(model, tokenizer, ["the bank support chat"])
 
 
 def test_scores_are_in_the_order_of_the_texts(llama):

@@ -243,6 +243,22 @@ def test_files_belong_to_splits_as_the_card_or_their_names_say(configs, expected
     assert files_of_splits(PATHS, configs) == expected
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.csv", ["a.csv"]),
+        ("data/*.csv", ["data/b.csv"]),
+        ("**/*.csv", ["a.csv", "data/b.csv", "data/held_out/c.csv"]),
+        ("data/**", ["data/b.csv", "data/held_out/c.csv"]),
+        ("data/?.csv", ["data/b.csv"]),
+    ],
+)
+def test_a_pattern_of_the_card_stays_in_its_folder(pattern, expected):
+    """As that of `datasets` does. Held-out clients often lie in a folder below."""
+    paths = ["README.md", "a.csv", "data/b.csv", "data/held_out/c.csv"]
+    assert files_of_splits(paths, [{"data_files": [{"split": "train", "path": pattern}]}]) == {"train": expected}
+
+
 def test_files_of_no_split_are_the_only_one():
     assert files_of_splits(["b.jsonl", "a.jsonl", ".hidden.jsonl", "x.txt"], []) == {"train": ["a.jsonl", "b.jsonl"]}
     assert files_of_splits(["x.txt"], []) == {}

@@ -3,9 +3,10 @@
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from fsspec.utils import glob_translate
 
 from .columns import WantedColumns
 from .formats import SUFFIXES, rows_of
@@ -132,7 +133,8 @@ def files_of_splits(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> 
         )
     found = {}
     for split, patterns in _patterns(chosen[0]["data_files"]):
-        found[split] = [path for path in sorted(paths) if any(fnmatchcase(path, each) for each in patterns)]
+        wanted = [re.compile(glob_translate(each)) for each in patterns]
+        found[split] = [path for path in sorted(paths) if any(each.match(path) for each in wanted)]
     return found
 
 

@@ -3,6 +3,7 @@
 A measure on private text is an evaluation, not a release: the guarantee of a run does not cover it.
 """
 
+import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,11 @@ def _score_tokens(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, .
     logits = logits.float()
     chosen = logits.gather(-1, targets[:, None])
     loss = (logits.logsumexp(-1) - chosen.squeeze(-1)).double().sum().item()
+    if not math.isfinite(loss):  # In an order of numbers that are none, every token would be the likeliest.
+        raise ValueError(
+            "The model gives probabilities that are not numbers, as after a training that diverged. Train it again "
+            "with a lower learning rate, or in float32."
+        )
     rank = (logits > chosen).sum(-1)
     return (float(len(targets)), loss, *((rank < k).sum().item() for k in TOP_K))
 

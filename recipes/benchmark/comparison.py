@@ -13,6 +13,7 @@ from huggingface_hub.utils import tqdm
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.files import write_json
+from hf_pretext.privacy.plan import with_token_fraction
 
 from .arguments import BenchmarkArguments
 from .cache import cached
@@ -158,11 +159,13 @@ def write_results(results: dict[str, Any], output: Path) -> None:
 
 def lift_configs(arguments: BenchmarkArguments, seed: int) -> dict[str, PrivateEvolutionConfig]:
     """Make the configuration of each method that has rounds, with the budget and rounds for the lift of the first."""
-    return {
+    configs = {
         name: dataclasses.replace(method.config(arguments, LIFT_EPSILON, seed), num_rounds=LIFT_ROUNDS)
         for name, method in METHODS.items()
         if method.has_rounds
     }
+    # As in a run, where the tokens have their part of the budget.
+    return {name: with_token_fraction(config, can_tilt=True) for name, config in configs.items()}
 
 
 def list_jobs(experiments: Sequence[Experiment], arguments: BenchmarkArguments) -> Iterator[tuple[Trial, Learner]]:
@@ -184,9 +187,7 @@ def list_curve(experiments: Sequence[Experiment], arguments: BenchmarkArguments)
             for method in [METHODS[name] for name in arguments.methods if METHODS[name].has_curve]:
                 epsilon = min(arguments.epsilons) if method.spends_budget else None
                 trial = Trial(experiment, method, epsilon, arguments.seeds[0], max(arguments.curve))
-                # Others have nothing to judge their texts by.
-                judges = method.closes_gap and trial.config.best_of > 1
-                for best_of in arguments.curve_best_of if judges and arguments.curve_best_of else [None]:
+                for best_of in arguments.curve_best_of if method.has_best_of and arguments.curve_best_of else [None]:
                     for number in sorted(arguments.curve):
                         yield dataclasses.replace(trial, num_texts=number, best_of=best_of), LEARNERS[setting]
 

@@ -149,7 +149,7 @@ def finetune_privately(
 
 def dp_generator_texts(trial: Trial) -> Result:
     """Finetune the language model with privacy, and let it write from prompts of public texts, the method's seeds."""
-    settings, config, models, delta = DPFinetuning(), trial.config, trial.models, trial.arguments.delta
+    settings, config, models, delta = DPFinetuning(), trial.writing_config, trial.models, trial.arguments.delta
     public = trial.seeds().value
     inputs = {**trial.inputs_of_texts(config, public["text"]), "settings": asdict(settings)}
 

@@ -40,6 +40,7 @@ LIFT_FIELDS = (
     "delta",
     "max_samples_per_client",
     "mean_fraction",
+    "token_fraction",
     "client_sampling_rate",
     "neighboring_relation",
     "max_dropout",
@@ -128,7 +129,7 @@ class Experiment:
 
         settings = {name: [getattr(config, each) for each in LIFT_FIELDS] for name, config in configs.items()}
         inputs = {"data": self.version, "seed": seed, "settings": settings, "draws": LIFT_DRAWS}
-        inputs["public"] = self.models.public_version
+        inputs |= {"public": self.models.public_version, "embedding_model": self.arguments.embedding_model}
         return self.models.cache("lift", {**inputs, "samples_per_client": SAMPLES_PER_CLIENT}, measure).value
 
     def _draw_lifts(

@@ -143,8 +143,12 @@ class Evolution:
             "config": fingerprint(trial.config),
             "public": trial.models.public_version,
             "embedding_model": trial.arguments.embedding_model,
+            # It varies the candidates, and its tokens are what the token question asks for.
+            "expansion_model": trial.arguments.expansion_model,
+            "llm_dtype": trial.arguments.llm_dtype,
         }
-        return {**inputs, "masked_lm": Path(trial.models.masked_lm).name} if self.has_masked_lm else inputs
+        masked_lm = trial.arguments.masked_lm or Path(trial.models.masked_lm).name if self.has_masked_lm else None
+        return {**inputs, "masked_lm": masked_lm} if self.has_masked_lm else inputs
 
     def generator(self, trial: Trial, folder: Path) -> PrivateEvolutionGenerator:
         """Make the generator of a run in a folder, which resumes the run if it is there."""
@@ -203,13 +207,7 @@ def expand(trial: Trial, preferences: Preferences | None = None) -> Result:
         trial (`Trial`): The trial.
         preferences (`Preferences`, *optional*): How it learns to write from the clients' answers before that, if so.
     """
-    seeds, number = trial.seeds().value, trial.number
-    # The seeds do not depend on what all methods have in common in the expansion.
-    config = replace(
-        trial.config,
-        continuations_per_prompt=trial.arguments.continuations_per_prompt,
-        best_of=trial.best_of or trial.config.best_of,
-    )
+    seeds, number, config = trial.seeds().value, trial.number, trial.writing_config
     shown = {name: seeds[name] for name in ("text", "votes", "preference") if name in seeds}
     known = [shown, seeds["tokens"]] if "tokens" in seeds else shown
     inputs = {**trial.inputs_of_texts(config, known), **({} if preferences is None else preferences.inputs)}
@@ -357,6 +355,7 @@ METHODS = {
             seeds=Evolution(),
             config=first_edition_config,
             has_rounds=True,
+            has_best_of=True,
             spends_budget=True,
             client=ANSWERS,
         ),
@@ -368,6 +367,7 @@ METHODS = {
             seeds=Evolution(),
             config=default_config,
             has_rounds=True,
+            has_best_of=True,
             spends_budget=True,
             client=ANSWERS_WITH_TOKENS,
         ),
@@ -399,6 +399,7 @@ METHODS = {
             texts=partial(expand, preferences=Preferences()),
             seeds=seeds_of_the_defaults,
             config=default_config,
+            has_best_of=True,
             spends_budget=True,
             client=ANSWERS_WITH_TOKENS,
         ),

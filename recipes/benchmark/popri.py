@@ -317,7 +317,7 @@ def write_candidates(
 
 def popri_texts(trial: Trial) -> Result:
     """Run POPri, and let the model write the texts. The seeds of the method are the public texts that prompts show."""
-    settings, config, models = PopriSettings.of(trial.arguments), trial.config, trial.models
+    settings, config, models = PopriSettings.of(trial.arguments), trial.writing_config, trial.models
     public = trial.seeds().value
     inputs = {
         **trial.inputs_of_texts(config, public["text"]),

@@ -1,7 +1,7 @@
 """A trial: one method on one private set, with one budget and one random seed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -177,6 +177,8 @@ class Method:
             Makes its configuration from arguments, epsilon and seed, by default the library's default settings.
         has_rounds (`bool`, *optional*, defaults to `False`):
             Whether clients vote in rounds, so that there is a lift of the first one.
+        has_best_of (`bool`, *optional*, defaults to `False`):
+            Whether it can write more texts than it keeps, because clients' votes say how good a text is.
         spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
         reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
         gap_end (`str`, *optional*):
@@ -195,6 +197,7 @@ class Method:
     seeds: "Callable[[Trial], Result] | None" = None
     config: MakesConfig = plain_config
     has_rounds: bool = False
+    has_best_of: bool = False
     spends_budget: bool = False
     reads_private: bool = True
     gap_end: Literal["floor", "ceiling", "private"] | None = None
@@ -267,6 +270,15 @@ class Trial:
     def number(self) -> int:
         """Number of texts that the method writes."""
         return self.num_written or self.arguments.num_samples
+
+    @property
+    def writing_config(self) -> PrivateEvolutionConfig:
+        """Settings by which the language model writes. What all methods have in common changes no seeds."""
+        return replace(
+            self.config,
+            continuations_per_prompt=self.arguments.continuations_per_prompt,
+            best_of=self.best_of or self.config.best_of,
+        )
 
     def inputs_of_texts(self, config: PrivateEvolutionConfig, seeds: Any) -> dict[str, Any]:
         """Return what the texts depend on that the language model writes from seeds, as JSON.
@@ -355,6 +367,7 @@ class Trial:
             return None
         texts, held_out, embed = self.texts().value, self.experiment.held_out, self.models.embed
         inputs = {"data": self.experiment.version, "texts": fingerprint(texts), "held_out": fingerprint(held_out)}
+        inputs["embedding_model"] = self.arguments.embedding_model
         return self.cache("frechet", inputs, lambda: frechet_distance(embed(held_out), embed(texts))).value
 
     def diversity(self) -> dict[str, float | None]:
@@ -363,6 +376,7 @@ class Trial:
             return dict.fromkeys(DIVERSITY)
         texts, models = self.texts().value, self.models
         inputs = {"texts": fingerprint(texts), "public": models.public_version}
+        inputs["embedding_model"] = self.arguments.embedding_model
         return self.cache("diversity", inputs, lambda: diversity(texts, models.embed(texts), models.public_runs)).value
 
     def result(self, learner: Learner) -> dict[str, Any]:
