@@ -33,6 +33,13 @@ CONTINUE_HINT = (
 """What to do after an expansion that failed."""
 
 
+FITS_HINT = (
+    "Texts that fit another label better than their own, by the means of the labels, were left out. `best_of=1` keeps "
+    "them. "
+)
+"""What else may have left an expansion without texts, if there is a mean for each label."""
+
+
 def check_num_samples(num_samples: int) -> None:
     """Raise a `ValueError` if `num_samples` is not a positive integer."""
     if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
@@ -197,7 +204,8 @@ class Expander:
             return keep(str(attempt + 1), lambda: self._write_best(shown, missing, rng, judge))
 
         taken = seeds.texts if known is None else known
-        return collect_texts(num_samples, propose, "Expanding", known=taken, hint=CONTINUE_HINT)
+        fits = "" if seeds.scored is None or judge is None else FITS_HINT
+        return collect_texts(num_samples, propose, "Expanding", known=taken, hint=fits + CONTINUE_HINT)
 
     def continue_prompts(
         self, seeds: SeedTexts, num_prompts: int, continuations: int, label: int = 0, round_number: int = 1

@@ -62,6 +62,16 @@ def test_more_noise_and_fewer_participants_count_as_fewer_clients():
         assert settings_for(250, **BUDGET, **changes)["token_fraction"] == 0.0
 
 
+def test_the_bill_advises_by_all_of_its_settings(tmp_path, capsys):
+    """Of a federation it advised token counts, which its clients cannot answer."""
+    settings = tmp_path / "plan.yaml"
+    settings.write_text("epsilon: 1.29\ndelta: 3.0e-6\nmax_dropout: 0.1\n")
+    assert main(["plan", "--config", str(settings), "--num-clients", "1000"]) == 0
+    assert "`token_fraction`=0.0" in capsys.readouterr().out
+
+
 def test_what_is_given_leaves_room_for_the_rest():
+    few = settings_for(100, **BUDGET, token_fraction=0.3)
+    assert (few["mean_fraction"], few["token_fraction"]) == (0.35, 0.3) and PrivateEvolutionConfig(**few)
     assert settings_for(300, **BUDGET, mean_fraction=0.7)["token_fraction"] == 0.15
     assert settings_for(300, **BUDGET, max_dropout=0.1)["token_fraction"] == 0.0

@@ -379,6 +379,17 @@ def test_a_second_run_is_announced_with_what_it_will_cost(make, private, public,
             again.evolve(private, initial_population=public)
 
 
+def test_a_run_that_begins_again_without_its_folder_is_announced(make, private, public, monkeypatch):
+    """It failed after a release, so the call that repeats it spends that again."""
+    generator = make(None)
+    monkeypatch.setattr("hf_pretext.evolution.population.Population.next", lambda *_: sys.exit())
+    with pytest.raises(SystemExit):
+        generator.evolve(private, initial_population=public)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match=r"another run of this .* without a `run_dir` nothing of it is kept"):
+        generator.evolve(private, initial_population=public)
+
+
 def test_other_clients_or_public_texts_are_refused(make, private, public, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_pretext.evolution.population.Population.next", lambda *_: sys.exit())
     with pytest.raises(SystemExit):

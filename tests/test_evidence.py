@@ -3,7 +3,15 @@ import logging
 import numpy as np
 import pytest
 
-from hf_pretext.evolution.evidence import MAX_CHANGE, Evidence, SeedsReading, TiltReading, VotesReading, strength_of
+from hf_pretext.evolution.evidence import (
+    EFFECTIVE_FRACTION,
+    MAX_CHANGE,
+    Evidence,
+    SeedsReading,
+    TiltReading,
+    VotesReading,
+    strength_of,
+)
 from hf_pretext.evolution.selection import resample, threshold_votes
 from hf_pretext.evolution.smoothing import smooth_votes
 
@@ -127,7 +135,17 @@ def test_no_tilt_is_sharper_than_its_ties_allow(scores):
     strength = strength_of(scores, 0.1)
     assert 0 <= strength < float("inf")
     ratios = TiltReading(lambda rows: rows[:, 0], lambda: scores[:, None], 0.1).ratios(scores[:, None])
-    assert np.isfinite(ratios).all()
+    assert np.isfinite(ratios).all() and (ratios > 0).all()
+
+
+@pytest.mark.parametrize("num_texts", [2, 3, 5, 12, 13, 100])
+def test_a_tilt_of_few_texts_leaves_a_chance_to_each(num_texts):
+    """A twelfth of fewer than twelve texts is no whole text. Then all texts but one had no chance at all."""
+    scores = np.random.default_rng(num_texts).normal(size=num_texts)
+    ratios = TiltReading(lambda rows: rows[:, 0], lambda: scores[:, None], EFFECTIVE_FRACTION).ratios(scores[:, None])
+    assert ratios.min() > 1e-45 and ratios.mean() == pytest.approx(1)
+    wide = TiltReading(lambda rows: rows[:, 0], lambda: 2000 * scores[:, None]).ratios(2000 * scores[:, None])
+    assert np.isfinite(wide).all() and (wide > 0).all()
 
 
 def test_what_a_round_says_is_bounded_whatever_the_votes_are():

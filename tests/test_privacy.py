@@ -473,6 +473,13 @@ def test_a_plan_of_one_mean_and_two_votes_costs_what_the_closed_form_says():
     assert plan.epsilon(DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-4)
 
 
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+def test_an_exchange_at_an_epsilon_without_meaning_has_none(accountant):
+    """`exp(epsilon)` was too large for a float, after all releases were spent."""
+    config = replace(MIXED, epsilon=1000.0, client_sampling_rate=0.5, accountant=accountant)
+    assert Plan.from_config(config).exchange_epsilon(DELTA) == math.inf
+
+
 @pytest.mark.parametrize("mean_fraction", [0.1, 1 / 3, 0.9])
 def test_the_budget_is_divided_as_asked(mean_fraction):
     plan = Plan.from_config(replace(MIXED, mean_fraction=mean_fraction))

@@ -1,5 +1,9 @@
 """Live figures of a run: what trackers get while it goes on, and what they never get."""
 
+import math
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import yaml
@@ -7,6 +11,7 @@ from accelerate.tracking import GeneralTracker
 
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.cli import main
+from hf_pretext.clients.questions import Question
 from hf_pretext.runs.tracking import Trackers
 
 
@@ -111,6 +116,40 @@ def test_a_tracker_of_accelerate_is_started_and_finished(installed, models_folde
         "hf_pretext",
         "runs",
     )
+
+
+@dataclass(frozen=True)
+class Fragile(Question):
+    """A question of the caller that fails for some clients, by what they hold."""
+
+    name, is_signed, num_bins = "fragile", False, 1
+
+    def answer(self, samples):
+        if len(samples.owners) == 6:
+            raise KeyError("quokka")
+        return np.ones(1)
+
+
+def test_the_private_side_warns_when_trackers_are_finished(installed, models_folder, config, private, public):
+    """Some send what the console shows, and which clients a question fails for depends on what they hold."""
+    made = []
+
+    def show(message, *_, **__):
+        made.append((str(message), installed[0].did[-1]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        evolve(models_folder, config, private, public, report_to="trackio", questions=[(Fragile(), 0.2)])
+    assert [did for words, did in made if "failed for some clients" in words] == ["finish"]
+
+
+def test_noise_of_others_has_no_finite_epsilon(models_folder, config, private, public):
+    notes = Notes()
+    zeros = lambda scale, size: np.zeros(size, dtype=np.int64)  # noqa: E731
+    generator, _ = evolve(models_folder, config, private, public, report_to=notes, noise=zeros)
+    shown = [values["privacy/epsilon"] for _, values in notes.lines if "privacy/epsilon" in values]
+    assert shown == [math.inf, math.inf] and generator.ledger.epsilon(config.delta, 0) == 0
 
 
 def test_a_file_of_settings_names_a_tracker(installed, models_folder, config, private, public, tmp_path, monkeypatch):

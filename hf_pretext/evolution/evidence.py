@@ -19,6 +19,9 @@ MAX_CHANGE = 10.0
 EFFECTIVE_FRACTION = 0.08
 """Fraction of the public texts that a mean embedding selects, as their effective sample size."""
 
+MOST_SPREAD = 100.0
+"""Largest logarithm of a ratio, and largest difference of two that a tilt is made strong enough for."""
+
 NEIGHBORHOOD = 0.1
 """How far `SeedsReading` looks around a text, in units of one minus the cosine of two embeddings."""
 
@@ -124,7 +127,8 @@ class TiltReading:
 
     def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Compute the exponential of the scores over its average. See `Reading`."""
-        return np.exp(np.minimum(self.log_ratios(embeddings, among), 700.0))
+        # Never zero or infinite, also as a product of several: a text without any chance could not be compared.
+        return np.exp(np.clip(self.log_ratios(embeddings, among), -MOST_SPREAD, MOST_SPREAD))
 
     def log_ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Compute the logarithms of the ratios. See `Reading`."""
@@ -228,7 +232,9 @@ def strength_of(scores: np.ndarray, fraction: float) -> float:
 
     Args:
         scores (`np.ndarray` of shape `(m,)`): Scores of the texts.
-        fraction (`float`): Effective sample size `(sum w)^2 / sum w^2` over the number of texts.
+        fraction (`float`):
+            Effective sample size `(sum w)^2 / sum w^2` over the number of texts. It is larger if there are few texts,
+            or ties of the highest score: no text becomes less likely than the first by more than `MOST_SPREAD`.
 
     Returns:
         `float`: The strength, not negative. Zero if all scores are equal.
@@ -241,10 +247,7 @@ def strength_of(scores: np.ndarray, fraction: float) -> float:
         weights = np.exp(strength * shifted)
         return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))
 
-    low, high = 0.0, 1 / float(np.abs(shifted).max())
-    # Ties of the highest score may leave more than the fraction, however sharp the tilt is.
-    while effective(high) > fraction and high < 1e12:
-        low, high = high, 2 * high
+    low, high = 0.0, MOST_SPREAD / float(np.abs(shifted).max())
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if effective(middle) > fraction else (low, middle)

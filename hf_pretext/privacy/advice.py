@@ -81,6 +81,8 @@ def settings_for(
     strength = _strength(expected_clients, {**settings, "epsilon": epsilon, "delta": delta})
     step = next(each for each in STEPS if strength >= each.strength)
     tokens, mean_fraction = step.token_fraction, settings.get("mean_fraction", step.mean_fraction)
+    if settings.get("token_fraction") is not None and "mean_fraction" not in settings:
+        mean_fraction = share_of_rest(mean_fraction, settings["token_fraction"])
     if mean_fraction > step.mean_fraction:
         tokens = share_of_rest(tokens, mean_fraction)
     # The clients of a federation have no tokenizer.
@@ -88,7 +90,7 @@ def settings_for(
     chosen = {
         "epsilon": epsilon,
         "delta": delta,
-        "mean_fraction": step.mean_fraction,
+        "mean_fraction": mean_fraction,
         "token_fraction": tokens if is_useful else 0.0,
         "num_rounds": step.num_rounds,
         **settings,

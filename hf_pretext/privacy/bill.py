@@ -1,6 +1,7 @@
 """The bill of a plan: what each release costs, and what will stand out of its noise. It touches no private text."""
 
 import math
+from dataclasses import fields
 
 from ..configuration import PrivateEvolutionConfig
 from .advice import CHOSEN, settings_for, votes_that_stand_out
@@ -72,8 +73,8 @@ def _advice(config: PrivateEvolutionConfig, num_clients: int) -> list[str]:
     """Say what the rule would set, if the settings have a budget and are not the paper's."""
     if config.epsilon is None or config.vote_clipping == "count":
         return []
-    own = {name: vars(config)[name] for name in ("population_size", "labels", "label_column", "label_shares")}
-    advised = settings_for(num_clients, epsilon=config.epsilon, delta=config.delta, **own)
+    own = {each.name: vars(config)[each.name] for each in fields(config) if each.init and each.name not in CHOSEN}
+    advised = settings_for(num_clients, **own)
     words = ", ".join(f"`{name}`={advised[name]}" for name in CHOSEN)
     return [
         f"- For about {num_clients:,} clients at this budget, the rule of `privacy.advice` says {words}. Token counts "

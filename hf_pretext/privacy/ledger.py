@@ -203,18 +203,29 @@ class PrivacyLedger(CountsAlone):
         self._releases[-1] = replace(latest, answer=tuple(answer.tolist()))
         self._write()
 
-    def epsilon(self, delta: float) -> float:
-        """Compute the total epsilon spent so far. It is infinite after any noise that is not the library's."""
-        return self._cost(self.plan.epsilon, delta)
+    def epsilon(self, delta: float, num_releases: int | None = None) -> float:
+        """Compute the total epsilon spent so far. It is infinite after any noise that is not the library's.
+
+        Args:
+            delta (`float`): The additive term of (epsilon, delta)-differential privacy.
+            num_releases (`int`, *optional*): Count only the first so many releases. By default all.
+        """
+        return self._cost(self.plan.epsilon, delta, num_releases)
 
     def exchange_epsilon(self, delta: float) -> float:
         """Compute the total epsilon for the exchange of a client's texts. See `epsilon`, `Plan.exchange_epsilon`."""
         return self._cost(self.plan.exchange_epsilon, delta)
 
-    def _cost(self, compute: Callable[[float, list[tuple[Mechanism, int]]], float], delta: float) -> float:
-        if not all(release.noise_is_genuine for release in self._releases):
+    def _cost(
+        self,
+        compute: Callable[[float, list[tuple[Mechanism, int]]], float],
+        delta: float,
+        num_releases: int | None = None,
+    ) -> float:
+        counted = self._releases[:num_releases]
+        if not all(release.noise_is_genuine for release in counted):
             return math.inf
-        return compute(delta, [(release.mechanism, release.num_bins) for release in self._releases])
+        return compute(delta, [(release.mechanism, release.num_bins) for release in counted])
 
     def reload(self) -> None:
         """Read the file again, which another process may have continued. Without a file there is nothing to do.

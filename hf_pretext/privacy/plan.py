@@ -27,6 +27,9 @@ LABELED_VOTES = Kind("labeled_votes", is_signed=False)
 VOTE_NAMES = (VOTES.name, LABELED_VOTES.name)
 """Names of the questions of rounds. A plan has one of them."""
 
+MOST_EPSILON = 700.0
+"""Above this, `exp(epsilon)` is too large for a float, and an exchange of two clients has no bound worth a figure."""
+
 SHARE_WEIGHT = 0.5
 """Most norm of what a client says of its labels beside its votes (`clients.questions.NearestLabeledCandidates`)."""
 
@@ -273,10 +276,10 @@ class Plan:
         if self.client_sampling_rate == 1:
             return self.epsilon(delta, [(mechanism.for_exchange(), num_bins) for mechanism, num_bins in spent])
         step, epsilon = delta / 2, self.epsilon(delta, spent)
-        while math.isfinite(epsilon) and (1 + math.exp(epsilon)) * step > delta:
+        while epsilon < MOST_EPSILON and (1 + math.exp(epsilon)) * step > delta:
             step = 0.999 * delta / (1 + math.exp(epsilon))
             epsilon = self.epsilon(step, spent) if step else math.inf
-        return 2 * epsilon
+        return 2 * epsilon if epsilon < MOST_EPSILON else math.inf
 
     @property
     def noise_multiplier(self) -> float:

@@ -1,6 +1,7 @@
 """A run of the algorithm: what it has decided so far, the same in every process and, with a run folder, on disk."""
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -143,16 +144,20 @@ class Run:
         return broadcast(index is not None and index < self.ledger.num_releases)
 
     def warn_of_a_second_one(self) -> None:
-        """Warn, in the main process, that this run adds to the epsilon of those before it."""
-        if self.number == 1 or not is_main_process():
+        """Warn, in the main process, that this run adds to the epsilon of those before it, or of one that failed."""
+        begins_again = self._folder is None and self.ledger.num_releases > 0
+        if not is_main_process() or (self.number == 1 and not begins_again):
             return
         plan = self.ledger.plan
         spent = [(release.mechanism, release.num_bins) for release in self.ledger.releases]
-        after = plan.epsilon(plan.delta, [*spent, *plan.one_run])
+        now = self.ledger.epsilon(plan.delta)
+        after = plan.epsilon(plan.delta, [*spent, *plan.one_run]) if math.isfinite(now) else now
+        before = "`generator.seeds` has the seeds of the run before, and `expand` costs nothing."
+        if self.number == 1:
+            before = "The run before it did not end, and without a `run_dir` nothing of it is kept."
         warnings.warn(
-            f"This is run {self.number} of this generator on private data: it raises epsilon from "
-            f"{rounded_up(self.ledger.epsilon(plan.delta))} to {rounded_up(after)}. `generator.seeds` has the seeds "
-            "of the run before, and `expand` costs nothing.",
+            f"This is {f'run {self.number}' if self.number > 1 else 'another run'} of this generator on private data: "
+            f"it raises epsilon from {rounded_up(now)} to {rounded_up(after)}. {before}",
             stacklevel=4,
         )
 

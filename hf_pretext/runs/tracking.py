@@ -8,7 +8,9 @@ took, which depends on what they hold and which no guarantee covers. Some also n
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,17 +61,22 @@ class Trackers:
         self._named = [name for each in listed if isinstance(each, str) for name in _installed(each)]
         self._open: list[Any] = []
         self._started: list[Any] = []
+        self._warnings = ExitStack()
 
     def __enter__(self) -> "Trackers":
         if is_main_process():
             self._started = list(filter(None, map(_start, self._named)))
             self._open = [*self._own, *self._started]
+        if self._started:
+            # Some send what the console shows, and the private side may warn of one client's text.
+            self._warnings.enter_context(_warnings_afterwards())
         return self
 
     def __exit__(self, *_: object) -> None:
         for each in self._started:
             _attempt(each.finish)
         self._open = self._started = []
+        self._warnings.close()
 
     def log_release(self, ledger: PrivacyLedger, index: int) -> None:
         """Send what all releases up to this one cost.
@@ -80,8 +87,7 @@ class Trackers:
         """
         if not self._open:
             return
-        spent = [(each.mechanism, each.num_bins) for each in ledger.releases[: index + 1]]
-        epsilon = ledger.plan.epsilon(ledger.plan.delta, spent)
+        epsilon = ledger.epsilon(ledger.plan.delta, index + 1)
         self._log({"privacy/epsilon": epsilon, "privacy/delta": ledger.plan.delta}, index + 1)
 
     def log_round(self, record: RoundRecord, step: int) -> None:
@@ -96,6 +102,18 @@ class Trackers:
 
     def _log(self, values: dict[str, float], step: int) -> None:
         self._open = [each for each in self._open if _attempt(partial(each.log, values, step=step))]
+
+
+@contextmanager
+def _warnings_afterwards() -> Iterator[None]:
+    """Hold warnings back until the end, and give them then."""
+    held: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as held:
+            yield
+    finally:
+        for each in held:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _installed(name: str) -> list[str]:

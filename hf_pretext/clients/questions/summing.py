@@ -22,7 +22,10 @@ QUESTIONS = (
 """The library's own questions. They compute the vectors of several clients at once, bit for bit as one by one."""
 
 SAMPLES_AT_ONCE = 2**14
-"""Samples whose vectors are in memory at a time."""
+"""Most samples whose vectors are in memory at a time."""
+
+NUMBERS_AT_ONCE = 2**24
+"""Most numbers of these vectors, if none of them is zero."""
 
 
 def sum_answers(question: Question, samples: Samples, mechanism: Mechanism) -> np.ndarray:
@@ -42,7 +45,7 @@ def sum_answers(question: Question, samples: Samples, mechanism: Mechanism) -> n
     """
     num_bins = question.num_bins
     total = np.zeros(num_bins, dtype=np.int64)
-    for block in samples.blocks(SAMPLES_AT_ONCE):
+    for block in samples.blocks(max(1, min(SAMPLES_AT_ONCE, NUMBERS_AT_ONCE // num_bins))):
         answers = without_malformed(answers_of(question, block, num_bins), mechanism.is_signed)
         total += quantize(answers, mechanism.clip_norm, mechanism.units).sum(num_bins)
     return total
