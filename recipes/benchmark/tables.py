@@ -122,8 +122,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     floor, ceiling = floor_and_ceiling()
     lines = [
         f"All figures: {NOT_DP}. Mean over seeds and 95 % interval. Gap: between {floor.name} (0) and {ceiling.name} "
-        f"(1). To private: between {floor.name} (0) and {end_of_gap('private').name} (1). The intervals of these fractions "
-        "take the length of the gap as known.",
+        f"(1). To private: between {floor.name} (0) and {end_of_gap('private').name} (1). The intervals of these "
+        "fractions take the length of the gap as known.",
         "",
         *_table(results["table"], LABELS),
     ]
