@@ -392,11 +392,8 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         # A model that is left out here was there when the seeds were made.
         generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
-        generator._token_answer, generator._evidence, generator._costs = (
-            saved.token_answer,
-            saved.evidence,
-            saved.costs,
-        )
+        generator._token_answer, generator._evidence = saved.token_answer, saved.evidence
+        generator._costs = saved.costs
         generator.history = list(saved.history)
         if saved.seeds is not None:
             # The next run draws other candidates than the runs before it.

@@ -8,13 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifacts import (
-    AUDIT_NAME,
-    EVALUATION_NAME,
-    HISTORY_NAME,
-    METRICS_NAME,
-    PAGE_NAME,
-)
+from .artifacts import AUDIT_NAME, EVALUATION_NAME, HISTORY_NAME, METRICS_NAME, PAGE_NAME
 
 if TYPE_CHECKING:
     from .page import Excluded, PageData

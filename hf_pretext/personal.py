@@ -20,6 +20,8 @@ REGION = "US"
 FEWEST_DIGITS = 7
 """Digits of a phone number."""
 
+FEWEST_DIGITS_OF_A_CARD = 13
+
 HINT = "Phone numbers are found by a package: `pip install 'hf_pretext[personal]'`."
 
 _EMAIL = re.compile(
@@ -91,7 +93,7 @@ def _by_form(text: str) -> Iterator[tuple[int, int, str]]:
     for pattern, kind, is_valid in forms:
         for found in pattern.finditer(text):
             valid = found.group()
-            while valid and not is_valid(valid):  # An account may have taken the words after it.
+            while valid and not is_valid(valid):  # It may have taken what follows, such as a word or a date.
                 valid = valid.rpartition(" ")[0]
             if valid:
                 yield found.start(), found.start() + len(valid), kind
@@ -109,6 +111,8 @@ def _phone_numbers(text: str, region: str) -> Iterator[tuple[int, int, str]]:
 def _is_card(found: str) -> bool:
     """Check the digits of a payment card (Luhn)."""
     digits = [int(each) for each in found if each.isdigit()]
+    if len(digits) < FEWEST_DIGITS_OF_A_CARD:
+        return False
     doubled = (digit if index % 2 == 0 else sum(divmod(2 * digit, 10)) for index, digit in enumerate(digits[::-1]))
     return digits[0] in (3, 4, 5, 6) and len(set(digits)) > 1 and sum(doubled) % 10 == 0
 

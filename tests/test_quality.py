@@ -77,6 +77,10 @@ def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
         ),
         ("reach me at...jo@example.com.", "reach me at...[email address]."),
         ("ES91 2100 0418 4502 0005 1332 BIC CAIXESBB", "[bank account] BIC CAIXESBB"),
+        (
+            "Card 4111 1111 1111 1111 12/27, order 5000 0000 0000 0001",
+            "Card [payment card] 12/27, order 5000 0000 0000 0001",
+        ),
         ("1.8.8.8.8 and 4111.1111 1111 1111 1111", "1.8.8.8.8 and 4111.1111 1111 1111 1111"),
         ("Version 2.6.24-19 of 2008-10-12, error 0x80004005", "Version 2.6.24-19 of 2008-10-12, error 0x80004005"),
         ("银行 415-555-2671。", "银行 [phone number]。"),
