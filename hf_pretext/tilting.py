@@ -13,7 +13,7 @@ from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
-from .evolution.token_tilt import MOST_BIAS, fit_tilt, solve_bias, with_public
+from .evolution.token_tilt import MOST_BIAS, fit_tilt, with_public
 from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
 from .processes import broadcast
 
@@ -105,7 +105,7 @@ def fit_bias(
         temperature (`float`, *optional*, defaults to `1.0`): The engine divides logits by it, with their bias.
     """
     if isinstance(engine, ForeseesTokens):
-        means, variances, number, moments = engine.token_fractions(*request, answer.tokens.tolist())
+        means, variances, number = engine.token_fractions(*request, answer.tokens.tolist())
     else:
         reader = token_reader(engine)
         assert reader is not None  # As `usable_answer` made sure.
@@ -113,9 +113,7 @@ def fit_bias(
         number = max(sum(len(reader(text)) for text in texts), 1)
         means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
         variances = means / number
-        moments = None
-    tilt = _tilt(answer, label, means, variances, number)
-    bias = temperature * (tilt if moments is None else solve_bias(moments, tilt))
+    bias = temperature * _tilt(answer, label, means, variances, number)
     return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
 
 

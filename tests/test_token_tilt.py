@@ -13,7 +13,7 @@ from test_served import Scripted
 
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.evolution.token_answer import TokenAnswer
-from hf_pretext.evolution.token_tilt import MOST_BIAS, MOST_TILT, estimate_tilt, fit_tilt, solve_bias, with_public
+from hf_pretext.evolution.token_tilt import MOST_TILT, estimate_tilt, fit_tilt, with_public
 from hf_pretext.expansion import Expander, SeedTexts
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.models.remote_engine import RemoteEngine
@@ -126,39 +126,12 @@ def test_the_fractions_of_tokens_are_the_model_s_probabilities(written, config):
         logits = [model(torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1] for prompt in prompts]
     expected = torch.stack(logits).softmax(-1).numpy()
     tokens = [7, 3, 50, 4]
-    means, variances, number, moments = engine.token_fractions(prompts, 1, 3, None, tokens)
+    means, variances, number = engine.token_fractions(prompts, 1, 3, None, tokens)
     np.testing.assert_allclose(means, expected[:, tokens].mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(variances, expected[:, tokens].var(axis=0) / 3, rtol=1e-2, atol=1e-12)
-    np.testing.assert_allclose(np.sort(moments, axis=0), np.sort(expected[:, tokens], axis=0), rtol=1e-4)
     assert number == 3
     # A text adds the expectations of each of its tokens.
     assert engine.token_fractions(prompts, 4, 3, None, tokens).num_tokens == pytest.approx(12, abs=3)
-
-
-def test_few_moments_are_kept_of_many(written, config, monkeypatch):
-    monkeypatch.setattr("hf_pretext.models.local_engine.MOMENTS", 50)
-    found = LocalEngine(*written[:2], config).token_fractions(random_texts(100), 8, 3, None, [3, 4])
-    # Of 800 at most. The number is binomial: 10 to 100 of them, but once in a billion runs.
-    assert found.num_tokens > 400 and 10 < len(found.moments) < 100
-
-
-def test_a_bias_makes_likely_tokens_as_frequent_as_they_should_be():
-    """A comma that is nearly certain where it is written gains half of its bias, so it needs a larger one."""
-    rng = np.random.default_rng(0)
-    moments = rng.dirichlet(np.full(30, 0.05), size=2000).astype(np.float32)[:, :20]
-    tilt = rng.normal(scale=0.4, size=20)
-    tilt -= np.log(1 + moments.mean(axis=0) @ (np.exp(tilt) - 1))
-    bias = solve_bias(moments, tilt)
-
-    def gained(bias):
-        shifted = moments * np.exp(bias)
-        after = (shifted / (1 + moments @ (np.exp(bias) - 1))[:, None]).mean(axis=0)
-        return np.log(after / moments.mean(axis=0))
-
-    np.testing.assert_allclose(gained(bias), tilt, atol=0.01)
-    assert np.abs(gained(tilt) - tilt).mean() > 0.1, "a tilt is not its own bias"
-    assert np.abs(solve_bias(moments, np.full(20, 9.0))).max() <= MOST_BIAS
-    np.testing.assert_allclose(solve_bias(moments, np.zeros(20)), 0, atol=1e-4)
 
 
 def test_no_bias_changes_no_text(written, config):

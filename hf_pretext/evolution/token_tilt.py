@@ -14,9 +14,6 @@ MOST_TILT = 2.0
 MOST_BIAS = 3.0
 """Most that is added to a logit, or subtracted."""
 
-STEPS = 30
-"""Steps in which the bias is found. Each is a correction by what the last one misses."""
-
 WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5)
 """Standard deviations of the prior of the logarithms of ratios, of which the likeliest is taken."""
 
@@ -69,29 +66,6 @@ def fit_tilt(
     # Other tokens stay as frequent as they are. The end of a line is one of them, and so texts do not grow or shrink.
     change = np.log((usual * np.exp(tilt)).sum() / usual.sum())
     return np.clip(tilt - change, -MOST_TILT, MOST_TILT)
-
-
-def solve_bias(moments: np.ndarray, tilt: np.ndarray) -> np.ndarray:
-    """Find what to add to the logits for tokens to be written as many times as often as they should be.
-
-    A token that is likely wherever it is written at all, such as a comma, gains little by a bias. So a tilt is not its
-    own bias. How much a token gains is computed at moments at which the model wrote without a bias.
-
-    Args:
-        moments (`np.ndarray` of shape `(k, n)`): Probabilities of the tokens at some moments of writing.
-        tilt (`np.ndarray` of shape `(n,)`): Logarithms of how many times as often each is to be written.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`: What is added to the logits, between `-MOST_BIAS` and `MOST_BIAS`.
-    """
-    before, bias = moments.mean(axis=0) + 1e-12, tilt.copy()
-    for _ in range(STEPS):
-        ratios = np.exp(bias)
-        # The other tokens keep their logits.
-        totals = 1 + moments @ (ratios - 1)
-        after = ratios * (moments.T @ (1 / totals)) / len(moments) + 1e-12
-        bias = np.clip(bias + tilt - np.log(after / before), -MOST_BIAS, MOST_BIAS)
-    return bias
 
 
 def estimate_tilt(counts: np.ndarray, noise_std: float, expected: np.ndarray, variances: np.ndarray) -> np.ndarray:

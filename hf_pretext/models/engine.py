@@ -85,14 +85,11 @@ class TokenFractions(NamedTuple):
         means (`np.ndarray` of shape `(n,)`): Fractions of all that it writes.
         variances (`np.ndarray` of shape `(n,)`): Their variances, since they are known from some texts only.
         num_tokens (`float`): Number of tokens of these texts.
-        moments (`np.ndarray` of shape `(k, n)`):
-            The probabilities themselves, float32, at some moments of writing, drawn at random.
     """
 
     means: np.ndarray
     variances: np.ndarray
     num_tokens: float
-    moments: np.ndarray
 
 
 @runtime_checkable

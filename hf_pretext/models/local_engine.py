@@ -26,9 +26,6 @@ SLOT = "HF-PRETEXT-INSTRUCTION"
 CHECK_EVERY = 4
 """Tokens between two checks for the stop string."""
 
-MOMENTS = 8192
-"""About how many moments of writing are kept at most, each with the probabilities of thousands of tokens."""
-
 TRIAL = "A short public text, with which it is tried how the language model reads several prompts at once."
 
 
@@ -59,15 +56,11 @@ class Expectation:
     Args:
         tokens (`torch.Tensor` of shape `(n,)`): Ids of the tokens.
         temperature (`float`): The logits are divided by it.
-        kept (`float`): Fraction of the moments of writing whose probabilities are kept.
-        seed (`int`): Seed of the choice of these.
     """
 
-    def __init__(self, tokens: torch.Tensor, temperature: float, kept: float, seed: int) -> None:
-        self._tokens, self._temperature, self._kept = tokens, temperature, kept
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, tokens: torch.Tensor, temperature: float) -> None:
+        self._tokens, self._temperature = tokens, temperature
         self.number, self.sums = 0, np.zeros((2, len(tokens)))
-        self.moments = [np.zeros((0, len(tokens)), dtype=np.float32)]
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Add up the probabilities that logits of shape `(rows, vocabulary)` stand for, and their squares."""
@@ -75,8 +68,6 @@ class Expectation:
         sums = torch.stack([probabilities.sum(0), probabilities.square().sum(0)])
         self.sums = self.sums + sums.cpu().double().numpy()
         self.number += len(logits)
-        rows = np.flatnonzero(self._rng.random(len(logits)) < self._kept)
-        self.moments.append(probabilities[torch.from_numpy(rows).to(logits.device)].cpu().numpy())
         return logits
 
 
@@ -151,17 +142,16 @@ class LocalEngine:
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, tokens: Sequence[int]
     ) -> TokenFractions:
         """Compute how often the model writes each of some tokens. See `ForeseesTokens`."""
-        kept = MOMENTS / max(MOMENTS, len(prompts) * max_new_tokens)
         ids = torch.tensor(tokens, device=self._model.device)
-        expectation = Expectation(ids, self._config.temperature, kept, seed)
+        expectation = Expectation(ids, self._config.temperature)
         self._continue(self._read(prompts), max_new_tokens, seed, stop, expectation)
-        own = (expectation.number, expectation.sums, np.concatenate(expectation.moments))
+        own = (expectation.number, expectation.sums)
         # The same sum, in the same order, in every process.
-        numbers, sums, moments = zip(*map_over_processes(lambda _: [own], range(num_processes())), strict=True)
+        numbers, sums = zip(*map_over_processes(lambda _: [own], range(num_processes())), strict=True)
         number = float(sum(numbers))
         means, squares = np.sum(sums, axis=0) / number
         variances = np.maximum(squares - means**2, 0) / number
-        return TokenFractions(means, variances, number, np.concatenate(moments))
+        return TokenFractions(means, variances, number)
 
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
