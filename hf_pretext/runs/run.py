@@ -152,12 +152,15 @@ class Run:
         spent = [(release.mechanism, release.num_bins) for release in self.ledger.releases]
         now = self.ledger.epsilon(plan.delta)
         after = plan.epsilon(plan.delta, [*spent, *plan.one_run]) if math.isfinite(now) else now
-        before = "`generator.seeds` has the seeds of the run before, and `expand` costs nothing."
-        if self.number == 1:
+        if self.number > 1:
+            which = f"run {self.number}"
+            before = "`generator.seeds` has the seeds of the run before, and `expand` costs nothing."
+        else:
+            which = "another run"
             before = "The run before it did not end, and without a `run_dir` nothing of it is kept."
         warnings.warn(
-            f"This is {f'run {self.number}' if self.number > 1 else 'another run'} of this generator on private data: "
-            f"it raises epsilon from {rounded_up(now)} to {rounded_up(after)}. {before}",
+            f"This is {which} of this generator on private data: it raises epsilon from {rounded_up(now)} to "
+            f"{rounded_up(after)}. {before}",
             stacklevel=4,
         )
 

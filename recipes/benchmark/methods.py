@@ -147,8 +147,9 @@ class Evolution:
             "expansion_model": trial.arguments.expansion_model,
             "llm_dtype": trial.arguments.llm_dtype,
         }
-        masked_lm = trial.arguments.masked_lm or Path(trial.models.masked_lm).name if self.has_masked_lm else None
-        return {**inputs, "masked_lm": masked_lm} if self.has_masked_lm else inputs
+        if self.has_masked_lm:
+            inputs["masked_lm"] = trial.arguments.masked_lm or Path(trial.models.masked_lm).name
+        return inputs
 
     def generator(self, trial: Trial, folder: Path) -> PrivateEvolutionGenerator:
         """Make the generator of a run in a folder, which resumes the run if it is there."""
