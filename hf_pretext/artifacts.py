@@ -50,6 +50,7 @@ ORIGIN_NAME = "training_origin.json"
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+MODEL_CONFIG_NAME = "config.json"
 FILES_OF_A_MODEL = (
     *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ORIGIN_NAME, ADAPTER_CONFIG_NAME),
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),

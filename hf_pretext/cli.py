@@ -142,11 +142,11 @@ def _generate(options: argparse.Namespace) -> None:
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
-    from .hub import check_token
+    from .hub import check_push, check_token
     from .processes import is_main_process
 
     if repo_id is not None:
-        check_token(None, repo_id)  # Before any budget is spent.
+        check_token(None, repo_id)  # Before anything is loaded.
     config = PrivateEvolutionConfig(**settings)
     output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
     check_num_samples(num_samples)
@@ -165,6 +165,8 @@ def _generate(options: argparse.Namespace) -> None:
     private = read_private_source(private_source, config)
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
+    if repo_id is not None:
+        check_push(repo_id, "dataset", generator.privacy_report)  # Before any budget is spent.
     if generator.ledger.num_releases and is_main_process():
         ledger = generator.ledger
         counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases

@@ -71,12 +71,10 @@ def _expand(options: argparse.Namespace) -> None:
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
-    from .hub import check_token, fetch_folder
+    from .hub import check_push, fetch_folder
     from .saved_runs import check_folder
 
     check_num_samples(options.num_samples)
-    if options.push_to_hub is not None:
-        check_token(None, options.push_to_hub)
     given = {name: value for name, value in vars(options).items() if value is not None}
     overrides = {name: given[name] for name in ("embedding_model", *LOADING) if name in given}
     overrides["selection"] = None  # It acts on releases, and there will be none.
@@ -90,6 +88,8 @@ def _expand(options: argparse.Namespace) -> None:
     if generator.seeds is None:
         raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
     check_folder(options.output_dir, generator.privacy_report)  # Before hours of writing.
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub, "dataset", generator.privacy_report)
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
     address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None

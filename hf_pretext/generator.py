@@ -264,6 +264,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
             population = self._new_population(run, initial_population, tools)
             clients = None if is_released else self._pool(private, population)
             # Not before: some trackers send what the console shows, and the private side warns there of texts.
+            self._trackers.earlier = self._earlier_reports
             with self._trackers:
                 self._num_clients = run.begin(clients)
                 self.history = run.history

@@ -131,6 +131,46 @@ def check_token(token: str | None, repo_id: str) -> None:
         )
 
 
+def check_push(
+    repo_id: str,
+    repo_type: str,
+    report: PrivacyReport | None,
+    *,
+    token: str | None = None,
+    allow_no_guarantee: bool = False,
+) -> None:
+    """Refuse a push before hours of work whose result it would publish.
+
+    Args:
+        repo_id (`str`): Name of the repository. There may be none of that name yet.
+        repo_type (`str`): `"dataset"`, `"model"` or `"space"`.
+        report (`PrivacyReport`, *optional*): What will be guaranteed for the content.
+        token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
+        allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push without a finite guarantee.
+
+    Raises:
+        ValueError: There is no finite guarantee, no repository can have that name, or it holds something else.
+        PermissionError: There is no token.
+        ConnectionError: The Hub does not say what is there.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    check_guarantee(report, allow_no_guarantee)
+    check_token(token, repo_id)
+    try:
+        _check_repo_is_ours(HfApi(token=token), repo_id, repo_type, report)
+    except RepositoryNotFoundError:
+        return  # The push creates it.
+    except ValueError:
+        raise
+    except Exception as error:  # As in `push_folder`.
+        raise ConnectionError(
+            f"Nothing was begun, as the Hub does not say whether {repo_id!r} may be pushed to: {error}\nWait, or push "
+            "when all is done."
+        ) from error
+
+
 def check_guarantee(report: PrivacyReport | None, allow_no_guarantee: bool) -> None:
     """Raise a `ValueError` if there is no finite guarantee, unless that was asked for explicitly."""
     if allow_no_guarantee or (report is not None and report.is_finite):

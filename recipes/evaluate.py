@@ -34,9 +34,10 @@ from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next
 from hf_pretext.files import atomic_folder
 from hf_pretext.finetuning import (
     TRAINING_NAME,
-    check_push,
+    check_push_of_model,
     load_before_and_after,
     push_model,
+    report_of_model,
     run_recipe,
     write_model_card,
 )
@@ -87,6 +88,9 @@ class EvaluationArguments:
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model again, with the figures in its card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to."})
     hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub."})
+    allow_no_guarantee: bool = field(
+        default=False, metadata={"help": "Push a model although no finite guarantee is known for it."}
+    )
     publish_private_evaluation: bool = field(
         default=False, metadata={"help": "Publish rounded figures with the model although they are of private text."}
     )
@@ -94,12 +98,12 @@ class EvaluationArguments:
 
 def main(arguments: EvaluationArguments) -> None:
     """Measure as the arguments say."""
-    push = check_push(arguments.hub_model_id, arguments.hub_token) if arguments.push_to_hub else None
     publish = arguments.publish_private_evaluation
     folder = fetch_folder(arguments.model, ["*"], repo_type="model")
-    output = Path(arguments.output_dir or (arguments.model if Path(arguments.model).is_dir() else ""))
-    if output == Path():
+    if arguments.output_dir is None and not Path(arguments.model).is_dir():
         raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
+    output = Path(arguments.output_dir or arguments.model)
+    push = check_push(arguments, folder, output) if arguments.push_to_hub else None
     form = form_of_rows(arguments)
     rows, clients = held_out_rows(arguments, form)
     tokenizer = read_tokenizer(folder)
@@ -129,6 +133,27 @@ def main(arguments: EvaluationArguments) -> None:
         print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
         if push:
             print(f"Pushed to {push_model(output, publish_private_evaluation=publish, **push)}.")
+
+
+def check_push(arguments: EvaluationArguments, folder: Path, output: Path) -> dict[str, Any]:
+    """Return where the model is pushed to, if it will be possible.
+
+    Raises:
+        ValueError: The results do not go into the model's own folder, which is what is pushed. Or as
+            `check_push_of_model` says.
+    """
+    if output.resolve() != folder.resolve():
+        raise ValueError(
+            f"`push_to_hub` publishes the model's folder with the results in it, and `output_dir`={str(output)!r} is "
+            f"another one than {str(folder)!r}. Download the model into a folder, name that as `model`, and leave "
+            "`output_dir` out."
+        )
+    return check_push_of_model(
+        arguments.hub_model_id,
+        arguments.hub_token,
+        report_of_model(folder),
+        allow_no_guarantee=arguments.allow_no_guarantee,
+    )
 
 
 def published_name(arguments: EvaluationArguments) -> str:

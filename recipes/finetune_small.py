@@ -60,8 +60,13 @@ def make_trainer(model: object, tokenizer: object, training: SFTConfig, texts: T
 def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     """Finetune as the arguments say."""
     take_over_text_field(arguments, training)
-    texts = load_training_texts(arguments, training.seed)
     has_stage = arguments.public_dataset is not None and arguments.public_epochs > 0
+    if arguments.public_dataset is not None and not has_stage and not arguments.public_fraction:
+        raise ValueError(
+            f"`public_dataset`={arguments.public_dataset!r} is for a first stage or for mixing, and `public_epochs`=0 "
+            "and `public_fraction`=0 make neither. Set one of them, or leave the dataset out."
+        )
+    texts = load_training_texts(arguments, training.seed)
     public_texts = load_public_texts(arguments, training.seed) if has_stage else None
     report = report_of_model_to_be(
         texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
@@ -72,7 +77,8 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         base, revision=arguments.model_revision, dtype="float32", use_safetensors=True
     )
-    if public_texts is not None:
+    # A checkpoint is of the second stage, and holds what the first one made of the model.
+    if public_texts is not None and not training.resume_from_checkpoint:
         stage = copy.copy(training)
         stage.num_train_epochs, stage.output_dir = arguments.public_epochs, f"{training.output_dir}/stage-public"
         stage.max_steps = -1  # Those are for the synthetic texts. They would go before the epochs.

@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
     HfArgumentParser,
     Trainer,
     TrainingArguments,
@@ -66,7 +66,9 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
     def tokenize(batch: dict[str, list[str]]) -> Any:
-        return tokenizer([text + tokenizer.eos_token for text in batch["text"]], truncation=True, max_length=64)
+        tokens = tokenizer([text + tokenizer.eos_token for text in batch["text"]], truncation=True, max_length=64)
+        # Labels of their own, whose padding is known by its place. The token that pads may be the one that ends.
+        return {**tokens, "labels": tokens["input_ids"]}
 
     trainer = Trainer(
         model=AutoModelForCausalLM.from_pretrained(locate(arguments.model)),
@@ -79,11 +81,13 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
             save_strategy="no",
         ),
         train_dataset=synthetic.map(tokenize, batched=True, remove_columns="text"),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
     )
     # Epsilon and delta go wherever the trainer logs: its history, TensorBoard, Weights & Biases, Trackio...
     trainer.add_callback(GuaranteeCallback(trainer, synthetic))
     trainer.train()
+    trainer.save_model(f"{arguments.output_dir}/model")
     return trainer
 
 

@@ -5,14 +5,16 @@ import math
 
 import pytest
 import torch
+from datasets import Dataset, load_from_disk
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from trl import SFTConfig
 
-from hf_pretext import PrivateEvolutionGenerator
+from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.coverage import report_of_rows
-from hf_pretext.finetuning import load_before_and_after, push_model, report_of_model
+from hf_pretext.finetuning import GuaranteeCallback, load_before_and_after, push_model, report_of_model
 from hf_pretext.finetuning.chain import (
     UnknownTrainingError,
     _reports_of_base,
@@ -23,6 +25,7 @@ from hf_pretext.finetuning.chain import (
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
 from hf_pretext.models.checkpoints import gguf_file
+from hf_pretext.models.local_engine import LocalEngine
 from support.scripts import load_script
 from support.tiny import make_llama
 
@@ -239,10 +242,57 @@ def test_a_model_that_was_finetuned_again_under_its_name_is_another_one(place, p
 def test_an_adapter_in_a_loaded_model_has_no_guarantee_by_the_name_of_its_base(place, config, caplog):
     finetune(place, str(place / "texts.jsonl"))
     _, tokenizer = load(place / "llm")
-    for model in (load(place / "out")[0], AutoModelForCausalLM.from_pretrained(place / "out")):
-        generator = PrivateEvolutionGenerator(None, str(place / "embedder"), (model, tokenizer), config=config)
+    loaded, other = load(place / "out")[0], AutoModelForCausalLM.from_pretrained(place / "out")
+    for writer in ((loaded, tokenizer), (other, tokenizer), LocalEngine(loaded, tokenizer, config)):
+        generator = PrivateEvolutionGenerator(None, str(place / "embedder"), writer, config=config)
         assert math.isinf(with_writer(generator.privacy_report, generator._earlier_reports).epsilon)
     assert "Give the folder or repository of the adapter instead" in caplog.text
+
+
+def test_a_model_in_an_engine_is_looked_up_by_its_name(place, private, public, config):
+    run_of(place, place / "llm", "first", private, public, config)
+    small = load_script("finetune_small")
+    arguments = small.SmallModelArguments(dataset=str(place / "first"), model_name_or_path=str(place / "llm"))
+    training = SFTConfig(
+        output_dir=str(place / "small"), max_steps=1, use_cpu=True, bf16=False, report_to="none", max_length=32
+    )
+    small.main(arguments, training)
+    engine = LocalEngine(*load(place / "small"), config)
+    generator = PrivateEvolutionGenerator(None, str(place / "embedder"), engine, config=config)
+    assert [each.epsilon for each in generator._earlier_reports] == [report_of_model(place / "small").epsilon]
+
+
+def test_what_a_trainer_with_the_callback_saved_is_not_public(place, private, public, config, caplog):
+    """A script of one's own: generate, train, save, and generate with what was saved."""
+    run_of(place, place / "llm", "first", private, public, config)
+    model, tokenizer = load(place / "llm")
+    texts, report = load_from_disk(place / "first"), PrivacyReport.from_pretrained(place / "first")
+
+    def train(model, **changes):
+        tokens = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 4, "labels": [[1, 2, 3]] * 4})
+        settings = {"max_steps": 1, "use_cpu": True, "report_to": "none", **changes}
+        trainer = Trainer(model, TrainingArguments(output_dir=str(place / "trained"), **settings), None, tokens)
+        trainer.add_callback(GuaranteeCallback(trainer, texts, place / "first"))
+        trainer.train(resume_from_checkpoint=changes.get("resume_from_checkpoint"))
+        return [line["privacy_epsilon"] for line in trainer.state.log_history if "privacy_epsilon" in line]
+
+    assert train(model, save_strategy="no") == train(model) == [report.epsilon]
+    model.save_pretrained(place / "own")
+    tokenizer.save_pretrained(place / "own")
+    for writer in (str(place / "own"), (model, tokenizer), LocalEngine(model, tokenizer, config)):
+        generator = PrivateEvolutionGenerator(None, str(place / "embedder"), writer, config=config)
+        assert math.isinf(generator.privacy_report.epsilon)
+    assert "that was trained on texts of a run" in caplog.text and "no report names its weights" in caplog.text
+    # Neither a training that is resumed nor an adapter that was trained begins as the name of the model says.
+    # The one line of the resumed training is that of the checkpoint's own log.
+    assert len(train(load(place / "llm")[0], resume_from_checkpoint=str(place / "trained" / "checkpoint-1"))) == 1
+    assert "begin with the model as its name says" in caplog.text
+    adapted = get_peft_model(load(place / "llm")[0], LoraConfig(target_modules=["q_proj"], r=2))
+    assert len(train(adapted, save_strategy="no")) == 1
+    again = get_peft_model(load(place / "llm")[0], LoraConfig(target_modules=["q_proj"], r=2))
+    with torch.no_grad():
+        next(weights for name, weights in again.named_parameters() if "lora_B" in name).fill_(0.1)
+    assert train(again, save_strategy="no") == []
 
 
 def test_a_base_beside_an_adapter_is_looked_up_as_it_is_loaded(place, private, public, config):
@@ -271,6 +321,10 @@ def test_without_the_hub_a_model_with_traces_in_the_cache_is_not_public(tmp_path
         (snapshot.parents[1] / "refs" / "main").write_text("1a2b")
     assert reports_of_writer("bank/plain") == [] and "cannot be looked up on the Hub" in caplog.text
     assert reports_of_writer("bank/writer") is None and f"its {name} is in the cache" in caplog.text
+    (tmp_path / "models--bank--plain" / "snapshots" / "1a2b" / "config.json").write_text(
+        '{"hf_pretext_trained_on": []}'
+    )
+    assert reports_of_writer("bank/plain") is None and "its config.json is in the cache" in caplog.text
 
 
 def test_a_model_whose_traces_are_listed_but_cannot_be_read_is_not_public(monkeypatch, caplog):

@@ -20,6 +20,7 @@ from datasets import (
     interleave_datasets,
     load_from_disk,
 )
+from transformers import TrainerState
 
 from hf_pretext import PrivateEvolutionGenerator, coverage
 from hf_pretext.cli import read_public_source
@@ -232,7 +233,7 @@ def test_the_callback_logs_the_guarantee_of_texts_that_it_can_look_up(run, caplo
 
     def logged(trained_on, *arguments):
         trainer = Trainer(trained_on)
-        GuaranteeCallback(trainer, *arguments).on_train_begin()
+        GuaranteeCallback(trainer, *arguments).on_train_begin(None, TrainerState(), None)
         return trainer.logged
 
     report = generator.privacy_report

@@ -108,7 +108,7 @@ def files_of(folder):
             content = json.loads(path.read_text())
             found[path.name] = {**content, "seconds": 0} if isinstance(content, dict) else content
         elif path.suffix == ".arrow":
-            found[path.name] = Dataset.from_file(str(path))["text"][:]
+            found["run-1-texts.arrow"] = Dataset.from_file(str(path))["text"][:]
     releases = json.loads((folder / "ledger.json").read_text())["releases"]
     found["ledger.json"] = [[each["num_bins"], each.get("answer", each.get("votes"))] for each in releases]
     return found

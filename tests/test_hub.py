@@ -112,6 +112,18 @@ def test_a_repository_of_something_else_is_refused(outcomes):
     assert pulled["after a push of the restored"] == 45
 
 
+def test_what_would_be_refused_is_refused_before_the_work(outcomes):
+    pushed, _ = outcomes
+    assert pushed["early, a new repository"] is None and pushed["early, its own"] is None
+    assert (
+        pushed["early, another run"][0] == "ValueError" and "their epsilons add up" in pushed["early, another run"][1]
+    )
+    assert pushed["early, no name"][0] == "HFValidationError"
+    assert "'cat.png'" in pushed["early, other files"] and pushed["early, nothing written"]
+    assert pushed["model over cats"][0] == "ValueError" and "'cat.png'" in pushed["model over cats"][1]
+    assert not pushed["trained before it was refused"]
+
+
 def test_no_guarantee_no_push_unless_told_so(outcomes):
     pushed, _ = outcomes
     assert pushed["no guarantee"][0] == "ValueError" and "allow_no_guarantee=True" in pushed["no guarantee"][1]

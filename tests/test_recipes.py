@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset, concatenate_datasets, load_from_disk
+from peft import LoraConfig
 from tokenizers import processors
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
@@ -25,7 +27,7 @@ from hf_pretext.finetuning import (
     report_of_model,
     take_over_text_field,
 )
-from hf_pretext.finetuning.training import _command
+from hf_pretext.finetuning.training import _command, _targets
 from hf_pretext.forms import Chat
 from hf_pretext.preferences import PreferenceArguments
 from support.scripts import RECIPES, load_script
@@ -209,6 +211,15 @@ def test_a_training_script_calls_the_generator_and_logs_the_guarantee(folder, pr
     texts = load_training_texts(FinetuningArguments(dataset=str(folder / "own" / "texts")))
     assert texts.report.epsilon == pytest.approx(3, rel=1e-3)
     assert len(texts.train) == 18 and len(texts.validation) == 2
+    # The end of a text is learned, also with a tokenizer that pads with the same token, and the model is kept.
+    tokenizer = trainer.processing_class
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
+    ends = (batch["labels"] == tokenizer.eos_token_id).sum(dim=1)
+    lengths = batch["attention_mask"].sum(dim=1)
+    assert ends.tolist() == [1, 1] and (batch["labels"] != -100).sum(dim=1).tolist() == lengths.tolist()
+    kept = AutoModelForCausalLM.from_pretrained(folder / "own" / "model").state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in trainer.model.state_dict().items())
 
 
 @pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
@@ -220,6 +231,18 @@ def test_a_model_of_unknown_texts_says_so_in_its_card(folder, script):
     names = {path.name for path in (folder / "out").iterdir()}
     assert "training_args.bin" not in names and not [name for name in names if name.startswith(".writing")]
     assert ("adapter_model.safetensors" if script == "finetune_llm" else "model.safetensors") in names
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ({"target_modules": ["v_proj", "q_proj"]}, "q_proj, v_proj"),
+        ({"target_modules": r".*\.(q|v)_proj"}, r".*\.(q|v)_proj"),
+        ({"target_parameters": ["mlp.experts.down_proj", "a"]}, "a, mlp.experts.down_proj"),
+    ],
+)
+def test_a_card_names_what_an_adapter_changes(targets, told):
+    assert _targets(LoraConfig(**targets)) == told
 
 
 @pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
@@ -358,12 +381,35 @@ def test_rows_that_cannot_be_evaluated_are_refused_before_a_model_is_loaded(fold
 
 
 @pytest.mark.parametrize(
+    ("output_dir", "message"),
+    [("elsewhere", "'elsewhere' is another one than"), (None, "no privacy report was found")],
+)
+def test_an_evaluation_that_could_not_be_pushed_does_not_begin(folder, output_dir, message):
+    module = load_script("evaluate")
+    asked = {"push_to_hub": True, "hub_model_id": "me/model", "output_dir": output_dir}
+    with pytest.raises(ValueError, match=message):
+        module.main(module.EvaluationArguments(model=str(folder / "llm"), dataset="not looked at", **asked))
+
+
+def test_public_texts_that_no_stage_uses_are_refused(folder):
+    module = load_script("finetune_small")
+    arguments = module.SmallModelArguments(dataset="not looked at", public_dataset="public", public_epochs=0)
+    with pytest.raises(ValueError, match="`public_epochs`=0 and `public_fraction`=0 make neither"):
+        module.main(arguments, SFTConfig(output_dir=str(folder / "out"), use_cpu=True, bf16=False))
+
+
+@pytest.mark.parametrize(
     ("dataset", "changes", "error", "message"),
     [
         ("empty.jsonl", {}, ValueError, "holds 0 texts that are not blank"),
         ("other.jsonl", {}, ValueError, "rows without the column 'text'"),
         ("nothing.jsonl", {}, FileNotFoundError, "neither a file, a folder, nor a dataset repository"),
-        ("texts.jsonl", {"push_to_hub": True}, ValueError, "has no finite privacy guarantee"),
+        (
+            "texts.jsonl",
+            {"push_to_hub": True, "hub_model_id": "me/model"},
+            ValueError,
+            "has no finite privacy guarantee",
+        ),
     ],
 )
 def test_bad_input_is_named_before_training(folder, dataset, changes, error, message, monkeypatch):
@@ -377,7 +423,7 @@ def test_bad_input_is_named_before_training(folder, dataset, changes, error, mes
 
 def test_a_push_without_a_name_or_a_token_is_refused_before_training(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    monkeypatch.setattr("hf_pretext.finetuning.training.check_guarantee", lambda *_: None)
+    monkeypatch.setattr("hf_pretext.hub.check_guarantee", lambda *_: None)
     with pytest.raises(ValueError, match="`hub_model_id`=None"):
         finetune(folder, str(folder / "texts.jsonl"), push_to_hub=True)
     with pytest.raises(PermissionError, match="hf auth login"):
@@ -435,7 +481,7 @@ def test_a_model_that_learned_from_two_runs_says_so(folder, private, public):
     logged = []
     trainer = SimpleNamespace(train_dataset=load_from_disk(second), log=logged.append)
     base = SimpleNamespace(config=SimpleNamespace(name_or_path=str(folder / "one")))
-    GuaranteeCallback(trainer, source=second).on_train_begin(model=base)
+    GuaranteeCallback(trainer, source=second).on_train_begin(None, TrainerState(), None, model=base)
     assert logged[0]["privacy_epsilon"] == pytest.approx(8, rel=1e-3)
     # The first run's guarantee is not forgotten where the second one's texts are seen once more.
     assert reports["again"].without_names() == reports["two"].without_names()

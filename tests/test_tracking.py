@@ -54,6 +54,19 @@ def test_epsilon_and_rounds_are_shown_while_the_run_goes_on(models_folder, confi
         }
 
 
+def test_what_the_writer_had_learned_before_is_in_the_shown_epsilon(models_folder, config, private, public):
+    notes = Notes()
+    generator, _ = evolve(models_folder, config, private, public)
+    ledger, earlier = generator.ledger, generator.privacy_report
+    trackers = Trackers(notes)
+    for trackers.earlier in ((), [earlier], None):
+        with trackers:
+            trackers.log_release(ledger, 1)
+    alone, after, unknown = (values["privacy/epsilon"] for _, values in notes.lines)
+    assert alone == earlier.epsilon and after == 2 * alone and math.isinf(unknown)
+    assert notes.lines[1][1]["privacy/delta"] == 2 * config.delta
+
+
 def test_nothing_is_sent_that_depends_on_an_answer_but_the_records(models_folder, config, private, public):
     """With other noise and other clients, all figures of privacy are the same, and there are no others but records."""
     sent = []

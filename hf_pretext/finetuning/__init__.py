@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_names(
         "load_training_texts": "texts",
         "take_over_text_field": "texts",
         "GuaranteeCallback": "training",
-        "check_push": "training",
+        "check_push_of_model": "training",
         "take_over_push": "training",
         "train_and_save": "training",
         "training_facts": "training",

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
 from ..coverage import texts_of
+from ..files import read_json
 from ..hub import fetch_folder, is_repository
 from ..models.checkpoints import base_of
+from ..models.loading import held_model
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast
@@ -37,6 +39,12 @@ TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
 
 LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
 """The same of a local folder, which may also be a checkpoint."""
+
+TRAINED_ON = "hf_pretext_trained_on"
+"""Key of a model's configuration: names of the releases behind what it was trained on, if `GuaranteeCallback` saw it.
+
+It goes wherever the model goes, and says that a report is to be looked for. By itself it promises nothing.
+"""
 
 TRAINER_FILE = "training_args.bin"
 """What `Trainer.save_model` leaves beside weights, also beside those of many public models."""
@@ -131,13 +139,19 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
         `list` of `PrivacyReport`: They are added to that of the run. None, with a warning, if the model was finetuned
         on texts whose guarantee is not known.
     """
-    if _has_adapter(model):
+    otherwise = "No guarantee is claimed for what `expansion_model` writes."
+    held = held_model(model)
+    if has_adapter(held):
         logger.warning(
-            "No guarantee is claimed for what `expansion_model` writes. It was given as an object with an adapter in "
-            "it, which has no name. Give the folder or repository of the adapter instead."
+            "%s It was given as an object with an adapter in it, which has no name. Give the folder or repository of "
+            "the adapter instead.",
+            otherwise,
         )
         return None
-    return reports_of_base(name, "No guarantee is claimed for what `expansion_model` writes.")
+    if getattr(getattr(held, "config", None), TRAINED_ON, None) is not None:
+        logger.warning("%s It was given as an object that was trained on texts of a run.", otherwise)
+        return None
+    return reports_of_base(name, otherwise)
 
 
 def reports_of_base(name: str | None, otherwise: str = "No guarantee is known.") -> list[PrivacyReport] | None:
@@ -192,16 +206,14 @@ def _are_reports_of_a_writer(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("reports", 0), list | None)
 
 
-def _has_adapter(model: Any) -> bool:
+def has_adapter(model: Any) -> bool:
     """Return whether a loaded model has an adapter in its layers. If PEFT was never imported, none has."""
     peft = sys.modules.get("peft.tuners.tuners_utils")
     if peft is None:
         return False
     from torch.nn import Module
-    from transformers import Pipeline
 
-    held = model[0] if isinstance(model, tuple) and model else model.model if isinstance(model, Pipeline) else model
-    return isinstance(held, Module) and any(isinstance(each, peft.BaseTunerLayer) for each in held.modules())
+    return isinstance(model, Module) and any(isinstance(each, peft.BaseTunerLayer) for each in model.modules())
 
 
 def _reports_of_base(
@@ -224,15 +236,11 @@ def _reports_of_base(
             f"Whether `model_name_or_path`={base_model!r} was finetuned before cannot be looked up on the Hub. Go "
             "online, or say `base_is_public=True` if it never saw text of the clients."
         )
-    folder = fetch_folder(base_model, list(TRACES), revision, repo_type="model")
+    folder = fetch_folder(base_model, [*TRACES, MODEL_CONFIG_NAME], revision, repo_type="model")
     own = LOCAL_TRACES if Path(base_model).is_dir() else (REPORT_NAME, TRAINING_NAME)
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     if not any((folder / name).is_file() for name in own):
-        if not is_public and Path(base_model).is_dir() and (folder / TRAINER_FILE).is_file():
-            raise UnknownTrainingError(
-                f"`model_name_or_path`={base_model!r} was saved by a trainer ({TRAINER_FILE}), and on what is not "
-                "known. Say `base_is_public=True` if it never saw text of the clients."
-            )
+        _check_untraced(base_model, folder, is_public)
         # An adapter that no recipe made, of a model that a recipe may have made.
         above = (*adapters, base_model)
         return _reports_of_base(_base_of(folder), None, is_public, above) if is_adapter else []
@@ -247,6 +255,24 @@ def _reports_of_base(
     return [report, *(_reports_of_base(_base_of(folder), None, True, above) if is_adapter else ())]
 
 
+def _check_untraced(base_model: str, folder: Path, is_public: bool) -> None:
+    """Look for other signs that a model without a report was trained.
+
+    Raises:
+        UnknownTrainingError: There is one.
+    """
+    if _says_trained(folder):
+        raise UnknownTrainingError(
+            f"The model {base_model!r} was trained on texts of a run ({TRAINED_ON} in its configuration), and no "
+            "report names its weights. The recipes write one."
+        )
+    if not is_public and Path(base_model).is_dir() and (folder / TRAINER_FILE).is_file():
+        raise UnknownTrainingError(
+            f"`model_name_or_path`={base_model!r} was saved by a trainer ({TRAINER_FILE}), and on what is not "
+            "known. Say `base_is_public=True` if it never saw text of the clients."
+        )
+
+
 def _check_cache(repo_id: str, revision: str | None) -> None:
     """Look for traces of a training in the cache, in the place of a Hub that cannot be asked.
 
@@ -255,8 +281,9 @@ def _check_cache(repo_id: str, revision: str | None) -> None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for name in TRACES if is_repository(repo_id) else ():
-        if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+    for name in (*TRACES, MODEL_CONFIG_NAME) if is_repository(repo_id) else ():
+        cached = try_to_load_from_cache(repo_id, name, revision=revision)
+        if isinstance(cached, str) and (name in TRACES or _says_trained(Path(cached).parent)):
             raise UnknownTrainingError(
                 f"The model {repo_id!r} was finetuned before: its {name} is in the cache. Whether a guarantee is "
                 "known of that cannot be looked up on the Hub. Go online."
@@ -277,6 +304,11 @@ def _is_listed(repo_id: str, revision: str | None) -> bool:
     except Exception as error:  # The client's transport has its own exceptions.
         logger.info("The files of %s cannot be listed: %s", repo_id, error)
         return False
+
+
+def _says_trained(folder: Path) -> bool:
+    file = folder / MODEL_CONFIG_NAME
+    return file.is_file() and TRAINED_ON in read_json(file)
 
 
 def _base_of(folder: Path) -> str:

@@ -17,12 +17,12 @@ from transformers import TrainerCallback
 
 from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, PICTURE_NAME, TRAINING_NAME
 from ..files import atomic_folder, read_json, write_json
-from ..hub import check_guarantee, check_token, find_privacy_report
+from ..hub import check_guarantee, check_push, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import digest_of_weights, origin_of, reports_of_base, with_writer
+from .chain import TRAINED_ON, digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
 from .models import push_model, write_card_of_report
 from .texts import TrainingTexts, public_name
 
@@ -44,9 +44,13 @@ class SavesModel(Protocol):
 class GuaranteeCallback(TrainerCallback):
     """Logs epsilon and delta of the training texts with the other figures, wherever the trainer logs.
 
-    What the base model learned before is looked up by its name, and added. Each text has to be among those that a
-    report names. A dataset of tokens holds no texts that could be looked up. Then `texts` is looked up, and that the
-    trainer trains on these texts is for you to see to.
+    What the base model learned before is looked up by its name, and added. A model that does not begin as its name
+    says has no known guarantee: one that is resumed from a checkpoint, or whose LoRA adapter was trained before. Each
+    text has to be among those that a report names. A dataset of tokens holds no texts that could be looked up. Then
+    `texts` is looked up, and that the trainer trains on these texts is for you to see to.
+
+    The model's configuration notes that it was trained on texts of a run. So whoever generates with it, or finetunes
+    it, is told that its guarantee is not known. The report of a model of the recipes says what it is.
 
     Args:
         trainer (`transformers.Trainer`): The trainer.
@@ -63,13 +67,32 @@ class GuaranteeCallback(TrainerCallback):
         self._texts = texts
         self._source = source
 
-    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
         report = _report_of_training(self._trainer.train_dataset, self._texts, self._source)
-        if report is not None and hasattr(model, "config"):
-            # The name of a model with adapters is that of its base. The adapters are what is trained.
-            report = with_writer(report, reports_of_base(model.config.name_or_path))
+        if report is not None and model is not None:
+            if state.global_step > 0 or _is_trained(model, report):
+                logger.warning(
+                    "The training does not begin with the model as its name says, so what it saw is unknown."
+                )
+                report = None
+            else:
+                # The name of a model with adapters is that of its base. The adapters are what is trained.
+                report = with_writer(report, reports_of_base(model.config.name_or_path))
+        if model is not None:
+            setattr(model.config, TRAINED_ON, [] if report is None else sorted(report.release_ids))
         log_guarantee(self._trainer, report)
+
+
+def _is_trained(model: Any, report: PrivacyReport) -> bool:
+    """Return whether a model learned from other texts after it was loaded, as far as it shows."""
+    before = vars(model.config).get(TRAINED_ON)
+    if before is not None and not (before and set(before) <= set(report.release_ids)):
+        return True
+    # A fresh adapter of LoRA changes nothing, as its second matrix is zero.
+    return has_adapter(model) and any(
+        bool(weights.any()) for name, weights in model.named_parameters() if ".lora_B." in name
+    )
 
 
 def log_guarantee(trainer: Any, report: PrivacyReport | None) -> None:
@@ -145,34 +168,41 @@ def take_over_push(training: Any, report: PrivacyReport | None, arguments: Saves
         `dict`: Arguments of `push_model` except the folder, or None if there is nothing to push.
 
     Raises:
-        ValueError: The model will have no finite guarantee.
+        ValueError: The model will have no finite guarantee, or the repository has no name or holds something else.
         PermissionError: There is no token.
+        ConnectionError: The Hub does not say what is there.
     """
     if not training.push_to_hub:
         return None
     training.push_to_hub = False
-    check_guarantee(report, arguments.allow_no_guarantee)
-    target = check_push(training.hub_model_id, training.hub_token)
-    return {
-        **target,
-        "private": training.hub_private_repo,
-        "allow_no_guarantee": arguments.allow_no_guarantee,
-    }
+    target = check_push_of_model(
+        training.hub_model_id, training.hub_token, report, allow_no_guarantee=arguments.allow_no_guarantee
+    )
+    return {**target, "private": training.hub_private_repo}
 
 
-def check_push(repo_id: str | None, token: str | None) -> dict[str, Any]:
-    """Return where to push, as arguments of `push_model`, if there is a name and a token for it.
+def check_push_of_model(
+    repo_id: str | None, token: str | None, report: PrivacyReport | None, *, allow_no_guarantee: bool
+) -> dict[str, Any]:
+    """Return where to push a model, as arguments of `push_model`, if it will be possible.
+
+    Args:
+        repo_id (`str`, *optional*): Name of the repository.
+        token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
+        report (`PrivacyReport`, *optional*): Guarantee of the model.
+        allow_no_guarantee (`bool`): Whether it may be pushed without one.
 
     Raises:
-        ValueError: There is no name.
+        ValueError: There is no name, no finite guarantee, or the repository holds something else.
         PermissionError: There is no token.
+        ConnectionError: The Hub does not say what is there.
     """
     if repo_id is None:
         raise ValueError(
             "`hub_model_id`=None: `push_to_hub` needs the name of a repository, such as 'me/jobs-adapter'."
         )
-    check_token(token, repo_id)
-    return {"repo_id": repo_id, "token": token}
+    check_push(repo_id, "model", report, token=token, allow_no_guarantee=allow_no_guarantee)
+    return {"repo_id": repo_id, "token": token, "allow_no_guarantee": allow_no_guarantee}
 
 
 def train_and_save(
@@ -241,7 +271,7 @@ def training_facts(
     if is_adapter:
         adapter = next(iter(adapters.values()))
         settings |= {"LoRA r": adapter.r, "LoRA alpha": adapter.lora_alpha}
-        settings["LoRA modules"] = ", ".join(sorted(adapter.target_modules))
+        settings["LoRA modules"] = _targets(adapter)
     source = ModelSource.of(base_model, model)
     packaged = PACKAGED.get(base_model)
     is_on_hub = packaged is None and not Path(base_model).exists()
@@ -267,6 +297,12 @@ def training_facts(
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES if _is_installed(name)),
         "command": _command(),
     }
+
+
+def _targets(adapter: Any) -> str:
+    """Name what an adapter changes: by a regular expression, by names, or where it names parameters, by those."""
+    targets = adapter.target_modules or adapter.target_parameters or ()
+    return targets if isinstance(targets, str) else ", ".join(sorted(targets))
 
 
 def _public_facts(texts: TrainingTexts) -> dict[str, Any]:

@@ -127,12 +127,15 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
 
 def name_of(source: Any) -> str:
     """Return the name by which a source of a model can be loaded again, or an empty string."""
-    from transformers import Pipeline
+    return str(source) if isinstance(source, (str, Path)) else str(getattr(held_model(source), "name_or_path", ""))
 
-    if isinstance(source, (str, Path)):
-        return str(source)
-    holder = source[0] if isinstance(source, tuple) else source.model if isinstance(source, Pipeline) else source
-    return str(getattr(holder, "name_or_path", ""))
+
+def held_model(source: Any) -> Any:
+    """Return the model itself of a source of a model: of a pair with its tokenizer, a pipeline, or an engine."""
+    if isinstance(source, tuple) and source:
+        return source[0]
+    # A model has a part of that name, too.
+    return source if isinstance(source, torch.nn.Module) else getattr(source, "model", source)
 
 
 def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, Any]]) -> tuple[Any, Any]:

@@ -92,7 +92,7 @@ class LocalEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, config: PrivateEvolutionConfig, batch_size: int = 64) -> None:
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
         self._config = config
         self._batch_size = batch_size
@@ -142,7 +142,7 @@ class LocalEngine:
         self, prompts: Sequence[str], max_new_tokens: int, seed: int, stop: str | None, tokens: Sequence[int]
     ) -> TokenFractions:
         """Compute how often the model writes each of some tokens. See `ForeseesTokens`."""
-        ids = torch.tensor(tokens, device=self._model.device)
+        ids = torch.tensor(tokens, device=self.model.device)
         expectation = Expectation(ids, self._config.temperature)
         self._continue(self._read(prompts), max_new_tokens, seed, stop, expectation)
         own = (expectation.number, expectation.sums)
@@ -179,8 +179,8 @@ class LocalEngine:
         self, tokens: Sequence[list[int]], max_new_tokens: int, seed: int, stop: str | None, change: Change | None
     ) -> list[str]:
         texts = [""] * len(tokens)
-        rng = torch.Generator(self._model.device).manual_seed(seed)
-        with progress_bar(len(tokens), "prompt") as bar, FittingThreads(self._model.device) as threads:
+        rng = torch.Generator(self.model.device).manual_seed(seed)
+        with progress_bar(len(tokens), "prompt") as bar, FittingThreads(self.model.device) as threads:
             for chosen in self._batches(tokens):
                 prompts = [tokens[index] for index in chosen]
                 continued = self._continue_batch(prompts, max_new_tokens, stop, rng, threads, change)
@@ -228,7 +228,7 @@ class LocalEngine:
         Equal prompts are read once.
         """
         different = {ids: row for row, ids in enumerate(dict.fromkeys(map(tuple, tokens)))}
-        input_ids, attention_mask = left_padded(list(different), self._padding, self._model.device)
+        input_ids, attention_mask = left_padded(list(different), self._padding, self.model.device)
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
@@ -275,9 +275,9 @@ class LocalEngine:
     @cached_property
     def _end_tokens(self) -> torch.Tensor:
         """Tokens that end a text: those of the model and of its tokenizer."""
-        of_model = self._model.generation_config.eos_token_id
+        of_model = self.model.generation_config.eos_token_id
         tokens = {self._tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])} - {None}
-        return torch.tensor(sorted(tokens), dtype=torch.long, device=self._model.device)
+        return torch.tensor(sorted(tokens), dtype=torch.long, device=self.model.device)
 
     @property
     def _padding(self) -> int:
@@ -289,7 +289,7 @@ class LocalEngine:
 
     def check_context(self, length: int) -> None:
         """Raise a `ValueError` if the model cannot read `length` tokens, prompt and continuation together."""
-        context = max_positions(self._model) or float("inf")
+        context = max_positions(self.model) or float("inf")
         if length > context:
             raise ValueError(
                 f"A prompt and its continuation need {length} tokens, more than the {context} that `expansion_model` "

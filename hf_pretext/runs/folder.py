@@ -196,18 +196,27 @@ class RunFolder:
         atomic_write(self.path / name, json.dumps(content) + "\n")
 
     def dataset(self, name: str, rows: Iterable[dict[str, Any]], features: Mapping[str, Any]) -> "Dataset":
-        """Write rows to an Arrow file as they come, and return the dataset that is read from it."""
+        """Write rows to an Arrow file as they come, and return the dataset that is read from it.
+
+        The name ends with a digest of what the file holds. So other texts of the same run do not replace it: a dataset
+        that was returned goes on reading it, here or in a process that it is sent to.
+        """
         import pyarrow as pa
         from datasets import Dataset, Features
 
         # Not durable, as it follows from the texts of the steps.
-        path, schema = self.path / f"{name}.arrow", Features(features).arrow_schema
-        scratch = path.with_suffix(".writing")
+        scratch, schema = self.path / f"{name}.writing", Features(features).arrow_schema
         rows = iter(rows)
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while some := list(islice(rows, ROWS_AT_ONCE)):
                 writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
-        os.replace(scratch, path)
+        with scratch.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = self.path / f"{name}-{digest[:12]}.arrow"
+        if path.exists():
+            scratch.unlink()  # Windows does not replace a file that a dataset reads.
+        else:
+            os.replace(scratch, path)
         return Dataset.from_file(str(path))
 
     def _read(self, name: str) -> Any:

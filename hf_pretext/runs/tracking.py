@@ -8,6 +8,7 @@ took, which depends on what they hold and which no guarantee covers. Some also n
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from ..privacy.ledger import PrivacyLedger
+from ..privacy.report import PrivacyReport
 from ..processes import is_main_process, process_state
 from .history import RoundRecord
 
@@ -62,6 +64,8 @@ class Trackers:
         self._open: list[Any] = []
         self._started: list[Any] = []
         self._warnings = ExitStack()
+        self.earlier: Sequence[PrivacyReport] | None = ()
+        """What the model that writes had learned before. None: its guarantee is not known."""
 
     def __enter__(self) -> "Trackers":
         if is_main_process():
@@ -79,7 +83,7 @@ class Trackers:
         self._warnings.close()
 
     def log_release(self, ledger: PrivacyLedger, index: int) -> None:
-        """Send what all releases up to this one cost.
+        """Send what all releases up to this one cost, with what the model that writes had learned before.
 
         Args:
             ledger (`PrivacyLedger`): Counts the releases.
@@ -87,8 +91,13 @@ class Trackers:
         """
         if not self._open:
             return
-        epsilon = ledger.epsilon(ledger.plan.delta, index + 1)
-        self._log({"privacy/epsilon": epsilon, "privacy/delta": ledger.plan.delta}, index + 1)
+        delta = ledger.plan.delta
+        epsilons, deltas = [ledger.epsilon(delta, index + 1)], [delta]
+        for each in self.earlier or ():
+            epsilons.append(each.epsilon)
+            deltas.append(each.delta)
+        epsilon = math.inf if self.earlier is None else math.fsum(epsilons)
+        self._log({"privacy/epsilon": epsilon, "privacy/delta": math.fsum(deltas)}, index + 1)
 
     def log_round(self, record: RoundRecord, step: int) -> None:
         """Send what a round did.

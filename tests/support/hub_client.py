@@ -1,9 +1,11 @@
 """What the client processes of `tests/test_hub.py` run; each has a cache of its own."""
 
+import io
 import json
 import os
 import sys
 import urllib.request
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -87,6 +89,7 @@ def push(folder):
     other = make_generator()
     run(other)
     outcome["another run"] = error_of(lambda: other.push_to_hub(DATA))
+    outcome |= check_before_work(generator, other, folder / "saved")
 
     no_noise = make_generator(noise=lambda scale, size: [0] * size)
     run(no_noise)
@@ -106,6 +109,24 @@ def push(folder):
     outcome["report of texts"] = find_privacy_report(more).without_names().to_dict()
     outcome |= finetune(folder)
     (folder / "pushed.json").write_text(json.dumps(outcome))
+
+
+def check_before_work(generator, other, saved):
+    """What a push would be refused for is seen before the work for it begins."""
+    report, command = generator.privacy_report, ["expand", "--seeds", str(saved), "--num-samples", "50"]
+    models = ["--expansion-model", str(MODELS["expansion_model"]), "--embedding-model", str(MODELS["embedding_model"])]
+    written = saved.with_name("written")
+    told = io.StringIO()
+    with redirect_stderr(told):
+        main([*command, *models, "--output-dir", str(written), "--push-to-hub", "me/photos"])
+    return {
+        "early, a new repository": error_of(lambda: hub.check_push("me/new", "dataset", report)),
+        "early, its own": error_of(lambda: hub.check_push(DATA, "dataset", report)),
+        "early, another run": error_of(lambda: hub.check_push(DATA, "dataset", other.privacy_report)),
+        "early, no name": error_of(lambda: hub.check_push("no/such/name", "dataset", report)),
+        "early, other files": told.getvalue(),
+        "early, nothing written": not written.exists(),
+    }
 
 
 def push_pages(api, generator, folder):
@@ -150,6 +171,9 @@ def finetune(folder):
     )
     small.main(arguments, training("small", SMALL))
     no_dp = FinetuningArguments(dataset="me/no-dp")
+    api = HfApi()
+    api.create_repo("me/cats")
+    api.upload_file(path_or_fileobj=b"...", path_in_repo="cat.png", repo_id="me/cats")
     return {
         "adapter tensors": tensors(
             PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "adapter")
@@ -157,6 +181,10 @@ def finetune(folder):
         "small tensors": tensors(AutoModelForCausalLM.from_pretrained(folder / "small")),
         "adapter card": ModelCard.load(folder / "adapter" / "README.md").data.to_dict(),
         "small card": ModelCard.load(folder / "small" / "README.md").data.to_dict(),
+        "model over cats": error_of(
+            lambda: llm.main(FinetuningArguments(dataset=DATA), training("cats", "me/cats"), model)
+        ),
+        "trained before it was refused": (folder / "cats").exists(),
         "model of no guarantee": error_of(lambda: llm.main(no_dp, training("no-dp", "me/no-dp-model"), model)),
     }
 
