@@ -194,7 +194,7 @@ class RandomPairs:
     def write(self, engine, round_number):
         ids = torch.tensor([[5, 6, 7]])
         with torch.inference_mode():
-            self.seen.append(engine._model(ids).logits)
+            self.seen.append(engine.model(ids).logits)
         return self.pairs
 
 

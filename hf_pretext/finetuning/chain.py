@@ -19,6 +19,7 @@ from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
 from ..models.checkpoints import base_of
+from ..models.components import written_by
 from ..models.loading import held_model
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
@@ -139,8 +140,10 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
         `list` of `PrivacyReport`: They are added to that of the run. None, with a warning, if the model was finetuned
         on texts whose guarantee is not known.
     """
+    from transformers import PreTrainedModel
+
     otherwise = "No guarantee is claimed for what `expansion_model` writes."
-    held = held_model(model)
+    held = held_model(written_by(model))
     if has_adapter(held):
         logger.warning(
             "%s It was given as an object with an adapter in it, which has no name. Give the folder or repository of "
@@ -148,7 +151,7 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
             otherwise,
         )
         return None
-    if getattr(getattr(held, "config", None), TRAINED_ON, None) is not None:
+    if isinstance(held, PreTrainedModel) and TRAINED_ON in vars(held.config):
         logger.warning("%s It was given as an object that was trained on texts of a run.", otherwise)
         return None
     return reports_of_base(name, otherwise)

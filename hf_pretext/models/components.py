@@ -26,6 +26,11 @@ from .remote_engine import RemoteEngine, is_remote
 from .variation import Truncates, Variation
 
 
+def written_by(source: Any) -> Any:
+    """Return the model of an engine of this library. Anything else is returned unchanged."""
+    return source.model if isinstance(source, LocalEngine) else source
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model is from.
@@ -48,7 +53,7 @@ class ModelSource:
         if isinstance(model, RemoteEngine):
             # The model behind an address. The address is not published.
             return cls(model.model)
-        name = name_of(source) or None
+        name = name_of(written_by(source)) or None
         if name in PACKAGED:
             return cls(name, PACKAGED[name].version())
         return cls(name, getattr(getattr(model, "config", None), "_commit_hash", None))

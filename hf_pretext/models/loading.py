@@ -131,11 +131,12 @@ def name_of(source: Any) -> str:
 
 
 def held_model(source: Any) -> Any:
-    """Return the model itself of a source of a model: of a pair with its tokenizer, a pipeline, or an engine."""
+    """Return the model itself of a pair with its tokenizer, or of a pipeline. Anything else is returned unchanged."""
+    from transformers import Pipeline
+
     if isinstance(source, tuple) and source:
         return source[0]
-    # A model has a part of that name, too.
-    return source if isinstance(source, torch.nn.Module) else getattr(source, "model", source)
+    return source.model if isinstance(source, Pipeline) else source
 
 
 def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, Any]]) -> tuple[Any, Any]:
