@@ -66,19 +66,19 @@ def embedder(sentence_transformer):
     return TextEmbedder(sentence_transformer, batch_size=16)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def private():
     """Twelve clients with 1, 2, ..., 12 texts."""
     clients = [f"client-{number}" for number in range(1, 13) for _ in range(number)]
     return Dataset.from_dict({"client_id": clients, "text": random_texts(len(clients), seed=1)})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def public():
     return random_texts(60, seed=2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config():
     return PrivateEvolutionConfig(
         epsilon=4.0,

@@ -152,7 +152,7 @@ def start(name, *command, **environment):
     log = (BUILD / f"{name}.log").open("ab")
     places = {"FLWR_HOME": str(BUILD / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     # Seconds between looks of a node for its next message. Flower's own value is 1.
-    places["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.1"
+    places["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.5"
     return subprocess.Popen(
         [command[0] if Path(command[0]).is_absolute() else BIN / command[0], *map(str, command[1:])],
         env={**os.environ, **places, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +54,12 @@ def same(model, tokenizer, expected):
     ids = torch.tensor([tokenizer("the bank lost a card")["input_ids"]])
     with torch.inference_mode():
         return torch.allclose(model(ids).logits, expected(ids).logits, atol=1e-5)
+
+
+@pytest.fixture
+def config(config):
+    """Without lookahead, which writes most of the texts of a run and is not what is tested here."""
+    return replace(config, lookahead=0)
 
 
 @pytest.fixture

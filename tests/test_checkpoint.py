@@ -37,7 +37,7 @@ class LoggedNoise:
         return np.rint(np.random.default_rng(number).normal(size=size) * scale).astype(np.int64)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make(bert, sentence_transformer, llama, config):
     settings = {"num_rounds": NUM_ROUNDS, "population_size": 16, "max_new_tokens": 8}
     settings |= {"lookahead": 1, "reuse_lookahead": True}
@@ -95,7 +95,7 @@ def run_and_die(generate, dies_at, before):
     [
         pytest.param(True, 0.0, 1, marks=pytest.mark.slow),
         pytest.param(False, 0.4, 1, marks=pytest.mark.slow),
-        (False, 0.4, 3),
+        (False, 0.4, 5),
     ],
 )
 def test_killed_at_any_step_a_run_ends_with_the_same_texts(
@@ -335,10 +335,16 @@ def test_a_ledger_that_others_went_on_with_is_not_written_over(make, private, pu
         make(tmp_path / "new")
 
 
+@pytest.fixture(scope="module")
+def ended(make, private, public, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    make(folder).evolve(private, initial_population=public)
+    return folder
+
+
 @pytest.fixture
-def begun(make, private, public, tmp_path):
-    make(tmp_path / "run").evolve(private, initial_population=public)
-    return tmp_path / "run"
+def begun(ended, tmp_path):
+    return Path(shutil.copytree(ended, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

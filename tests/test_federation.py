@@ -547,7 +547,7 @@ def test_a_mean_and_votes_are_those_of_the_in_memory_pool_bin_by_bin(
     assert len(reasons) == 2 and all("this client has answered all of them" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
+@pytest.mark.parametrize("relation", ["add_or_remove_one", pytest.param("replace_one", marks=pytest.mark.slow)])
 def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates, relation):
     """24 answers of 32 bins each: five standard errors. A mean has signs: replacing a client takes twice as much."""
     changes = {"mean-fraction": 0.9, "num-rounds": 1, "neighboring-relation": relation}

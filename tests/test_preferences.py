@@ -258,6 +258,12 @@ def test_a_row_of_the_benchmark_is_the_defaults_but_for_the_writer(monkeypatch):
 
 
 @pytest.fixture
+def config(config):
+    """Without lookahead, which writes most of the texts of a run and is not what is tested here."""
+    return dataclasses.replace(config, lookahead=0)
+
+
+@pytest.fixture
 def place(tmp_path, models_folder):
     (tmp_path / "llm").symlink_to(models_folder / "expansion_model")
     (tmp_path / "embedder").symlink_to(models_folder / "embedding_model")

@@ -7,7 +7,8 @@ import pytest
 
 from hf_pretext.evaluation import score_next_tokens
 from hf_pretext.processes import broadcast, is_main_process, map_over_processes, num_processes
-from support.processes import SUPPORT, torchrun
+from support import two_processes
+from support.processes import SUPPORT, launch, torchrun
 from support.tiny import random_texts
 
 
@@ -17,11 +18,14 @@ def test_alone_everything_is_done_here():
     assert map_over_processes(lambda share, seed: [seed] * len(share), [1, 2], seed=7) == [7, 7]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, models_folder):
+@pytest.fixture(scope="module", params=["copies", pytest.param("torchrun", marks=pytest.mark.slow)])
+def outcomes(request, tmp_path_factory, models_folder):
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(SUPPORT / "two_processes.py", folder, models_folder)
-    assert done.returncode == 0, done.stderr
+    if request.param == "copies":
+        assert launch(two_processes.main, folder, models_folder) == [0, 0]
+    else:
+        done = torchrun(SUPPORT / "two_processes.py", folder, models_folder)
+        assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"outcome-{rank}.json").read_text()) for rank in (0, 1)]
 
 

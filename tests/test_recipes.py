@@ -447,7 +447,14 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys):
 def dp_texts(folder, private, public, name):
     """Synthetic texts with a finite guarantee, of a run of their own."""
     config = PrivateEvolutionConfig(
-        epsilon=4.0, delta=1e-3, num_rounds=1, population_size=16, lookahead=0, max_length=16, min_words=1
+        epsilon=4.0,
+        delta=1e-3,
+        num_rounds=1,
+        population_size=16,
+        lookahead=0,
+        max_length=16,
+        max_new_tokens=16,
+        min_words=1,
     )
     generator = PrivateEvolutionGenerator(None, folder / "embedder", folder / "llm", config=config)
     generator(private, initial_population=public, num_samples=20)

@@ -401,7 +401,10 @@ class Echo:
         return text
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script",
+    [each if each in {"mixed", "code", "mail"} else pytest.param(each, marks=pytest.mark.slow) for each in SCRIPTS],
+)
 def test_a_run_keeps_texts_byte_for_byte(script, tmp_path, reads_all):
     """From the public texts to seeds, synthetic texts, the saved dataset and its card."""
     pattern = SCRIPTS[script]

@@ -15,6 +15,10 @@ logger = logging.getLogger(f"flwr.{__name__}")
 Read = TypeVar("Read")
 
 POLL_SECONDS = 0.2
+"""Least time between two looks for replies."""
+
+LONGEST_POLL_SECONDS = 2.0
+"""Most time between them. It is longer than the least one if a look takes long, so that looking is a tenth of it."""
 
 
 class CheckedGrid:
@@ -97,7 +101,8 @@ class CheckedGrid:
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
         while waiting:
             # Looked at first: if the clock jumps, as when a machine was asleep, what has arrived is still read.
-            is_last = time.monotonic() >= end
+            began = time.monotonic()
+            is_last = began >= end
             # One at a time: what one node sent may make the pulling of all fail.
             for name in sorted(waiting):
                 arrived, reply = self._pull(name)
@@ -108,7 +113,8 @@ class CheckedGrid:
             if is_last:
                 break
             if waiting:
-                time.sleep(POLL_SECONDS)
+                of_a_look = time.monotonic() - began
+                time.sleep(min(max(POLL_SECONDS, 9 * of_a_look), LONGEST_POLL_SECONDS))
         for name in waiting:
             logger.warning("Node %d did not answer in %s seconds.", requests[name].metadata.dst_node_id, timeout)
         return sound

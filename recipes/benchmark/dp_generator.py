@@ -102,7 +102,7 @@ def finetune_privately(
         examples (`tuple` of two `torch.Tensor`): Tokens and labels (see `examples_of`).
         settings (`DPFinetuning`): How to train.
         epsilon (`float`): Privacy loss of a client, over all steps.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         seed (`int`): Seed of the samples of the clients, and of the noise.
 
     Returns:

@@ -28,7 +28,7 @@ def split_budget(epsilon: float, delta: float, fraction: float) -> tuple[float, 
 
     Args:
         epsilon (`float`): Privacy loss of both parts together.
-        delta (`float`): Probability with which the guarantee may fail, of each part alone and of both together.
+        delta (`float`): The additive term of (epsilon, delta)-DP, of each part alone and of both together.
         fraction (`float`): Fraction of `mu^2` for the first part, strictly between 0 and 1.
 
     Returns:

@@ -117,9 +117,10 @@ def correlated_noise(algorithm: Algorithm, accountant: Accountant) -> Any:
 
     if algorithm.num_rounds < 2:
         raise ValueError(f"`num_rounds`={algorithm.num_rounds} must be at least 2 for DP-FTRL.")
-    mechanism = BandedMatrixFactorizationMechanism(
-        algorithm.clip_norm, algorithm.num_rounds, algorithm.num_rounds, accountant
-    )
+    # Who takes part once never comes back. A separation by as many rounds as there are would leave the noise of the last
+    # one uncorrelated with that of the first, and two rounds with independent noise.
+    separation = algorithm.num_rounds + 1
+    mechanism = BandedMatrixFactorizationMechanism(algorithm.clip_norm, algorithm.num_rounds, separation, accountant)
     correct_sensitivity(mechanism, algorithm.num_rounds)
     return mechanism
 
@@ -137,7 +138,7 @@ def correct_sensitivity(mechanism: Any, num_rounds: int) -> None:
     if not np.allclose(factor.T @ factor, gram) or np.linalg.norm(factor, axis=0).max() > 1 + 1e-6:
         raise RuntimeError("This version of pfl factorizes the workload otherwise. Its noise may be too small.")
     mechanism._C = factor
-    mechanism._C_inv_noise = ForwardSubstitution(factor, num_rounds - 1)
+    mechanism._C_inv_noise = ForwardSubstitution(factor, num_rounds)
 
 
 DP_FEDAVG = Algorithm("DP-FedAvg", participates_once=False, make_mechanism=independent_noise)
@@ -161,7 +162,7 @@ def train_on_devices(
         clients (`Sequence` of `Sequence[str]`): The texts of each client, which makes one step of SGD on them.
         algorithm (`Algorithm`): How to train, such as `DP_FEDAVG`.
         epsilon (`float`): Privacy loss of a client, over all rounds.
-        delta (`float`): Probability with which the guarantee may fail.
+        delta (`float`): The additive term of (epsilon, delta)-differential privacy.
         seed (`int`): Seed of the order of the clients, and of the noise.
 
     Returns:

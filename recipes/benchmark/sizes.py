@@ -24,7 +24,7 @@ class Sizes:
     )
     device: str | None = field(default=None, metadata={"help": "Device of the models. None: a GPU or the CPU."})
     batch_size: int = field(default=64, metadata={"help": "Texts that a model reads or writes at a time."})
-    delta: float = field(default=3e-6, metadata={"help": "Probability with which the guarantee may fail."})
+    delta: float = field(default=3e-6, metadata={"help": "The additive term of (epsilon, delta)-DP."})
     llm_dtype: str = field(
         default="float32",
         metadata={"help": "dtype of the LLM. bfloat16 takes half the time on a processor that has it."},

@@ -18,6 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients.questions import NearestCandidates, sum_answers
 from hf_pretext.clients.samples import Samples, quantize_embeddings
+from hf_pretext.federated import checked_grid, server
 from hf_pretext.federated.client import make_client_app
 from hf_pretext.federated.server import FederatedClientPool
 from hf_pretext.federated.settings import FederationSettings
@@ -32,6 +33,9 @@ os.environ["XDG_STATE_HOME"] = f"{SCRATCH.name}/state"
 
 LIMITS = {"max-epsilon": 1e5, "max-delta": 1e-5}
 """What a node allows unless a test says otherwise: a thousand rounds of noise multiplier 1."""
+
+# The grid of the tests answers at once. What is waited for is what was dropped.
+checked_grid.POLL_SECONDS = server.POLL_SECONDS = 0.01
 
 
 def _copy(content):

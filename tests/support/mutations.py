@@ -15,8 +15,8 @@ MUTATIONS = {name: mutation for part in PARTS for name, mutation in part.MUTATIO
 def fast_noise(seed=None):
     """Draw noise by NumPy, rounded: of the same distribution at the scales of the checks, and thirty times as fast.
 
-    For the question whether a mutation is caught, and with a seed for tests of what comes after the noise. What
-    holds is checked with the noise that is really drawn.
+    For the question whether a mutation is caught, and with a seed for tests of what comes after the noise. The default
+    suite also has it in checks of a kind whose first one has the noise that is really drawn.
     """
     rng = np.random.default_rng(seed)
     draws = lambda scale, size: lambda zeros: np.rint(rng.normal(0, scale, size)).astype(np.int64)  # noqa: E731

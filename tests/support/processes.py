@@ -12,7 +12,7 @@ from pathlib import Path
 SUPPORT = Path(__file__).resolve().parent
 # One process imports the libraries, and each of `launch` is a copy of it: a fifth of what `torchrun` takes.
 COPIED = multiprocessing.get_context("forkserver")
-COPIED.set_forkserver_preload(["torch.distributed", "hf_pretext.clients.in_memory", "hf_pretext.runs.run"])
+COPIED.set_forkserver_preload(["torch.distributed", "sentence_transformers", "hf_pretext.generator"])
 
 
 def environment(**more):

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -52,6 +53,7 @@ def labeled_run(private, models, folder):
 
 
 def main(folder, models):
+    torch.set_num_threads(1)
     counted(DiscreteGaussian, "__call__", "draws")
     counted(LocalEngine, "_continue_part", "prompts", 0)
     counted(MaskedVariation, "_vary", "varied", 0)
