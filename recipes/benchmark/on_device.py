@@ -117,8 +117,8 @@ def correlated_noise(algorithm: Algorithm, accountant: Accountant) -> Any:
 
     if algorithm.num_rounds < 2:
         raise ValueError(f"`num_rounds`={algorithm.num_rounds} must be at least 2 for DP-FTRL.")
-    # Who takes part once never comes back. A separation by as many rounds as there are would leave the noise of the last
-    # one uncorrelated with that of the first, and two rounds with independent noise.
+    # Who takes part once never comes back. A separation by as many rounds as there are would leave the noise of the
+    # last one uncorrelated with that of the first, and two rounds with independent noise.
     separation = algorithm.num_rounds + 1
     mechanism = BandedMatrixFactorizationMechanism(algorithm.clip_norm, algorithm.num_rounds, separation, accountant)
     correct_sensitivity(mechanism, algorithm.num_rounds)
