@@ -28,6 +28,7 @@ _EMAIL = re.compile(
     r"(?<![\w+-])[\w+-]{1,64}(?:\.[\w+-]{1,64}){0,8}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])"
 )
 _CARD = re.compile(r"(?<!\d)(?<!\d\.)(?:\d[ -]?){12,18}\d(?!\d|\.\d)")
+_GROUP = re.compile(r"[^ -]+")
 _ACCOUNT = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])")
 _ADDRESS = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 
@@ -92,11 +93,23 @@ def _by_form(text: str) -> Iterator[tuple[int, int, str]]:
     )
     for pattern, kind, is_valid in forms:
         for found in pattern.finditer(text):
-            valid = found.group()
-            while valid and not is_valid(valid):  # It may have taken what follows, such as a word or a date.
-                valid = valid.rpartition(" ")[0]
-            if valid:
-                yield found.start(), found.start() + len(valid), kind
+            for start, end in _valid_parts(found.group(), is_valid):
+                yield found.start() + start, found.start() + end, kind
+
+
+def _valid_parts(found: str, is_valid: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
+    """Yield the valid parts of what a pattern found, which may have taken what stands around, such as a date."""
+    groups = [(each.start(), each.end()) for each in _GROUP.finditer(found)]
+    first = 0
+    while first < len(groups):
+        start = groups[first][0]
+        # The longest one from here on.
+        for last in range(len(groups) - 1, first - 1, -1):
+            if is_valid(found[start : groups[last][1]]):
+                yield start, groups[last][1]
+                first = last
+                break
+        first += 1
 
 
 def _phone_numbers(text: str, region: str) -> Iterator[tuple[int, int, str]]:

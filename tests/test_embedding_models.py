@@ -6,7 +6,7 @@ import torch
 
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.models import load_sentence_transformer
-from hf_pretext.models.embedder import TextEmbedder
+from hf_pretext.models.embedder import MAX_PARTS, TextEmbedder
 from support.tiny import make_llama, make_sentence_transformer, random_texts
 
 
@@ -48,6 +48,18 @@ def test_a_static_model_embeds_whole_texts(static_model):
     one, other = embedder([long, f"{long} another end"])
     assert embedder.max_length is None and not embedder.cuts([long])
     assert np.linalg.norm(one) == pytest.approx(1) and not np.allclose(one, other, atol=1e-5)
+
+
+def test_an_instruction_before_each_text_takes_room_from_it(tmp_path):
+    """What is left of a part is embedded to its end."""
+    model = make_sentence_transformer(tmp_path)
+    alone = TextEmbedder(model).max_length
+    model.prompts, model.default_prompt_name = {"task": "the bank support chat asks about a lost card "}, "task"
+    embedder = TextEmbedder(model)
+    assert embedder.max_length == alone - 9 * MAX_PARTS
+    part, *_ = embedder._parts(" ".join(random_texts(1, low=150, high=151)))
+    other = f"{part.rpartition(' ')[0]} {'sun' if part.endswith('rain') else 'rain'}"
+    assert not np.allclose(*model.encode([part, other]), atol=1e-5)
 
 
 def test_a_run_with_a_static_model(static_model, llama, config, private, public):

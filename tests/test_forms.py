@@ -1,6 +1,7 @@
 """Rows of several columns and conversations: written as texts and read back, row by row."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ def test_a_long_hostile_record_takes_no_time():
 def test_numbers_and_missing_values_are_strings():
     form = form_of(PrivateEvolutionConfig(epsilon=1, delta=1e-5, text_column=["stars", "note"]))
     assert form.read((4, None)) == "stars: 4\nnote: " and form.parse("stars: 4\nnote:") == ("4", "")
-    assert form.read((None, "  ")) == form.read(("", None)) == ""
+    assert form.read((None, "  ")) == form.read(("", None)) == form.read((math.nan, None)) == ""
+    assert form.read((math.nan, "fine")) == "stars: \nnote: fine"
     assert form.problem((4.5, True)) is None
     assert form.problem(([1], "x")) == "one of ['stars', 'note'] is neither a string nor a number"
 

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from tokenizers import processors
 
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models import load_causal_lm
@@ -40,6 +43,24 @@ def test_equals_greedy_decoding_by_transformers(llama):
         output = model.generate(input_ids=inputs["input_ids"], max_new_tokens=12, do_sample=False, pad_token_id=1)
         expected = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == expected
+
+
+def test_what_a_tokenizer_adds_at_the_end_is_left_out(llama):
+    """After an end of text a model would begin another one. What it adds at the beginning stays."""
+    model, tokenizer = llama
+    ending = copy.deepcopy(tokenizer)
+    ending.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    beginning = copy.deepcopy(tokenizer)
+    beginning.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    assert ending("the bank")["input_ids"][-1] == 1 and beginning("the bank")["input_ids"][-1] != 1
+    prompts = random_texts(5)
+    texts = [engine((model, each)).complete(prompts, 8, seed=0) for each in (ending, beginning)]
+    assert texts[0] == texts[1]
+    assert engine((model, ending))._read([""]) == engine((model, beginning))._read([""]) == [[0]]
 
 
 def test_same_seed_same_text(llama):

@@ -40,8 +40,8 @@ def test_the_noise_of_dp_fedavg_is_what_our_own_accounting_asks_for():
 def test_the_noise_of_dp_ftrl_is_what_one_participation_asks_for_and_partly_cancels():
     """In the sum of all rounds the noise is less than that of independent draws, for one participation.
 
-    The best Gram matrix of two rounds has x = (3 - sqrt(5)) / 2 beside its diagonal of ones, where (3 - 2x) / (1 - x^2)
-    is least. The variance is then 2 / (1 + x). That of four rounds is what the factorization gives.
+    The best Gram matrix of two rounds has x = (3 - sqrt(5)) / 2 beside its diagonal of ones, where
+    (3 - 2x) / (1 - x^2) is least. The variance is then 2 / (1 + x). That of four is what the factorization gives.
     """
 
     def independent(num_rounds):

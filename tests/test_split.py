@@ -28,6 +28,14 @@ def test_samples_and_datasets_are_split_alike():
         assert one.to_list() == other.to_list()
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_rows_of_nobody_are_counted(missing):
+    owners = [1.0, missing, 2.0, missing] if missing else ["a", missing, "b", missing]
+    data = Dataset.from_dict({"client_id": owners, "text": list("abcd")})
+    with pytest.raises(ValueError, match="`client_column`='client_id' is missing in 2 of 4 rows"):
+        split_by_client(data, 0.5)
+
+
 @pytest.mark.parametrize(
     ("share", "column", "message"),
     [

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from transformers import (
+    BertJapaneseTokenizer,
     DistilBertConfig,
     DistilBertForMaskedLM,
     ModernBertConfig,
@@ -152,6 +153,17 @@ def test_special_tokens_are_neither_masked_nor_drawn(bert):
     for before, after in zip(tokens, varied, strict=True):
         assert (before[0], before[-1]) == (after[0], after[-1])
         assert not set(after[1:-1]) & set(unwanted)
+
+
+def test_a_tokenizer_in_python_is_read_and_written(bert, tmp_path):
+    model, tokenizer = bert
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    slow = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), word_tokenizer_type="basic")
+    assert not slow.is_fast
+    texts = [f"{text}, please." for text in random_texts(6)]
+    varied = masked_variation((model, slow)).vary(texts, seed=0)
+    assert len(varied) == 6 and not any(" ," in text or " ." in text for text in varied)
 
 
 def test_same_seed_same_variations(bert):

@@ -132,7 +132,7 @@ def split_by_client(
         of the dataset. Of samples, columns `client_id` (`str`) and `text` (`str`).
 
     Raises:
-        ValueError: There is no such column, or one of the two would be empty.
+        ValueError: There is no such column, a row has no id, or one of the two would be empty.
     """
     from datasets import Dataset
 
@@ -140,6 +140,11 @@ def split_by_client(
     if client_column not in rows.column_names:
         raise ValueError(f"`client_column`={client_column!r} is not one of {shown_names(rows.column_names)}.")
     owners = rows.with_format(None)[client_column][:]
+    if number := sum(owner is None or owner != owner for owner in owners):  # NaN is unlike itself.
+        raise ValueError(
+            f"`client_column`={client_column!r} is missing in {number} of {len(owners)} rows, so whose they are is "
+            "not known. Leave them out, or give each an id of its own."
+        )
     clients = sorted(set(owners))
     order = np.random.default_rng(seed).permutation(len(clients))
     number = round(held_out_share * len(clients))

@@ -76,7 +76,7 @@ class Record:
     def read(self, row: Row) -> str:
         """Write a row by the template. It is empty if all values are blank."""
         words, order = self._parts
-        values = ["" if row[index] is None else str(row[index]) for index in order]
+        values = [_as_text(row[index]) for index in order]
         if not any(value.strip() for value in values):
             return ""
         inner = [_escaped(value, end) for value, end in zip(values[:-1], words[1:-1], strict=True)]
@@ -112,6 +112,11 @@ class Record:
         from datasets import Value
 
         return {name: Value("string") for name in self.columns}
+
+
+def _as_text(value: str | float | None) -> str:
+    """Write a value. A missing one is empty, also where a table has NaN for it."""
+    return "" if value is None or value != value else str(value)
 
 
 def _escaped(value: str, end: str) -> str:

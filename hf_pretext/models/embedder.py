@@ -176,7 +176,11 @@ class TextEmbedder:
         longest, tokenizer = self._model.max_seq_length, self._tokenizer
         if longest is None or longest == math.inf:
             return None
-        return int(longest) if tokenizer is None else max(int(longest) - count_tokens(tokenizer, ""), 1)
+        if tokenizer is None:
+            return int(longest)
+        # Some models read an instruction before each text.
+        prompt = self._model.prompts.get(self._model.default_prompt_name) or ""
+        return max(int(longest) - count_tokens(tokenizer, prompt), 1)
 
     @property
     def _tokenizer(self) -> Any:

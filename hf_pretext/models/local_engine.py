@@ -154,8 +154,19 @@ class LocalEngine:
         return TokenFractions(means, variances, number)
 
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [self._open_ended(self._encode(prompt)) for prompt in prompts]
+
+    def _open_ended(self, tokens: list[int]) -> list[int]:
+        """Leave out what a tokenizer adds at the end of a text, after which a model would begin another one."""
+        end = len(tokens)
+        while end > 1 and tokens[end - 1] in self._added:
+            end -= 1
         # A prompt without any token, which a tokenizer may make of an empty one, gets one to start from.
-        return [self._encode(prompt) or [self._padding] for prompt in prompts]
+        return tokens[:end] or [self._padding]
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self._tokenizer.all_special_ids)
 
     def _encode(self, text: str, **arguments: Any) -> list[int]:
         return token_ids(self._tokenizer, text, **arguments)

@@ -156,8 +156,12 @@ class MaskedVariation:
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
-        word_pieces = "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
+        tokenizer = self._tokenizer
+        if tokenizer.is_fast:
+            word_pieces = "WordPiece" in type(tokenizer.backend_tokenizer.model).__name__
+        else:
+            word_pieces = any(token.startswith("##") for token in tokenizer.get_vocab())
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
 
     def _vary_tokens(
         self, tokens: list[list[int]], rng: torch.Generator, fixed: Sequence[Sequence[int]] = ()

@@ -16,7 +16,8 @@ hf jobs uv run recipes/uv/finetune.py --dataset me/jobs-dp --model_name_or_path 
 ```
 
 It takes the arguments of `recipes/finetune_llm.py`, which also runs on many GPUs. The settings below are those of
-`recipes/configs/llm/modern.yaml` for one GPU. What is on the command line comes first.
+`recipes/configs/llm/modern.yaml` for one GPU, without packing and flash attention, and with a checkpoint per epoch.
+What is on the command line comes first.
 """
 
 from typing import Any

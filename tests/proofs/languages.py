@@ -36,9 +36,15 @@ SHARE_IN_SCRIPT = 0.95
 FALL = 0.30
 """What the issue asks for: texts in the right script, and how far the Fréchet distance falls."""
 
-CHANGES = {"temperature": 0.8, "texts_per_prompt": 1}
-"""What differs from the quickstart. At temperature 1 a small model of many languages mixes them. A text that follows
-seeds, and not texts of its own, repeats less."""
+CHANGES = {
+    **{"temperature": 0.8, "texts_per_prompt": 1, "continuations_per_prompt": 1},
+    **{"num_rounds": 3, "mean_fraction": 0.0},
+}
+"""What differs from the quickstart, which had three rounds when this was measured.
+
+At temperature 1 a small model of many languages mixes them. A text that follows seeds, and not texts of its own,
+repeats less.
+"""
 
 SETTINGS = {
     "de": {"list_title": "Liste mit {size} verschiedenen deutschen Texten", "list_heading": "Originaltext"},

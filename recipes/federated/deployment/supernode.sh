@@ -6,6 +6,7 @@
 #   PRIVATE                 file or folder of the texts, with a ledger beside it
 #   MAX_EPSILON, MAX_DELTA  what all runs together may cost this client
 #   MIN_CLIENTS             fewest clients that a release may ask
+#   MIN_COLLUDING           fewest clients that a release must allow to conspire with the server, if you ask for that
 #   PORT                    of this node's own processes, on its own machine
 # Add `--trusted-entities FILE`, so that it runs signed apps only.
 set -euo pipefail
@@ -15,4 +16,4 @@ export FLWR_TELEMETRY_ENABLED=0
 export FLWR_SUPEREXEC_TASK_POLL_INTERVAL="${FLWR_SUPEREXEC_TASK_POLL_INTERVAL:-0.1}"
 exec flower-supernode --superlink "$SUPERLINK" --root-certificates "$CA" --auth-supernode-private-key "$KEY" \
   --host 127.0.0.1 --port "${PORT:-9094}" --node-config \
-  "private=\"$PRIVATE\" max-epsilon=$MAX_EPSILON max-delta=$MAX_DELTA min-clients=$MIN_CLIENTS" "$@"
+  "private=\"$PRIVATE\" max-epsilon=$MAX_EPSILON max-delta=$MAX_DELTA min-clients=$MIN_CLIENTS${MIN_COLLUDING:+ min-colluding=$MIN_COLLUDING}" "$@"
