@@ -291,6 +291,7 @@ def test_the_tokenizer_is_kept_from_reading_all_of_a_long_text(embedder):
 
     class Reads:
         max_seq_length = 8
+        prompts, default_prompt_name = {}, None
 
         def tokenizer(self, text, **kwargs):
             read.append(len(text))

@@ -1,5 +1,6 @@
 """Whole runs on records and conversations: what is refused, what comes out, and what trains on it."""
 
+import copy
 import json
 import shutil
 import warnings
@@ -437,7 +438,10 @@ def test_conversations_are_trained_on_as_they_are(make_generator, llama, tmp_pat
         report_to=[],
     )
     trainer = SFTTrainer(
-        model=type(model)(model.config), args=settings, train_dataset=synthetic, processing_class=tokenizer
+        model=type(model)(copy.deepcopy(model.config)),
+        args=settings,
+        train_dataset=synthetic,
+        processing_class=tokenizer,
     )
     trainer.add_callback(GuaranteeCallback(trainer, synthetic))
     trainer.train()

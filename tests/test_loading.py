@@ -37,5 +37,5 @@ def test_embeddings_stay_exact(monkeypatch, models_folder):
     config = PrivateEvolutionConfig(epsilon=1, delta=1e-5)
     names = (None, str(models_folder / "embedding_model"), str(models_folder / "expansion_model"))
     components = Components.load(*names, config, "cpu", "fastest")
-    assert next(components.engine._model.parameters()).dtype is torch.bfloat16
+    assert next(components.engine.model.parameters()).dtype is torch.bfloat16
     assert next(components.embedder._model.parameters()).dtype is torch.float32

@@ -473,7 +473,7 @@ def test_a_plan_of_one_mean_and_two_votes_costs_what_the_closed_form_says():
     assert plan.epsilon(DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-4)
 
 
-@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+@pytest.mark.parametrize("accountant", [pytest.param("exact", marks=pytest.mark.slow), "rdp"])
 def test_an_exchange_at_an_epsilon_without_meaning_has_none(accountant):
     """`exp(epsilon)` was too large for a float, after all releases were spent."""
     config = replace(MIXED, epsilon=1000.0, client_sampling_rate=0.5, accountant=accountant)

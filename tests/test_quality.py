@@ -1,5 +1,6 @@
 """Quality of written texts, and personal data in them."""
 
+import re
 import time
 
 import pytest
@@ -92,7 +93,7 @@ def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
 def test_personal_data_is_found_by_rules(text, scrubbed):
     pytest.importorskip("phonenumbers")
     assert scrub_text(text) == scrubbed and find_personal(scrub_text(text)) == []
-    assert sum(count_personal([text]).values()) == scrubbed.count("[")
+    assert sum(count_personal([text]).values()) == len(set(re.findall(r"\[.*?\]", scrubbed)))
 
 
 @pytest.mark.parametrize("region", ["UK", "de", "", "USA"])
