@@ -352,7 +352,7 @@ def run_with_faults(deployment):
     In the first one all clients embed their texts, and nothing happens in the second one.
     """
     name, app = "with-faults", make_app("malicious", client=MALICIOUS_CLIENT)
-    changes = {"num-rounds": 6, "round-timeout": 75.0, "num-samples": 24}
+    changes = {"num-rounds": 6, "round-timeout": 60.0, "num-samples": 24}
 
     def begin():
         return deployment.run(name, app, **changes)
