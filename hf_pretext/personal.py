@@ -131,9 +131,14 @@ def _is_card(found: str) -> bool:
 
 
 def _is_account(found: str) -> bool:
-    """Check the digits of an IBAN (ISO 7064, mod 97)."""
+    """Check the digits of an IBAN (ISO 7064, mod 97), which begins with its country and two of them."""
     plain = found.replace(" ", "")
-    return len(plain) >= 15 and int("".join(str(int(each, 36)) for each in plain[4:] + plain[:4])) % 97 == 1
+    return (
+        len(plain) >= 15
+        and plain[:2].isalpha()
+        and plain[2:4].isdigit()
+        and int("".join(str(int(each, 36)) for each in plain[4:] + plain[:4])) % 97 == 1
+    )
 
 
 def _is_address(found: str) -> bool:

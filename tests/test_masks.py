@@ -175,7 +175,7 @@ def test_a_fraction_that_conspires_has_to_fit_into_the_drop_out():
 
 
 def test_masks_are_uniform_and_follow_from_the_whole_seed():
-    """Flower 1.41 folds a seed to 32 bits, by which these two give the same mask."""
+    """Flower 1.42 folds a seed to 32 bits, by which these two give the same mask."""
     one, two = bytes(32), bytes([7, 0, 0, 0]) * 2 + bytes(24)
     ours = [masking.expand(seed, 1000) for seed in (one, two)]
     assert not (ours[0] == ours[1]).any() and ours[0].dtype == np.uint32

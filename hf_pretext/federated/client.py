@@ -68,7 +68,7 @@ TOKENIZER = "hf_pretext.tokenizer"
 ANSWERED = "hf_pretext.answered"
 WANTED = "hf_pretext.wanted"
 RUN_CONFIG = "hf_pretext.run_config"
-"""Records of a node's state, embeddings and tokens among them: in Flower 1.41, in the memory of that node."""
+"""Records of a node's state, embeddings and tokens among them: in Flower 1.42, in the memory of that node."""
 
 
 def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[Question, float]] = ()) -> ClientApp:

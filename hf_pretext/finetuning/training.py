@@ -70,7 +70,8 @@ class GuaranteeCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Log the guarantee once, at the beginning, or a warning if there is none."""
         report = _report_of_training(self._trainer.train_dataset, self._texts, self._source)
-        if report is not None and model is not None:
+        has_name = hasattr(model, "config")
+        if report is not None and has_name:
             if state.global_step > 0 or _is_trained(model, report):
                 logger.warning(
                     "The training does not begin with the model as its name says, so what it saw is unknown."
@@ -79,7 +80,7 @@ class GuaranteeCallback(TrainerCallback):
             else:
                 # The name of a model with adapters is that of its base. The adapters are what is trained.
                 report = with_writer(report, reports_of_base(model.config.name_or_path))
-        if model is not None:
+        if has_name:
             setattr(model.config, TRAINED_ON, [] if report is None else sorted(report.release_ids))
         log_guarantee(self._trainer, report)
 
