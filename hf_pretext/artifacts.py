@@ -53,12 +53,12 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 MODEL_CONFIG_NAME = "config.json"
 FILES_OF_A_MODEL = (
     *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ORIGIN_NAME, ADAPTER_CONFIG_NAME),
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json"),
 )
 """Files of a model that must go when another one is saved in the same folder, above all the older guarantee."""
 
 PUBLISHED_OF_A_MODEL = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", ADAPTER_CONFIG_NAME),
+    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json", ADAPTER_CONFIG_NAME),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("chat_template.*", REPORT_NAME, TRAINING_NAME, PICTURE_NAME),
 )

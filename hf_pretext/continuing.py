@@ -71,10 +71,12 @@ def _expand(options: argparse.Namespace) -> None:
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
     from .generator import PrivateEvolutionGenerator
-    from .hub import check_push, fetch_folder
+    from .hub import check_push, check_token, fetch_folder
     from .saved_runs import check_folder
 
     check_num_samples(options.num_samples)
+    if options.push_to_hub is not None:
+        check_token(None, options.push_to_hub)  # Before anything is loaded.
     given = {name: value for name, value in vars(options).items() if value is not None}
     overrides = {name: given[name] for name in ("embedding_model", *LOADING) if name in given}
     overrides["selection"] = None  # It acts on releases, and there will be none.

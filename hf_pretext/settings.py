@@ -27,6 +27,11 @@ DECIDED = "decided"
 """Key of a saved configuration for what the settings left to the library."""
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a row is missing: None, or NaN, which some programs write and which equals nothing."""
+    return value is None or bool(value != value)
+
+
 def shortened(value: object) -> str:
     """Show a value in an error by its beginning and end, since a file from a stranger may hold a list of millions."""
     limits = reprlib.Repr()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..cleaning import valid_unicode
+from ..settings import is_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,8 +236,7 @@ def is_id(value: Any) -> bool:
 
 def read_id(value: Any) -> str | None:
     """Read a client's id as a string. None if there is none."""
-    # NaN, which some programs write for a missing id, is not equal to itself.
-    if value is None or value == "" or value != value:
+    if is_missing(value) or value == "":
         return None
     text = bytes(value).hex() if isinstance(value, (bytes, memoryview)) else str(value)
     # Unlike a question mark, an escape keeps the ids of two clients apart, if backslashes are escaped as well.

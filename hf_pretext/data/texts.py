@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cleaning import valid_unicode
+from ..settings import is_missing
 from .columns import MissingColumnError, shown_names, value_at, values_of
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def split_by_client(
     if client_column not in rows.column_names:
         raise ValueError(f"`client_column`={client_column!r} is not one of {shown_names(rows.column_names)}.")
     owners = rows.with_format(None)[client_column][:]
-    if number := sum(owner is None or owner != owner for owner in owners):  # NaN is unlike itself.
+    if number := sum(map(is_missing, owners)):
         raise ValueError(
             f"`client_column`={client_column!r} is missing in {number} of {len(owners)} rows, so whose they are is "
             "not known. Leave them out, or give each an id of its own."

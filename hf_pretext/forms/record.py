@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..settings import shortened
+from ..settings import is_missing, shortened
 from .form import Row
 
 _COLUMN = re.compile(r"\{([^{}]*)\}")
@@ -116,7 +116,7 @@ class Record:
 
 def _as_text(value: str | float | None) -> str:
     """Write a value. A missing one is empty, also where a table has NaN for it."""
-    return "" if value is None or value != value else str(value)
+    return "" if is_missing(value) else str(value)
 
 
 def _escaped(value: str, end: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -156,12 +157,14 @@ class MaskedVariation:
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Word pieces come back with spaces before punctuation. Byte-level tokens need no repair.
-        tokenizer = self._tokenizer
-        if tokenizer.is_fast:
-            word_pieces = "WordPiece" in type(tokenizer.backend_tokenizer.model).__name__
-        else:
-            word_pieces = any(token.startswith("##") for token in tokenizer.get_vocab())
-        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=word_pieces)
+        repairs = self._has_word_pieces
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=repairs)
+
+    @cached_property
+    def _has_word_pieces(self) -> bool:
+        if self._tokenizer.is_fast:
+            return "WordPiece" in type(self._tokenizer.backend_tokenizer.model).__name__
+        return any(token.startswith("##") for token in self._tokenizer.get_vocab())
 
     def _vary_tokens(
         self, tokens: list[list[int]], rng: torch.Generator, fixed: Sequence[Sequence[int]] = ()

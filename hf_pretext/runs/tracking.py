@@ -91,13 +91,11 @@ class Trackers:
         """
         if not self._open:
             return
-        delta = ledger.plan.delta
-        epsilons, deltas = [ledger.epsilon(delta, index + 1)], [delta]
-        for each in self.earlier or ():
-            epsilons.append(each.epsilon)
-            deltas.append(each.delta)
-        epsilon = math.inf if self.earlier is None else math.fsum(epsilons)
-        self._log({"privacy/epsilon": epsilon, "privacy/delta": math.fsum(deltas)}, index + 1)
+        own, earlier = ledger.plan.delta, self.earlier or ()
+        epsilon = math.fsum([ledger.epsilon(own, index + 1), *(each.epsilon for each in earlier)])
+        delta = math.fsum([own, *(each.delta for each in earlier)])
+        known = {"privacy/epsilon": math.inf if self.earlier is None else epsilon, "privacy/delta": delta}
+        self._log(known, index + 1)
 
     def log_round(self, record: RoundRecord, step: int) -> None:
         """Send what a round did.
