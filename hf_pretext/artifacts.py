@@ -26,6 +26,9 @@ FILES_OF_A_RUN = (
 )
 """Files of a saved run that must go when another run without them is saved in the same folder."""
 
+FIRST_WRITER = "first_expansion_model"
+"""In `models.json`: the model that wrote candidates, if another one expanded the seeds later."""
+
 RUN_FOLDER = "run"
 """Subfolder of the results in which the commands keep a run's own folder."""
 

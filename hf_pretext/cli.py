@@ -1,6 +1,7 @@
 """The command `hf-pretext`: `quickstart`, `generate`, `plan`, `node`, `plays`, and those of other modules."""
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .continuing import add_expand, add_select, summarize
-from .pages import add_report
+from .continuing import add_expand, add_select, pushed, summarize
+from .pages import add_private_repo, add_report
 from .scrubbing import add_scrub
 from .version import __version__
 
@@ -38,19 +39,27 @@ RUN_KEYS = (
 )
 REQUIRED_KEYS = ("private", "expansion_model", "num_samples", "output_dir", "delta")
 
+RESUMING = ("quickstart", "generate")
+"""Commands that keep what they have done, part by part."""
+
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 2 if the input is not valid, or 130 after an interruption."""
     options = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A text that a console cannot show must not make a run fail that has ended, as Windows' may.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"hf-pretext: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("hf-pretext: interrupted. The same command resumes.", file=sys.stderr)
+        goes_on = "resumes" if options.command in RESUMING else "begins again, and has spent nothing"
+        print(f"hf-pretext: interrupted. The same command {goes_on}.", file=sys.stderr)
         return 130
     return 0
 
@@ -82,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
     )
+    add_private_repo(generate)
     generate.set_defaults(run=_generate)
     add_expand(commands)
     add_report(commands)
@@ -144,11 +154,12 @@ def _generate(options: argparse.Namespace) -> None:
     from .generator import PrivateEvolutionGenerator
     from .hub import check_push, check_token
     from .processes import is_main_process
+    from .saved_runs import check_folder
 
     if repo_id is not None:
         check_token(None, repo_id)  # Before anything is loaded.
     config = PrivateEvolutionConfig(**settings)
-    output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
+    output_dir, num_samples = Path(str(run.pop("output_dir"))).expanduser(), run.pop("num_samples")
     check_num_samples(num_samples)
     private_source, public_source = (source_of(run, key) for key in ("private", "initial_population"))
     if _are_the_same(private_source, public_source):
@@ -162,14 +173,18 @@ def _generate(options: argparse.Namespace) -> None:
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     # All processes read the same rows, and each of them answers for its own clients.
-    private = read_private_source(private_source, config)
+    is_new = not run_dir.exists()
+    private = read_private_source(private_source, config) if is_new else None  # Before models are loaded.
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
+    check_folder(output_dir, generator.privacy_report)
     if repo_id is not None:
-        check_push(repo_id, "dataset", generator.privacy_report)  # Before any budget is spent.
-    if generator.ledger.num_releases and is_main_process():
-        ledger = generator.ledger
-        counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases
+        check_push(repo_id, "dataset", generator.privacy_report, private=options.private_repo)
+    ledger = generator.ledger
+    counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases
+    if not is_new and counted < planned:
+        private = read_private_source(private_source, config)
+    if counted and is_main_process():
         print(
             f"Resuming {run_dir}/, which holds {counted} of {planned} releases"
             + (f", {lost} of them lost in a crash and spent all the same" if lost else "")
@@ -182,8 +197,7 @@ def _generate(options: argparse.Namespace) -> None:
     with _help_after_failure(output_dir, num_samples):
         synthetic = generator.expand(seeds, num_samples=num_samples)
     generator.save_pretrained(output_dir)
-    address = generator.push_to_hub(repo_id) if repo_id is not None else None
-    summarize(generator, len(synthetic), output_dir, address)
+    summarize(generator, len(synthetic), output_dir, pushed(generator, options))
 
 
 @contextmanager
@@ -352,7 +366,7 @@ def _check_keys(path: Path, values: dict[str, Any], fields: set[str], needs: Seq
         near = sorted({match for key in unknown[:20] for match in get_close_matches(key[:100], known, n=1)})
         hint = f" Did you mean {near}?" if near else ""
         raise ValueError(f"{path} holds unknown keys: {shortened(unknown)}.{hint} Known are {known}.")
-    if missing := [key for key in needs if key not in values]:
+    if missing := [key for key in needs if values.get(key) is None]:
         hint = " Choose `delta` well below one over the number of clients." if "delta" in missing else ""
         raise ValueError(f"{path} lacks the keys {missing}.{hint}")
 

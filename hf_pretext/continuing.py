@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .pages import quality_in
+from .pages import add_private_repo, quality_in
 
 EXPANSION_SETTINGS = {
     **{"seeds_per_prompt": int, "texts_per_prompt": int, "max_new_tokens": int, "min_words": int, "best_of": int},
@@ -32,6 +32,7 @@ def add_expand(commands: Any) -> None:
     option("output_dir", required=True, help="Folder for the dataset, its card, report and picture.")
     option("embedding_model", help="Model that judges the texts, if the saved run does not say where its own is.")
     option("push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub.")
+    add_private_repo(expand)
     option("device", help="Where the models go. By default an accelerator or the CPU.")
     option("dtype", help="Their dtype, such as 'float32'. 'fastest' writes in bfloat16 if the CPU has it.")
     option("device_map", help="How a model that is too large for one device is spread, such as 'auto'.")
@@ -91,10 +92,10 @@ def _expand(options: argparse.Namespace) -> None:
         raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
     check_folder(options.output_dir, generator.privacy_report)  # Before hours of writing.
     if options.push_to_hub is not None:
-        check_push(options.push_to_hub, "dataset", generator.privacy_report)
+        check_push(options.push_to_hub, "dataset", generator.privacy_report, private=options.private_repo)
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
-    address = generator.push_to_hub(options.push_to_hub) if options.push_to_hub is not None else None
+    address = pushed(generator, options)
     summarize(generator, len(synthetic), options.output_dir, address)
 
 
@@ -126,6 +127,14 @@ def _select(options: argparse.Namespace) -> None:
         print(f"{facts.num_selected} of {facts.num_different} different public texts are in {options.output_dir}/,")
         print("with their card and report. They are copies, and no text of them is synthetic.")
         print(saved.report.guarantee)
+
+
+def pushed(generator: Any, options: argparse.Namespace) -> str | None:
+    """Push what a generator wrote, if a command was asked to. Returns the address."""
+    if options.push_to_hub is None:
+        return None
+    address: str | None = generator.push_to_hub(options.push_to_hub, private=options.private_repo)
+    return address
 
 
 def summarize(generator: Any, num_texts: int, output_dir: str | Path, address: str | None) -> None:

@@ -41,6 +41,15 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_is_free(folder: str | Path, names: Sequence[str]) -> None:
+    """Raise a `ValueError` if a folder holds files of such names (patterns), which `atomic_folder` would remove."""
+    if found := sorted(path.name for name in names for path in Path(folder).glob(name)):
+        raise ValueError(
+            f"`output_dir`={str(folder)!r} holds {found[0]!r}, which is not of hf_pretext, and would be lost. Choose "
+            "another folder."
+        )
+
+
 def make_durable_folder(folder: Path) -> None:
     """Create a folder that still exists after a crash of the machine."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -313,11 +313,12 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         engine = self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
-        is_own = examples.are_among(self._seeds)
+        is_all = examples.are_all_of(self._seeds)
+        is_own = is_all or examples.are_among(self._seeds)
         with working(self._folder, self.ledger):
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
-            is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
+            is_kept, features = is_all, output_features(self.config)
 
             def keep(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
                 return run.keep(f"{run.texts_step}-{part}", is_valid, make) if is_kept else make()
@@ -390,8 +391,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         generator._num_clients = own.num_clients
         if generator._earlier_reports is not None:
             generator._earlier_reports += earlier
-        # A model that is left out here was there when the seeds were made.
-        generator._sources |= {name: saved.sources[name] for name in saved.sources if overrides.get(name, 0) is None}
+        generator._sources = saved.sources_of(generator._sources, overrides)
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
         generator._token_answer, generator._evidence = saved.token_answer, saved.evidence
         generator._costs = saved.costs
@@ -421,4 +421,6 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         return Run(number, self.config, self.ledger, self._folder, self.seconds, self._trackers)
 
     def _pool(self, private: Any, population: Population) -> ClientPool | None:
-        return clients_of(private, population, self._config, self._components, self.ledger.plan, self._noise)
+        return clients_of(
+            private, population, self._config, self._components, self.ledger.plan, self._noise, self._questions
+        )

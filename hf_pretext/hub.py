@@ -60,7 +60,9 @@ def push_folder(
         repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`. It is created if it does not exist.
         repo_type (`str`): `"dataset"`, `"model"`, or `"space"` for a static one.
         report (`PrivacyReport`, *optional*): What is guaranteed for the content.
-        private (`bool`, *optional*): Whether a new repository is private. None leaves it to the account's settings.
+        private (`bool`, *optional*):
+            Whether a new repository is private. `None` leaves it to the account's settings, and on the Hub's own that
+            is public. With `True` a repository that exists must be private.
         token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
         commit_message (`str`, *optional*): Title of the commit.
         allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push without a finite guarantee.
@@ -69,7 +71,8 @@ def push_folder(
         `str`: Address of the repository.
 
     Raises:
-        ValueError: There is no finite guarantee, or the repository holds something else than this run's content.
+        ValueError: There is no finite guarantee, or the repository holds something else than this run's content, or
+            is public and should not be.
         PermissionError: There is no token.
         ConnectionError: The Hub answered with an error. Nothing of the content is visible there.
     """
@@ -90,7 +93,7 @@ def push_folder(
             ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
             # What an earlier push of the same run left and this one does not bring.
             delete_patterns=["data/*", "seeds/*", "*.safetensors", "evaluation.*", TOKENS_NAME, PATTERN],
-            parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report),
+            parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report, private),
         )
         return str(address)
 
@@ -136,6 +139,7 @@ def check_push(
     repo_type: str,
     report: PrivacyReport | None,
     *,
+    private: bool | None = None,
     token: str | None = None,
     allow_no_guarantee: bool = False,
 ) -> None:
@@ -145,11 +149,13 @@ def check_push(
         repo_id (`str`): Name of the repository. There may be none of that name yet.
         repo_type (`str`): `"dataset"`, `"model"` or `"space"`.
         report (`PrivacyReport`, *optional*): What will be guaranteed for the content.
+        private (`bool`, *optional*): As in `push_folder`.
         token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
         allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push without a finite guarantee.
 
     Raises:
-        ValueError: There is no finite guarantee, no repository can have that name, or it holds something else.
+        ValueError: There is no finite guarantee, no repository can have that name, or it holds something else, or is
+            public and should not be.
         PermissionError: There is no token.
         ConnectionError: The Hub does not say what is there.
     """
@@ -159,7 +165,7 @@ def check_push(
     check_guarantee(report, allow_no_guarantee)
     check_token(token, repo_id)
     try:
-        _check_repo_is_ours(HfApi(token=token), repo_id, repo_type, report)
+        _check_repo_is_ours(HfApi(token=token), repo_id, repo_type, report, private)
     except RepositoryNotFoundError:
         return  # The push creates it.
     except ValueError:
@@ -312,9 +318,16 @@ def _is_untouched(api: Any, repo_id: str) -> bool:
     return len(api.list_repo_commits(repo_id, repo_type="space")) == 1
 
 
-def _check_repo_is_ours(api: Any, repo_id: str, repo_type: str, report: PrivacyReport | None) -> str | None:
-    """Refuse a repository that holds something else, and return its latest commit."""
+def _check_repo_is_ours(
+    api: Any, repo_id: str, repo_type: str, report: PrivacyReport | None, private: bool | None
+) -> str | None:
+    """Refuse a repository that holds something else or is public and should not be, and return its latest commit."""
     info = api.repo_info(repo_id, repo_type=repo_type)
+    if private and not info.private:
+        raise ValueError(
+            f"`private`=True, but {repo_id!r} exists and is public. Make it private in its settings on the Hub, or "
+            "choose another name."
+        )
     names = {sibling.rfilename for sibling in info.siblings or ()}
     if names <= EMPTY_REPO or (repo_type == "space" and names <= EMPTY_SPACE and _is_untouched(api, repo_id)):
         return info.sha

@@ -12,7 +12,7 @@ import numpy as np
 from .clients.copies import check_public_texts
 from .clients.in_memory import InMemoryClientPool
 from .clients.pool import ClientPool
-from .clients.questions import Question
+from .clients.questions import Question, check_question
 from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
@@ -105,6 +105,7 @@ def clients_of(
     components: Components,
     plan: Plan,
     noise: NoiseSource | None,
+    questions: Sequence[Question] = (),
 ) -> ClientPool | None:
     """Return the clients, in each process that answers for some of them, and None in the others.
 
@@ -112,8 +113,19 @@ def clients_of(
 
     Raises:
         ValueError: As `client_pool`. Or the settings ask about tokens of a tokenizer that is not there, or that does
-            not read a text alike every time. Or some processes have the dataset and others do not.
+            not read a text alike every time. Or some processes have the dataset and others do not. Or a question of
+            the caller, or a pool that was given, does not fit.
     """
+    # All of them, before the first one spends anything.
+    num_dimensions = components.embedder(["A text."]).shape[1]
+    if isinstance(private, ClientPool) and private.num_dimensions not in (None, num_dimensions):
+        raise ValueError(
+            f"`private` is a pool whose embeddings have {private.num_dimensions} dimensions, and those of "
+            f"`embedding_model` have {num_dimensions}. Use the same model for both."
+        )
+    reader = token_reader(components.engine)
+    for question in questions:
+        check_question(question.copy(), num_dimensions, "" if reader is None else reader.fingerprint)
     check_token_question(config, components.engine)
     if config.token_fraction:
         population.choose_tokens()

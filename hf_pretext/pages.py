@@ -146,7 +146,7 @@ def push_page(
     Args:
         folder (`str` or `Path`): What `save_pretrained` or `hf-pretext generate` wrote.
         repo_id (`str`): Name of the Space, such as `"me/jobs-dp-page"`. It is created if it does not exist.
-        private (`bool`, *optional*): Whether a new Space is private.
+        private (`bool`, *optional*): Whether a new Space is private. See `hub.push_folder`.
         token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
         allow_no_guarantee (`bool`, *optional*, defaults to `False`): Push even without a finite guarantee.
 
@@ -258,6 +258,16 @@ def _figures(path: Path, names: tuple[str, ...], *, is_needed: bool) -> Mapping[
     return values
 
 
+def add_private_repo(parser: Any) -> None:
+    """Add the option that makes what a command pushes private."""
+    parser.add_argument(
+        *("--private-repo", "--private_repo"),
+        action="store_true",
+        default=None,
+        help="Push to a private repository. By default a new one is as your account's settings say, mostly public.",
+    )
+
+
 def add_report(commands: Any) -> None:
     """Add the command to a parser."""
     report = commands.add_parser(
@@ -272,6 +282,7 @@ def add_report(commands: Any) -> None:
         metavar="REPO",
         help="Push the page to this static Space of the Hub, without what the guarantee does not cover.",
     )
+    add_private_repo(report)
     report.set_defaults(run=_report)
 
 
@@ -283,4 +294,6 @@ def _report(options: argparse.Namespace) -> None:
     path = write_page(options.folder, options.output, evaluation=options.evaluation, audit=options.audit)
     sys.stdout.write(f"The page is in {path}. Open it in any browser.\n")
     if options.push_to_space is not None:
-        sys.stdout.write(f"Pushed to {push_page(options.folder, options.push_to_space)}.\n")
+        sys.stdout.write(
+            f"Pushed to {push_page(options.folder, options.push_to_space, private=options.private_repo)}.\n"
+        )

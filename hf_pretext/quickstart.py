@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifacts import METRICS_NAME, PAGE_NAME, REPORT_NAME, RUN_FOLDER
+from .artifacts import FILES_OF_A_RUN, METRICS_NAME, PAGE_NAME, REPORT_NAME, RUN_FOLDER
 from .configuration import PrivateEvolutionConfig
 from .evaluation.measures import frechet_distance
 from .files import write_json
 from .generator import PrivateEvolutionGenerator
 from .pages import quality_in
 from .plays import load_plays
+from .saved_runs import check_folder
 
 EMBEDDING_MODEL = "packaged/all-MiniLM-L6-v2"
 EXPANSION_MODEL = "packaged/SmolLM2-135M-Instruct"
@@ -69,8 +70,8 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     config = dataclasses.replace(CONFIG, seed=seed)
     if (output / METRICS_NAME).exists():
         # The plays are public, so it does no harm to forget what an earlier run spent.
-        for name in (METRICS_NAME, REPORT_NAME):
-            (output / name).unlink(missing_ok=True)
+        for path in {path for name in (METRICS_NAME, REPORT_NAME, *FILES_OF_A_RUN) for path in output.glob(name)}:
+            path.unlink()
         shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
     generator = PrivateEvolutionGenerator(
         variation_model=None,
@@ -80,6 +81,7 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
         dtype="fastest",
         run_dir=output / RUN_FOLDER,
     )
+    check_folder(output, generator.privacy_report)
     seeds = generator.evolve(private)
     synthetic = generator.expand(seeds, num_samples=NUM_SAMPLES)
 

@@ -17,6 +17,7 @@ from .artifacts import (
     DATA_FILE,
     EVIDENCE_NAME,
     FILES_OF_A_RUN,
+    FIRST_WRITER,
     HISTORY_NAME,
     MODELS_NAME,
     PAGE_NAME,
@@ -32,7 +33,7 @@ from .coverage import texts_of
 from .croissant import write_croissant
 from .evolution.kept_evidence import RunEvidence
 from .evolution.token_answer import TokenAnswer
-from .files import atomic_folder, read_json, write_json
+from .files import atomic_folder, check_is_free, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
@@ -165,13 +166,31 @@ class SavedRun:
         Raises:
             ValueError: The name of a model was not saved, and it is not given.
         """
-        for argument, source in self.sources.items():
+        arguments = {argument: source for argument, source in self.sources.items() if argument != FIRST_WRITER}
+        for argument, source in arguments.items():
             if argument not in given and source.given and source.name is None:
                 raise ValueError(
                     f"The saved run does not say where its `{argument}` is from: it was a loaded object or a local "
                     f"folder. Give it: `from_pretrained(..., {argument}=...)`."
                 )
-        return {argument: source.name for argument, source in self.sources.items() if argument not in given}
+        return {argument: source.name for argument, source in arguments.items() if argument not in given}
+
+    def sources_of(self, changed: Mapping[str, ModelSource], given: Mapping[str, Any]) -> dict[str, ModelSource]:
+        """Return where the models of this run are from, if it goes on with some that are given instead of its own.
+
+        Args:
+            changed (`Mapping[str, ModelSource]`): Where those of the generator that continues it are from.
+            given (`Mapping[str, Any]`): Arguments of that generator which replace the saved ones.
+        """
+        # A model that is left out was there when the seeds were made.
+        kept = [name for name in self.sources if name == FIRST_WRITER or given.get(name, 0) is None]
+        sources = {**changed, **{name: self.sources[name] for name in kept}}
+        none = ModelSource(given=False)
+        writer, varies = (self.sources.get(name, none) for name in ("expansion_model", "variation_model"))
+        wrote = self.seeds is not None and writer.given and (self.config.domain is not None or not varies.given)
+        if wrote and writer != sources["expansion_model"]:
+            sources.setdefault(FIRST_WRITER, writer)
+        return sources
 
     def maps(self, embed: Callable[[Sequence[str]], np.ndarray]) -> Maps:
         """Embed some texts of each stage for the map. With several processes, all of them call it."""
@@ -378,8 +397,14 @@ def check_no_run_dir(overrides: Mapping[str, Any]) -> None:
 
 
 def check_folder(folder: str | Path, report: PrivacyReport) -> None:
-    """Raise a `ValueError` if a folder holds the report of another run than that of `report`, or of more releases."""
+    """Refuse a folder in which a run with a report must not be saved, as that would hide or remove what is there.
+
+    Raises:
+        ValueError: The folder holds the report of another run, or of more releases. Or it holds no report, and files
+            of the names that a run has, such as the `README.md` of a project, or a dataset.
+    """
     if not (Path(folder) / REPORT_NAME).is_file():
+        check_is_free(folder, (*FILES_OF_A_RUN, PATTERN))
         return
     there = PrivacyReport.from_pretrained(folder)
     if not report.covers(there):

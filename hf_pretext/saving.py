@@ -60,7 +60,7 @@ class SavesRuns:
 
         Args:
             repo_id (`str`): Name of the repository, such as `"me/jobs-dp"`.
-            private (`bool`, *optional*): Whether a new repository is private.
+            private (`bool`, *optional*): Whether a new repository is private. See `hub.push_folder`.
             token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
             commit_message (`str`, *optional*): Title of the commit.
             license (`str`, *optional*): License of the texts for the card, such as `"cc0-1.0"`.
@@ -71,7 +71,8 @@ class SavesRuns:
             `str`: Address of the repository, or None in other processes than the main one.
 
         Raises:
-            ValueError: There are no texts of own seeds, no finite guarantee, or the repository holds something else.
+            ValueError: There are no texts of own seeds, no finite guarantee, or the repository holds something else,
+                or is public and should not be.
             PermissionError: There is no token.
             ConnectionError: The push broke off. Nothing of it is on the Hub, and it can be repeated.
         """

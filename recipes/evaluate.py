@@ -87,6 +87,7 @@ class EvaluationArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the results. By default the model's."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the model again, with the figures in its card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Repository to push to."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether the repository is private."})
     hub_token: str | None = field(default=None, metadata={"help": "Token of the Hub."})
     allow_no_guarantee: bool = field(
         default=False, metadata={"help": "Push a model although no finite guarantee is known for it."}
@@ -152,6 +153,7 @@ def check_push(arguments: EvaluationArguments, folder: Path, output: Path) -> di
         arguments.hub_model_id,
         arguments.hub_token,
         report_of_model(folder),
+        private=arguments.hub_private_repo,
         allow_no_guarantee=arguments.allow_no_guarantee,
     )
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -218,7 +219,8 @@ def test_generate_from_a_database_is_as_from_its_rows_in_a_file(folders, databas
         ("query: [SELECT]", "`query` of type list must be a string"),
         ("initial_population: null", "lets the expansion model write one from `config.domain`"),
         ("initial_population: null\ninitial_population_split: a", "`initial_population_split` is about"),
-        ("private: null", "`private` is empty"),
+        ("private: null", "lacks the keys ['private']"),
+        ("expansion_model:", "lacks the keys ['expansion_model']"),
         ("private: [a]", "`private` of type list must be a string"),
         (
             "private_split: train",
@@ -322,6 +324,10 @@ def test_the_same_command_again_goes_on_and_spends_nothing(folders, capsys):
         "holds 3 of 3 releases: none is drawn again. The private file is not asked any more."
         in capsys.readouterr().out
     )
+    # It may be gone by then.
+    (folders / "private.jsonl").unlink()
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    assert load_from_disk(str(folders / "out"))["text"][:] == texts[0]
     # Other settings are another run, and its epsilon would add up.
     assert main(["generate", "--config", yaml_file(folders, "seed: 1")]) == 2
     assert "`seed`=0 there, 1 here" in capsys.readouterr().err
@@ -332,6 +338,58 @@ def test_a_run_that_cannot_be_gone_on_with_is_not_written_over(folders, capsys):
     shutil.rmtree(folders / "out" / "run")
     assert main(["generate", "--config", yaml_file(folders)]) == 2
     assert "holds the report of a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["README.md", "data-00000-of-00001.arrow"])
+def test_files_of_others_are_not_replaced(folders, capsys, name):
+    """As in the folder of a project, or of the private texts themselves. It is refused before anything is spent."""
+    (folders / "out").mkdir()
+    (folders / "out" / name).write_text("Mine.")
+    assert main(["generate", "--config", yaml_file(folders)]) == 2
+    assert f"holds '{name}', which is not of hf_pretext" in capsys.readouterr().err
+    assert (folders / "out" / name).read_text() == "Mine."
+    assert json.loads((folders / "out" / "run" / "ledger.json").read_text())["releases"] == []
+
+
+@pytest.mark.parametrize(("command", "words"), [("generate", "resumes"), ("expand", "begins again")])
+def test_an_interruption_says_what_the_same_command_does(folders, capsys, monkeypatch, command, words):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    monkeypatch.setattr(PrivateEvolutionGenerator, "expand", interrupted)
+    seeds = ["--seeds", str(folders / "out"), "--expansion-model", str(folders / "llm"), "--num-samples", "3"]
+    options = {"generate": ["--config", yaml_file(folders)], "expand": [*seeds, "--output-dir", str(folders / "more")]}
+    assert main([command, *options[command]]) == 130
+    assert f"The same command {words}" in capsys.readouterr().err
+
+
+def test_a_console_that_cannot_show_a_text_makes_no_run_fail(folders):
+    """As on Windows, where the output of a task has one of the old encodings."""
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    code = "import sys; from hf_pretext.cli import main; main(['report', sys.argv[1]]); print('\u7b11')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folders / "out")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "\\u7b11" in done.stdout, done.stderr
+
+
+def test_the_model_that_wrote_candidates_stays_on_the_card(folders):
+    """Another one expands the seeds. Both have written what the card is about."""
+    lines = "initial_population:\ndomain: messages\nvariation_model:\npopulation_size: 8"
+    assert main(["generate", "--config", yaml_file(folders, lines)]) == 0
+    shutil.copytree(folders / "llm", folders / "another")
+    for source, target in (("out", "more"), ("more", "again")):
+        options = ["--seeds", str(folders / source), "--expansion-model", str(folders / "another")]
+        assert main(["expand", *options, "--num-samples", "3", "--output-dir", str(folders / target)]) == 0
+        models = json.loads((folders / target / "models.json").read_text())
+        assert models["expansion_model"]["name"] == f"{folders}/another"
+        assert models["first_expansion_model"]["name"] == f"{folders}/llm"
+    assert "`first_expansion_model`" in (folders / "more" / "README.md").read_text()
+    assert "# Candidates were written by" in (folders / "again" / "README.md").read_text()
 
 
 def test_what_was_spent_is_on_disk_before_the_expansion(folders, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -470,6 +471,12 @@ def test_the_server_app_makes_a_dataset_and_a_lost_round_is_skipped(files, model
     assert (report.num_rounds, report.num_lost, report.max_dropout, report.num_clients) == (3, 1, 0.4, 5)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| bytes to a client |" in card and "4 of 5" in card
+    # Without its run folder it would be another run, of which no client is asked in vain.
+    shutil.rmtree(tmp_path / "out" / "run")
+    asked = len(collected)
+    with pytest.raises(ValueError, match="holds the report of another run"):
+        server.make_server_app()(made.grid, make_context(run_config))
+    assert len(collected) == asked
 
 
 def test_a_dataset_does_not_take_the_place_of_a_federation(private, public, bert, sentence_transformer):

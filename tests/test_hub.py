@@ -118,6 +118,8 @@ def test_what_would_be_refused_is_refused_before_the_work(outcomes):
     assert (
         pushed["early, another run"][0] == "ValueError" and "their epsilons add up" in pushed["early, another run"][1]
     )
+    for when in ("early", "late"):
+        assert pushed[f"{when}, public"][0] == "ValueError" and "exists and is public" in pushed[f"{when}, public"][1]
     assert pushed["early, no name"][0] == "HFValidationError"
     assert "'cat.png'" in pushed["early, other files"] and pushed["early, nothing written"]
     assert pushed["model over cats"][0] == "ValueError" and "'cat.png'" in pushed["model over cats"][1]

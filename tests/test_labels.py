@@ -17,6 +17,7 @@ from hf_pretext.cli import main
 from hf_pretext.clients.in_memory import InMemoryClientPool
 from hf_pretext.clients.rows import LabeledText, group_by_client
 from hf_pretext.clients.samples import cap_samples
+from hf_pretext.data import read_dataset
 from hf_pretext.data.labels import read_labels
 from hf_pretext.evolution.parts import divide_public
 from hf_pretext.evolution.public_texts import public_texts_of_parts
@@ -537,6 +538,17 @@ def test_the_command_reads_labels_from_files(models_folder, labeled, public, tmp
     candidates = json.loads((tmp_path / "out" / "run" / "run-1-candidates-1.json").read_text())
     of_label = [set(public[number::2]) if has_kind else set(public) for number in (0, 1)]
     assert all(set(part) <= own for part, own in zip(candidates, of_label, strict=True))
+
+
+def test_numbers_of_labels_in_parquet_have_the_names_that_datasets_notes(labeled, tmp_path):
+    """As `to_parquet` and `push_to_hub` write them: numbers in the rows, and names beside them."""
+    names = sorted(LABELS, reverse=True)
+    features = Features({**labeled.features, "kind": ClassLabel(names=names)})
+    numbered = labeled.cast(features)
+    assert isinstance(numbered[0]["kind"], int)
+    numbered.to_parquet(tmp_path / "rows.parquet")
+    read = read_dataset(tmp_path / "rows.parquet", "text", "kind")
+    assert read["kind"][:] == labeled["kind"][:]
 
 
 def test_the_command_refuses_labels_that_are_not_public(models_folder, labeled, public, tmp_path, capsys):

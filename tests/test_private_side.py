@@ -184,10 +184,9 @@ def test_who_ends_the_process_is_obeyed_and_nothing_comes_along(ending):
 
 
 @pytest.mark.filterwarnings("error:`embedding_model` failed")
-def test_a_warning_that_is_an_error_leaves_without_embeddings():
-    with pytest.raises(UserWarning, match="failed on the texts of some clients") as caught:
-        make_in_memory([*ROWS, HOSTILE], Panics())
-    assert not left_in_frames(caught.value)
+def test_where_warnings_are_errors_one_text_still_decides_nothing(caplog):
+    make_in_memory([*ROWS, HOSTILE], Panics())
+    assert "failed on the texts of some clients" in caplog.text
 
 
 def test_work_that_succeeds_is_returned():

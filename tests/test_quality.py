@@ -173,6 +173,22 @@ def test_the_seeds_are_scrubbed_as_well(tmp_path):
     assert places[0] == places[1]
 
 
+def test_seeds_that_are_alike_once_scrubbed_can_be_expanded(tmp_path, models_folder):
+    """They are the seeds of the run, so its guarantee covers what is written from them."""
+    pytest.importorskip("phonenumbers")
+    seeds = [*random_texts(6, seed=3), "Call 415-555-2671, please.", "Call 415-555-2672, please."]
+    save(make_run(random_texts(10, seed=5), seeds=seeds), tmp_path / "run")
+    scrub_run(tmp_path / "run", tmp_path / "new")
+    models = {
+        "--expansion-model": models_folder / "expansion_model",
+        "--embedding-model": models_folder / "embedding_model",
+    }
+    options = {"--seeds": tmp_path / "new", "--num-samples": 3, "--output-dir": tmp_path / "more", **models}
+    assert main(["expand", *(str(each) for option in options.items() for each in option)]) == 0
+    written = load_from_disk(str(tmp_path / "more"))
+    assert len(written) == 3 and report_of_rows(written) is not None
+
+
 @pytest.mark.parametrize("name", ["audit.json", "audit_settings.json"])
 def test_an_audited_run_is_not_scrubbed(tmp_path, name):
     folder = save(make_run(random_texts(10, seed=5)), tmp_path / "run")

@@ -1,6 +1,7 @@
 """What bounds a client's contribution, for every kind of question: norm in integers, and locality bit by bit."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -465,6 +466,40 @@ def test_what_a_question_remembers_ends_with_the_release(embedder, private):
     pool, ledger = pool_with(question, private, embedder)
     pool.release(question, ledger)
     assert not hasattr(question, "seen")
+
+
+@dataclass(frozen=True, eq=False)
+class Numbering(Toy):
+    """A question that gives each client the next bin, by what it noted down or by where its samples stand."""
+
+    by: str = "notes"
+    name = "toy"
+
+    @cached_property
+    def _seen(self):
+        return []
+
+    def answer(self, samples):
+        self._seen.append(len(samples.owners))
+        number = len(self._seen) if self.by == "notes" else int(samples.owners[0])
+        return np.eye(3)[number % 3]
+
+
+@pytest.mark.parametrize("by", ["notes", "owners"])
+def test_a_question_does_not_know_how_many_clients_were_before(embedder, private, by):
+    """Without the first client all others would answer with another bin, at a sensitivity that is accounted as one."""
+    question, answers = Numbering(np.zeros(3), by), []
+    first = private["client_id"][0]
+    for rows in (private, private.filter(lambda row: row["client_id"] != first)):
+        pool, ledger = pool_with(question, rows, embedder)
+        answers.append(pool.release(question, ledger))
+    assert np.linalg.norm(answers[0] - answers[1]) <= 1
+
+
+def test_a_question_cannot_write_to_what_the_next_client_is_asked_with():
+    question = Toy(np.zeros(3)).copy().again()
+    with pytest.raises(ValueError, match="read-only"):
+        question.vector[0] = 1.0
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from hf_pretext import ClientPool, PrivateEvolutionGenerator
+from hf_pretext import ClientPool, InMemoryClientPool, PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates, Question
 from hf_pretext.privacy import PrivacyReport
@@ -195,3 +195,43 @@ def test_commands_that_release_nothing_ask_for_no_object_of_the_releases(run, mo
         assert PrivacyReport.from_pretrained(tmp_path / "more").epsilon == generator.privacy_report.epsilon
     else:
         assert status == 2 and f"does not say where its `{name}` is from" in capsys.readouterr().err
+
+
+@dataclass(frozen=True, eq=False)
+class Wrong(Sides):
+    """A question whose vector is longer than it says."""
+
+    name = "wrong"
+
+    def answer(self, samples):
+        return np.ones(3)
+
+
+def test_all_questions_are_tried_before_the_first_is_asked(models_folder, private, public, config):
+    """The mean would be paid for, and the question after it refused."""
+    models = {path.name: path for path in models_folder.iterdir()}
+    settings = {"config": replace(config, mean_fraction=0.3), "questions": [(Wrong(np.ones(16)), 0.2)]}
+    generator = PrivateEvolutionGenerator(**models, **settings)
+    with pytest.raises(ValueError, match="The question 'wrong' makes a vector of shape"):
+        generator.evolve(private, initial_population=public)
+    assert generator.ledger.num_releases == 0
+
+
+def test_a_pool_of_another_embedding_model_is_refused_before_it_is_asked(models_folder, private, public, config):
+    """Token counts need no embeddings: they would be paid for, and the votes refused."""
+
+    class Short:
+        max_length = 32
+
+        def cuts(self, texts):
+            return False
+
+        def __call__(self, texts):
+            return np.eye(7, dtype=np.float32)[[len(text) % 7 for text in texts]]
+
+    models = {path.name: path for path in models_folder.iterdir()}
+    generator = PrivateEvolutionGenerator(**models, config=config)
+    pool = InMemoryClientPool(private, Short(), config, generator.ledger.plan)
+    with pytest.raises(ValueError, match="`private` is a pool whose embeddings have 7 dimensions"):
+        generator.evolve(pool, initial_population=public)
+    assert generator.ledger.num_releases == 0

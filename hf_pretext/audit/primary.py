@@ -42,7 +42,7 @@ from ..clients.clipping import quantize
 from ..clients.questions import Question
 from ..clients.questions.summing import answers_of
 from ..clients.samples import Samples
-from ..privacy.accounting import combined_multiplier, epsilon_of_gaussian
+from ..privacy.accounting import combined_multiplier, epsilon_of_gaussian, multiplier_of_gaussian
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from .canaries import Released
@@ -72,7 +72,10 @@ class MuReading:
         mu (`float`): Difference of members' and others' scores in standard deviations.
         low (`float`): Lower end of its interval, at least zero.
         high (`float`): Upper end.
+        error (`float`): Standard error of `mu`.
         claimed_mu (`float`): What the plan of the run claims.
+        refuting_mu (`float`): Above which the lower end refutes the claimed epsilon. An accountant that is not exact
+            claims more than `claimed_mu` costs.
         epsilon_lower_bound (`float`): The epsilon of `low`.
         claimed_epsilon (`float`): What the plan claims for these releases, at the same delta.
         confidence (`float`): Probability with which the lower bound holds. That of the interval misses twice as much.
@@ -84,7 +87,9 @@ class MuReading:
     mu: float
     low: float
     high: float
+    error: float
     claimed_mu: float
+    refuting_mu: float
     epsilon_lower_bound: float
     claimed_epsilon: float
     confidence: float
@@ -101,10 +106,9 @@ class MuReading:
         """Probability that the claim is refuted if the noise is half, and canaries have the effect measured here."""
         from scipy.optimize import brentq
 
-        error, freedom = _error(self.num_members, self.num_targets), self.num_targets - 2
-        claimed, miss = self.claimed_mu / error, 1 - self.confidence
-        border = brentq(lambda t: _exceeds(t, claimed, freedom) - miss, -10, 3 * claimed + 50)
-        return _exceeds(border, 2 * self.mu / error, freedom)
+        freedom, refuting, miss = self.num_targets - 2, self.refuting_mu / self.error, 1 - self.confidence
+        border = brentq(lambda t: _exceeds(t, refuting, freedom) - miss, -10, 3 * refuting + 50)
+        return _exceeds(border, 2 * self.mu / self.error, freedom)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary that JSON can hold."""
@@ -130,13 +134,16 @@ def read_mu(
     entries = plan.releases if question is None else (plan.entry(question),)
     releases = [(entry.mechanism, entry.num_bins) for entry in entries for _ in range(entry.count)]
     exchanges = entries[0].mechanism.neighboring_relation == "replace_one"
-    mu, low, high = (math.sqrt(2 if exchanges else 1) * each for each in mu_interval(scores, is_member, confidence))
+    found = (*mu_interval(scores, is_member, confidence), _error(int(is_member.sum()), len(scores)))
+    mu, low, high, error = (math.sqrt(2 if exchanges else 1) * each for each in found)
+    claimed_epsilon = plan.epsilon(plan.delta, releases)
     return MuReading(
         question or " and ".join(entry.question for entry in entries),
-        *(mu, low, high),
+        *(mu, low, high, error),
+        refuting_mu=1 / multiplier_of_gaussian(claimed_epsilon, plan.delta),
         claimed_mu=1 / combined_multiplier([mechanism.noise_multiplier for mechanism, _ in releases]),
         epsilon_lower_bound=epsilon_of_gaussian(1 / low, plan.delta) if low else 0.0,
-        claimed_epsilon=plan.epsilon(plan.delta, releases),
+        claimed_epsilon=claimed_epsilon,
         confidence=confidence,
         num_targets=len(scores),
         num_members=int(is_member.sum()),

@@ -1,12 +1,12 @@
 """Public texts that are private ones: refused or warned of, where the private text is."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.columns import Columns, MissingColumnError, has_transform, value_at, values_of
 from ..forms import Form, Row
 from ..processes import is_main_process
+from .guard import tell_owner
 from .rows import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def check_public_texts(private: Any, public: "Dataset | IterableDataset | Sequen
     except MissingColumnError:
         return
     if 2 * len(found) > len(others):
-        warnings.warn(
+        tell_owner(
             "Most texts of `initial_population` are in `private` too, word for word. The initial population is "
             "published as it is, and the guarantee does not cover it. Take public texts from elsewhere, or describe "
             "them by `config.domain`. (This warning was made from private text. Do not pass it on.)",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -1,10 +1,26 @@
-"""What gets out of a failure on the private side: that it failed, and the name of the error's type."""
+"""What gets out of the private side beside releases: that something failed, the name of the error's type, warnings."""
 
+import logging
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
+
+logger = logging.getLogger(__name__)
+
+
+def tell_owner(message: str, stacklevel: int = 5) -> None:
+    """Warn the owner of private texts of what was found in them, at the console of the trusted side.
+
+    Where warnings are errors (`PYTHONWARNINGS=error`), it is logged. A single client's text, of which it may tell,
+    must not decide whether a run takes place, or whether a release is lost.
+    """
+    try:
+        warnings.warn(message, stacklevel=stacklevel)
+    except Warning:
+        logger.warning("%s", message)
 
 
 def attempted(

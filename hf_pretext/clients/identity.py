@@ -6,10 +6,11 @@ name the column, but no id and no number of ids.
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+
+from .guard import tell_owner
 
 NAMES_OF_NOTHING = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
 """What programs write for an id that is missing, in lower case."""
@@ -51,11 +52,11 @@ def check_clients(ids: Iterable[object], column: str) -> None:
 
     looks = np.fromiter(hashes(), dtype=np.int64)
     if len(np.unique(looks)) < len(looks):
-        warnings.warn(
+        tell_owner(
             f"`private` has client ids in column {column!r} that differ only in case, blanks, the form of a number or "
             "characters that look alike. They count as different clients. If they are the same person, give that "
             "person one id: a person with two ids is protected as two clients.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

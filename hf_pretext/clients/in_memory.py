@@ -107,6 +107,11 @@ class InMemoryClientPool(ClientPool):
         return self._plan
 
     @property
+    def num_dimensions(self) -> int:
+        """Dimensions of the clients' embeddings."""
+        return self._samples.num_dimensions
+
+    @property
     def noise_is_genuine(self) -> bool:
         """Whether the noise is the library's own, and no subclass stands between."""
         return type(self) is InMemoryClientPool and type(self._noise) is DiscreteGaussian

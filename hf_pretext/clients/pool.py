@@ -46,6 +46,11 @@ class ClientPool(CountsAlone, ABC):
         return None
 
     @property
+    def num_dimensions(self) -> int | None:
+        """Dimensions of the clients' embeddings, which are those of their model. None if they are not known."""
+        return None
+
+    @property
     def noise_is_genuine(self) -> bool:
         """Whether `_answer` adds the library's own noise. If not, there is no guarantee about anything released."""
         return False

@@ -1,6 +1,5 @@
 """The private rows: which are whose is kept in memory, and their texts are read from Arrow when they are needed."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,6 +13,7 @@ from ..data.columns import Columns, MissingColumnError, has_transform, shown_nam
 from ..data.labels import read_labels
 from ..forms import Plain, each_text, form_of
 from ..processes import ALONE, Group
+from .guard import tell_owner
 from .identity import check_clients, check_one_value
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class PrivateRows:
             labels = read_labels("private", private, str(config.label_column), config.label_names)
             self._labels = np.array(labels, dtype=np.int32)
         if not has_text.all():
-            warnings.warn("`private` has blank texts. They are left out.", stacklevel=4)
+            tell_owner("`private` has blank texts. They are left out.")
         self.num_clients = len(ids)
         """Number of clients of all processes."""
         self.has_text = bool(has_text.any())

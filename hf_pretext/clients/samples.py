@@ -7,7 +7,6 @@ integers that are small enough for every product and every partial sum to be exa
 entry may be ordered differently.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..processes import ALONE, Group, progress_bar
-from .guard import attempted
+from .guard import attempted, tell_owner
 from .rows import LabeledText, PrivateRows, Sample
 
 EMBEDDING_UNITS = 2**11
@@ -345,23 +344,23 @@ def _texts_and_labels(samples: Sequence[Any]) -> tuple[list[str], list[int]]:
 def _warn_of_texts(embedder: Embedder, failure: str | None, cuts: bool, unknown: list[tuple[int, int]]) -> None:
     """Warn the owner of the texts of those that count for nothing, or only in part."""
     if failure:
-        warnings.warn(
+        tell_owner(
             f"`embedding_model` failed on the texts of some clients, with a {failure}. They contribute nothing.",
-            stacklevel=5,
+            stacklevel=6,
         )
     if cuts:
-        warnings.warn(
+        tell_owner(
             f"`private` has texts of more than {embedder.max_length} tokens, which is all of a text that counts with "
             "this `embedding_model`. Split longer texts into several rows of the same client.",
-            stacklevel=5,
+            stacklevel=6,
         )
     tenths = _tenths_unknown(unknown)
     if tenths > 10 * MOST_UNKNOWN:
-        warnings.warn(
+        tell_owner(
             f"The tokenizer of `embedding_model` reads about {10 * tenths} % of the tokens of `private` as unknown. "
             "Texts that it cannot read are all alike to it, so the votes say little. Use an embedding model that was "
             "trained on this script. (This warning was made from private text. Do not pass it on.)",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -1,13 +1,12 @@
 """The tokens of private texts, as the tokenizer of the language model that will write reads them."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..processes import progress_bar
-from .guard import attempted
+from .guard import attempted, tell_owner
 from .rows import PrivateRows
 from .samples import Samples, cap_samples
 
@@ -67,10 +66,10 @@ def with_tokens(
             failure = failed or failure
             bar.update()
     if failure:
-        warnings.warn(
+        tell_owner(
             f"The tokenizer of `expansion_model` failed on the texts of some clients, with a {failure}. Their tokens "
             "are not counted.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return embedded.with_tokens(tokens, reader.fingerprint)
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from .columns import roots_of
@@ -78,12 +78,32 @@ def _read_parquet(file: BinaryIO, columns: Sequence[str]) -> Iterator[dict[str, 
     # `read_table` would take a folder's name such as `client_id=5` for a column.
     table = pyarrow.parquet.ParquetFile(file)
     roots = roots_of(columns, table.schema_arrow.names)
+    labels = _names_of_labels(table.schema_arrow.metadata or {})
     num_read = 0
     for batch in table.iter_batches(columns=roots):
         num_read += batch.num_rows
-        yield from batch.to_pylist() if roots else ({} for _ in range(batch.num_rows))
+        rows: Iterable[dict[str, Any]] = batch.to_pylist() if roots else ({} for _ in range(batch.num_rows))
+        for row in rows:
+            for name in labels.keys() & row.keys():
+                if isinstance(row[name], int):
+                    row[name] = labels[name].get(row[name], row[name])
+            yield row
     if num_read != table.metadata.num_rows:  # Otherwise rows would be left out without a word.
         raise MalformedError(f"It has {num_read} rows, but says {table.metadata.num_rows}. It is damaged.")
+
+
+def _names_of_labels(metadata: Mapping[bytes, bytes]) -> dict[str, dict[Any, str]]:
+    """Return the names of the numbers in each column of class labels, which `datasets` notes in its files."""
+    noted = _parsed(metadata.get(b"huggingface", b"").decode(errors="replace"))
+    try:
+        features = noted["info"]["features"]
+        return {
+            column: dict(enumerate(feature["names"]))
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (TypeError, KeyError, AttributeError):  # Another writer's, or none.
+        return {}
 
 
 def _read_json(text: str) -> list[Any]:

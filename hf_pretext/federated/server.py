@@ -24,6 +24,7 @@ from ..generator import PrivateEvolutionGenerator
 from ..privacy.ledger import Release, ReleaseLostError
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
+from ..saved_runs import check_folder
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
 from .masked_server import MaskedSum
@@ -346,6 +347,7 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
             config=config,
             run_dir=output_dir / RUN_FOLDER,
         )
+        check_folder(output_dir, generator.privacy_report)  # Before any client is asked.
         warn_of_few_clients(config, generator.ledger.plan, settings.num_clients)
         pool = FederatedClientPool(
             grid,

@@ -176,14 +176,22 @@ def take_over_push(training: Any, report: PrivacyReport | None, arguments: Saves
     if not training.push_to_hub:
         return None
     training.push_to_hub = False
-    target = check_push_of_model(
-        training.hub_model_id, training.hub_token, report, allow_no_guarantee=arguments.allow_no_guarantee
+    return check_push_of_model(
+        training.hub_model_id,
+        training.hub_token,
+        report,
+        private=training.hub_private_repo,
+        allow_no_guarantee=arguments.allow_no_guarantee,
     )
-    return {**target, "private": training.hub_private_repo}
 
 
 def check_push_of_model(
-    repo_id: str | None, token: str | None, report: PrivacyReport | None, *, allow_no_guarantee: bool
+    repo_id: str | None,
+    token: str | None,
+    report: PrivacyReport | None,
+    *,
+    private: bool | None = None,
+    allow_no_guarantee: bool,
 ) -> dict[str, Any]:
     """Return where to push a model, as arguments of `push_model`, if it will be possible.
 
@@ -191,6 +199,7 @@ def check_push_of_model(
         repo_id (`str`, *optional*): Name of the repository.
         token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
         report (`PrivacyReport`, *optional*): Guarantee of the model.
+        private (`bool`, *optional*): Whether the repository is private. See `hub.push_folder`.
         allow_no_guarantee (`bool`): Whether it may be pushed without one.
 
     Raises:
@@ -202,8 +211,9 @@ def check_push_of_model(
         raise ValueError(
             "`hub_model_id`=None: `push_to_hub` needs the name of a repository, such as 'me/jobs-adapter'."
         )
-    check_push(repo_id, "model", report, token=token, allow_no_guarantee=allow_no_guarantee)
-    return {"repo_id": repo_id, "token": token, "allow_no_guarantee": allow_no_guarantee}
+    options: dict[str, Any] = {"private": private, "token": token, "allow_no_guarantee": allow_no_guarantee}
+    check_push(repo_id, "model", report, **options)
+    return {"repo_id": repo_id, **options}
 
 
 def train_and_save(

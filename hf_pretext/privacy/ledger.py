@@ -231,10 +231,17 @@ class PrivacyLedger(CountsAlone):
         """Read the file again, which another process may have continued. Without a file there is nothing to do.
 
         Raises:
-            ValueError: The file was written with another plan, or is not a ledger.
+            ValueError: The file was written with another plan, is not a ledger, or lacks releases that were counted.
         """
-        if self._path is not None:
-            self._releases = self._read(self._path)
+        if self._path is None:
+            return
+        found = self._read(self._path)
+        if [each.id for each in found[: len(self._releases)]] != [each.id for each in self._releases]:
+            raise ValueError(
+                f"{str(self._path)!r} lacks some of the {len(self._releases)} releases that this ledger counts: an "
+                "older copy, or another file, has taken its place. Restore the latest one."
+            )
+        self._releases = found
 
     def share(self) -> None:
         """Give every process the main process's releases, since the noise is drawn and counted there only."""

@@ -106,17 +106,29 @@ class RunFolder:
         """Open the folder's ledger, or begin it, and then write the settings down.
 
         Raises:
-            ValueError: The ledger was written with another plan, or is damaged.
+            ValueError: The ledger was written with another plan, is damaged, or is older than the folder.
             RuntimeError: Another process is beginning it.
         """
         if self.holds("settings"):
-            return PrivacyLedger(plan, self.ledger_path)
+            ledger = PrivacyLedger(plan, self.ledger_path)
+            self.check_is_latest(ledger)
+            return ledger
         # Two that begin together must not replace each other's ledger by an empty one.
         with self.locked():
             ledger = PrivacyLedger(plan, self.ledger_path)
             if not self.holds("settings"):
                 self.write(SETTINGS_NAME, self._settings)
             return ledger
+
+    def check_is_latest(self, ledger: PrivacyLedger) -> None:
+        """Raise a `ValueError` if the folder knows of releases, of any run, that the ledger does not count."""
+        # The index of a release is written before it is counted.
+        if max(self.release_indices(), default=0) > ledger.num_releases:
+            raise ValueError(
+                f"`run_dir`={str(self.path)!r} holds what came after {ledger.num_releases} releases, and its ledger "
+                "counts no more than these: it is an older copy. Restore the latest one. An older one would state too "
+                "small an epsilon, and draw noise again."
+            )
 
     @property
     def token_fraction(self) -> Any:
@@ -284,6 +296,8 @@ def working(folder: RunFolder | None, ledger: PrivacyLedger) -> Iterator[None]:
     with folder.locked() if folder is not None else nullcontext():
         if is_main_process():
             ledger.reload()
+            if folder is not None:
+                folder.check_is_latest(ledger)
         ledger.share()
         yield
 

@@ -123,6 +123,8 @@ def check_before_work(generator, other, saved):
         "early, a new repository": error_of(lambda: hub.check_push("me/new", "dataset", report)),
         "early, its own": error_of(lambda: hub.check_push(DATA, "dataset", report)),
         "early, another run": error_of(lambda: hub.check_push(DATA, "dataset", other.privacy_report)),
+        "early, public": error_of(lambda: hub.check_push(DATA, "dataset", report, private=True)),
+        "late, public": error_of(lambda: generator.push_to_hub(DATA, private=True)),
         "early, no name": error_of(lambda: hub.check_push("no/such/name", "dataset", report)),
         "early, other files": told.getvalue(),
         "early, nothing written": not written.exists(),

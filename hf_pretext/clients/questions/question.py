@@ -22,9 +22,9 @@ class Question(ABC):
     `clients.clipping.quantize`.
 
     What a subclass has to guarantee is that a client's vector depends on that client's samples only. `answer` gets the
-    samples of one client, and the private side asks a copy of the question that is thrown away afterwards
-    (`ClientPool.release`). So this holds as long as `answer` keeps nothing outside of its question, such as in a
-    global variable.
+    samples of one client, and each client is asked by an object of its own (`again`), so what `answer` notes down in
+    its question reaches no other client. So this holds as long as `answer` keeps nothing elsewhere, such as in a
+    global variable or in the class.
 
     Attributes:
         name (`str`): Name of the kind of question.
@@ -108,6 +108,13 @@ class Question(ABC):
         if copy.fingerprint() != self.fingerprint():
             raise ValueError(f"The question {self.name!r} is another one when it is made again of its fields.")
         return copy
+
+    def again(self: Own) -> Own:
+        """Make the question again of its fields. The arrays are shared, and cannot be written to."""
+        arrays = {name: array.view() for name, array in self.arrays().items()}
+        for array in arrays.values():
+            array.flags.writeable = False
+        return type(self).from_parts(arrays, self.numbers())
 
     def _values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)} if is_dataclass(self) else {}

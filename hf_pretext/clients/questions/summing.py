@@ -1,12 +1,12 @@
 """The sum over the clients: what the private side computes before any noise, and a trial of it on made-up samples."""
 
-import warnings
+from dataclasses import replace
 
 import numpy as np
 
 from ...privacy.mechanism import Mechanism
 from ..clipping import Answers, quantize, without_malformed
-from ..guard import attempted
+from ..guard import attempted, tell_owner
 from ..samples import EMBEDDING_UNITS, Samples, listed
 from .labeled_candidates import NearestLabeledCandidates
 from .labeled_mean import LabeledMeanEmbedding
@@ -55,7 +55,7 @@ def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
     """Compute the vectors of several clients: those of a question of the caller one by one.
 
     That is what makes them depend on one client each. A product of floats over several clients, for example, would
-    round by their number.
+    round by their number. Each of them is asked by an object of its own, which does not know how many were before it.
     """
     if type(question) in QUESTIONS:
         return question.answers(samples)  # type: ignore[attr-defined]
@@ -67,9 +67,8 @@ def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
             clients.append(client)
             vectors.append(vector)
     if failure:
-        warnings.warn(
-            f"The question {question.name!r} failed for some clients, with a {failure}. They contribute nothing.",
-            stacklevel=4,
+        tell_owner(
+            f"The question {question.name!r} failed for some clients, with a {failure}. They contribute nothing."
         )
     matrix = np.array(vectors).reshape(len(vectors), num_bins)
     # NaN is not zero either, so it is found later.
@@ -78,7 +77,9 @@ def answers_of(question: Question, samples: Samples, num_bins: int) -> Answers:
 
 
 def _vector(question: Question, samples: Samples) -> np.ndarray:
-    return np.asarray(question.answer(samples), dtype=np.float64)
+    # Its number among the clients says who else is there.
+    alone = replace(samples, owners=np.zeros_like(samples.owners))
+    return np.asarray(question.again().answer(alone), dtype=np.float64)
 
 
 def check_question(question: Question, num_dimensions: int, tokenizer: str = "") -> None:
