@@ -34,9 +34,9 @@ bench: $(VENV)/.installed ## measure speed
 
 # Where nothing can be installed, the packages of $(PYTHON) are used if they are enough.
 gpu: ## measure the library on a GPU, or try the script without one
-	if $(PYTHON) -c "import datasets, dp_accounting, opendp, peft, sentence_transformers, torch" 2>/dev/null; \
-	then PYTHONPATH=. $(PYTHON) tests/gpu/run.py; \
-	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py; fi
+	if $(PYTHON) tests/gpu/enough.py; \
+	then PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) tests/gpu/run.py $(ARGS); \
+	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py $(ARGS); fi
 
 benchmark benchmark-small: $(VENV)/.installed ## compare methods (downloads texts)
 	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml

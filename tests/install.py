@@ -6,6 +6,7 @@ cannot reach it, pip installs.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,11 @@ def main(target):
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
     if not has_nvidia_gpu() and not is_installed("torch"):
-        install(["torch"], cpu=True) or print("No CPU build of torch was found. The usual one works as well.")
+        if not install(["torch"], cpu=True) and usual_torch_has_cuda():
+            print("No CPU build of torch could be had. The usual one holds CUDA, and works as well.", flush=True)
+            if problems := missing(target, has_gpu=True):
+                print("\n".join(f"Not installed: {problem}" for problem in problems), file=sys.stderr)
+                return 1
     for arguments in (["--editable", f".[{EXTRAS[target]}]"], ["--no-deps", *WITHOUT_DEPENDENCIES[target]]):
         if not install(arguments):
             return 1
@@ -102,6 +107,10 @@ def has_nvidia_gpu():
     return listed.returncode == 0 and b"GPU 0" in listed.stdout
 
 
+def usual_torch_has_cuda():
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+
+
 def is_installed(name):
     return subprocess.run([python(), "-c", f"import {name}"], capture_output=True).returncode == 0
 
@@ -112,7 +121,7 @@ def python():
 
 
 def install(arguments, cpu=False):
-    """Install with uv, or else with pip. Return whether it worked."""
+    """Install with uv, or else with pip, which knows of no CPU builds. Return whether it worked."""
     pip = [python(), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     # What pip is told about its sources by variables holds for uv as well.
     told = {"UV_FIND_LINKS": "PIP_FIND_LINKS", "UV_DEFAULT_INDEX": "PIP_INDEX_URL", "SSL_CERT_FILE": "PIP_CERT"}
@@ -124,7 +133,10 @@ def install(arguments, cpu=False):
         print("Installing", *arguments, *backend, flush=True)
         if subprocess.run([*uv, *backend, *arguments], env=environment).returncode == 0:
             return True
-        print("uv could not. Trying pip.", flush=True)
+        print("uv could not.", flush=True)
+    if cpu:
+        return False
+    print("Trying pip.", flush=True)
     return subprocess.run([*pip, *CONSTRAINTS, *arguments]).returncode == 0
 
 

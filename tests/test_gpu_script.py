@@ -1,6 +1,7 @@
 """`make gpu` on a machine without a GPU: tiny sizes, every section guarded, and a page that says what it is."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).parent / "gpu"
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "tests" / "gpu"
 CORRECTNESS = ["card", "votes", "scores", "variation", "expansion", "lora_8b", "qlora_8b", "full_1b", "texts_20000"]
 
 
@@ -53,11 +55,11 @@ def test_what_hangs_is_stopped_and_the_others_go_on(script, tmp_path, monkeypatc
     """The parent alone, with workers that are not the script's."""
     started = []
 
-    def worker(command, env):
+    def worker(command, env, start_new_session):
         names = command[command.index("--sections") + 1].split(",")
         started.append(names)
         code = "import time; time.sleep(60)" if names[0] == "votes" else "import sys; sys.exit(1)"
-        return popen([sys.executable, "-c", code])
+        return popen([sys.executable, "-c", code], start_new_session=start_new_session)
 
     popen = subprocess.Popen
     monkeypatch.setattr(script.subprocess, "Popen", worker)
@@ -69,6 +71,43 @@ def test_what_hangs_is_stopped_and_the_others_go_on(script, tmp_path, monkeypatc
     sections = json.loads((tmp_path / "results.json").read_text())["sections"]
     assert "took too long" in sections["votes"]["failed"] and "ended with 1" in sections["card"]["failed"]
     assert "too long" in (tmp_path / "results.md").read_text()
+
+
+def test_a_budget_that_is_used_up_is_no_failure(script, tmp_path, monkeypatch):
+    """What the worker has started ends with it: it would hold the GPU."""
+
+    def worker(command, env, start_new_session):
+        child = f"subprocess.Popen(['sh', '-c', 'sleep 7; touch {tmp_path}/late'])"
+        code = f"import subprocess, time; {child}; time.sleep(60)"
+        return popen([sys.executable, "-c", code], start_new_session=start_new_session)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(script.subprocess, "Popen", worker)
+    began = time.monotonic()
+    monkeypatch.setattr(script, "LATE_SECONDS", 0)
+    assert script.watch(["card"], 5.1, tmp_path) == 0
+    sections = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert sections == {"card": {"skipped": "The time was used up."}}
+    time.sleep(max(0, 8 - (time.monotonic() - began)))
+    assert not (tmp_path / "late").exists()
+
+
+def test_packages_that_are_too_old_are_not_used(tmp_path):
+    """`make gpu` then installs its own, instead of failing in most sections."""
+    (tmp_path / "transformers.py").write_text("__version__ = '4.57.0'")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "enough.py")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "transformers 4.57.0 is too old, as 5 is needed" in done.stdout
+
+
+def test_the_packages_that_were_brought_along_stay_on_the_path():
+    command = ["make", "--dry-run", "gpu", "ARGS=--seconds 9"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "$PYTHONPATH" in planned and "run.py --seconds 9" in planned
 
 
 def test_an_unknown_section_is_refused():

@@ -102,9 +102,26 @@ def test_pip_installs_where_uv_cannot(script, monkeypatch):
         return Done(int("uv pip install" in ran[-1]))
 
     monkeypatch.setattr(script.subprocess, "run", run)
-    assert script.install(["torch"], cpu=True)
-    assert "--torch-backend cpu" in ran[-2] and " uv " not in ran[-1] and "-m pip" in ran[-1]
+    assert script.install(["hf_pretext"])
+    assert " uv " in ran[-2] and " uv " not in ran[-1] and "-m pip" in ran[-1]
     assert all("--constraint constraints.txt" in each for each in ran[-2:])
+    # pip would take a build with CUDA, for which there may be no room.
+    assert not script.install(["torch"], cpu=True) and "--torch-backend cpu" in ran[-1]
+
+
+@pytest.mark.parametrize(("free", "status"), [(4.6, 1), (100.0, 0)])
+def test_where_no_cpu_build_is_reached_there_must_be_room_for_cuda(
+    script, monkeypatch, tmp_path, capsys, free, status
+):
+    monkeypatch.setattr(script, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(script, "free_gigabytes", lambda folder: free)
+    monkeypatch.setattr(script, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(script, "is_installed", lambda name: False)
+    monkeypatch.setattr(script, "usual_torch_has_cuda", lambda: True)
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr(script, "install", lambda arguments, cpu=False: not cpu)
+    assert script.main("test") == status
+    assert ("GB of disk are needed (CUDA 6.0)" in capsys.readouterr().err) == bool(status)
 
 
 def test_the_makefile_installs_less_for_the_quickstart():

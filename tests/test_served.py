@@ -77,7 +77,7 @@ class Scripted(ThreadingHTTPServer):
 
     def __init__(self, statuses=(), lacks=(), models=("served",), text=" and on", finish_reason="length"):
         self.statuses, self.lacks, self.models, self.context = list(statuses), lacks, models, None
-        self.text, self.finish_reason = text, finish_reason
+        self.text, self.finish_reason, self.answers = text, finish_reason, []
         self.requests, self.at_once, self.most_at_once, self.lock = [], 0, 0, threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -106,13 +106,14 @@ class Handler(BaseHTTPRequestHandler):
             server.at_once -= 1
         words = body.get("prompt") or body["messages"][0]["content"]
         text = {"text": words + server.text} if "prompt" in body else {"message": {"content": words + server.text}}
-        self.answer(status, {"choices": [{**text, "finish_reason": server.finish_reason}]})
+        told = {"choices": [{**text, "finish_reason": server.finish_reason}]}
+        self.answer(status, server.answers.pop(0) if server.answers else told)
 
     def answer(self, status, content):
         self.send_response(status)
         if status == 429:
             self.send_header("Retry-After", "0")
-        payload = json.dumps(content).encode()
+        payload = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
@@ -157,6 +158,17 @@ def test_a_server_that_stays_busy_ends_the_call_by_name(config, impatient):
     with pytest.raises(ConnectionError, match=r"completions answered with status 503"):
         RemoteEngine(server.address, config, max_requests=2).complete(["a"] * 100, 8, seed=0)
     assert len(server.requests) < 40, "prompts were asked for after the call had failed"
+
+
+@pytest.mark.parametrize("answer", [{"error": "no model is up"}, {"choices": []}, [1], b"<html>Bad gateway</html>"])
+@pytest.mark.parametrize("kind", ["complete", "answer"])
+def test_what_is_no_completion_is_named(config, answer, kind):
+    """Gateways answer so, with status 200."""
+    server = Scripted()
+    engine = RemoteEngine(server.address, config)
+    server.answers = [answer]
+    with pytest.raises(ConnectionError, match="what is no completion: .* With `run_dir`, the same call resumes"):
+        getattr(engine, kind)(["a"], 8, seed=0)
 
 
 def test_a_request_that_is_refused_is_not_repeated(config):

@@ -220,7 +220,8 @@ class RemoteEngine:
             request = {"prompt": prompt, **self._sampling(max_new_tokens, seed, stop)}
             answer = self._ask_tilted("completions", request, bias, (404, 405))
             if answer is not None:
-                return _with_stop(answer["choices"][0]["text"], answer["choices"][0].get("finish_reason"), stop)
+                choice = self._choice_of(answer, "text")
+                return _with_stop(choice["text"], choice.get("finish_reason"), stop)
             self._only_chats = True
         return _with_stop(*self._chat(prompt, max_new_tokens, seed, stop, bias), stop)
 
@@ -237,7 +238,7 @@ class RemoteEngine:
             answer = self._ask_tilted("chat/completions", request, bias or {})
             # Not before: a request may be refused for another reason.
             self._knows_templates = False
-        choice = answer["choices"][0]
+        choice = self._choice_of(answer, "message")
         return _words_of(choice["message"].get("content")), choice.get("finish_reason")
 
     def _sampling(self, max_new_tokens: int, seed: int, stop: str | None) -> dict[str, Any]:
@@ -305,7 +306,26 @@ class RemoteEngine:
         if status >= 400:
             kind = ConnectionError if status in PASSING else ValueError
             raise kind(f"`expansion_model`: {response.url} answered with status {status}: {response.text[:300]}")
-        return response.json()
+        try:
+            return response.json()
+        except ValueError:
+            raise self._is_no_completion(response.text) from None
+
+    def _choice_of(self, answer: Any, needed: str) -> dict[str, Any]:
+        """Return what the model wrote. Gateways answer with status 200 as well when no model has."""
+        try:
+            choice = answer["choices"][0]
+            if needed in choice:
+                return dict(choice)
+        except (KeyError, IndexError, TypeError):
+            pass
+        raise self._is_no_completion(str(answer))
+
+    def _is_no_completion(self, found: str) -> ConnectionError:
+        return ConnectionError(
+            f"`expansion_model`: {self._address} answered with what is no completion: {found[:300]}. With `run_dir`, "
+            "the same call resumes."
+        )
 
 
 def _session(client: "InferenceClient", max_requests: int) -> Any:

