@@ -32,11 +32,12 @@ federation: $(VENV)/.installed ## a federation with real processes
 bench: $(VENV)/.installed ## measure speed
 	$(BIN)/python tests/benchmarks/run.py
 
-# Where nothing can be installed, the packages of $(PYTHON) are used if they are enough.
+# Where nothing can be installed, the packages of $(PYTHON) are used if they are enough. (With $(MAKE) in it, the line
+# would be run by `make --dry-run` as well.)
 gpu: ## measure the library on a GPU, or try the script without one
 	if $(PYTHON) tests/gpu/enough.py; \
 	then PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) tests/gpu/run.py $(ARGS); \
-	else $(MAKE) $(VENV)/.installed && $(BIN)/python tests/gpu/run.py $(ARGS); fi
+	else make $(VENV)/.installed PYTHON=$(PYTHON) && $(BIN)/python tests/gpu/run.py $(ARGS); fi
 
 benchmark benchmark-small: $(VENV)/.installed ## compare methods (downloads texts)
 	$(BIN)/python -m recipes.benchmark --config recipes/configs/benchmark/$(if $(findstring small,$@),small,full).yaml
