@@ -50,6 +50,8 @@ from hf_pretext.hub import fetch_folder
 from hf_pretext.models.checkpoints import read_tokenizer
 from hf_pretext.pages import write_page
 from hf_pretext.plots import plot_audit
+from hf_pretext.processes import num_processes
+from hf_pretext.saved_runs import check_folder
 
 NO_CARD = """# An audited run: not to be published
 
@@ -83,6 +85,11 @@ class AuditArguments:
 
 def main(arguments: AuditArguments) -> None:
     """Audit as the arguments say."""
+    if num_processes() > 1:
+        raise RuntimeError(
+            f"An audit runs in one process, and this is one of {num_processes()}: each would draw coins of its own. "
+            "Start it with `python`."
+        )
     output = Path(arguments.output_dir)
     run, settings = read_run(Path(arguments.run))
     config = PrivateEvolutionConfig(**settings)
@@ -102,6 +109,7 @@ def main(arguments: AuditArguments) -> None:
         noise=None if arguments.noise else no_noise,
         **{name: run[name] for name in run if name.endswith("_model") or name in of_models},
     )
+    check_folder(output, generator.privacy_report)
     synthetic = generator(audited, initial_population=public, num_samples=run["num_samples"])
     generator.save_pretrained(output)
     (output / "README.md").write_text(NO_CARD, encoding="utf-8")

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import Dataset
+from transformers import TrainingArguments
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
@@ -409,6 +410,17 @@ def test_equal_floor_and_ceiling_have_no_gap(rows):
     assert "gap_closed_accuracy" not in entry and "gap_closed_cross_entropy" in entry
 
 
+@pytest.mark.parametrize(("measure", "worse"), [("accuracy", 0.08), ("cross_entropy", 6.4)])
+def test_a_ceiling_that_is_worse_than_the_floor_leaves_no_gap(rows, measure, worse):
+    """A method that is as bad as the ceiling would close all of it."""
+    for row in rows:
+        if row["method"] != FLOOR:
+            row[measure] = worse
+    default = next(row for row in tables.summarize(rows, LIFTS)["table"] if row["method"] == "default")
+    assert f"gap_closed_{measure}" not in default
+    assert ("gap_closed_accuracy" in default) == (measure != "accuracy")
+
+
 def test_no_fraction_of_a_gap_is_shown_that_may_be_zero_and_missing_runs_are_named(rows):
     for row in rows:
         row["accuracy"] += 0.1 * row["seed"] * (row["method"] == CEILING)
@@ -461,7 +473,44 @@ def test_a_package_of_npm_is_checked_and_unpacked_once(tmp_path, monkeypatch):
 def test_a_number_behind_the_name_of_a_set_is_that_many_clients(tiny):
     private, held_out = data.load_private("toys:3", Path("unused"))
     assert len(set(private["client_id"])) == 3 and len(held_out) == 50
+    # What is held out does not depend on how many clients there are.
+    assert held_out.to_dict() == data.load_private("toys", Path("unused"))[1].to_dict()
     assert Result([]).seconds == 0 and fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
+
+
+def test_no_text_is_scored_that_is_private_as_well(tmp_path):
+    sold = [{"user": f"{number}-b", "body": "Buy one, get one free today."} for number in range(40)]
+    rows = [*rows_of_clients(60, 8), *sold]
+    path = write_lines(tmp_path / "mine.jsonl", rows)
+    arguments = BenchmarkArguments(private=[path], client_column="user", text_column="body")
+    loaded = given.load_set("mine", arguments)
+    assert len(loaded.held_out) >= 33 and not set(loaded.held_out["text"]) & set(loaded.private["text"])
+    assert "Buy one, get one free today." in loaded.private["text"]
+    # Also if the clients who wrote it are not among the few that are taken.
+    few = given.load_set("mine:12", arguments)
+    assert few.held_out["text"][:] == loaded.held_out["text"][:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": 61}, "The private set 'toys' has 60 texts"),
+        ({"curve": [40, 151]}, "The private set 'toys' has 60 texts.* ask for 151"),
+        ({"public_fraction": 0.8}, "There are 150 public texts.* ask for 160"),
+    ],
+)
+def test_what_cannot_be_as_many_texts_is_refused_before_any_model_is_loaded(tiny, monkeypatch, changes, message):
+    monkeypatch.setattr(learners, "locate", None)
+    with pytest.raises(ValueError, match=message):
+        comparison.compare(tiny(FLOOR, PRIVATE, **changes))
+
+
+def test_more_gpus_do_not_make_larger_batches(tmp_path):
+    training = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=16, report_to="none")
+    _ = training.device
+    training._n_gpu = 8
+    assert training.train_batch_size == 128
+    assert learners.on_one_device(training).train_batch_size == 16 and training.n_gpu <= 1
 
 
 def test_the_first_edition_s_defaults_do_not_follow_those_of_today():

@@ -93,7 +93,9 @@ def test_audit_yaml_is_what_the_script_reads(path, tmp_path):
         parser.parse_args_and_config(["--config", str(wrong)])
 
 
-def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, private, public, tmp_path, capsys):
+def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(
+    models_folder, private, public, tmp_path, capsys, monkeypatch
+):
     private.to_json(tmp_path / "private.jsonl")
     Dataset.from_dict({"text": public}).to_json(tmp_path / "public.jsonl")
     names = ("variation_model", "embedding_model", "expansion_model")
@@ -107,6 +109,11 @@ def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(models_folder, pri
     script = load_script("audit")
     arguments = {"run": str(tmp_path / "run.yaml"), "output_dir": str(tmp_path / "out"), "client_share": 0.5}
     arguments |= {"public": str(tmp_path / "public.jsonl"), "num_canaries": 16, "seed": 1}
+    with monkeypatch.context() as patched:
+        patched.setenv("WORLD_SIZE", "2")
+        with pytest.raises(RuntimeError, match="An audit runs in one process"):
+            script.main(script.AuditArguments(**arguments))
+    assert not (tmp_path / "out").exists()
     script.main(script.AuditArguments(**arguments))
     releases = (tmp_path / "out" / "run" / "ledger.json").read_bytes()
     script.main(script.AuditArguments(**arguments, model=str(model)))
@@ -419,6 +426,18 @@ def test_bad_input_is_named_before_training(folder, dataset, changes, error, mes
     with pytest.raises(error, match=message):
         finetune(folder, dataset, **changes)
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
+@pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
+def test_another_model_s_folder_is_not_trained_into(folder, name, script, monkeypatch):
+    """Saving would remove its weights, or the page of a project."""
+    monkeypatch.setattr("transformers.Trainer.train", lambda *_, **__: pytest.fail("too late"))
+    (folder / "out").mkdir()
+    (folder / "out" / name).write_text("Mine.")
+    with pytest.raises(ValueError, match=f"holds '{name}', which is not of hf_pretext"):
+        finetune(folder, str(folder / "texts.jsonl"), script)
+    assert (folder / "out" / name).read_text() == "Mine."
 
 
 def test_a_push_without_a_name_or_a_token_is_refused_before_training(folder, monkeypatch):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from transformers import TrainerCallback
 
 from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, PICTURE_NAME, TRAINING_NAME
-from ..files import atomic_folder, read_json, write_json
+from ..files import atomic_folder, check_is_free, read_json, write_json
 from ..hub import check_guarantee, check_push, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
@@ -236,6 +236,7 @@ def train_and_save(
         push (`dict`, *optional*): What `take_over_push` returned.
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
+    check_output(trainer.args.output_dir)
     origin = origin_of(texts, base_model, report)
     if not _is_continued(trainer.args.resume_from_checkpoint, trainer.args.output_dir, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
@@ -261,6 +262,16 @@ def train_and_save(
         print(f"The model and its card are in {output}/.")
         if push:
             print(f"Pushed to {push_model(output, **push)}.")
+
+
+def check_output(folder: str | Path) -> None:
+    """Raise a `ValueError` if a folder holds files that saving a model would remove, such as another model's weights.
+
+    What a recipe left there is replaced: a finetuned model, or checkpoints of a training that did not end.
+    """
+    path = Path(folder)
+    if not (path / TRAINING_NAME).is_file() and not any(path.glob("checkpoint-*")):
+        check_is_free(path, FILES_OF_A_MODEL)
 
 
 def training_facts(

@@ -75,7 +75,7 @@ class Cache:
         path = self.path(stage, inputs).with_suffix(".json")
         if not path.is_file():
             self._check_allowed(path)
-            with self._alone(path) as is_missing:
+            with self.alone(path) as is_missing:
                 if is_missing:
                     tqdm.write(f"{stage}: {inputs}")
                     started = time.perf_counter()
@@ -93,7 +93,7 @@ class Cache:
         """Read an array, or make it, even with `only_cached`: embeddings take little time."""
         path = self.path(stage, inputs).with_suffix(".npy")
         if not path.is_file():
-            with self._alone(path) as is_missing:
+            with self.alone(path) as is_missing:
                 if is_missing:
                     scratch = path.with_suffix(".writing.npy")
                     np.save(scratch, make())
@@ -109,13 +109,13 @@ class Cache:
         folder = self.path(stage, inputs)
         if not (folder / "config.json").is_file():
             self._check_allowed(folder)
-            with self._alone(folder / "config.json") as is_missing:
+            with self.alone(folder / "config.json") as is_missing:
                 if is_missing:
                     train(folder)
         return folder
 
     @contextmanager
-    def _alone(self, path: Path) -> Iterator[bool]:
+    def alone(self, path: Path) -> Iterator[bool]:
         """Wait for another process that makes the same result, and return whether it is still missing."""
         locks = self.folder / "locks"
         locks.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from hf_pretext.privacy.plan import with_token_fraction
 from .arguments import BenchmarkArguments
 from .cache import cached
 from .experiment import LIFT_EPSILON, LIFT_ROUNDS, Experiment
+from .given import check_numbers
 from .learners import LEARNERS, Learner, Models
 from .methods import METHODS
 from .pictures import plot_curve, plot_maps, plot_rounds, plot_scores
@@ -82,7 +83,8 @@ def load_experiments(arguments: BenchmarkArguments) -> list[Experiment]:
     experiments = [Experiment(name, arguments, models) for name in arguments.data]
     for experiment in experiments:
         _ = experiment.loaded
-    _ = models.public
+    sets = {experiment.name: len(experiment.private_texts) for experiment in experiments}
+    check_numbers(arguments, sets, len(models.public))
     return experiments
 
 

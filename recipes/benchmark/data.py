@@ -58,7 +58,7 @@ def load_private(name: str, folder: Path, held_out_fraction: float = 0.15) -> tu
 
     Returns:
         `tuple` of two `datasets.Dataset`: Private and held-out texts (evaluation only: no guarantee covers those).
-        Columns `client_id` and `text`.
+        Columns `client_id` and `text`. No held-out text is a private one as well.
 
     Raises:
         ValueError: There is no such set, or a downloaded file has other content than it had.
@@ -66,7 +66,16 @@ def load_private(name: str, folder: Path, held_out_fraction: float = 0.15) -> tu
     check_private_set(name)
     base, _, number = name.partition(":")
     private, held_out = PRIVATE_SETS[base](folder, held_out_fraction)
-    return some_clients(private, number), held_out
+    return some_clients(private, number), without_copies(held_out, private)
+
+
+def without_copies(held_out: Dataset, private: Dataset) -> Dataset:
+    """Leave out held-out texts that are among the private ones, word for word, such as advertisements and replies.
+
+    A model that is trained on private texts may know them by heart. So they say nothing of what it has learned.
+    """
+    known = set(private["text"])
+    return held_out.select([row for row, text in enumerate(held_out["text"]) if text not in known])
 
 
 def some_clients(private: Dataset, number: str) -> Dataset:

@@ -1,6 +1,6 @@
 """Texts that are given as files: anyone's private sets, and public texts for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from datasets import Dataset
 from hf_pretext.data import read_dataset, read_texts, split_by_client
 
 from .cache import fingerprint
-from .data import PRIVATE_SETS, load_private, public_texts, some_clients
+from .data import PRIVATE_SETS, load_private, public_texts, some_clients, without_copies
 from .sizes import Sizes
 
 FEWEST_TEXTS = 33
@@ -83,10 +83,10 @@ def load_set(name: str, arguments: Sizes) -> PrivateSet:
             f"`private`={str(path)!r} has {num_clients} clients in the column {arguments.client_column!r}. At least "
             f"{FEWEST_CLIENTS} are needed. Is it the column that says whose text it is?"
         )
-    private, held_out = split_by_client(samples, HELD_OUT_FRACTION)
-    private = some_clients(private, number)
+    everyone, held_out = split_by_client(samples, HELD_OUT_FRACTION)
+    private = some_clients(everyone, number)
     version = f"{name}-{fingerprint([private['client_id'][:], private['text'][:], held_out['text'][:]])}"
-    return _checked(name, PrivateSet(private, held_out, version))
+    return _checked(name, PrivateSet(private, without_copies(held_out, everyone), version))
 
 
 def _checked(name: str, found: PrivateSet) -> PrivateSet:
@@ -113,3 +113,28 @@ def load_public(arguments: Sizes) -> list[str]:
     if len(texts) < FEWEST_TEXTS:
         raise ValueError(f"`public`={arguments.public!r} has {len(texts)} texts. At least {FEWEST_TEXTS} are needed.")
     return texts
+
+
+def check_numbers(arguments: Sizes, sets: Mapping[str, int], num_public: int) -> None:
+    """Refuse to compare methods on as many texts as there are not.
+
+    A ceiling of fewer private texts would not be one, and public texts are drawn, chosen or mixed in as well.
+
+    Args:
+        arguments (`Sizes`): Numbers of texts.
+        sets (`Mapping` of `str` to `int`): Number of private texts in each private set, at most eight of a client.
+        num_public (`int`): Number of public texts.
+
+    Raises:
+        ValueError: There are fewer texts than `num_samples` or `curve` ask for.
+    """
+    most = max([arguments.num_samples, *arguments.curve])
+    mixed = round(most * arguments.public_fraction / (1 - arguments.public_fraction))
+    of_set = "The private set {!r} has {} texts, at most eight of a client"
+    needs = [(of_set.format(name, own), own, most) for name, own in sets.items()]
+    for what, number, wanted in [*needs, (f"There are {num_public} public texts", num_public, max(most, mixed))]:
+        if number < wanted:
+            raise ValueError(
+                f"{what}, and `num_samples`={arguments.num_samples}, `curve`={list(arguments.curve)} "
+                f"and `public_fraction`={arguments.public_fraction} ask for {wanted}. Lower them."
+            )

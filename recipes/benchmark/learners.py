@@ -240,6 +240,13 @@ def with_adapters(model: Any, rank: int) -> Any:
     return get_peft_model(model, lora)
 
 
+def on_one_device(training: TrainingArguments) -> TrainingArguments:
+    """Let a trainer use one GPU where there are more. On all of them its batches would be as many times as large."""
+    _ = training.device  # Which counts the GPUs.
+    training._n_gpu = min(1, training._n_gpu)
+    return training
+
+
 def finetune(
     model: Any, tokenizer: Any, texts: Sequence[str], rate: float, epochs: float, batch_size: int = 16
 ) -> Any:
@@ -274,7 +281,7 @@ def finetune(
             report_to="none",
             use_cpu=model.device.type == "cpu",
         )
-        Trainer(model, training, train_dataset=Dataset.from_list(rows), data_collator=collator).train()
+        Trainer(model, on_one_device(training), train_dataset=Dataset.from_list(rows), data_collator=collator).train()
     return model.eval()
 
 

@@ -232,18 +232,21 @@ def public_texts(trial: Trial) -> Result:
 def selected_public_texts(trial: Trial) -> Result:
     """Choose public texts by what the releases of the defaults' run say of them, which costs no budget of its own.
 
-    This is distribution matching (Wang et al. 2023, arXiv 2305.12132).
+    This is distribution matching (Wang et al. 2023, arXiv 2305.12132). A few texts are chosen more sharply than many,
+    so each number of them is chosen by itself.
     """
     run, evolution = replace(trial, method=METHODS["default"]), Evolution()
-    inputs = evolution.inputs(run)
+    inputs, number = evolution.inputs(run), trial.num_texts or trial.number
+    folder = trial.cache.path("run", inputs)
 
     def choose() -> list[str]:
         run.seeds()  # Until its run has ended, no other process works in its folder.
-        generator = evolution.generator(run, trial.cache.path("run", inputs))
-        generator.evolve(trial.experiment.private, initial_population=trial.models.public)
-        return list(generator.select(trial.models.public, trial.number)["text"])
+        with trial.cache.alone(folder):
+            generator = evolution.generator(run, folder)
+            generator.evolve(trial.experiment.private, initial_population=trial.models.public)
+        return list(generator.select(trial.models.public, number)["text"])
 
-    return trial.cache("selected", {**inputs, "number": trial.number}, choose)
+    return trial.cache("selected", {**inputs, "number": number}, choose)
 
 
 def private_texts(trial: Trial) -> Result:

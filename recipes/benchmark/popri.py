@@ -33,6 +33,7 @@ from hf_pretext.privacy.noise import DiscreteGaussian
 from hf_pretext.prompts import ListPrompt
 
 from .cache import Result
+from .learners import on_one_device
 from .sizes import Sizes
 from .trial import Trial, shared_settings
 
@@ -269,7 +270,7 @@ class Policy:
             )
             trainer = DPOTrainer(
                 copy.deepcopy(self._base),
-                args=training,
+                args=on_one_device(training),
                 train_dataset=Dataset.from_list([pair._asdict() for pair in pairs]),
                 processing_class=self.tokenizer,
                 peft_config=self._lora,

@@ -108,11 +108,12 @@ def _gaps_closed(members: Sequence[Row], floor: Sequence[Row], ceiling: Sequence
     """Compute the fraction of the gap that each run closes.
 
     Runs of one random seed have the order of the texts in common, so the floor of the same seed is subtracted. Without
-    floor or ceiling, or if they are equal, there is no gap.
+    floor or ceiling, or if the ceiling is no better, there is no gap.
     """
     of_seed = {each["seed"]: each[measure] for each in floor}
     low, high = (float(np.mean([each[measure] for each in end])) if end else math.nan for end in (floor, ceiling))
-    if not abs(high - low) > 0:
+    # A ceiling that is no better than the floor leaves no gap to close.
+    if not (low - high if measure == "cross_entropy" else high - low) > 0:
         return []
     return [gap_closed(each[measure] - of_seed.get(each["seed"], low) + low, low, high) for each in members]
 
@@ -186,8 +187,10 @@ def headline(results: Mapping[str, Any]) -> str:
                 ("gap closed", "gap_closed", "ceiling"),
                 ("of the way to the private texts", "gap_closed_to_private", "private"),
             ):
-                ends = [rows.get((*panel, end_of_gap(end).name, None)) for panel in panels]
-                cells = [_fractions(row, top, gap) for row, top in zip(of_method, ends, strict=True)]
+                floors, tops = (
+                    [rows.get((*panel, end_of_gap(each).name, None)) for panel in panels] for each in ("floor", end)
+                )
+                cells = [_fractions(*each, gap) for each in zip(of_method, floors, tops, strict=True)]
                 if any(cells):
                     lines.append(_line([f"*{words}: {method}, epsilon {epsilon:g}*", *cells]))
     return "\n".join(lines) + "\n"
@@ -201,13 +204,13 @@ def _scores(row: Row | None, most_seeds: int) -> str:
     return f"{_with_reach(row['accuracy'], 4)} / {_with_reach(row['cross_entropy'], 3)}{missing}"
 
 
-def _fractions(row: Row | None, ceiling: Row | None, gap: str) -> str:
-    """Show the fraction of the gap that is closed, unless the gap itself may be zero."""
+def _fractions(row: Row | None, floor: Row | None, ceiling: Row | None, gap: str) -> str:
+    """Show the fraction of the gap that is closed, unless the gap itself may be zero, or less."""
+    if row is None or floor is None or ceiling is None:
+        return ""
     cells = []
     for name in (f"{gap}_{measure}" for measure in IN_README):
-        if row is None or ceiling is None or name not in row:
-            return ""
-        least = ceiling[name]["low"]
+        least = ceiling[name]["low"] if name in row else 0
         cells.append("not told apart" if least is not None and least <= 0 else _with_reach(row[name], 2))
     return " / ".join(cells)
 

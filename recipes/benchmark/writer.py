@@ -11,7 +11,7 @@ from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.preferences import PairWriter, last_trainer
 
-from .learners import Models
+from .learners import Models, on_one_device
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Preferences:
                 use_cpu=models.device.type == "cpu",
             )
             size = models.arguments.batch_size
-            trainer = last_trainer(writer, model, tokenizer, lora, training, self.num_rounds, batch_size=size)
+            one = on_one_device(training)
+            trainer = last_trainer(writer, model, tokenizer, lora, one, self.num_rounds, batch_size=size)
             trainer.train()
         return trainer.model.get_base_model().eval(), tokenizer
