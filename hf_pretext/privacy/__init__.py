@@ -2,10 +2,10 @@
 
 What is released: noisy sums over the clients, to the server that runs the evolution and from there to anyone. Each
 answers one public question (`clients.questions`). The unit is the client, with all of its samples. Neighboring data
-sets differ by adding or removing one client, or by exchanging one under `"replace_one"`. The sensitivity of each
-release is stated by its `Mechanism`. Everything else (selection, variation, seeds, expansion, models trained on the
-texts) is computed from these releases and public data alone. It is post-processing: the same guarantee covers it, and
-it costs nothing more.
+sets differ by adding or removing the texts of one client, or by exchanging them under `"replace_one"`. The sensitivity
+of each release is stated by its `Mechanism`. Everything else (selection, variation, seeds, expansion, models trained
+on the texts) is computed from these releases and public data alone. It is post-processing: the same guarantee covers
+it, and it costs nothing more.
 
 One frozen object, the `Plan`, gives both the noise that is drawn and the epsilon that is claimed.
 """

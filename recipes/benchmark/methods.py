@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.evolution.selection import SelectionRule
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.runs.folder import RunFolder
 
@@ -120,9 +121,11 @@ class Evolution:
     Args:
         has_masked_lm (`bool`, *optional*, defaults to `False`):
             Whether a masked model varies candidates, and not the language model.
+        selection (`SelectionRule`, *optional*): Weighs the candidates instead of the rule of the configuration.
     """
 
     has_masked_lm: bool = False
+    selection: SelectionRule | None = None
 
     def __call__(self, trial: Trial) -> Result:
         """Find seeds, and measure every round of the search (evaluation only, not DP).
@@ -149,6 +152,8 @@ class Evolution:
         }
         if self.has_masked_lm:
             inputs["masked_lm"] = trial.arguments.masked_lm or Path(trial.models.masked_lm).name
+        if self.selection is not None:
+            inputs["selection"] = type(self.selection).__name__
         return inputs
 
     def generator(self, trial: Trial, folder: Path) -> PrivateEvolutionGenerator:
@@ -162,6 +167,7 @@ class Evolution:
             device=models.device,
             batch_size=trial.arguments.batch_size,
             run_dir=folder,
+            selection=self.selection,
         )
 
     def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
@@ -173,7 +179,7 @@ class Evolution:
         rounds = []
         for record, (candidates, votes) in zip(generator.history, RunFolder(folder).rounds(), strict=True):
             points = models.embed(candidates)
-            weights = weigh(reading_of(votes, noise_std, points), trial.config)
+            weights = weigh(reading_of(votes, noise_std, points), trial.config, self.selection)
             lift = lift_of(weights, true_votes(experiment.samples, points))
             rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
         # Asked in the second edition: how often clients hold each token of the language model.

@@ -6,7 +6,7 @@ from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.questions import NearestCandidates, sum_answers
 from hf_pretext.clients.samples import Samples
 from hf_pretext.evolution.evidence import VotesReading
-from hf_pretext.evolution.selection import selection_rule
+from hf_pretext.evolution.selection import SelectionRule, selection_rule
 from hf_pretext.privacy.mechanism import Mechanism
 
 
@@ -44,9 +44,9 @@ def reading_of(votes: np.ndarray, noise_std: float, points: np.ndarray) -> Votes
     return VotesReading(votes, noise_std, lambda: points)
 
 
-def weigh(reading: VotesReading, config: PrivateEvolutionConfig) -> np.ndarray:
-    """Weigh candidates by their noisy votes, as a round with these settings does."""
-    return selection_rule(None, config).select(reading)
+def weigh(reading: VotesReading, config: PrivateEvolutionConfig, selection: SelectionRule | None = None) -> np.ndarray:
+    """Weigh candidates by their noisy votes, as a round with these settings, or with a rule of one's own, does."""
+    return selection_rule(selection, config).select(reading)
 
 
 def lift_of(weights: np.ndarray, votes: np.ndarray) -> float:
