@@ -563,7 +563,7 @@ def test_the_noise_of_a_mean_is_its_own(files, embedding_model, candidates, rela
     draws = []
     for _ in range(24):
         draws.append(made.pool.release(question, made.ledger))
-        for context in made.grid.contexts.values():
+        for context in (made.pool._context, *made.grid.contexts.values()):
             context.run_id += 1
     draws = np.array(draws)
     mechanism = made.ledger.plan.entry("mean_embedding").mechanism

@@ -217,7 +217,7 @@ class Server:
         given = self.ask(KEYS, dict.fromkeys(self.nodes, {"num_asked": len(self.nodes)}))
         self.public = {node: Keys.from_bytes(each["keys"]) for node, each in given.items()}
         size = len(self.nodes)
-        terms = terms_of(self.made.ledger.plan, self.run.num_clients, self.run.max_colluding, size)
+        terms = terms_of(self.made.ledger.plan, self.run.num_clients, self.run.max_colluding, size, run=1)
         self.roster = Roster(self.public, find_graph(size, self.num_colluding, self.num_needed), terms)
         return self
 
@@ -734,6 +734,48 @@ def test_two_processes_of_a_node_give_one_reply(server, stage, is_private, monke
         ask(server.made, 1000, stage, asked, question)
     if is_private:
         assert len(NodeLedger(texts).answers()) == (stage != SHARES)
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_the_same_texts_are_in_a_sum_once(server, tmp_path, run):
+    """A server that shows a node to itself, as a node of another run, or two SuperNodes of one text and ledger.
+
+    The sum would hold the text twice, for one entry in the ledger a run.
+    """
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "a"}')
+    for node in (1000, 1001):
+        server.made.grid.contexts[node].node_config = {"private": str(texts), **LIMITS}
+    server.made.grid.contexts[1001].run_id = run
+    server.keys()
+    for node in (1000, 1001):
+        with pytest.raises(RefusalError, match="other keys that this client has made"):
+            ask(server.made, node, SHARES, server.roster.to_record())
+    assert not NodeLedger(texts).answers()
+
+
+def test_answers_of_two_runs_are_not_summed(server):
+    server.made.grid.contexts[1004].run_id = 2
+    server.keys().shares().answers()
+    statement = server.roster.masked_among(server.question()[1], set(server.nodes))
+    is_signed = [server.roster.is_signed(node, server.answered[node], statement) for node in server.nodes]
+    assert is_signed == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("size", "max_dropout"), [(201, 0.06), (250, 0.05)])
+def test_settings_by_which_nothing_could_be_opened_are_refused_or_have_another_graph(size, max_dropout):
+    mechanism = Plan.from_config(make_large_federation(5).config).entry("votes").mechanism
+    colluding = num_colluding(size, 0.05 if max_dropout > 0.05 else 0.02)
+    needed = num_summed(replace(mechanism, max_dropout=max_dropout), size, colluding)
+    found = find_graph(size, colluding, needed)
+    assert found.num_to_open <= size
+    found.check()
+    graph.check_can_open(size, colluding, needed)
+
+
+def test_a_release_that_no_number_of_clients_could_open_is_not_counted():
+    with pytest.raises(ValueError, match="6 would have to answer, so every release would be lost"):
+        graph.check_can_open(5, 1, 6)
 
 
 def test_a_line_that_a_crash_cut_burns_nothing_and_spoils_nothing(tmp_path):

@@ -34,7 +34,7 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.noise import DiscreteGaussian, NoiseSource
 from ..privacy.plan import Plan
 from ..settings import shortened
-from .masked_client import Burn, MaskedRelease
+from .masked_client import MaskedRelease, Notes
 from .masking import ANSWER, CONFIRM, KEYS, MASKS, SHARES, STAGES, UNMASK
 from .node import AskedRun, NodeBudget, NodeSettings, RefusalError, all_answered, already_answered
 from .node_ledger import NodeError
@@ -111,8 +111,8 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         return Message(recorddict_compat.fitres_to_recorddict(reply, keep_input=False), reply_to=message)
 
     def masked(message: Message, context: Context) -> Message:
-        burn = _burner(context, is_genuine)
-        release = MaskedRelease(context.state, message.metadata.dst_node_id, context.run_id, burn)
+        notes = _notes(context, is_genuine)
+        release = MaskedRelease(context.state, message.metadata.dst_node_id, context.run_id, notes)
         stage, asked = message.metadata.message_type.partition(".")[2], message.content.config_records[MASKS]
         if stage == KEYS:
             given = _begin(
@@ -276,7 +276,7 @@ def _begin(
     for entry in plan.releases:
         _refusing(check_capacity, entry.mechanism, number)
     needed = max(_refusing(num_summed, entry.mechanism, number, conspiring) for entry in plan.releases)
-    terms = terms_of(plan, settings.num_clients, settings.max_colluding, number)
+    terms = terms_of(plan, settings.num_clients, settings.max_colluding, number, release.run)
     return release.make_keys(number, needed, conspiring, terms)
 
 
@@ -305,19 +305,24 @@ _BURNT: set[tuple[str, str]] = set()
 """Stages that nodes of a simulation have answered in this process."""
 
 
-def _burner(context: Context, is_genuine: bool) -> Burn:
+class _NotesOfSimulation:
+    """Notes of the clients of a simulation, which share a process."""
+
+    def burn(self, keys: str, stage: str) -> None:
+        """Answer a stage once. See `Notes`."""
+        if (keys, stage) in _BURNT:
+            raise RefusalError(already_answered(stage))
+        _BURNT.add((keys, stage))
+
+    def made_any(self, keys: Sequence[str]) -> bool:
+        """Say no: whose keys are whose is not noted here. See `Notes`."""
+        return False
+
+
+def _notes(context: Context, is_genuine: bool) -> Notes:
     """Return what sees to it that a stage is answered once, also if the context is stored late or put back."""
     node = NodeSettings.from_node_config(context.node_config)
-
-    def burn(keys: str, stage: str) -> None:
-        if node.private is not None:
-            NodeBudget(node, is_genuine).burn(keys, stage)
-        elif (keys, stage) in _BURNT:
-            raise RefusalError(already_answered(stage))
-        else:
-            _BURNT.add((keys, stage))
-
-    return burn
+    return _NotesOfSimulation() if node.private is None else NodeBudget(node, is_genuine)
 
 
 def _asked_run(context: Context, plan: Plan) -> AskedRun:

@@ -134,13 +134,28 @@ def find_graph(size: int, num_colluding: int, num_needed: int) -> Graph:
     def attempt(degree: int) -> Graph | None:
         answers = num_needed + num_spare(size, num_colluding, num_needed, degree)
         graph = Graph(size, num_colluding, num_needed, degree, find_threshold(size, answers, degree))
-        return graph if graph.threshold >= 2 and graph.privacy_failure <= -PRIVACY_BITS else None
+        is_possible = answers <= size and graph.threshold >= 2
+        return graph if is_possible and graph.privacy_failure <= -PRIVACY_BITS else None
 
     low, high = 1, size - 1  # A larger degree is safe if a smaller one is, up to rounding of the threshold.
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if attempt(middle) is None else (low, middle)
     return attempt(high) or complete
+
+
+def check_can_open(size: int, num_colluding: int, num_needed: int) -> None:
+    """Refuse, at the server and before anything is counted, settings by which no release could be opened.
+
+    Raises:
+        ValueError: More clients would have to answer than there are.
+    """
+    wanted = find_graph(size, num_colluding, num_needed).num_to_open
+    if wanted > size:
+        raise ValueError(
+            f"Among {size} clients, {wanted} would have to answer, so every release would be lost. Raise "
+            "`max_dropout`, or lower `max_colluding`."
+        )
 
 
 @lru_cache(maxsize=1024)

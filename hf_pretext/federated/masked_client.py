@@ -8,10 +8,11 @@ is summed, and of its key of common masks if it is not. It does so once per rele
 - it has not given this message for these keys, also to another process that began with the same state: it burns a
   stage on the disk before it replies, and the last one before it draws what it checks,
 - the degree and the threshold are safe for the number of clients, and its own keys are on the roster, fresh as all
-  others,
+  others, and once: no others that it has made for another run, in another process, or as another node,
 - enough clients have answered for their noise to be enough, it is one of them, and so are enough of the holders of its
   own secrets,
-- each client whose share it gives has signed that it answered the same question by the same terms, and masked its
+- each client whose share it gives has signed that it answered the same question, by the same terms and in the same
+  run, and masked its
   answer with all of its holders in the same set of clients. So the server has not told it that some of them are gone,
 - more than half of the honest clients have signed that the same clients have answered. An honest client signs one set,
   so the server gets no shares for two sets. If all clients are linked to all, every signature is checked, and there
@@ -23,9 +24,9 @@ roster are those of other clients: a server that invents more clients than `max_
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from secrets import SystemRandom, token_bytes
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,8 +57,21 @@ from .shamir import NO_SHARE, SHARE_BYTES, is_share, split
 SEEN = "hf_pretext.keys_seen"
 """Record of the keys of earlier releases, in the state of a node."""
 
-Burn = Callable[[str, str], None]
-"""Takes the name of a client's keys and a stage. Raises an error if it was called so before, in any process."""
+
+class Notes(Protocol):
+    """What a client remembers on its disk, in all processes and runs."""
+
+    def burn(self, keys: str, stage: str) -> None:
+        """Note that a stage was answered with keys of this name, or refused in the end.
+
+        Raises:
+            ValueError: That was noted before.
+        """
+        ...
+
+    def made_any(self, keys: Sequence[str]) -> bool:
+        """Return whether this client has made keys of one of these names."""
+        ...
 
 
 class MaskedRelease:
@@ -67,18 +81,18 @@ class MaskedRelease:
         state (`RecordDict`): The state of the node.
         node (`int`): The client's own node.
         run (`int`): Flower's id of the run.
-        burn (`Burn`): Remembers, on the disk, which stages were answered or refused in the end.
+        notes (`Notes`): Remembers, on the disk, which stages were answered or refused in the end.
 
     Raises:
         ValueError: By all methods: the server asks for something that is not safe, or not next. The messages hold
             public facts only.
     """
 
-    def __init__(self, state: RecordDict, node: int, run: int, burn: Burn) -> None:
+    def __init__(self, state: RecordDict, node: int, run: int, notes: Notes) -> None:
         self._records = state.config_records
         self._node = node
-        self._run = run
-        self._burn = burn
+        self.run = run
+        self._notes = notes
         self._state: dict[str, Any] = dict(self._records.get(MASKS, {}))
 
     @property
@@ -94,7 +108,7 @@ class MaskedRelease:
             Ed25519PrivateKey.generate(),
         )
         self._state = {"num_asked": num_asked, "num_needed": num_needed, "num_colluding": num_colluding}
-        self._state |= {"terms": terms, "of": f"run {self._run} at node {self._node}"}
+        self._state |= {"terms": terms, "of": f"run {self.run} at node {self._node}"}
         self._state |= {
             "masks": masks.private_bytes_raw(),
             "seals": seals.private_bytes_raw(),
@@ -102,6 +116,7 @@ class MaskedRelease:
         }
         public = b"".join(key.public_key().public_bytes_raw() for key in (masks, seals, signatures))
         self._save(KEYS, public=public)
+        self._burn_stage(KEYS)
         return {"keys": public}
 
     def share(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,17 +226,23 @@ class MaskedRelease:
         following = STAGES[(STAGES.index(done) + 1) % len(STAGES)]
         if stage != following:
             raise ValueError(f"The stage {stage!r} is not next at this client, but {following!r}.")
-        if stage != KEYS and self._state["of"] != f"run {self._run} at node {self._node}":
+        if stage != KEYS and self._state["of"] != f"run {self.run} at node {self._node}":
             raise ValueError("This client made its keys for another run or node.")
 
     def _burn_stage(self, stage: str) -> None:
         """Answer a stage once. The state alone does not see to it: two processes may begin with the same state."""
-        self._burn(hashlib.sha256(self._state["public"]).hexdigest()[:32], stage)
+        self._notes.burn(_name_of(self._state["public"]), stage)
 
     def _read_roster(self, asked: Mapping[str, Any]) -> Roster:
         roster = self._roster(asked)
         if self._node not in roster.keys or b"".join(roster.keys[self._node]) != self._state["public"]:
             raise ValueError("The roster does not hold this client's own keys.")
+        others = [_name_of(b"".join(keys)) for node, keys in roster.keys.items() if node != self._node]
+        if self._notes.made_any(others):
+            raise ValueError(
+                "The roster holds other keys that this client has made, in another process or run: its answer would "
+                "be summed twice."
+            )
         if not self._state["num_needed"] <= len(roster.nodes) <= self.num_asked:
             raise ValueError(
                 f"{len(roster.nodes)} clients of {self.num_asked} have sent keys, and {self._state['num_needed']} are "
@@ -271,6 +292,10 @@ class MaskedRelease:
     def _save(self, stage: str, **values: Any) -> None:
         self._state |= {"stage": stage, **values}
         self._records[MASKS] = ConfigRecord(self._state)
+
+
+def _name_of(keys: bytes) -> str:
+    return hashlib.sha256(keys).hexdigest()[:32]
 
 
 def choose_holders(nodes: Sequence[int], own: int, degree: int) -> list[int]:

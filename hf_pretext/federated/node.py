@@ -13,6 +13,7 @@ from typing import Any
 from ..privacy.figures import rounded_up
 from ..privacy.plan import Plan, PlannedRelease
 from ..settings import check_settings, setting, shortened
+from .masking import KEYS
 from .node_ledger import Answer, NodeError, NodeLedger, epsilon_of
 
 ROUNDING = 1 + 1e-9
@@ -183,6 +184,16 @@ class NodeBudget:
         with self._ledger.locked():
             if not self._ledger.burn(f"{keys} {stage}"):
                 raise RefusalError(already_answered(stage))
+
+    def made_any(self, keys: Sequence[str]) -> bool:
+        """Return whether any process with this ledger has made one of these keys, which it burns as it makes them.
+
+        Raises:
+            NodeError: The ledger cannot be read or written.
+        """
+        with self._ledger.locked():
+            burnt = self._ledger.burnt()
+        return any(f"{each} {KEYS}" in burnt for each in keys)
 
     def _check_limits(self, run: AskedRun, answers: Sequence[Answer]) -> None:
         if not self._noise_is_genuine:

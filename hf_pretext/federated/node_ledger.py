@@ -200,15 +200,22 @@ class NodeLedger:
         Lines are on the disk on return, also after a crash in the middle of another line. The list holds hashes of
         public keys and names of stages.
         """
-        path = Path(f"{self.path}{STAGES_SUFFIX}")
-        content = path.read_text() if path.exists() else ""
+        content = self._stages.read_text() if self._stages.exists() else ""
         if line in content.splitlines():
             return False
-        with path.open("a") as file:
+        with self._stages.open("a") as file:
             file.write(f"{line}\n" if content.endswith("\n") or not content else f"\n{line}\n")
             file.flush()
             os.fsync(file.fileno())
         return True
+
+    def burnt(self) -> set[str]:
+        """Read the list of stages, inside of `locked`."""
+        return set(self._stages.read_text().splitlines()) if self._stages.exists() else set()
+
+    @property
+    def _stages(self) -> Path:
+        return Path(f"{self.path}{STAGES_SUFFIX}")
 
     def _read(self) -> tuple[dict[str, float], list[Answer]]:
         try:

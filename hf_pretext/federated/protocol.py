@@ -20,8 +20,8 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..settings import shortened
 
-PROTOCOL = 4
-"""Version of what server and clients agree on. In version 3, clients did not sign the question or the settings."""
+PROTOCOL = 5
+"""Version of what server and clients agree on. In version 4, clients did not sign which run they answer in."""
 
 MODULUS = 2**32
 REACH = 40
@@ -79,7 +79,7 @@ def num_summed(mechanism: Mechanism, num_asked: int, conspiring: int) -> int:
     return enough + conspiring
 
 
-def terms_of(plan: Plan, num_clients: int, max_colluding: float, num_asked: int) -> bytes:
+def terms_of(plan: Plan, num_clients: int, max_colluding: float, num_asked: int, run: int) -> bytes:
     """Hash what a client relies on in the settings of all others: how much noise, in how many parts, and for what.
 
     Noise multipliers count with six digits, as another machine may round the last one otherwise.
@@ -89,6 +89,7 @@ def terms_of(plan: Plan, num_clients: int, max_colluding: float, num_asked: int)
         num_clients (`int`): The run's `num_clients`.
         max_colluding (`float`): Fraction of them that may conspire.
         num_asked (`int`): Number of clients that are asked in this release.
+        run (`int`): Flower's id of the run.
     """
     releases = [
         [
@@ -98,7 +99,7 @@ def terms_of(plan: Plan, num_clients: int, max_colluding: float, num_asked: int)
         ]
         for each in plan.releases
     ]
-    return _hashed([PROTOCOL, num_clients, float(max_colluding), num_asked, float(plan.delta), releases])
+    return _hashed([PROTOCOL, num_clients, float(max_colluding), num_asked, run, float(plan.delta), releases])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ..privacy.plan import Plan
 from ..saved_runs import check_folder
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
+from .graph import check_can_open
 from .masked_server import MaskedSum
 from .node_texts import read_rows_of
 from .protocol import REACH, Encoded, announce, check_capacity, encode, num_colluding, num_summed, terms_of
@@ -104,7 +105,8 @@ class FederatedClientPool(ClientPool):
     ) -> None:
         for entry in plan.releases:
             check_capacity(entry.mechanism, settings.num_clients)
-            num_summed(entry.mechanism, settings.num_clients, _num_colluding(settings))
+            needed = num_summed(entry.mechanism, settings.num_clients, _num_colluding(settings))
+            check_can_open(settings.num_clients, _num_colluding(settings), needed)
         self._grid = grid
         self._context = context
         self._settings = settings
@@ -114,6 +116,7 @@ class FederatedClientPool(ClientPool):
         self._noise_is_genuine = noise_is_genuine
         self._record = record
         self._known_by: dict[str, set[int]] = {}
+        self._asked: dict[str, set[int]] = {}
         self._nodes: list[int] = []
         self._silent: set[int] = set()
         self._keys_seen: set[bytes] = set()
@@ -160,6 +163,8 @@ class FederatedClientPool(ClientPool):
         self._nodes = sorted(willing, key=lambda node: (node in self._silent, node not in before, node))
         self._nodes = self._nodes[: self.num_clients]
         check_capacity(mechanism, len(self._nodes))
+        colluding = _num_colluding(self._settings)
+        check_can_open(len(self._nodes), colluding, num_summed(mechanism, len(self._nodes), colluding))
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Get the noisy sum from the clients. See `ClientPool`."""
@@ -191,6 +196,9 @@ class FederatedClientPool(ClientPool):
             make_durable_folder(self._record.parent)
             atomic_write(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
         if total is None:
+            # Nodes that would no longer answer say so before the next release is counted.
+            self._known_by.clear()
+            self._asked.clear()
             raise ReleaseLostError(
                 f"{num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
                 "enough, and for their masks to come off. The release is discarded, and counted as spent."
@@ -214,12 +222,18 @@ class FederatedClientPool(ClientPool):
     def _knowing(self, question: Question, nodes: list[int]) -> list[int]:
         """Ask the nodes that have not been asked whether they will answer a question by this plan.
 
-        That depends on their software and their own limits, and not on their text. The others are asked no more.
+        That depends on their software and their own limits, and not on their text. Who refused, or did not answer, is
+        asked again only if there are too few without it: each time it could take all of `round_timeout`.
 
         Raises:
             ValueError: No node will. The message has the first refusal.
         """
-        knowing = self._known_by.setdefault(question.name, set())
+        knowing, asked = (each.setdefault(question.name, set()) for each in (self._known_by, self._asked))
+        needed = self._num_needed(question)
+        new = [node for node in nodes if node not in asked]
+        if len(knowing.intersection(nodes)) + len(new) < needed:
+            new = [node for node in nodes if node not in knowing]
+        asked.update(new)
         content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted))})
         refusals: list[str] = []
 
@@ -231,11 +245,9 @@ class FederatedClientPool(ClientPool):
             knowing.add(request.metadata.dst_node_id)
             return reply
 
-        messages = [
-            Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in nodes if node not in knowing
-        ]
+        messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in new]
         CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
-        willing, needed = [node for node in nodes if node in knowing], self._num_needed(question)
+        willing = [node for node in nodes if node in knowing]
         if len(willing) < needed:
             first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
             raise ValueError(
@@ -276,7 +288,8 @@ class FederatedClientPool(ClientPool):
     ) -> tuple[np.ndarray | None, set[int]]:
         """Sum the answers under masks. The second value is whose answers arrived."""
         settings, colluding = self._settings, _num_colluding(self._settings)
-        terms = terms_of(self._plan, settings.num_clients, settings.max_colluding, len(nodes))
+        own = (settings.num_clients, settings.max_colluding, len(nodes), self._context.run_id)
+        terms = terms_of(self._plan, *own)
         timeout, seen = settings.round_timeout, self._keys_seen
         release = MaskedSum(grid, nodes, needed, colluding, terms, question.num_bins, timeout, seen)
         try:

@@ -86,6 +86,8 @@ class FederationSettings:
             ValueError: A key is unknown or missing, a value is out of its range, or `max_dropout` is not given.
         """
         values = {key.replace("-", "_"): value for key, value in run_config.items()}
+        if len(values) < len(run_config):
+            raise ValueError("The run's configuration holds a key twice, with hyphens and with underscores.")
         own, method = ({each.name for each in fields(kind)} for kind in (cls, PrivateEvolutionConfig))
         if unknown := sorted(set(values) - own - method):
             raise ValueError(f"The run's configuration holds unknown keys: {shortened(unknown)}.")

@@ -156,7 +156,8 @@ def make_federation(
     apps = {node: make_client_app(noise, (of_clients or {}).get(node - 1000, questions)) for node in contexts}
     grid = HandingGrid(contexts, apps, meddle)
     ledger = PrivacyLedger(Plan.from_config(config, questions, accountant)) if generator is None else generator.ledger
-    pool = FederatedClientPool(grid, make_context(run_config), settings, ledger.plan, noise_is_genuine=noise is None)
+    own = make_context(run_config, run_id=run_id)
+    pool = FederatedClientPool(grid, own, settings, ledger.plan, noise_is_genuine=noise is None)
 
     def release(candidates):
         return pool.release(NearestCandidates.of(candidates, config.votes_per_sample), ledger)

@@ -8,7 +8,8 @@
 #   MIN_CLIENTS             fewest clients that a release may ask
 #   MIN_COLLUDING           fewest clients that a release must allow to conspire with the server, if you ask for that
 #   PORT                    of this node's own processes, on its own machine
-# Add `--trusted-entities FILE`, so that it runs signed apps only.
+# It runs whatever app the SuperLink sends. With `--trusted-entities FILE` it runs only those that are signed on Flower's
+# Hub, and refuses an app that is sent from a folder.
 set -euo pipefail
 : "${SUPERLINK:?is missing}" "${CA:?is missing}" "${KEY:?is missing}" "${PRIVATE:?is missing}"
 : "${MAX_EPSILON:?is missing}" "${MAX_DELTA:?is missing}" "${MIN_CLIENTS:?is missing}"
