@@ -165,7 +165,7 @@ class Fails(BinTokens):
 def check_failing_tokenizer(num_runs):
     """A client whose texts cannot be read counts for nothing, changes nothing for others, and is not quoted."""
     with contextlib.ExitStack() as stack:
-        warned = stack.enter_context(mock.patch("hf_pretext.clients.tokens.warnings.warn"))
+        warned = stack.enter_context(mock.patch("hf_pretext.clients.guard.warnings.warn"))
         with_it, without = (
             make_pool(clients, no_noise, Fails())(asks()) for clients in ({**OTHERS, "x": ["bin 22", "bin 1"]}, OTHERS)
         )
