@@ -239,12 +239,13 @@ class Expander:
             found.append(Continued(draft.prompt.removesuffix(draft.beginning), different, end))
         return found
 
-    def write_population(self, truncate: Callable[[str], str], label: int = 0) -> list[str]:
+    def write_population(self, truncate: Callable[[str], str], label: int = 0, run: int = 1) -> list[str]:
         """Write the initial population of a label from `config.domain`, without any private access.
 
         Args:
             truncate (`Callable`): Cuts a text to the longest that is varied.
             label (`int`, *optional*, defaults to `0`): Number of the label, whose words stand in the prompt.
+            run (`int`, *optional*, defaults to `1`): Number of the run, so that another one begins with other texts.
 
         Returns:
             `list` of `str`: Different texts, as many as the label has candidates.
@@ -256,18 +257,16 @@ class Expander:
         prompt, pieces = self._lists[label].write([], 6), self._form.pieces
 
         def propose(missing: int, attempt: int) -> Iterator[str]:
-            seed = int(np.random.default_rng([*entropy, attempt]).integers(2**32))
+            seed = int(np.random.default_rng([*entropy, attempt, run - 1]).integers(2**32))
+            length = -(-config.max_length // len(pieces))
             written = [""] * missing
             # A model that sees no example does not find the form by itself, so it fills one in.
             for number, (words, end) in enumerate(pieces):
                 begun, stop = [text + words for text in written], end or self._list.stop(2)
-                length = -(-config.max_length // len(pieces))
                 filled = self._engine.complete([prompt + text for text in begun], length, seed + number, stop=stop)
-                is_last = number == len(pieces) - 1
-                filled = filled if is_last else [piece.split(stop)[0].rstrip() for piece in filled]
-                written = [text + piece for text, piece in zip(begun, filled, strict=True)]
-            for each in written:
-                text = truncate(self._list.read(each, 1, self._form.has_lines)[0])
+                written = [text + piece.split(stop)[0].rstrip() for text, piece in zip(begun, filled, strict=True)]
+            for start, piece in zip(begun, filled, strict=True):
+                text = truncate(self._list.read_filled(start, piece, end, self._form.has_lines))
                 if is_usable(text, config):
                     yield text
 
@@ -391,7 +390,7 @@ class Expander:
 
         request = self._request(shown, [draft.prompt for draft in asked], rng)
         with progress_label("Finding out how often the model writes each token"):
-            return fit_bias(self._engine, answer, label, request, read, self._config.temperature)
+            return fit_bias(self._engine, answer, label, request, read, self._config)
 
     def _request(self, shown: _Shown, prompts: list[str], rng: np.random.Generator) -> Request:
         num_new = self._config.texts_per_prompt

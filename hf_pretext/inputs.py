@@ -231,9 +231,9 @@ def tools_of(
     def truncate(text: str) -> str:
         return mended(form, components.truncate(text))
 
-    def write(label: int) -> list[str]:
+    def write(label: int, run: int) -> list[str]:
         assert expander is not None  # As `check_population` made sure.
-        texts = expander.write_population(truncate, label)
+        texts = expander.write_population(truncate, label, run)
         warn_of_unknown(texts, components.embedder, "the initial population that was written")
         return texts
 

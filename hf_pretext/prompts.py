@@ -60,10 +60,25 @@ class ListPrompt:
         Returns:
             `list` of `str`: The texts. Some may be empty.
         """
-        parts = self._heading_line.split(re.sub(r"\r\n?", "\n", continuation))
-        *ended, last = (clean_text(part, with_lines) for part in parts)
+        *parts, rest = self._heading_line.split(re.sub(r"\r\n?", "\n", continuation))
+        *ended, last = (clean_text(part, with_lines) for part in (*parts, self._without_begun_heading(rest)))
         last = whole_sentences(last) or ("" if ended else last)
         return [*ended, last][:num_new]
+
+    def read_filled(self, begun: str, piece: str, end: str | None, with_lines: bool = False) -> str:
+        """Read a text whose last piece a model filled in. Up to its end it is whole, also without a full stop.
+
+        Args:
+            begun (`str`): The text before that piece.
+            piece (`str`): What the model wrote, maybe beyond the end.
+            end (`str`, *optional*): What ends the piece: a line break, or the last words of a template.
+            with_lines (`bool`, *optional*, defaults to `False`): Whether the text may have several lines.
+        """
+        head, found, _ = piece.partition(end) if end else (piece, "", "")
+        text = clean_text(begun + head, with_lines) if found else self.read(begun + piece, 1, with_lines)[0]
+        # A server does not send the words at which it stopped.
+        closing = end if end and end.strip() else ""
+        return text if text.endswith(closing) else text + closing
 
     def start(self, number: int) -> str:
         """Return the heading of a sample, as a line."""
@@ -77,6 +92,13 @@ class ListPrompt:
         shown = self._words.sub(lambda words: words.group().lower(), clean_text(seed, with_lines=True))
         # A script may have no lower case.
         return self._heading_line.sub(lambda line: f"({line.group().strip()})", shown)
+
+    def _without_begun_heading(self, text: str) -> str:
+        """Leave out a last line in which the token limit came before a heading was written."""
+        before, line_break, last = text.rpartition("\n")
+        last, first_word = " ".join(last.split()), self.heading.split()[0]
+        is_begun = bool(line_break) and last.startswith(first_word) and " ".join(self.heading.split()).startswith(last)
+        return before if is_begun else text
 
     @cached_property
     def _words(self) -> re.Pattern[str]:

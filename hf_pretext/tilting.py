@@ -92,7 +92,7 @@ def fit_bias(
     label: int,
     request: Request,
     read: Callable[[Sequence[str]], list[str]],
-    temperature: float = 1.0,
+    config: PrivateEvolutionConfig,
 ) -> list[float]:
     """Compute what is to be added to the logit of each token of an answer, the same in every process.
 
@@ -102,9 +102,11 @@ def fit_bias(
         label (`int`): Number of the label whose texts are written.
         request (`Request`): Prompts like those of the expansion.
         read (`Callable`): Reads the texts in what the engine wrote.
-        temperature (`float`, *optional*, defaults to `1.0`): The engine divides logits by it, with their bias.
+        config (`PrivateEvolutionConfig`): `temperature`, by which the engine divides logits with their bias, and
+            `top_p`.
     """
-    if isinstance(engine, ForeseesTokens):
+    # What it foresees is of all tokens, also of those that `top_p` never lets it write.
+    if isinstance(engine, ForeseesTokens) and config.top_p >= 1:
         means, variances, number = engine.token_fractions(*request, answer.tokens.tolist())
     else:
         reader = token_reader(engine)
@@ -113,7 +115,7 @@ def fit_bias(
         number = max(sum(len(reader(text)) for text in texts), 1)
         means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
         variances = means / number
-    bias = temperature * _tilt(answer, label, means, variances, number)
+    bias = config.temperature * _tilt(answer, label, means, variances, number)
     return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
 
 

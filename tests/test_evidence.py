@@ -155,3 +155,12 @@ def test_what_a_round_says_is_bounded_whatever_the_votes_are():
     for votes in (np.zeros(50), -np.ones(50), 1e6 * rng.standard_normal(50)):
         factors = reading(votes, points, 1.0).ratios(points)
         assert (factors >= 1 / MAX_CHANGE).all() and (factors <= MAX_CHANGE).all()
+
+
+def test_candidates_that_are_means_of_variations_are_read_as_unit_vectors():
+    """Their mean is shorter. A text in the same direction would seem nearer to them than they are to themselves."""
+    points, _, _, noisy = votes_in_two_groups(np.random.default_rng(2))
+    lengths = np.random.default_rng(3).uniform(0.6, 1, size=(len(points), 1)).astype(np.float32)
+    expected, found = (reading(noisy, each).ratios(points) for each in (points, points * lengths))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert reading(noisy, points).embeddings is points

@@ -282,3 +282,27 @@ def test_as_many_texts_have_lines_as_the_seeds_that_are_shown(share):
     found = sum("\n" in text for text in texts) / len(texts)
     assert found == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
     assert all("\n  " in text for text in texts if "\n" in text)
+
+
+@pytest.mark.parametrize(
+    ("piece", "end", "text"),
+    [
+        ("loved this place\nOriginal Text", "\n", "loved this place"),
+        ("great food! will come again\n", "\n", "great food! will come again"),
+        ("\nGood food here", "\n", ""),
+        ("One sentence. And half of", "\n", "One sentence."),
+        ("two words END and more", " END", "two words END"),
+        ("two words", " END", "two words END"),
+        ("a line\nOriginal Text Sample 2\nb", None, "a line"),
+    ],
+)
+def test_a_text_that_is_filled_in_ends_where_it_ends(piece, end, text):
+    """An engine may write some tokens more, and a server leaves out what it stopped at."""
+    assert ListPrompt().read_filled("", piece, end) == text
+
+
+@pytest.mark.parametrize("begun", ["Original", "Original Text", "Original Text  Samp", "Original Text Sample"])
+def test_a_heading_that_the_token_limit_cut_is_no_text(begun):
+    assert parse_list(f"no full stop here\n{begun}", 1) == ["no full stop here"]
+    assert parse_list(begun, 1) == [clean_text(begun)], "a text of one line is not what stands before a heading"
+    assert parse_list("it was\nOriginally", 1) == ["it was Originally"]

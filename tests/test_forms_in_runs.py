@@ -455,3 +455,12 @@ def test_conversations_of_another_origin_train_without_a_guarantee(tmp_path):
     texts = load_training_texts(FinetuningArguments(dataset=str(tmp_path / "rows.jsonl")))
     assert texts.train.features["messages"] == List({"role": Value("string"), "content": Value("string")})
     assert texts.report is None and len(texts.train) + len(texts.validation) == 9
+
+
+def test_a_variation_that_loses_turns_is_not_used():
+    """A role that is masked would cut a conversation. Round by round, all would shrink to one exchange."""
+    form = form_of(CHAT)
+    long = "user: one\nassistant: two\nuser: three\nassistant: four"
+    shorter, other = "user: one\nassistant: two\nuxer: three\nassistant: four", long.replace("three", "3")
+    vary = variations_in_form(form, lambda texts, seed: [shorter, other])
+    assert vary([long, long], 0) == [long, other]

@@ -95,7 +95,7 @@ def federated_pool(generator, private, folder, models):
         noise=FixedNoise(),
         generator=generator,
         without=["noise-multiplier"],
-        **fields,
+        **{name.replace("_", "-"): value for name, value in fields.items()},
     )
     return made.pool
 

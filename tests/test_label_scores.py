@@ -54,10 +54,20 @@ def test_noise_is_not_blown_up_where_points_hardly_vary(anisotropic):
     assert with_ridge > without + 0.05
 
 
-def test_a_shift_of_noise_alone_is_taken_as_it_is(anisotropic):
+def test_a_shift_of_noise_alone_has_no_direction(anisotropic):
+    """It would prefer texts at random, as sharply as that of a label of which clients hold texts."""
     points, _, shift = anisotropic
-    np.testing.assert_array_equal(tilt_direction(shift, 1e3, points), shift)
-    np.testing.assert_array_equal(tilt_direction(shift, 0.0, np.ones_like(points)), shift)
+    rng = np.random.default_rng(3)
+    draws = [tilt_direction(rng.normal(scale=2.0, size=len(shift)), 2.0, points) for _ in range(200)]
+    assert sum(each.any() for each in draws) <= 24
+    assert not tilt_direction(shift, 1e3, points).any() and not tilt_direction(shift, 0.0, np.ones_like(points)).any()
+    assert tilt_direction(shift, 1e-3, points).any()
+
+
+def test_labels_of_which_nothing_is_known_do_not_compete_with_each_other():
+    scores = np.array([[0.5, -1.0, 0.0, 0.0], [-1.0, -0.5, 0.0, 0.0]])
+    np.testing.assert_array_equal(margins(scores), [[0.5, -1.5, -0.5, -0.5], [-1.0, -0.5, 0.5, 0.5]])
+    assert (margins(np.zeros((2, 3))) > 0).all()
 
 
 def test_seeds_carry_the_scores_of_all_texts():
@@ -157,7 +167,7 @@ def test_a_column_of_labels_cannot_have_the_name_of_the_scores():
 
 def test_scores_stay_with_the_seeds(make, labeled, public, models_folder, tmp_path):  # noqa: F811
     """In a run, when it resumes, saved and loaded. Texts from changed ones have no guarantee."""
-    config = make_config(mean_fraction=0.5)
+    config = make_config(mean_fraction=0.5, epsilon=500.0)
     generator = make(config, run_dir=tmp_path / "run")
     seeds = generator.evolve(labeled, initial_population=public)
     assert is_scores((len(seeds), 2), seeds["label_scores"][:])

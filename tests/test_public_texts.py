@@ -155,3 +155,9 @@ def test_nested_columns_of_datasets_on_both_sides(private):
     assert list_texts(nested, "message.body", "x") == private["text"][:]
     with pytest.raises(ValueError, match="is not a column of `private`, which has.*message"):
         group_by_client(nested, CONFIG)
+
+
+def test_a_second_run_begins_with_other_public_texts():
+    texts = random_texts(300, seed=1)
+    first, same, second = (sample_public_texts(texts, str, CONFIG, *run) for run in ((), (1,), (2,)))
+    assert first == same and first[:4] != second[:4]

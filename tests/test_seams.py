@@ -235,3 +235,27 @@ def test_a_pool_of_another_embedding_model_is_refused_before_it_is_asked(models_
     with pytest.raises(ValueError, match="`private` is a pool whose embeddings have 7 dimensions"):
         generator.evolve(pool, initial_population=public)
     assert generator.ledger.num_releases == 0
+
+
+class AtRandom:
+    """A selection rule that is another one each time."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng()
+
+    def select(self, reading):
+        return self.rng.uniform(0.1, 1, size=len(reading.votes))
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_what_a_rule_chose_is_kept(models_folder, private, public, config, tmp_path, smooth):
+    """A run that resumes goes on with the seeds of its candidates, and all processes with the same."""
+    models = {path.name: path for path in models_folder.iterdir()}
+    config = replace(config, smooth_votes=smooth, new_public_share=float(smooth))
+    seeds = [
+        PrivateEvolutionGenerator(**models, config=config, selection=AtRandom(), run_dir=tmp_path / "run").evolve(
+            private, initial_population=public
+        )
+        for _ in range(2)
+    ]
+    assert seeds[0].to_dict() == seeds[1].to_dict()

@@ -292,4 +292,14 @@ def test_a_server_whose_model_is_another_or_that_ignores_a_bias_is_found_out(con
 def test_the_bias_is_the_same_for_the_same_request(llama, config):
     engine, answer = LocalEngine(*llama, config), answer_of(llama[1])
     request = Request(random_texts(8), 8, 5, None)
-    assert fit_bias(engine, answer, 0, request, list) == fit_bias(engine, answer, 0, request, list)
+    first = fit_bias(engine, answer, 0, request, list, config)
+    assert fit_bias(engine, answer, 0, request, list, config) == first
+
+
+def test_with_a_nucleus_tokens_are_counted_as_they_are_written(llama, config, monkeypatch):
+    """The whole distribution holds tokens that a nucleus never lets the model write."""
+    monkeypatch.setattr(LocalEngine, "token_fractions", lambda *_: pytest.fail("of all tokens"))
+    config = replace(config, top_p=0.5)
+    engine, answer = LocalEngine(*llama, config), answer_of(llama[1])
+    bias = fit_bias(engine, answer, 0, Request(random_texts(8), 8, 5, None), list, config)
+    assert len(bias) == len(answer.tokens) and any(bias)

@@ -191,3 +191,13 @@ def test_truncate_keeps_short_texts_and_cuts_long_ones(bert):
 def test_max_length_beyond_the_model_is_refused(bert):
     with pytest.raises(ValueError, match="`max_length`=65 is more than the 64 tokens"):
         masked_variation(bert, max_length=65)
+
+
+def test_characters_of_several_tokens_are_not_broken(roberta):
+    """A byte of an emoji that is masked and filled alone would leave what is no character, and be published."""
+    texts = [f"{words} \U0001f600 naïve \u65e5\u672c" for words in random_texts(6, seed=2)]
+    variation = masked_variation(roberta, max_length=64, mask_probability=0.9, temperature=5.0)
+    for seed in range(5):
+        varied = variation.vary(texts, seed)
+        assert all("\ufffd" not in text and "\U0001f600" in text and "\u65e5\u672c" in text for text in varied)
+        assert varied != texts

@@ -58,6 +58,10 @@ class Interprets(Protocol):
         ...
 
 
+UNIT_TOLERANCE = 1e-3
+"""What the length of an embedding model's vectors may differ from one, by rounding."""
+
+
 class VotesReading:
     """What the votes of one round say.
 
@@ -72,8 +76,11 @@ class VotesReading:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Embeddings of the candidates, shape `(m, d)`."""
-        return self._embed()
+        """Unit embeddings of the candidates, shape `(m, d)`. The mean of several variations is shorter than one."""
+        points = self._embed()
+        lengths = np.linalg.norm(points, axis=1, keepdims=True)
+        is_unit = np.allclose(lengths, 1, rtol=0, atol=UNIT_TOLERANCE)
+        return points if is_unit else points / np.maximum(lengths, np.finfo(np.float32).tiny)
 
     @cached_property
     def smoothed(self) -> SmoothedVotes:

@@ -5,12 +5,16 @@ follows a score that is linear in the embedding of a text: the logarithm of how 
 should be with that label. The seeds carry their scores, and so the scores of any other text.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 RIDGE = 0.05
 """What is added to the variances of public texts before they divide, as a fraction of the largest one."""
+
+LEAST_SIGNAL = 2.0
+"""Standard deviations by which the squared length of a shift must exceed what it is on average of noise alone."""
 
 SMALLEST_SINGULAR_VALUE = 1e-3
 """Directions in which embeddings of seeds vary less than this fraction of the most are not fitted."""
@@ -31,14 +35,17 @@ def tilt_direction(shift: np.ndarray, noise_std: float, embeddings: np.ndarray) 
         embeddings (`np.ndarray` of shape `(m, d)`): Unit embeddings of public texts.
 
     Returns:
-        `np.ndarray` of shape `(d,)`: The direction, of any length.
+        `np.ndarray` of shape `(d,)`: The direction, of any length. Zeros if the noise may be all that is seen: a tilt
+        that is as sharp as the others would then prefer texts at random.
     """
     centered = embeddings - embeddings.mean(axis=0)
     covariance = (centered.T @ centered).astype(np.float64) / len(centered)
     signal = float((shift**2).sum()) - len(shift) * noise_std**2
+    # Of noise alone, the first has a mean of zero and this standard deviation.
+    spread = math.sqrt(2 * len(shift)) * noise_std**2
     largest, total = float(np.linalg.eigvalsh(covariance)[-1]), float(np.trace(covariance))
-    if signal <= 0 or largest <= 0:  # The noise is all that is seen, so no direction is worth more than another.
-        return shift
+    if signal <= LEAST_SIGNAL * spread or largest <= 0:
+        return np.zeros_like(shift)
     ridge = RIDGE * largest + noise_std**2 * total / signal
     return np.linalg.solve(covariance + ridge * np.eye(len(shift)), shift)
 
@@ -87,14 +94,24 @@ class ScoredSeeds:
 def margins(scores: np.ndarray) -> np.ndarray:
     """Compute by how much the score under each label exceeds the highest one under the others.
 
+    Nothing is known of a label under which all scores are zero. It competes with those of which something is known,
+    and not with its like. Each text fits it if there is none of these.
+
     Args:
         scores (`np.ndarray` of shape `(n, num_labels)`): Scores of texts.
 
     Returns:
-        `np.ndarray` of shape `(n, num_labels)`: Above zero for the label that fits a text best, and for no other.
+        `np.ndarray` of shape `(n, num_labels)`: Above zero for the label that fits a text best, and for no other of
+        which something is known.
     """
-    others = [np.delete(scores, label, axis=1).max(axis=1) for label in range(scores.shape[1])]
-    return scores - np.stack(others, axis=1)
+    known = np.asarray(scores.any(axis=0))
+    found = np.ones_like(scores)
+    for label in range(scores.shape[1]):
+        others = known.copy() if not known[label] else np.ones_like(known)
+        others[label] = False
+        if others.any():
+            found[:, label] = scores[:, label] - scores[:, others].max(axis=1)
+    return found
 
 
 def is_scores(shape: tuple[int, int], value: object) -> bool:

@@ -25,7 +25,7 @@ from .label_scores import is_scores, tilt_direction
 from .parts import Part, Reserve, is_texts, is_texts_of, is_weights, joined, parts_of
 from .public_texts import public_texts_of_parts
 from .seeds import Seeds
-from .selection import SelectionRule
+from .selection import SelectionRule, ThresholdRule
 from .token_answer import TokenAnswer
 from .token_list import TokenList, check_reads_alike
 
@@ -44,14 +44,14 @@ class Tools:
         truncate (`Callable`): Cuts a text to the longest that is varied.
         embed (`Callable`): Embeds texts as unit rows.
         write (`Callable`):
-            `write(label)` writes the first candidates of a label if there are no public texts. Without labels it is 0.
+            `write(label, run)` writes the first candidates of a label (0 without labels) if there are no public texts.
         reader (`TokenReader`, *optional*): The tokenizer of the language model, if it is known.
     """
 
     vary: Callable[[Sequence[str], int], list[str]]
     truncate: Callable[[str], str]
     embed: Callable[[Sequence[str]], np.ndarray]
-    write: Callable[[int], list[str]]
+    write: Callable[[int, int], list[str]]
     reader: TokenReader | None = None
 
 
@@ -81,7 +81,11 @@ class Population:
         self._run, self._tools, self._rule, self._config, self._questions = run, tools, rule, config, questions
         self._is_public = public is not None
         sizes = config.candidates_per_label
-        texts = [[] for _ in sizes] if public is None else public_texts_of_parts(public, tools.truncate, config)
+        texts = (
+            [[] for _ in sizes]
+            if public is None
+            else public_texts_of_parts(public, tools.truncate, config, run.number)
+        )
         self._parts = [Part(size, own) for size, own in zip(sizes, texts, strict=True)]
         self._totals: list[np.ndarray] = []
         self.token_answer: TokenAnswer | None = None
@@ -165,7 +169,10 @@ class Population:
             return np.concatenate(selected).tolist()
 
         if not self._config.smooth_votes:
-            return np.array(select())
+            if isinstance(self._rule, ThresholdRule):
+                return np.array(select())  # The same again, in every process.
+            is_kept = partial(is_weights, number=len(votes))
+            return np.array(self._run.keep(f"weights-{number}", is_kept, lambda: broadcast(select())))
         for part, reading in zip(self._parts, readings, strict=True):
             part.evidence.add(reading)
         reserves = [part.reserve for part in self._parts]
@@ -270,7 +277,7 @@ class Population:
         """The population that the language model writes."""
 
         def write() -> list[list[str]]:
-            return [self._tools.write(number) for number in range(len(self._parts))]
+            return [self._tools.write(number, self._run.number) for number in range(len(self._parts))]
 
         with self._run.stage("writing the initial population"):
             return self._keep_texts("candidates-1", write)

@@ -23,7 +23,10 @@ RESERVE = 15
 
 
 def public_texts_of_parts(
-    public: "Dataset | IterableDataset | Sequence[str]", truncate: Callable[[str], str], config: PrivateEvolutionConfig
+    public: "Dataset | IterableDataset | Sequence[str]",
+    truncate: Callable[[str], str],
+    config: PrivateEvolutionConfig,
+    run: int = 1,
 ) -> list[list[str]]:
     """Draw the public texts of each label. Without labels, there is one list. See `sample_public_texts`.
 
@@ -36,9 +39,9 @@ def public_texts_of_parts(
     """
     column, sizes = config.label_column, config.candidates_per_label
     if column is None:
-        return [sample_public_texts(public, truncate, config)]
+        return [sample_public_texts(public, truncate, config, run)]
     if not has_column(public, column):
-        return divide_public(sample_public_texts(public, truncate, config), sizes)
+        return divide_public(sample_public_texts(public, truncate, config, run), sizes)
     rows = _in_memory(public)
     texts = list_rows(rows, form_of(config), "initial_population")
     labels = read_labels("initial_population", rows, column, config.label_names)
@@ -46,7 +49,7 @@ def public_texts_of_parts(
     for text, label in zip(texts, labels, strict=True):
         own[label].append(text)
     each = zip(own, sizes, config.label_names, strict=True)
-    return [_sample(part, truncate, config, size, f" with the label {name!r}") for part, size, name in each]
+    return [_sample(part, truncate, config, size, run, f" with the label {name!r}") for part, size, name in each]
 
 
 def _in_memory(public: Any) -> "Dataset":
@@ -57,7 +60,10 @@ def _in_memory(public: Any) -> "Dataset":
 
 
 def sample_public_texts(
-    public: "Dataset | IterableDataset | Sequence[str]", truncate: Callable[[str], str], config: PrivateEvolutionConfig
+    public: "Dataset | IterableDataset | Sequence[str]",
+    truncate: Callable[[str], str],
+    config: PrivateEvolutionConfig,
+    run: int = 1,
 ) -> list[str]:
     """Draw the public texts of a run without replacement: the initial population `S_1`, and more for later rounds.
 
@@ -70,6 +76,7 @@ def sample_public_texts(
             in memory.
         truncate (`Callable`): Cuts a text to the longest that is varied. It is empty if that breaks its form.
         config (`PrivateEvolutionConfig`): Population size and seed.
+        run (`int`, *optional*, defaults to `1`): Number of the run, so that another one begins with other texts.
 
     Returns:
         `list` of `str`: `config.population_size` different texts, or all there are, with a warning. If
@@ -86,7 +93,7 @@ def sample_public_texts(
         texts = draw_rows(public, form, "initial_population", _most_texts(size, config), config.seed)
     else:
         texts = list_rows(public, form, "initial_population")
-    return _sample(texts, truncate, config, size)
+    return _sample(texts, truncate, config, size, run)
 
 
 def _sample(
@@ -94,6 +101,7 @@ def _sample(
     truncate: Callable[[str], str],
     config: PrivateEvolutionConfig,
     size: int,
+    run: int,
     with_label: str = "",
 ) -> list[str]:
     """Draw the first candidates of a label, and more for later rounds."""
@@ -106,7 +114,7 @@ def _sample(
             "round has that many candidates, later ones have all.",
             stacklevel=7,
         )
-    rng = np.random.default_rng([config.seed, 0])
+    rng = np.random.default_rng([config.seed, 0, run - 1])
     chosen = [clean[index] for index in rng.permutation(len(clean))[: _most_texts(size, config)]]
     texts = [truncate(text) for text in chosen]
     num_cut = sum(text != short for text, short in zip(chosen, texts, strict=True))

@@ -15,14 +15,23 @@ def mended(form: Form, text: str) -> str:
 
 
 def variations_in_form(form: Form, vary: Vary) -> Vary:
-    """Let a variation that breaks the form of its text be that text, as it was."""
+    """Let a variation that breaks the form of its text, or loses turns of it, be that text, as it was."""
     if isinstance(form, Plain):
         return vary
 
     def vary_in_form(texts: Sequence[str], seed: int) -> list[str]:
         varied = vary(texts, seed)
         # If there are more or fewer, the caller refuses them.
-        kept = [mended(form, new) or old for new, old in zip(varied, texts, strict=False)]
+        kept = [
+            mended(form, new) if _num_turns(form, new) == _num_turns(form, old) else old
+            for new, old in zip(varied, texts, strict=False)
+        ]
         return kept if len(varied) == len(texts) else varied
 
     return vary_in_form
+
+
+def _num_turns(form: Form, text: str) -> list[int] | None:
+    """Count the turns of conversations in a text. None if it is no row."""
+    row = form.parse(text)
+    return None if row is None else [len(value) for value in row if isinstance(value, list)]

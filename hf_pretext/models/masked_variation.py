@@ -74,6 +74,10 @@ class _Piece:
     positions: list[int]
 
 
+BROKEN = "\ufffd"
+"""What stands for bytes that are no character."""
+
+
 class MaskedVariation:
     """Masks a fraction of a text's tokens and fills them with a masked language model.
 
@@ -88,7 +92,7 @@ class MaskedVariation:
 
     A text of several lines keeps its lines and their indentation, and any text keeps the characters that the model
     does not know, such as emoji: they are neither masked nor drawn. This needs a tokenizer that says where each token
-    is (a "fast" one).
+    is (a "fast" one). Neither are tokens that are a part of a character, such as byte-level ones of an emoji.
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -111,6 +115,9 @@ class MaskedVariation:
                 f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads."
             )
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), model.config.vocab_size))
+        # Tokens of some bytes of a character. One that is filled alone would break it.
+        whole = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        special |= {token for token, text in enumerate(whole) if BROKEN in text}
         self._special = torch.tensor(sorted(special), device=model.device)
 
     def truncate(self, text: str) -> str:
