@@ -275,12 +275,9 @@ class Population:
     @cached_property
     def _written(self) -> list[list[str]]:
         """The population that the language model writes."""
-
-        def write() -> list[list[str]]:
-            return [self._tools.write(number, self._run.number) for number in range(len(self._parts))]
-
+        labels, run = range(len(self._parts)), self._run.number
         with self._run.stage("writing the initial population"):
-            return self._keep_texts("candidates-1", write)
+            return self._keep_texts("candidates-1", lambda: [self._tools.write(label, run) for label in labels])
 
     @cached_property
     def _source(self) -> list[str]:
