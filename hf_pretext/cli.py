@@ -177,10 +177,12 @@ def _generate(options: argparse.Namespace) -> None:
     private = read_private_source(private_source, config) if is_new else None  # Before models are loaded.
     public = read_public_source(public_source, config)
     generator = PrivateEvolutionGenerator(**run, config=config, run_dir=run_dir)
-    check_folder(output_dir, generator.privacy_report)
+    ledger = generator.ledger
+    ledger.share()  # The main process alone has read it.
+    if not ledger.num_releases:  # Before the first one is spent.
+        check_folder(output_dir, generator.privacy_report)
     if repo_id is not None:
         check_push(repo_id, "dataset", generator.privacy_report, private=options.private_repo)
-    ledger = generator.ledger
     counted, lost, planned = ledger.num_releases, ledger.num_lost, ledger.plan.num_releases
     if not is_new and counted < planned:
         private = read_private_source(private_source, config)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextmanager
-def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(folder: str | Path, replaces: Sequence[str] = (), first: str | None = None) -> Iterator[Path]:
     """Collect files in a scratch folder and move them to `folder` when all of them are written.
 
     After a full disk, an error or a kill, `folder` holds what it held before.
@@ -21,6 +21,7 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
         replaces (`Sequence[str]`, *optional*):
             Patterns of files that must not outlive what they belonged to. Those that are not written again are
             removed.
+        first (`str`, *optional*): Name of the file that is moved first, by which a folder is known as one's own.
 
     Yields:
         `Path`: The scratch folder, on the same file system.
@@ -33,7 +34,7 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
         names = {written.name for written in scratch.iterdir()}
         for stale in {path for pattern in replaces for path in target.glob(pattern) if path.name not in names}:
             stale.unlink()
-        for written in sorted(scratch.iterdir()):
+        for written in sorted(scratch.iterdir(), key=lambda path: (path.name != first, path.name)):
             if written.is_dir():
                 shutil.rmtree(target / written.name, ignore_errors=True)
             os.replace(written, target / written.name)
@@ -45,8 +46,8 @@ def check_is_free(folder: str | Path, names: Sequence[str]) -> None:
     """Raise a `ValueError` if a folder holds files of such names (patterns), which `atomic_folder` would remove."""
     if found := sorted(path.name for name in names for path in Path(folder).glob(name)):
         raise ValueError(
-            f"`output_dir`={str(folder)!r} holds {found[0]!r}, which is not of hf_pretext, and would be lost. Choose "
-            "another folder."
+            f"The folder {str(folder)!r} holds {found[0]!r}, which hf_pretext did not write, and which would be lost. "
+            "Choose another folder."
         )
 
 

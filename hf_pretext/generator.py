@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .artifacts import FIRST_WRITER
 from .clients.pool import ClientPool
 from .clients.questions import Question
 from .configuration import PrivateEvolutionConfig
@@ -279,6 +280,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
                 self._seeds = make_dataset(rows, output_features(self.config))
                 mark(self._seeds, self.privacy_report, texts_of(self._seeds, columns=self.config.output_columns))
                 self._num_runs = run.number
+                self._sources.pop(FIRST_WRITER, None)  # That was of the run before.
                 return self._seeds
 
     def expand(

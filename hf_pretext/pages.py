@@ -264,7 +264,7 @@ def add_private_repo(parser: Any) -> None:
         *("--private-repo", "--private_repo"),
         action="store_true",
         default=None,
-        help="Push to a private repository. By default a new one is as your account's settings say, mostly public.",
+        help="Push to a private repository. By default a new one is as your account's settings say, usually public.",
     )
 
 

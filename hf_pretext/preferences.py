@@ -286,7 +286,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
-    from .finetuning.training import take_over_push, train_and_save
+    from .finetuning.training import check_output, take_over_push, train_and_save
 
     _check_base(str(model.model_name_or_path))
     _check_training(training)
@@ -296,6 +296,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
     report = report_of_model_to_be(
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
     )
+    check_output(training.output_dir)
     push = take_over_push(training, report, arguments)
     base, revision = str(locate(model.model_name_or_path)), model.model_revision
     options = {

@@ -68,11 +68,12 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     print(f"Private clients: {num_private} speaking roles of Shakespeare with {len(private)} speeches.")
     print(f"Held out for evaluation: {num_held_out} other roles.")
     config = dataclasses.replace(CONFIG, seed=seed)
-    if (output / METRICS_NAME).exists():
-        # The plays are public, so it does no harm to forget what an earlier run spent.
-        for path in {path for name in (METRICS_NAME, REPORT_NAME, *FILES_OF_A_RUN) for path in output.glob(name)}:
-            path.unlink()
+    if (output / METRICS_NAME).exists() and (output / REPORT_NAME).exists():
+        # The plays are public, so it does no harm to forget what an earlier run spent. What tells of it goes last.
         shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
+        for name in (*FILES_OF_A_RUN, REPORT_NAME, METRICS_NAME):
+            for path in output.glob(name):
+                path.unlink()
     generator = PrivateEvolutionGenerator(
         variation_model=None,
         embedding_model=EMBEDDING_MODEL,

@@ -219,11 +219,11 @@ class SavedRun:
             maps (`Maps`): What `maps` returned, for the picture and the page.
 
         Raises:
-            ValueError: The folder holds the report of another run, or of one that has spent more.
+            ValueError: The folder holds the report of another run, or of one that has spent more, or files of others.
         """
         path = Path(folder)
         check_folder(path, self.report)
-        with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN)) as scratch:
+        with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN), first=REPORT_NAME) as scratch:
             self._write(scratch, maps, self.sources)
             if self.seeds is not None:
                 # `to_json` would round the votes.

@@ -35,7 +35,8 @@ class SavesRuns:
                 (see `artifacts`).
 
         Raises:
-            ValueError: The folder holds the report of another run, or of one that has spent more.
+            ValueError: The folder holds the report of another run, or of one that has spent more. Or it holds files of
+                others that would be replaced, such as a `README.md`.
         """
         saved = self._saved_run
         maps = saved.maps(self.embed)

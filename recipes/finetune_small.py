@@ -23,6 +23,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
+    check_output,
     load_public_texts,
     load_training_texts,
     report_of_model_to_be,
@@ -71,6 +72,7 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     report = report_of_model_to_be(
         texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
     )
+    check_output(training.output_dir)
     push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)

@@ -435,7 +435,7 @@ def test_another_model_s_folder_is_not_trained_into(folder, name, script, monkey
     monkeypatch.setattr("transformers.Trainer.train", lambda *_, **__: pytest.fail("too late"))
     (folder / "out").mkdir()
     (folder / "out" / name).write_text("Mine.")
-    with pytest.raises(ValueError, match=f"holds '{name}', which is not of hf_pretext"):
+    with pytest.raises(ValueError, match=f"holds '{name}', which hf_pretext did not write"):
         finetune(folder, str(folder / "texts.jsonl"), script)
     assert (folder / "out" / name).read_text() == "Mine."
 

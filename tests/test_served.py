@@ -160,14 +160,18 @@ def test_a_server_that_stays_busy_ends_the_call_by_name(config, impatient):
     assert len(server.requests) < 40, "prompts were asked for after the call had failed"
 
 
-@pytest.mark.parametrize("answer", [{"error": "no model is up"}, {"choices": []}, [1], b"<html>Bad gateway</html>"])
+@pytest.mark.parametrize(
+    "answer", [{"error": "no model"}, {"choices": []}, {"choices": ["a"]}, [1], b"<html>Bad gateway</html>"]
+)
 @pytest.mark.parametrize("kind", ["complete", "answer"])
 def test_what_is_no_completion_is_named(config, answer, kind):
     """Gateways answer so, with status 200."""
     server = Scripted()
     engine = RemoteEngine(server.address, config)
     server.answers = [answer]
-    with pytest.raises(ConnectionError, match="what is no completion: .* With `run_dir`, the same call resumes"):
+    with pytest.raises(
+        ConnectionError, match="answered without a completion: .* With `run_dir`, the same call resumes"
+    ):
         getattr(engine, kind)(["a"], 8, seed=0)
 
 

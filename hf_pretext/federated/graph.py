@@ -144,20 +144,6 @@ def find_graph(size: int, num_colluding: int, num_needed: int) -> Graph:
     return attempt(high) or complete
 
 
-def check_can_open(size: int, num_colluding: int, num_needed: int) -> None:
-    """Refuse, at the server and before anything is counted, settings by which no release could be opened.
-
-    Raises:
-        ValueError: More clients would have to answer than there are.
-    """
-    wanted = find_graph(size, num_colluding, num_needed).num_to_open
-    if wanted > size:
-        raise ValueError(
-            f"Among {size} clients, {wanted} would have to answer, so every release would be lost. Raise "
-            "`max_dropout`, or lower `max_colluding`."
-        )
-
-
 @lru_cache(maxsize=1024)
 def find_threshold(size: int, num_answers: int, degree: int) -> int:
     """Find the largest threshold with which a release is rarely lost. 0 if there is none."""

@@ -12,8 +12,8 @@ is summed, and of its key of common masks if it is not. It does so once per rele
 - enough clients have answered for their noise to be enough, it is one of them, and so are enough of the holders of its
   own secrets,
 - each client whose share it gives has signed that it answered the same question, by the same terms and in the same
-  run, and masked its
-  answer with all of its holders in the same set of clients. So the server has not told it that some of them are gone,
+  run, and masked its answer with all of its holders in the same set of clients. So the server has not told it that
+  some of them are gone,
 - more than half of the honest clients have signed that the same clients have answered. An honest client signs one set,
   so the server gets no shares for two sets. If all clients are linked to all, every signature is checked, and there
   are enough of them. Otherwise some are, which the client draws once it has got them: then it is deceived with a

@@ -27,7 +27,6 @@ from ..privacy.plan import Plan
 from ..saved_runs import check_folder
 from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
 from .client import KNOWS, PLAIN
-from .graph import check_can_open
 from .masked_server import MaskedSum
 from .node_texts import read_rows_of
 from .protocol import REACH, Encoded, announce, check_capacity, encode, num_colluding, num_summed, terms_of
@@ -105,8 +104,7 @@ class FederatedClientPool(ClientPool):
     ) -> None:
         for entry in plan.releases:
             check_capacity(entry.mechanism, settings.num_clients)
-            needed = num_summed(entry.mechanism, settings.num_clients, _num_colluding(settings))
-            check_can_open(settings.num_clients, _num_colluding(settings), needed)
+            num_summed(entry.mechanism, settings.num_clients, _num_colluding(settings))
         self._grid = grid
         self._context = context
         self._settings = settings
@@ -163,8 +161,6 @@ class FederatedClientPool(ClientPool):
         self._nodes = sorted(willing, key=lambda node: (node in self._silent, node not in before, node))
         self._nodes = self._nodes[: self.num_clients]
         check_capacity(mechanism, len(self._nodes))
-        colluding = _num_colluding(self._settings)
-        check_can_open(len(self._nodes), colluding, num_summed(mechanism, len(self._nodes), colluding))
 
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:
         """Get the noisy sum from the clients. See `ClientPool`."""
@@ -229,11 +225,6 @@ class FederatedClientPool(ClientPool):
             ValueError: No node will. The message has the first refusal.
         """
         knowing, asked = (each.setdefault(question.name, set()) for each in (self._known_by, self._asked))
-        needed = self._num_needed(question)
-        new = [node for node in nodes if node not in asked]
-        if len(knowing.intersection(nodes)) + len(new) < needed:
-            new = [node for node in nodes if node not in knowing]
-        asked.update(new)
         content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted))})
         refusals: list[str] = []
 
@@ -245,9 +236,16 @@ class FederatedClientPool(ClientPool):
             knowing.add(request.metadata.dst_node_id)
             return reply
 
-        messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in new]
-        CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
-        willing = [node for node in nodes if node in knowing]
+        def ask(some: list[int]) -> list[int]:
+            messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in some]
+            CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
+            return [node for node in nodes if node in knowing]
+
+        needed, others = self._num_needed(question), [node for node in nodes if node in asked - knowing]
+        willing = ask([node for node in nodes if node not in asked])
+        asked.update(nodes)
+        if len(willing) < needed and others:
+            willing = ask(others)
         if len(willing) < needed:
             first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
             raise ValueError(
@@ -360,7 +358,8 @@ def make_server_app(noise_is_genuine: bool = True) -> ServerApp:
             config=config,
             run_dir=output_dir / RUN_FOLDER,
         )
-        check_folder(output_dir, generator.privacy_report)  # Before any client is asked.
+        if not generator.ledger.num_releases:  # Before any client is asked.
+            check_folder(output_dir, generator.privacy_report)
         warn_of_few_clients(config, generator.ledger.plan, settings.num_clients)
         pool = FederatedClientPool(
             grid,

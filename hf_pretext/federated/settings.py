@@ -87,7 +87,8 @@ class FederationSettings:
         """
         values = {key.replace("-", "_"): value for key, value in run_config.items()}
         if len(values) < len(run_config):
-            raise ValueError("The run's configuration holds a key twice, with hyphens and with underscores.")
+            twice = sorted(key for key in run_config if "-" in key and key.replace("-", "_") in run_config)
+            raise ValueError(f"The run's configuration holds {shortened(twice)} twice, with hyphens and underscores.")
         own, method = ({each.name for each in fields(kind)} for kind in (cls, PrivateEvolutionConfig))
         if unknown := sorted(set(values) - own - method):
             raise ValueError(f"The run's configuration holds unknown keys: {shortened(unknown)}.")

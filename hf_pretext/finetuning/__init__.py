@@ -29,6 +29,7 @@ __getattr__, __dir__ = lazy_names(
         "load_training_texts": "texts",
         "take_over_text_field": "texts",
         "GuaranteeCallback": "training",
+        "check_output": "training",
         "check_push_of_model": "training",
         "take_over_push": "training",
         "train_and_save": "training",

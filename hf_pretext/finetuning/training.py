@@ -236,7 +236,6 @@ def train_and_save(
         push (`dict`, *optional*): What `take_over_push` returned.
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
-    check_output(trainer.args.output_dir)
     origin = origin_of(texts, base_model, report)
     if not _is_continued(trainer.args.resume_from_checkpoint, trainer.args.output_dir, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
@@ -267,10 +266,10 @@ def train_and_save(
 def check_output(folder: str | Path) -> None:
     """Raise a `ValueError` if a folder holds files that saving a model would remove, such as another model's weights.
 
-    What a recipe left there is replaced: a finetuned model, or checkpoints of a training that did not end.
+    What a recipe left there is replaced: a finetuned model, or what a training that did not end left.
     """
     path = Path(folder)
-    if not (path / TRAINING_NAME).is_file() and not any(path.glob("checkpoint-*")):
+    if not (path / TRAINING_NAME).is_file() and not any(path.glob(f"checkpoint-*/{ORIGIN_NAME}")):
         check_is_free(path, FILES_OF_A_MODEL)
 
 

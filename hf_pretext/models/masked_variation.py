@@ -92,7 +92,7 @@ class MaskedVariation:
 
     A text of several lines keeps its lines and their indentation, and any text keeps the characters that the model
     does not know, such as emoji: they are neither masked nor drawn. This needs a tokenizer that says where each token
-    is (a "fast" one). Neither are tokens that are a part of a character, such as byte-level ones of an emoji.
+    is (a "fast" one). A token that is a part of a character only, such as bytes of an emoji, stays as well.
 
     Args:
         model (`PreTrainedModel`): A masked language model of transformers.
@@ -115,9 +115,7 @@ class MaskedVariation:
                 f"`max_length`={config.max_length} is more than the {longest} tokens `variation_model` reads."
             )
         special = set(tokenizer.all_special_ids) | set(range(len(tokenizer), model.config.vocab_size))
-        # Tokens of some bytes of a character. One that is filled alone would break it.
-        whole = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-        special |= {token for token, text in enumerate(whole) if BROKEN in text}
+        special |= _parts_of_characters(tokenizer)
         self._special = torch.tensor(sorted(special), device=model.device)
 
     def truncate(self, text: str) -> str:
@@ -261,3 +259,14 @@ class MaskedVariation:
             return self._model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
         finally:
             hook.remove()
+
+
+def _parts_of_characters(tokenizer: Any) -> set[int]:
+    """Find the tokens of some bytes of a character. One that is filled alone would break it.
+
+    Only vocabularies that hold single bytes have such tokens. A blank is "Ġ" there, or the byte 10 is "<0x0A>".
+    """
+    vocabulary = tokenizer.get_vocab()
+    if not {"Ġ", "<0x0A>"} & vocabulary.keys():
+        return set()
+    return {token for token in vocabulary.values() if BROKEN in tokenizer.decode([token])}

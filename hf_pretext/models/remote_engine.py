@@ -309,22 +309,22 @@ class RemoteEngine:
         try:
             return response.json()
         except ValueError:
-            raise self._is_no_completion(response.text) from None
+            raise self._without_completion(response.text) from None
 
     def _choice_of(self, answer: Any, needed: str) -> dict[str, Any]:
         """Return what the model wrote. Gateways answer with status 200 as well when no model has."""
         try:
-            choice = answer["choices"][0]
-            if needed in choice:
-                return dict(choice)
-        except (KeyError, IndexError, TypeError):
+            choice = dict(answer["choices"][0])
+            if isinstance(choice[needed], (str, dict)):
+                return choice
+        except (KeyError, IndexError, TypeError, ValueError):
             pass
-        raise self._is_no_completion(str(answer))
+        raise self._without_completion(str(answer))
 
-    def _is_no_completion(self, found: str) -> ConnectionError:
+    def _without_completion(self, found: str) -> ConnectionError:
         return ConnectionError(
-            f"`expansion_model`: {self._address} answered with what is no completion: {found[:300]}. With `run_dir`, "
-            "the same call resumes."
+            f"`expansion_model`: {self._address} answered without a completion: {found[:300]}. With `run_dir`, the "
+            "same call resumes."
         )
 
 
@@ -364,6 +364,9 @@ def _words_of(content: Any) -> str:
 
 
 def _with_stop(text: str, finish_reason: str | None, stop: str | None) -> str:
-    """Add the stop string that a server leaves out if it stopped there. If the model ended by itself, no line did."""
-    ended_there = finish_reason == "stop" and stop is not None and stop not in text and text.endswith("\n")
-    return f"{text}{stop}" if ended_there else text
+    """Add the stop string that a server leaves out if it stopped there.
+
+    If the model ended by itself, nothing else did, but a line: that is whole either way.
+    """
+    is_left_out = finish_reason == "stop" and stop is not None and stop not in text
+    return f"{text}{stop}" if is_left_out and (stop == "\n" or text.endswith("\n")) else text

@@ -178,8 +178,6 @@ class Run:
         self._started, self._seconds_of_clients = time.perf_counter(), 0.0
         label = self._label_of(about)
         index = self.keep(about.step, is_count, lambda: self.ledger.num_releases)
-        if index > self.ledger.num_releases:
-            raise ValueError(f"`run_dir`: {index}, where {label} was released, is not an index of the ledger.")
         if index == self.ledger.num_releases:
             self._check_ledger_is_the_latest(about.step, label)
             question = about.ask()
@@ -240,7 +238,7 @@ class Run:
         if self._folder is None:
             return
         is_known = any(self._folder.holds(f"run-{self.number}-{each}") for each in after)
-        if is_known or max(self._folder.release_indices(self.number)) >= self.ledger.num_releases + 1:
+        if is_known:
             raise ValueError(
                 f"`run_dir`={str(self._folder.path)!r} holds what came after {label[0].lower()}{label[1:]}, but its "
                 "ledger does not count that release: it is an older copy. Restore the latest one. An older one would "

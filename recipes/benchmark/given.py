@@ -116,7 +116,7 @@ def load_public(arguments: Sizes) -> list[str]:
 
 
 def check_numbers(arguments: Sizes, sets: Mapping[str, int], num_public: int) -> None:
-    """Refuse to compare methods on as many texts as there are not.
+    """Refuse sizes that ask for more texts than there are.
 
     A ceiling of fewer private texts would not be one, and public texts are drawn, chosen or mixed in as well.
 

@@ -83,7 +83,10 @@ def watch(names, seconds, folder):
         options = ["--sections", ",".join(remaining), "--seconds", str(left), "--output-dir", str(folder)]
         command = [sys.executable, __file__, "--worker", *options]
         worker = subprocess.Popen(command, env=environment, start_new_session=True)
-        watch_worker(worker, remaining, left, folder)
+        try:
+            watch_worker(worker, remaining, left, folder)
+        finally:
+            stop(worker)
     results = collect(folder, names)
     results["seconds"] = round(time.monotonic() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -105,14 +108,23 @@ def watch_worker(worker, names, seconds, folder):
         now = time.monotonic()
         is_over = now - started > seconds + LATE_SECONDS
         if is_over or now - begun > 2 * share_of(names[done:], seconds) + GRACE_SECONDS:
-            os.killpg(worker.pid, signal.SIGKILL)  # With what it has started, which holds the GPU as well.
-            worker.wait()
+            stop(worker)
     running = next((name for name in names if not part(folder, name).exists()), None)
     if running is not None and is_over:
         keep(folder, running, {"skipped": "The time was used up."})
     elif running is not None and worker.returncode not in (0, GPU_IS_LOST):
         how = "was stopped: it took too long" if worker.returncode == -9 else f"ended with {worker.returncode}"
         keep(folder, running, {"failed": f"The process {how}."})
+
+
+def stop(worker):
+    """Stop a worker, and what it has started, which holds the GPU as well."""
+    if worker.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(worker.pid, signal.SIGKILL)
+        else:
+            worker.kill()
+        worker.wait()
 
 
 def work(names, seconds, folder):
