@@ -16,7 +16,8 @@ from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.data import read_dataset
 from hf_pretext.hub import find_privacy_report
-from hf_pretext.privacy import Plan, PrivacyLedger
+from hf_pretext.privacy import Plan, PrivacyLedger, PrivacyReport
+from support.processes import command, launch
 from support.tiny import random_texts
 
 
@@ -338,6 +339,16 @@ def test_a_run_that_cannot_be_gone_on_with_is_not_written_over(folders, capsys):
     shutil.rmtree(folders / "out" / "run")
     assert main(["generate", "--config", yaml_file(folders)]) == 2
     assert "holds the report of a run already" in capsys.readouterr().err
+
+
+def test_several_processes_go_on_without_the_private_file(folders):
+    """The main one alone reads the run's folder, and tells the others what is released."""
+    assert main(["generate", "--config", yaml_file(folders)]) == 0
+    report = PrivacyReport.from_pretrained(folders / "out")
+    (folders / "private.jsonl").unlink()
+    assert launch(command, ["generate", "--config", yaml_file(folders, "num_samples: 12")]) == [0, 0]
+    assert len(load_from_disk(str(folders / "out"))) == 12
+    assert PrivacyReport.from_pretrained(folders / "out").release_ids == report.release_ids
 
 
 @pytest.mark.parametrize("name", ["README.md", "data-00000-of-00001.arrow"])

@@ -204,6 +204,15 @@ def test_the_stop_string_that_a_server_leaves_out_is_there_again(config, text, f
     assert RemoteEngine(server.address, config).complete([" "], 8, seed=0, stop="Sample 5") == [f" {expected}"]
 
 
+@pytest.mark.parametrize(
+    ("finish_reason", "expected"), [("stop", " good food! will come again\n"), ("length", " good food!")]
+)
+def test_a_line_that_a_server_ended_is_whole(config, finish_reason, expected):
+    server = Scripted(text="good food! will come again" if finish_reason == "stop" else "good food!")
+    server.finish_reason = finish_reason
+    assert RemoteEngine(server.address, config).complete([" "], 8, seed=0, stop="\n") == [expected]
+
+
 @pytest.mark.parametrize("suffix", ["", "#served"])
 def test_prompts_beyond_the_context_of_a_server_are_refused_before_anything_is_asked(suffix, config):
     server = Scripted()

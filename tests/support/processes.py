@@ -50,6 +50,13 @@ def launch(function, *arguments, num_processes=2):
     return [process.exitcode for process in processes]
 
 
+def command(arguments):
+    """Run a command of `hf-pretext` in a process of `launch`."""
+    from hf_pretext.cli import main
+
+    assert main(arguments) == 0
+
+
 def _work(variables, function, arguments):
     os.environ.update({name: str(value) for name, value in variables.items()})
     try:
