@@ -77,7 +77,7 @@ def test_a_budget_that_is_used_up_is_no_failure(script, tmp_path, monkeypatch):
     """What the worker has started ends with it: it would hold the GPU."""
 
     def worker(command, env, start_new_session):
-        child = f"subprocess.Popen(['sh', '-c', 'sleep 7; touch {tmp_path}/late'])"
+        child = f"subprocess.Popen(['sh', '-c', 'sleep 2; touch {tmp_path}/late'])"
         code = f"import subprocess, time; {child}; time.sleep(60)"
         return popen([sys.executable, "-c", code], start_new_session=start_new_session)
 
@@ -85,10 +85,11 @@ def test_a_budget_that_is_used_up_is_no_failure(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script.subprocess, "Popen", worker)
     began = time.monotonic()
     monkeypatch.setattr(script, "LATE_SECONDS", 0)
-    assert script.watch(["card"], 5.1, tmp_path) == 0
+    monkeypatch.setattr(script, "LEAST_SECONDS", 0.5)
+    assert script.watch(["card"], 1.0, tmp_path) == 0
     sections = json.loads((tmp_path / "results.json").read_text())["sections"]
     assert sections == {"card": {"skipped": "The time was used up."}}
-    time.sleep(max(0, 8 - (time.monotonic() - began)))
+    time.sleep(max(0, 3 - (time.monotonic() - began)))
     assert not (tmp_path / "late").exists()
 
 

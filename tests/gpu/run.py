@@ -42,6 +42,9 @@ SECTIONS = {
 GRACE_SECONDS = 30
 """A section that is this much over twice its time is stopped: it hangs."""
 
+LEAST_SECONDS = 5
+"""With less time than this no worker is started."""
+
 LATE_SECONDS = 5
 """How late a worker may be."""
 
@@ -77,7 +80,7 @@ def watch(names, seconds, folder):
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
     while remaining := [name for name in names if not part(folder, name).exists()]:
         left = seconds - (time.monotonic() - started)
-        if left < 5:
+        if left < LEAST_SECONDS:
             keep(folder, remaining[0], {"skipped": "The time was used up."})
             continue
         options = ["--sections", ",".join(remaining), "--seconds", str(left), "--output-dir", str(folder)]
