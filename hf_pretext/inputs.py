@@ -116,15 +116,11 @@ def clients_of(
             not read a text alike every time. Or some processes have the dataset and others do not. Or a question of
             the caller, or a pool that was given, does not fit.
     """
-    of_pool = private.num_dimensions if isinstance(private, ClientPool) else None
-    if questions or of_pool is not None:
+    if questions or isinstance(private, ClientPool):
         # All of them, before the first one spends anything.
         num_dimensions, reader = components.embedder(["A text."]).shape[1], token_reader(components.engine)
-        if of_pool not in (None, num_dimensions):
-            raise ValueError(
-                f"`private` is a pool whose embeddings have {of_pool} dimensions, and those of `embedding_model` have "
-                f"{num_dimensions}. Use the same model for both."
-            )
+        if isinstance(private, ClientPool):
+            private.check_dimensions(num_dimensions)
         for question in questions:
             check_question(question.copy(), num_dimensions, "" if reader is None else reader.fingerprint)
     check_token_question(config, components.engine)

@@ -96,6 +96,18 @@ def test_clients_with_another_tokenizer_do_not_answer(models_folder, federate, r
     assert made.ledger.num_releases == 0
 
 
+def test_clients_with_another_embedding_model_do_not_answer(federate, reader):
+    """A question about tokens needs no embeddings. It would be paid for, and the votes after it refused."""
+    made = federate()
+    question = TokenList.of(random_texts(50), reader, made.config).question()
+    made.pool.check_dimensions(31)
+    with pytest.raises(
+        ValueError, match="Nothing was spent.*The server's embeddings have .*31.* use the embedding model"
+    ):
+        made.pool.release(question, made.ledger)
+    assert made.ledger.num_releases == 0
+
+
 def test_clients_without_the_tokenizer_do_not_answer(tmp_path, federate, reader):
     made = federate(tokenizer=tmp_path / "nowhere")
     question = TokenList.of(random_texts(50), reader, made.config).question()

@@ -106,10 +106,13 @@ class InMemoryClientPool(ClientPool):
         """The plan that the pool was made for."""
         return self._plan
 
-    @property
-    def num_dimensions(self) -> int:
-        """Dimensions of the clients' embeddings."""
-        return self._samples.num_dimensions
+    def check_dimensions(self, num_dimensions: int) -> None:
+        """Refuse a generator with another embedding model. See `ClientPool`."""
+        if self._samples.num_dimensions != num_dimensions:
+            raise ValueError(
+                f"`private` is a pool whose embeddings have {self._samples.num_dimensions} dimensions, and those of "
+                f"`embedding_model` have {num_dimensions}. Use the same model for both."
+            )
 
     @property
     def noise_is_genuine(self) -> bool:

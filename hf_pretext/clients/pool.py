@@ -46,17 +46,24 @@ class ClientPool(CountsAlone, ABC):
         return None
 
     @property
-    def num_dimensions(self) -> int | None:
-        """Dimensions of the clients' embeddings, which are those of their model. None if they are not known."""
-        return None
-
-    @property
     def noise_is_genuine(self) -> bool:
         """Whether `_answer` adds the library's own noise. If not, there is no guarantee about anything released."""
         return False
 
     def _prepare(self, question: Question, mechanism: Mechanism) -> None:  # noqa: B027 - nothing is a good default
         """Refuse, before anything is spent, a question that cannot be answered. By default nothing is refused."""
+
+    def check_dimensions(self, num_dimensions: int) -> None:  # noqa: B027 - nothing is a good default
+        """Refuse, before the first release, clients whose embedding model is another one than the server's.
+
+        Not every question is about embeddings, so the first that is may be asked after others were paid for.
+
+        Args:
+            num_dimensions (`int`): Dimensions of the server's embeddings.
+
+        Raises:
+            ValueError: Those of the clients have others.
+        """
 
     @abstractmethod
     def _answer(self, question: Question, mechanism: Mechanism) -> np.ndarray:

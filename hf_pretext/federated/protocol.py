@@ -178,7 +178,9 @@ def decode(encoded: Encoded, own: Iterable[Question] = ()) -> Question:
     return known[name].from_parts(arrays, values)
 
 
-def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[str, Any]:
+def announce(
+    question: Question, plan: Plan, wanted: Mapping[str, int], num_dimensions: int | None = None
+) -> dict[str, Any]:
     """Describe a question and the plan to the clients, before anything is spent.
 
     Args:
@@ -187,6 +189,7 @@ def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[
         wanted (`Mapping[str, int]`):
             How many releases of each kind were left when this Flower run began. A run that is resumed has fewer than
             the plan.
+        num_dimensions (`int`, *optional*): Dimensions of the server's embeddings, about which later questions are.
 
     Returns:
         `dict`: What a `ConfigRecord` can hold.
@@ -198,7 +201,8 @@ def announce(question: Question, plan: Plan, wanted: Mapping[str, int]) -> dict[
         "num_bins": question.num_bins,
         "is_signed": question.is_signed,
         "num_dimensions": [
-            array.shape[-1] for array in question.arrays().values() if array.dtype == np.int16 and not own
+            *(array.shape[-1] for array in question.arrays().values() if array.dtype == np.int16 and not own),
+            *([] if num_dimensions is None else [num_dimensions]),
         ],
         "tokenizer": question.tokenizer if isinstance(question, TokenCounts) else "",
         "wanted": [wanted[entry.question] for entry in plan.releases],
@@ -248,7 +252,7 @@ def check_announcement(
         raise ValueError(f"The question {shortened(asked['question'])} is not known here.")
     if set(asked["num_dimensions"]) - {num_dimensions}:
         raise ValueError(
-            f"The question has {asked['num_dimensions']} dimensions, but the embeddings here {num_dimensions}: use "
+            f"The server's embeddings have {asked['num_dimensions']} dimensions, but those here {num_dimensions}: use "
             "the embedding model that the clients use."
         )
     if asked["tokenizer"] not in ("", tokenizer):

@@ -115,6 +115,7 @@ class FederatedClientPool(ClientPool):
         self._record = record
         self._known_by: dict[str, set[int]] = {}
         self._asked: dict[str, set[int]] = {}
+        self._num_dimensions: int | None = None
         self._nodes: list[int] = []
         self._silent: set[int] = set()
         self._keys_seen: set[bytes] = set()
@@ -137,6 +138,10 @@ class FederatedClientPool(ClientPool):
     def noise_is_genuine(self) -> bool:
         """Whether the clients add the library's own noise, and no subclass stands between."""
         return type(self) is FederatedClientPool and self._noise_is_genuine
+
+    def check_dimensions(self, num_dimensions: int) -> None:
+        """Let each client compare them with its own, before the first release. See `ClientPool`."""
+        self._num_dimensions = num_dimensions
 
     def _prepare(self, question: Question, mechanism: Mechanism) -> None:
         """Wait for the clients, and ask those that will answer by this plan. Nothing is spent yet.
@@ -225,7 +230,7 @@ class FederatedClientPool(ClientPool):
             ValueError: No node will. The message has the first refusal.
         """
         knowing, asked = (each.setdefault(question.name, set()) for each in (self._known_by, self._asked))
-        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted))})
+        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted, self._num_dimensions))})
         refusals: list[str] = []
 
         def check(request: Message, reply: Message) -> Message | None:
