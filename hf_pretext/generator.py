@@ -315,12 +315,11 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         engine = self._components.needed_engine("`expand`")
         assert self._expander is not None  # As the engine is there.
         # Only what comes from the own seeds has the report: votes from elsewhere could choose the texts by anything.
-        is_all = examples.are_all_of(self._seeds)
-        is_own = is_all or examples.are_among(self._seeds)
+        is_own = examples.are_among(self._seeds)
         with working(self._folder, self.ledger):
             # A run that broke off, after that of these seeds, is not theirs.
             self._run = run = self._new_run(self._num_runs)
-            is_kept, features = is_all, output_features(self.config)
+            is_kept, features = is_own and examples.are_all_of(self._seeds), output_features(self.config)
 
             def keep(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
                 return run.keep(f"{run.texts_step}-{part}", is_valid, make) if is_kept else make()

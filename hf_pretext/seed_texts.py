@@ -132,9 +132,10 @@ class SeedTexts:
         return numbers
 
     def are_among(self, known: "Dataset | None") -> bool:
-        """Return whether all of these are rows of a dataset, each once, with the same numbers and label.
+        """Return whether these are rows of a dataset, with the same numbers and label: each once, or all in order.
 
-        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere.
+        A seed that is there twice has another weight, and so would one with votes or preferences from elsewhere. If
+        two rows of the dataset are alike, they are given as they are there.
         """
         columns: dict[str, Any] = {"votes": self.votes, "preference": self.preference, "share": self.share}
         own = {name: column.tolist() for name, column in columns.items() if column is not None}
@@ -146,10 +147,10 @@ class SeedTexts:
             return False
         rows = list(zip(self.texts, *own.values(), strict=True))
         values = {name: map(tuple, known[name]) if name == SCORES else known[name] for name in own}
-        there = zip(texts_in(known, self._form), *values.values(), strict=True)
+        there = list(zip(texts_in(known, self._form), *values.values(), strict=True))
         labels = [0] * len(rows) if self.labels is None else self.labels.tolist()
         are_different = len(set(zip(self.texts, labels, strict=True))) == len(rows)
-        return are_different and set(rows) <= set(there)
+        return rows == there or (are_different and set(rows) <= set(there))
 
     def are_all_of(self, known: "Dataset | None") -> bool:
         """Return whether these are the rows of a dataset, all of them, in their order."""

@@ -41,7 +41,8 @@ def built(tmp_path_factory):
     sdist = build("sdist", folder / "tree", folder / "tree" / "dist")
     wheel = build("wheel", folder / "tree", folder / "wheel")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none.
+        archive.extractall(folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()
     return sdist, wheel, build("wheel", unpacked, folder / "again")
 
