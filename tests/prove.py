@@ -121,12 +121,13 @@ class Killing:
                 path.unlink()
         in_a_process(self.run(folder, "again"))
         drawn_again = len(self.draws(folder).read_text()) - draws
+        planned = Plan.from_config(CONFIG).num_releases
         return {
             "kills": killed,
             "resumes": resumed,
-            "double_draws": max(0, draws - CONFIG.num_rounds) + drawn_again,
+            "double_draws": max(0, draws - planned) + drawn_again,
             "lost_releases": end["lost"],
-            "within_budget": end["releases"] == CONFIG.num_rounds,
+            "within_budget": end["releases"] == planned,
             "identical": self.result(folder, "again") == end,
         }
 
