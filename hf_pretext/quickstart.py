@@ -17,6 +17,7 @@ from .files import write_json
 from .generator import PrivateEvolutionGenerator
 from .pages import quality_in
 from .plays import load_plays
+from .privacy.texts import PATTERN
 from .saved_runs import check_folder
 
 EMBEDDING_MODEL = "packaged/all-MiniLM-L6-v2"
@@ -68,12 +69,7 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     print(f"Private clients: {num_private} speaking roles of Shakespeare with {len(private)} speeches.")
     print(f"Held out for evaluation: {num_held_out} other roles.")
     config = dataclasses.replace(CONFIG, seed=seed)
-    if (output / METRICS_NAME).exists() and (output / REPORT_NAME).exists():
-        # The plays are public, so it does no harm to forget what an earlier run spent. What tells of it goes last.
-        shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
-        for name in (*FILES_OF_A_RUN, REPORT_NAME, METRICS_NAME):
-            for path in output.glob(name):
-                path.unlink()
+    forget_earlier_run(output)
     generator = PrivateEvolutionGenerator(
         variation_model=None,
         embedding_model=EMBEDDING_MODEL,
@@ -92,6 +88,16 @@ def run_quickstart(output_dir: str | Path, seed: int = 0) -> dict[str, float]:
     write_json(output / METRICS_NAME, metrics)
     _print_results(generator, synthetic["text"][:], metrics, output)
     return metrics
+
+
+def forget_earlier_run(output: Path) -> None:
+    """Remove an earlier quickstart. The plays are public, so it does no harm to forget what it spent."""
+    if (output / METRICS_NAME).exists() and (output / REPORT_NAME).exists():
+        shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
+        # What tells of it goes last.
+        for name in (*FILES_OF_A_RUN, PATTERN, REPORT_NAME, METRICS_NAME):
+            for path in output.glob(name):
+                path.unlink()
 
 
 def _measure(

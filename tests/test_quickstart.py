@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from datasets import load_from_disk
 
+from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.models import load_causal_lm, load_sentence_transformer, resolve_device
 from hf_pretext.models.packaged import locate, packaged_embedder
-from hf_pretext.quickstart import CONFIG, run_quickstart
+from hf_pretext.quickstart import CONFIG, forget_earlier_run, run_quickstart
+from hf_pretext.saved_runs import check_folder
 
 REPORT_KEYS = {
     "epsilon",
@@ -71,3 +73,17 @@ def test_quickstart_leaves_a_dataset_nearer_to_the_held_out_roles(tmp_path, caps
     assert {"README.md", "run.png"} <= {path.name for path in out.iterdir()}
     printed = capsys.readouterr().out
     assert "Client-level differential privacy with epsilon = 3" in printed and "Try next" in printed
+
+
+def test_a_quickstart_into_the_same_folder_begins_anew(models_folder, private, public, config, tmp_path):
+    """It forgets all files of the run before, and none of a folder that holds no quickstart."""
+    models = {path.name: path for path in models_folder.iterdir()}
+    generator = PrivateEvolutionGenerator(**models, config=config, run_dir=tmp_path / "run")
+    generator(private, initial_population=public, num_samples=5)
+    generator.save_pretrained(tmp_path)
+    forget_earlier_run(tmp_path)
+    assert (tmp_path / "README.md").exists(), "there are no metrics, so it is no quickstart"
+    (tmp_path / "metrics.json").write_text("{}")
+    forget_earlier_run(tmp_path)
+    check_folder(tmp_path, PrivateEvolutionGenerator(**models, config=config).privacy_report)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "metrics.json").exists()
