@@ -35,7 +35,7 @@ bench: $(VENV)/.installed ## measure speed
 # Where nothing can be installed, the packages of $(PYTHON) are used if they are enough. (With $(MAKE) in it, the line
 # would be run by `make --dry-run` as well.)
 gpu: ## measure the library on a GPU, or try the script without one
-	if $(PYTHON) tests/gpu/enough.py; \
+	if $(PYTHON) tests/gpu_packages.py; \
 	then PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) tests/gpu/run.py $(ARGS); \
 	else make $(VENV)/.installed PYTHON=$(PYTHON) && $(BIN)/python tests/gpu/run.py $(ARGS); fi
 

@@ -95,8 +95,7 @@ def _expand(options: argparse.Namespace) -> None:
         check_push(options.push_to_hub, "dataset", generator.privacy_report, private=options.private_repo)
     synthetic = generator.expand(generator.seeds, num_samples=options.num_samples)
     generator.save_pretrained(options.output_dir)
-    address = pushed(generator, options)
-    summarize(generator, len(synthetic), options.output_dir, address)
+    summarize(generator, len(synthetic), options.output_dir, pushed(generator, options))
 
 
 def _select(options: argparse.Namespace) -> None:

@@ -97,7 +97,7 @@ def test_packages_that_are_too_old_are_not_used(tmp_path):
     """`make gpu` then installs its own, instead of failing in most sections."""
     (tmp_path / "transformers.py").write_text("__version__ = '4.57.0'")
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "enough.py")],
+        [sys.executable, str(ROOT / "tests" / "gpu_packages.py")],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -113,8 +113,7 @@ class FederatedClientPool(ClientPool):
         self._wanted = {entry.question: max(0, entry.count - done[entry.question]) for entry in plan.releases}
         self._noise_is_genuine = noise_is_genuine
         self._record = record
-        self._known_by: dict[str, set[int]] = {}
-        self._asked: dict[str, set[int]] = {}
+        self._replies: dict[str, dict[int, bool]] = {}  # Of each node, whether it will answer a question.
         self._num_dimensions: int | None = None
         self._nodes: list[int] = []
         self._silent: set[int] = set()
@@ -198,8 +197,7 @@ class FederatedClientPool(ClientPool):
             atomic_write(self._record, json.dumps([asdict(each) for each in self.rounds], indent=2) + "\n")
         if total is None:
             # Nodes that would no longer answer say so before the next release is counted.
-            self._known_by.clear()
-            self._asked.clear()
+            self._replies.clear()
             raise ReleaseLostError(
                 f"{num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
                 "enough, and for their masks to come off. The release is discarded, and counted as spent."
@@ -229,7 +227,7 @@ class FederatedClientPool(ClientPool):
         Raises:
             ValueError: No node will. The message has the first refusal.
         """
-        knowing, asked = (each.setdefault(question.name, set()) for each in (self._known_by, self._asked))
+        replies = self._replies.setdefault(question.name, {})
         content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted, self._num_dimensions))})
         refusals: list[str] = []
 
@@ -238,17 +236,17 @@ class FederatedClientPool(ClientPool):
                 refusals.append(reply.error.reason)
                 logger.warning("Node %d: %.300s", request.metadata.dst_node_id, reply.error.reason)
                 return None
-            knowing.add(request.metadata.dst_node_id)
+            replies[request.metadata.dst_node_id] = True
             return reply
 
         def ask(some: list[int]) -> list[int]:
             messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in some]
+            replies.update(dict.fromkeys(some, False))
             CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
-            return [node for node in nodes if node in knowing]
+            return [node for node in nodes if replies[node]]
 
-        needed, others = self._num_needed(question), [node for node in nodes if node in asked - knowing]
-        willing = ask([node for node in nodes if node not in asked])
-        asked.update(nodes)
+        needed, others = self._num_needed(question), [node for node in nodes if replies.get(node) is False]
+        willing = ask([node for node in nodes if node not in replies])
         if len(willing) < needed and others:
             willing = ask(others)
         if len(willing) < needed:

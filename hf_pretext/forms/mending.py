@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from .form import Form
+from .form import Form, Row
 from .plain import Plain
 
 Vary = Callable[[Sequence[str], int], list[str]]
@@ -22,16 +22,19 @@ def variations_in_form(form: Form, vary: Vary) -> Vary:
     def vary_in_form(texts: Sequence[str], seed: int) -> list[str]:
         varied = vary(texts, seed)
         # If there are more or fewer, the caller refuses them.
-        kept = [
-            mended(form, new) if _num_turns(form, new) == _num_turns(form, old) else old
-            for new, old in zip(varied, texts, strict=False)
-        ]
+        kept = [_varied(form, old, new) for old, new in zip(texts, varied, strict=False)]
         return kept if len(varied) == len(texts) else varied
 
     return vary_in_form
 
 
-def _num_turns(form: Form, text: str) -> list[int] | None:
-    """Count the turns of conversations in a text. None if it is no row."""
-    row = form.parse(text)
-    return None if row is None else [len(value) for value in row if isinstance(value, list)]
+def _varied(form: Form, old: str, new: str) -> str:
+    row, before = form.parse(new), form.parse(old)
+    if row is None or (before is not None and _num_turns(row) != _num_turns(before)):
+        return old
+    return form.read(row)
+
+
+def _num_turns(row: Row) -> list[int]:
+    """Count the turns of the conversations in a row."""
+    return [len(value) for value in row if isinstance(value, list)]

@@ -1,7 +1,8 @@
 """Say by the exit status whether this Python has what `make gpu` needs, so that nothing has to be installed."""
 
-import subprocess
 import sys
+
+from install import has_nvidia_gpu
 
 NEEDED = ("torch", "transformers", "sentence_transformers", "datasets", "dp_accounting", "opendp", "peft")
 OLDEST = {"transformers": 5, "sentence_transformers": 6}
@@ -20,13 +21,6 @@ def lacking():
         if name == "torch" and has_nvidia_gpu() and not module.cuda.is_available():
             return f"torch {module.__version__} cannot use the GPU of this machine"
     return ""
-
-
-def has_nvidia_gpu():
-    try:
-        return b"GPU 0" in subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 if __name__ == "__main__":
