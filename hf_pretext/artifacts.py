@@ -54,17 +54,18 @@ EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 MODEL_CONFIG_NAME = "config.json"
+WEIGHTS_AND_TOKENIZER = (
+    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json", ADAPTER_CONFIG_NAME),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    "chat_template.*",
+)
 FILES_OF_A_MODEL = (
-    *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ORIGIN_NAME, ADAPTER_CONFIG_NAME),
-    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json"),
+    *WEIGHTS_AND_TOKENIZER,
+    *(CARD_NAME, REPORT_NAME, PICTURE_NAME, "evaluation.*", TRAINING_NAME, ORIGIN_NAME),
 )
 """Files of a model that must go when another one is saved in the same folder, above all the older guarantee."""
 
-PUBLISHED_OF_A_MODEL = (
-    *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json", ADAPTER_CONFIG_NAME),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    *("chat_template.*", REPORT_NAME, TRAINING_NAME, PICTURE_NAME),
-)
+PUBLISHED_OF_A_MODEL = (*WEIGHTS_AND_TOKENIZER, REPORT_NAME, TRAINING_NAME, PICTURE_NAME)
 """Files of a model's folder that a push publishes. Others may lie there, such as a copy of a held-out file."""
 
 AUDIT_NAME = "audit.json"

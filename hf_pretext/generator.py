@@ -340,9 +340,9 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
     def select(self, public: "Dataset | IterableDataset | Iterable[str] | str | Path", num_samples: int) -> "Dataset":
         """Choose public texts by what the releases say of them. This is post-processing: it spends no budget.
 
-        The stream is read once, and memory holds only what is chosen of it. Its texts should be as long as those of
-        the clients, and in a random order, since the first 20,000 decide how sharply is chosen (`selecting`). With
-        several processes, all of them call it, with the same stream.
+        The stream is read once, and memory does not grow with it. Its texts should be as long as those of the clients,
+        and in a random order, since the first 20,000 decide how sharply is chosen (`selecting`). With several
+        processes, all of them call it, with the same stream.
 
         Args:
             public (`datasets.Dataset`, `datasets.IterableDataset`, `Iterable[str]`, `str` or `Path`):

@@ -19,6 +19,7 @@ from .artifacts import (
     SEEDS_FILE,
     SEEDS_NAME,
     TOKENS_NAME,
+    WEIGHTS_AND_TOKENIZER,
 )
 from .coverage import report_of_rows
 from .data import read_texts
@@ -81,6 +82,9 @@ def push_folder(
     check_guarantee(report, allow_no_guarantee)
     check_token(token, repo_id)
     api = HfApi(token=token)
+    # What an earlier push of the same run left and this one does not bring, such as the adapter before a whole model.
+    earlier = ["data/*", "seeds/*", "*.safetensors", "evaluation.*", TOKENS_NAME, PATTERN]
+    earlier += WEIGHTS_AND_TOKENIZER if repo_type == "model" else ()
 
     def push() -> str:
         sdk = "static" if repo_type == "space" else None
@@ -91,8 +95,7 @@ def push_folder(
             folder_path=folder,
             commit_message=commit_message,
             ignore_patterns=["checkpoint-*", ".writing-*", "stage-*"],
-            # What an earlier push of the same run left and this one does not bring.
-            delete_patterns=["data/*", "seeds/*", "*.safetensors", "evaluation.*", TOKENS_NAME, PATTERN],
+            delete_patterns=earlier,
             parent_commit=_check_repo_is_ours(api, repo_id, repo_type, report, private),
         )
         return str(address)

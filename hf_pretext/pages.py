@@ -271,7 +271,9 @@ def add_private_repo(parser: Any) -> None:
 def add_report(commands: Any) -> None:
     """Add the command to a parser."""
     report = commands.add_parser(
-        "report", help="Write the page of a saved run: one HTML file that needs no network and shows nothing private."
+        "report",
+        help="Write the page of a saved run: one HTML file that needs no network. It shows nothing private, unless an "
+        "evaluation or audit on private text lies in the folder, which is then marked as not covered.",
     )
     report.add_argument("folder", help="Folder that `generate`, `expand` or `save_pretrained` wrote.")
     report.add_argument("--output", help="The file to write. By default report.html in the folder.")

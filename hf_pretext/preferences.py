@@ -327,7 +327,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         "loss": " + ".join(training.loss_type),
         "beta": training.beta,
     }
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, preferences=about)
+    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, revision, preferences=about)
 
 
 def _check_base(name: str) -> None:

@@ -1,6 +1,6 @@
 """What a generator does with its latest run once it is there: save it, and push it."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from .processes import is_main_process
 from .saved_runs import SavedRun
 
 
-class SavesRuns:
+class SavesRuns(ABC):
     """Saves and pushes the latest run of a generator."""
 
     @property

@@ -32,6 +32,18 @@ def is_missing(value: Any) -> bool:
     return value is None or bool(value != value)
 
 
+def as_text(value: Any) -> str:
+    """Write a value of a row, whatever the type of its column: the float 5.0 is written as the integer 5.
+
+    In a table, one row with 4.5 or a missing value makes floats of all whole numbers of its column. What a client's
+    own row reads as must not tell whether there is such a row. A missing value is empty.
+    """
+    if is_missing(value):
+        return ""
+    # Above 2^53 not every whole number is a float, so those are no longer the same.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53 else str(value)
+
+
 def shortened(value: object) -> str:
     """Show a value in an error by its beginning and end, since a file from a stranger may hold a list of millions."""
     limits = reprlib.Repr()

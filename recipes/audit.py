@@ -28,7 +28,14 @@ import numpy as np
 from trl import TrlParser
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.artifacts import AUDIT_NAME, AUDIT_PICTURE_NAME, AUDIT_SETTINGS_NAME, PAGE_NAME, RUN_FOLDER
+from hf_pretext.artifacts import (
+    AUDIT_NAME,
+    AUDIT_PICTURE_NAME,
+    AUDIT_SETTINGS_NAME,
+    CARD_NAME,
+    PAGE_NAME,
+    RUN_FOLDER,
+)
 from hf_pretext.audit import (
     AuditedGenerator,
     Targets,
@@ -44,7 +51,7 @@ from hf_pretext.audit import (
 )
 from hf_pretext.cli import read_private_source, read_public_source, read_run, source_of
 from hf_pretext.evaluation import score_next_tokens
-from hf_pretext.files import atomic_folder, atomic_write
+from hf_pretext.files import atomic_folder, atomic_write, write_json
 from hf_pretext.finetuning import load_before_and_after, run_recipe
 from hf_pretext.hub import fetch_folder
 from hf_pretext.models.checkpoints import read_tokenizer
@@ -112,7 +119,7 @@ def main(arguments: AuditArguments) -> None:
     check_folder(output, generator.privacy_report)
     synthetic = generator(audited, initial_population=public, num_samples=run["num_samples"])
     generator.save_pretrained(output)
-    (output / "README.md").write_text(NO_CARD, encoding="utf-8")
+    (output / CARD_NAME).write_text(NO_CARD, encoding="utf-8")
     (output / PAGE_NAME).unlink()  # Until it shows the audit.
     assert generator.seeds is not None  # As the run has ended.
     outputs, released = [*synthetic["text"], *generator.seeds["text"]], generator.released
@@ -132,7 +139,7 @@ def main(arguments: AuditArguments) -> None:
     audit = read_audit(plan, released, samples, coins, secondary, arguments.confidence)
     facts = {**audit.to_dict(), "noise_is_genuine": arguments.noise, "covered_by_the_guarantee": False}
     with atomic_folder(output) as scratch:
-        (scratch / AUDIT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(scratch / AUDIT_NAME, facts)
         plot_audit(facts, audit.scores, scratch / AUDIT_PICTURE_NAME)
     write_page(output)
     print(f"{audit.table}\n\n{audit.verdict}")

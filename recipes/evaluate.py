@@ -13,7 +13,6 @@ Held-out rows are read as those of the run. For texts with labels, `text_column`
 --chat_roles user assistant`.
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,12 @@ import numpy as np
 from datasets import Dataset
 from trl import TrlParser
 
+from hf_pretext.artifacts import EVALUATION_NAME, EVALUATION_PICTURE_NAME
 from hf_pretext.cards import MEASURES
 from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
-from hf_pretext.files import atomic_folder
+from hf_pretext.files import atomic_folder, write_json
 from hf_pretext.finetuning import (
     TRAINING_NAME,
     check_push_of_model,
@@ -225,8 +225,8 @@ def measure_texts(arguments: EvaluationArguments, rows: Dataset, form: Form) -> 
 def write_results(output: Path, folder: Path, figures: dict[str, Any]) -> None:
     """Write the figures, their picture, and the card that shows both."""
     with atomic_folder(output) as scratch:
-        (scratch / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        plot_evaluation(figures, scratch / "evaluation.png")
+        write_json(scratch / EVALUATION_NAME, figures)
+        plot_evaluation(figures, scratch / EVALUATION_PICTURE_NAME)
     if output.resolve() == folder.resolve() and (folder / TRAINING_NAME).is_file():
         write_model_card(output)
 

@@ -13,6 +13,7 @@ import copy
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # `import evaluate` must find the library, and not the script of that name beside this one.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
@@ -75,10 +76,9 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     check_output(training.output_dir)
     push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.model_revision)
-    model = AutoModelForCausalLM.from_pretrained(
-        base, revision=arguments.model_revision, dtype="float32", use_safetensors=True
-    )
+    options: dict[str, Any] = {"revision": arguments.model_revision, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(base, **options)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32", use_safetensors=True, **options)
     # A checkpoint is of the second stage, and holds what the first one made of the model.
     if public_texts is not None and not training.resume_from_checkpoint:
         stage = copy.copy(training)
@@ -88,7 +88,8 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
         trainer.train()
         model = trainer.model
     trainer = make_trainer(model, tokenizer, training, texts)
-    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, report, push)
+    revision = arguments.model_revision
+    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, report, push, revision)
 
 
 if __name__ == "__main__":

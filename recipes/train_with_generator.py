@@ -71,7 +71,8 @@ def main(arguments: Arguments, private: Dataset) -> Trainer:
         return {**tokens, "labels": tokens["input_ids"]}
 
     trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(locate(arguments.model)),
+        # The optimizer's small steps need float32, whatever the weights were saved in.
+        model=AutoModelForCausalLM.from_pretrained(locate(arguments.model), dtype="float32", use_safetensors=True),
         args=TrainingArguments(
             output_dir=arguments.output_dir,
             max_steps=arguments.max_steps,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from datasets import Dataset
-from scipy.stats import nct, norm, ttest_ind
+from scipy.stats import nct, ttest_ind
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.audit import (
@@ -34,7 +34,7 @@ from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.clients.samples import quantize_embeddings
 from hf_pretext.privacy import Plan
 from hf_pretext.privacy.mechanism import Mechanism
-from support.guarantee_audit import audit_power, null_runs
+from support.guarantee_audit import audit_power
 from support.tiny import random_texts
 
 
@@ -88,7 +88,6 @@ def test_mu_of_a_gaussian_is_bounded_and_nearly_reached():
     bound = mu_lower_bound(rng.normal(1.0, 1, 20_000), rng.normal(0.0, 1, 20_000))
     assert 0.9 < bound < 1.0
     assert mu_lower_bound(rng.normal(size=5000), rng.normal(size=5000)) < 0.05
-    assert norm.cdf(bound) < norm.cdf(1.0)
 
 
 def test_canaries_are_different_texts_and_come_back():
@@ -316,12 +315,6 @@ def test_an_audit_shows_most_of_what_is_claimed_and_notices_halved_noise():
     assert power["bound"] >= 1.8 and power["halved_noise_refuted"] >= 57, power
     # Each is refuted by chance in at most 5 % of cases.
     assert power["refuted"] <= 14, power
-
-
-@pytest.mark.slow
-def test_false_alarms_are_as_rare_as_the_audit_says():
-    counts = null_runs(200)
-    assert max(counts["claim_refuted"], counts["zero_refuted"]) <= 10, counts
 
 
 def test_targets_that_share_bins_are_told_apart():

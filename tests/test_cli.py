@@ -433,12 +433,11 @@ num_rounds: 2
 
 
 def plan(folder, *extra):
-    """Run `hf-pretext plan` in a process of its own, which has to end in three processor seconds, without torch."""
+    """Run `hf-pretext plan` in a process of its own, which must not load what takes seconds to load."""
     (folder / "run.yaml").write_text(PLAN)
     code = (
         "import sys; from hf_pretext.cli import main; status = main(sys.argv[1:]);"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules);"
-        "import time; assert time.process_time() < 3; sys.exit(status)"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules); sys.exit(status)"
     )
     return subprocess.run(
         [sys.executable, "-c", code, "plan", "--config", str(folder / "run.yaml"), *extra],

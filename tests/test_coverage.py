@@ -170,9 +170,9 @@ SPOILED = {
 def test_a_list_that_is_not_the_report_s_claims_nothing(run, forgets, tmp_path, spoil, words, caplog):
     _, _, folder = run
     bad = spoiled(folder, tmp_path / "bad", spoil)
-    started = time.perf_counter()
+    started = time.process_time()
     assert find_privacy_report(bad) is None
-    assert time.perf_counter() - started < 5, "a huge file is not read"
+    assert time.process_time() - started < 5, "a huge file is not read"
     assert words in caplog.text and "Copy 'covered-texts-" in caplog.text
     texts = load_training_texts(FinetuningArguments(dataset=str(bad)))
     assert texts.report is None

@@ -184,7 +184,7 @@ def test_the_server_sees_masked_votes_only(files, embedding_model, candidates):
     ranges = np.bincount(np.concatenate(vectors) >> 28, minlength=16)
     assert stats.chisquare(ranges).pvalue > 1e-6
     # And nobody's error, metric or number of examples travels at other stages.
-    assert all(list(each.content) == ([] if each.stage == client.KNOWS else [MASKS]) for each in made.grid.seen)
+    assert all(list(each.content) == [each.stage if each.stage == client.KNOWS else MASKS] for each in made.grid.seen)
 
 
 @pytest.mark.parametrize("num_dropped", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -219,7 +219,7 @@ def pmf(variance, reach):
 @pytest.mark.parametrize("variance", [0.3, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("num_shares", [2, 3, 7])
 def test_a_sum_of_discrete_gaussians_is_one_up_to_the_stated_factor(variance, num_shares):
-    """The bound of `Plan`'s docstring, where it is large enough to be seen: by exact convolution."""
+    """The bound of `Mechanism`'s docstring, where it is large enough to be seen: by exact convolution."""
     share = pmf(variance, 60)
     total = share
     for _ in range(num_shares - 1):
@@ -535,7 +535,7 @@ MEAN_AND_VOTES = {"mean-fraction": 0.5, "num-rounds": 2}
 def test_a_mean_and_votes_are_those_of_the_in_memory_pool_bin_by_bin(
     files, embedding_model, embedder, candidates, bits
 ):
-    """The run of one mean and two rounds of votes at different noise: here without noise, through SecAgg+."""
+    """The run of one mean and two rounds of votes at different noise: here without noise, under masks."""
     changes = {**MEAN_AND_VOTES, "candidate-bits": bits}
     made = make_federation(files, embedding_model, noise=no_noise, **changes)
     mean, votes = MeanEmbedding.of(candidates), NearestCandidates.of(candidates)

@@ -2,7 +2,8 @@ import copy
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from hf_pretext.configuration import PrivateEvolutionConfig
 from hf_pretext.models import load_causal_lm
@@ -43,6 +44,21 @@ def test_equals_greedy_decoding_by_transformers(llama):
         output = model.generate(input_ids=inputs["input_ids"], max_new_tokens=12, do_sample=False, pad_token_id=1)
         expected = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == expected
+
+
+def test_a_continuation_keeps_the_blank_that_it_begins_with(llama):
+    """The decoder of Llama 2 drops the first blank of a text. A varied text is a beginning, and what was written."""
+    words = ["<s>", "</s>", "<unk>", "▁", "a", "b", "▁a", "▁b"]
+    of_llama = Tokenizer(
+        models.BPE(dict(zip(words, range(8), strict=True)), [("▁", "a"), ("▁", "b")], unk_token="<unk>")
+    )
+    of_llama.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    of_llama.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=of_llama, bos_token="<s>", eos_token="</s>")
+    assert tokenizer.decode(tokenizer("a b")["input_ids"]) == "a b" and tokenizer.decode([7, 6]) == "b a"
+    found = engine((llama[0], tokenizer)).complete_tilted(["a"], 3, 0, None, {7: 1e9})
+    assert found == [" b b b"]
 
 
 def test_what_a_tokenizer_adds_at_the_end_is_left_out(llama):

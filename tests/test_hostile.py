@@ -194,11 +194,11 @@ def test_a_seed_is_one_sample_of_the_prompt(text):
 
 def test_seeds_are_expanded(llama):
     expander = Expander(LocalEngine(*llama, CONFIG), CONFIG, embed=None)
-    started = time.perf_counter()
+    started = time.process_time()
     texts = list(expander.expand(SeedTexts(HOSTILE), 40))
     assert len(set(texts)) == 40 and all(map(is_one_line, texts))
     # Each long seed takes a second once, not once in every prompt.
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
 
 
 def test_a_domain_beyond_the_context_is_refused_when_the_expansion_is_made(llama):
@@ -209,18 +209,18 @@ def test_a_domain_beyond_the_context_is_refused_when_the_expansion_is_made(llama
 
 @each_text
 def test_what_a_model_writes_is_parsed_into_lines(text):
-    started = time.perf_counter()
+    started = time.process_time()
     texts = [clean_text(text), *parse_list(text, 3), *parse_list(f"one\nOriginal Text Sample 5\n{text}", 2)]
     assert len(texts) <= 6 and all(len(line.splitlines()) <= 1 for line in texts)
     assert not any(set(line) & set(map(chr, [*range(32), *range(127, 160)])) for line in texts)
-    assert text.startswith(whole_sentences(text)) and is_usable(text, CONFIG) in (True, False)
-    assert time.perf_counter() - started < 3
+    assert text.startswith(whole_sentences(text)) and type(is_usable(text, CONFIG)) is bool
+    assert time.process_time() - started < 3
 
 
 def test_a_heading_before_a_million_blanks_is_told_in_no_time():
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(parse_list("Original Text Sample 4" + " " * 1_000_000 + "x", 2)) == 1
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def render(texts=("a",) * 5, domain="chat", model="me/llm", **header):

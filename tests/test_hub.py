@@ -61,6 +61,23 @@ def test_models_come_back_equal(outcomes):
     assert any("lora" in name for name in pulled["adapter tensors"])
 
 
+def test_an_adapter_is_put_on_the_weights_that_it_was_trained_from(outcomes):
+    """The base has moved on since. Its last layer has other weights on `main`."""
+    pushed, pulled = outcomes
+    assert pulled["pinned tensors"] == pushed["before"] == pushed["tensors of the first commit"]
+    assert f'from_pretrained("me/base", revision="{pushed["first commit"]}")' in pulled["pinned text"]
+
+
+def test_what_a_model_learned_is_looked_up_at_its_own_commit(outcomes):
+    pushed, _ = outcomes
+    assert (pushed["reports of an earlier commit"], pushed["reports of main"]) == (1, 0)
+
+
+def test_a_private_repository_is_private(outcomes):
+    pushed, _ = outcomes
+    assert pushed["private"] == [0, True, False]
+
+
 def test_cards_say_what_is_guaranteed(outcomes):
     _, pulled = outcomes
     assert pulled["card"]["license"] == "cc0-1.0" and pulled["card"]["language"] == "en"

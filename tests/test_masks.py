@@ -608,7 +608,7 @@ def test_answers_to_different_questions_are_not_summed(server):
 
 def test_a_question_is_signed_with_all_of_its_content(server):
     message, digest = server.question()
-    assert server.question()[1] == digest and len(digest) == masking.DIGEST_BYTES
+    assert server.question()[1] == digest and len(digest) == 32
     question = server.made.question
     encoded = encode(question, 16)
     numbers = {**encoded.numbers, "num_asked": 5}
@@ -706,6 +706,26 @@ def test_an_owner_may_ask_for_a_larger_crowd(server, limit, message):
         server.made.grid.contexts[1001].node_config = limit
         server.made.release()
     assert server.made.ledger.num_releases == 0, "it is refused before anything is spent"
+
+
+def test_an_owner_who_wants_a_larger_crowd_costs_no_release():
+    """Of eight clients, one is away, so another one that answers among eight only is not asked. Six are enough."""
+    away = lambda node, at, reply: None if node == 1000 and at == client.KNOWS else reply  # noqa: E731
+    made = make_large_federation(8, meddle=away, **{"max-dropout": 0.45, "round-timeout": 0.01})
+    made.grid.contexts[1001].node_config = {"min-clients": 8}
+    made.release()
+    assert [(each.num_asked, each.is_released) for each in made.pool.rounds] == [(6, True)]
+    made.grid.contexts[1002].node_config = {"min-clients": 6}
+    made.release()
+    assert made.pool.rounds[-1].num_asked == 6, "six are there"
+    few = make_large_federation(8, meddle=away, **{"max-dropout": 0.45, "round-timeout": 0.01})
+    for context in few.grid.contexts.values():
+        context.node_config = {"min-clients": 8}
+    with pytest.raises(
+        ValueError, match="Nothing was spent. The first refusal: 7 clients are fewer than `min-clients`=8"
+    ):
+        few.release()
+    assert few.ledger.num_releases == 0
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])

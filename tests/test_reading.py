@@ -1,6 +1,9 @@
 """Files and folders of every form: what they are is said, nothing of them is quoted, and what is certain is read."""
 
+import contextlib
 import json
+import math
+import sqlite3
 import traceback
 
 import pandas
@@ -11,6 +14,7 @@ from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.rows import group_by_client
 from hf_pretext.data import list_texts, read_dataset, read_texts
 from hf_pretext.data.columns import WantedColumns
+from hf_pretext.data.sources import read_private
 
 ROWS = [{"client_id": "ann", "text": "Grüße, aus Köln"}, {"client_id": "bob", "text": "quokka größer für Öl"}]
 CHATS = [
@@ -130,9 +134,9 @@ def test_nested_fields_are_paths(tmp_path, suffix):
             "message.body": "quokka",
             "who.id": "7",
             "message.parts": [{"role": "user", "content": "? hi"}],
-            "label": 1,
+            "label": "1",
         },
-        {"message.body": "zebra", "who.id": "a", "message.parts": [], "label": 2},
+        {"message.body": "zebra", "who.id": "a", "message.parts": [], "label": "2"},
     ]
     assert "without the column 'message.title'" in refused(path, columns=("message.title",))
     assert "without the column 'label.x'" in refused(path, columns=("label.x",))
@@ -162,12 +166,64 @@ def test_nested_fields_of_parquet_and_of_saved_datasets(tmp_path):
 def test_several_text_columns_and_others_come_as_they_are(tmp_path):
     path = write_json_lines(tmp_path / "a.jsonl", [{"title": "a", "text": "b\n  c", "stars": 5, "client_id": 1}])
     found = read_dataset(path, ["title", "text"], "client_id", other_columns=["stars", "title"])
-    assert found.to_list() == [{"title": "a", "text": "b\n  c", "client_id": "1", "stars": 5}]
-    assert read_dataset(path, None, other_columns=["stars"]).to_list() == [{"stars": 5}]
+    assert found.to_list() == [{"title": "a", "text": "b\n  c", "client_id": "1", "stars": "5"}]
+    assert read_dataset(path, None, other_columns=["stars"]).to_list() == [{"stars": "5"}]
     mixed = write_json_lines(tmp_path / "b.jsonl", [{"text": "a", "stars": 5}, {"text": "b", "stars": ["quokka"]}])
     with pytest.raises(TypeError, match="several types") as error:
         read_dataset(mixed, "text", other_columns=["stars"])
     assert "quokka" not in str(error.value) and error.value.__context__ is None
+
+
+STARS = [{"stars": stars, "text": f"of {stars}"} for stars in (5, -2, 0, 10**15)]
+
+
+def from_json(rows, path):
+    path.write_text(json.dumps(rows))
+    return read_private(str(path), None, "client_id", other_columns=["stars", "text"])
+
+
+def from_parquet(rows, path):
+    pandas.DataFrame(rows).to_parquet(path)
+    return read_private(str(path), None, "client_id", other_columns=["stars", "text"])
+
+
+def from_database(rows, path):
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
+        file.execute("CREATE TABLE rows (client_id, stars, text)")
+        file.executemany("INSERT INTO rows VALUES (:client_id, :stars, :text)", rows)
+    columns = {"other_columns": ["stars", "text"], "query": "SELECT * FROM rows"}
+    return read_private(f"sqlite:///{path}", None, "client_id", **columns)
+
+
+def from_memory(rows, path):
+    return Dataset.from_pandas(pandas.DataFrame(rows))
+
+
+NUMBERS = [4.5, math.nan, None, -0.0, 1e300, 7]
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "value"),
+    [
+        *((from_json, "rows.json", value) for value in [*NUMBERS, "many", True]),
+        *((from_database, "rows.db", value) for value in [*NUMBERS, "many", True]),
+        *((from_parquet, "rows.parquet", value) for value in NUMBERS),
+        *((from_memory, "", value) for value in NUMBERS),
+    ],
+)
+def test_no_row_changes_how_the_numbers_of_others_are_read(tmp_path, made, name, value):
+    """In a column of whole numbers, one 4.5 makes floats of all of them. Each client's text would be another one."""
+    config = PrivateEvolutionConfig(epsilon=1, delta=1e-5, text_column=["stars", "text"])
+
+    def texts(folder, *more):
+        folder.mkdir()
+        rows = [{"client_id": f"c{number}", **row} for number, row in enumerate([*STARS, *more])]
+        samples = group_by_client(made(rows, folder / name), config)
+        return [samples[f"c{number}"] for number in range(len(STARS))]
+
+    alone = texts(tmp_path / "alone")
+    assert texts(tmp_path / "among", {"stars": value, "text": "e"}) == alone
+    assert alone[0] == ["stars: 5\ntext: of 5"]
 
 
 def test_a_folder_of_parquet_files_is_read_without_its_names(tmp_path):

@@ -1,4 +1,4 @@
-"""Which columns of a dataset are read, and how: texts, client ids, and others as they are."""
+"""Which columns of a dataset are read, and how: texts, client ids, and others, whose numbers become strings."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..cleaning import valid_unicode
-from ..settings import is_missing
+from ..settings import as_text, is_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ class WantedColumns:
     Args:
         texts (`tuple` of `str`): Columns of texts. Each value has to be a string.
         client (`str`, *optional*): Column of client ids, which are read as strings.
-        others (`tuple` of `str`): Other columns, such as labels or lists of messages. They are read as they are.
+        others (`tuple` of `str`): Other columns, such as labels or lists of messages. Numbers are read as strings.
     """
 
     texts: tuple[str, ...] = ()
@@ -74,8 +74,8 @@ class WantedColumns:
     def dataset(self, source: str, values: dict[str, list[Any]]) -> "Dataset":
         """Make a dataset of what `gather` returned, in memory.
 
-        Each text and each id is read independently of the other rows. One client's row must not change how the ids of
-        the others are read.
+        Each value is read independently of the other rows. One client's row must not change how those of the others
+        are read. So numbers become strings: in a column of numbers, one 4.5 would make 5.0 of every 5.
 
         Args:
             source (`str`): What errors call the rows, such as the path of a file. Nothing else is quoted.
@@ -89,6 +89,8 @@ class WantedColumns:
             if not all(isinstance(text, str) for text in values[name]):
                 raise TypeError(f"{source} has rows in column {name!r} that are not strings. Drop or convert them.")
         columns = {name: list(map(_valid, column)) for name, column in values.items()}
+        for name in self.others:
+            columns[name] = list(map(_number_as_text, columns[name]))
         if self.client is not None:
             if not all(is_id(value) for value in values[self.client]):
                 raise ValueError(
@@ -261,6 +263,12 @@ def _valid(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_valid(key): _valid(each) for key, each in value.items()}
     return list(map(_valid, value)) if isinstance(value, list) else value
+
+
+def _number_as_text(value: Any) -> Any:
+    if is_missing(value):
+        return None
+    return as_text(value) if isinstance(value, (bool, int, float, Decimal)) else value
 
 
 def _in_memory(source: str, values: dict[str, list[Any]]) -> "Dataset":

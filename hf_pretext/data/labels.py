@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..configuration import PrivateEvolutionConfig
+from ..settings import as_text
 from .columns import MissingColumnError, has_transform, value_at, values_of
 
 if TYPE_CHECKING:
@@ -68,5 +69,5 @@ def class_labels(config: PrivateEvolutionConfig) -> dict[str, Any]:
 
 
 def _number(value: Any, numbers: dict[str, int]) -> int:
-    is_label = isinstance(value, (str, int)) and not isinstance(value, bool)
-    return numbers.get(str(value), -1) if is_label else -1
+    is_label = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return numbers.get(as_text(value), -1) if is_label else -1

@@ -90,16 +90,15 @@ class VotesReading:
     def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Compute expected votes over average votes. See `Reading`."""
         expected = self.smoothed.predict(embeddings)
-        usual = self.smoothed.votes if among is None else expected if among is embeddings else self._predict(among)
+        usual = (
+            self.smoothed.votes if among is None else expected if among is embeddings else self.smoothed.predict(among)
+        )
         return ratios_of(expected, _average(usual))
 
     @property
     def average(self) -> float:
         """Votes of an average candidate, relative to which ratios are by default."""
         return _average(self.smoothed.votes)
-
-    def _predict(self, embeddings: np.ndarray) -> np.ndarray:
-        return self.smoothed.predict(embeddings)
 
 
 def _average(votes: np.ndarray) -> float:
@@ -158,7 +157,9 @@ class TiltReading:
 
 
 class MeanReading(TiltReading):
-    """What a mean embedding says: prefer texts exponentially along it, the smallest change that has such a mean.
+    """What a mean embedding says: prefer texts exponentially along its shift from the public mean.
+
+    If all directions vary alike, that is the smallest change, in relative entropy, that has such a mean.
 
     Args:
         direction (`np.ndarray` of shape `(d,)`): Where the mean of the clients is, relative to a public mean.

@@ -16,6 +16,7 @@ class FirstQuestion:
         kind (`str`): Name of the question.
         ask (`Callable`): Makes the question, when it has not been answered yet.
         read (`Callable`): Takes in the noisy answer.
+        num_bins (`int`, *optional*): Bins of an answer that is kept, if it is checked before the question is made.
     """
 
     kind: str

@@ -135,7 +135,9 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         if question is not None:
             _refusing(check_question, question, samples.num_dimensions, samples.tokenizer)
         _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
-        return Message(RecordDict(), reply_to=message)
+        # The server asks it only among so many: a refusal later would cost the release.
+        fewest = NodeSettings.from_node_config(context.node_config).min_clients or 0
+        return Message(RecordDict({KNOWS: ConfigRecord({"min_clients": fewest})}), reply_to=message)
 
     def guard(message: Message, context: Context, call_next: Any) -> Message:
         return _guard(message, context, call_next, questions, is_genuine)

@@ -42,7 +42,6 @@ MASKS = "hf_pretext.masks"
 """Record of what belongs to secure aggregation, in a message and in the state of a node."""
 
 KEY_BYTES = 32
-DIGEST_BYTES = 32
 FINGERPRINT_BYTES = 8
 PAIR_BYTES = 2 * SHARE_BYTES
 SEALED_BYTES = PAIR_BYTES + 16

@@ -113,7 +113,8 @@ class FederatedClientPool(ClientPool):
         self._wanted = {entry.question: max(0, entry.count - done[entry.question]) for entry in plan.releases}
         self._noise_is_genuine = noise_is_genuine
         self._record = record
-        self._replies: dict[str, dict[int, bool]] = {}  # Of each node, whether it will answer a question.
+        # By question and node: the fewest clients among whom it will answer, or None if it will not.
+        self._replies: dict[str, dict[int, int | None]] = {}
         self._num_dimensions: int | None = None
         self._nodes: list[int] = []
         self._silent: set[int] = set()
@@ -221,8 +222,9 @@ class FederatedClientPool(ClientPool):
     def _knowing(self, question: Question, nodes: list[int]) -> list[int]:
         """Ask the nodes that have not been asked whether they will answer a question by this plan.
 
-        That depends on their software and their own limits, and not on their text. Who refused, or did not answer, is
-        asked again only if there are too few without it: each time it could take all of `round_timeout`.
+        That depends on their software and their own limits, and not on their text. A node that answers only among more
+        clients than there are is left out, before it would take the release with it. Who refused, or did not answer,
+        is asked again only if there are too few without it: each time it could take all of `round_timeout`.
 
         Raises:
             ValueError: No node will. The message has the first refusal.
@@ -236,16 +238,26 @@ class FederatedClientPool(ClientPool):
                 refusals.append(reply.error.reason)
                 logger.warning("Node %d: %.300s", request.metadata.dst_node_id, reply.error.reason)
                 return None
-            replies[request.metadata.dst_node_id] = True
+            fewest = reply.content.config_records.get(KNOWS, {}).get("min_clients")
+            if type(fewest) is not int:
+                logger.warning("Node %d sent a malformed reply. It counts as not given.", request.metadata.dst_node_id)
+                return None
+            replies[request.metadata.dst_node_id] = fewest
             return reply
 
         def ask(some: list[int]) -> list[int]:
             messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in some]
-            replies.update(dict.fromkeys(some, False))
+            replies.update(dict.fromkeys(some))
             CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
-            return [node for node in nodes if replies[node]]
+            willing = {node: fewest for node in nodes if (fewest := replies[node]) is not None}
+            # Whoever goes may leave too few for another one.
+            while small := [node for node, fewest in willing.items() if fewest > min(len(willing), self.num_clients)]:
+                refusals.append(f"{len(willing)} clients are fewer than `min-clients`={willing[small[0]]} of a node.")
+                willing = {node: fewest for node, fewest in willing.items() if node not in small}
+            return list(willing)
 
-        needed, others = self._num_needed(question), [node for node in nodes if replies.get(node) is False]
+        needed = self._num_needed(question)
+        others = [node for node in nodes if node in replies and replies[node] is None]
         willing = ask([node for node in nodes if node not in replies])
         if len(willing) < needed and others:
             willing = ask(others)
@@ -260,7 +272,7 @@ class FederatedClientPool(ClientPool):
     def _num_needed(self, question: Question) -> int:
         """Return the number of clients without which a release does not begin."""
         mechanism = self._plan.entry(question.name).mechanism
-        return max(3, num_summed(mechanism, self.num_clients, _num_colluding(self._settings)))
+        return num_summed(mechanism, self.num_clients, _num_colluding(self._settings))
 
     @property
     def _own_rounds(self) -> list[FederatedRound]:

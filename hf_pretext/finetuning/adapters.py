@@ -51,8 +51,10 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
         args=training,
         train_dataset=texts.train,
         eval_dataset=texts.validation,
-        processing_class=AutoTokenizer.from_pretrained(base, revision=model.model_revision),
+        processing_class=AutoTokenizer.from_pretrained(
+            base, revision=model.model_revision, trust_remote_code=training.trust_remote_code
+        ),
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push)
+    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, model.model_revision)

@@ -18,9 +18,9 @@ from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REP
 from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
-from ..models.checkpoints import base_of
+from ..models.checkpoints import base_of, base_revision_of
 from ..models.components import written_by
-from ..models.loading import held_model
+from ..models.loading import cached_commits, held_model
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast
@@ -154,18 +154,28 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
     if isinstance(held, PreTrainedModel) and TRAINED_ON in vars(held.config):
         logger.warning("%s It was given as an object that was trained on texts of a run.", otherwise)
         return None
-    return reports_of_base(name, otherwise)
+    return reports_of_base(name, otherwise, is_loaded=isinstance(held, PreTrainedModel))
 
 
-def reports_of_base(name: str | None, otherwise: str = "No guarantee is known.") -> list[PrivacyReport] | None:
+def reports_of_base(
+    name: str | None, otherwise: str = "No guarantee is known.", is_loaded: bool = False
+) -> list[PrivacyReport] | None:
     """Find the guarantees of what a model learned before, by its name. See `reports_of_writer`.
 
     Args:
         name (`str`, *optional*): Folder or repository of the model.
         otherwise (`str`, *optional*): What to warn of if a guarantee is not known.
+        is_loaded (`bool`, *optional*, defaults to `False`):
+            Whether it was given as an object, which does not say what commit it is of. Then all commits of the
+            repository that are in the cache count.
     """
     try:
-        return _reports_of_base(name, None, is_public=True) if name else []
+        if not name:
+            return []
+        reports = _reports_of_base(name, None, is_public=True)
+        for commit in cached_commits(name) if is_loaded and is_repository(name) else ():
+            reports += [each for each in _reports_of_base(name, commit, is_public=True) if each not in reports]
+        return reports
     except (FileNotFoundError, UnknownTrainingError) as error:
         # Also if the Hub lists the files that say so, and does not give them.
         logger.warning("%s %s", otherwise, error)
@@ -246,7 +256,7 @@ def _reports_of_base(
         _check_untraced(base_model, folder, is_public)
         # An adapter that no recipe made, of a model that a recipe may have made.
         above = (*adapters, base_model)
-        return _reports_of_base(_base_of(folder), None, is_public, above) if is_adapter else []
+        return _reports_of_base(*_base_of(folder), is_public, above) if is_adapter else []
     report = report_of_model(fetch_folder(base_model, [*TRACES, WEIGHTS], revision, repo_type="model"))
     if report is None:
         raise UnknownTrainingError(
@@ -255,7 +265,7 @@ def _reports_of_base(
         )
     # The base that lies there now may be another one than that of its training.
     above = (*adapters, base_model)
-    return [report, *(_reports_of_base(_base_of(folder), None, True, above) if is_adapter else ())]
+    return [report, *(_reports_of_base(*_base_of(folder), True, above) if is_adapter else ())]
 
 
 def _check_untraced(base_model: str, folder: Path, is_public: bool) -> None:
@@ -314,17 +324,20 @@ def _says_trained(folder: Path) -> bool:
     return file.is_file() and TRAINED_ON in read_json(file)
 
 
-def _base_of(folder: Path) -> str:
+def _base_of(folder: Path) -> tuple[str, str | None]:
     try:
-        return base_of(folder)
+        return base_of(folder), base_revision_of(folder)
     except ValueError as error:
         raise UnknownTrainingError(str(error)) from None
 
 
-def origin_of(texts: TrainingTexts, base_model: str, report: PrivacyReport | None) -> dict[str, Any]:
+def origin_of(
+    texts: TrainingTexts, base_model: str, report: PrivacyReport | None, revision: str | None = None
+) -> dict[str, Any]:
     """Describe what a training began with, for its checkpoints."""
     return {
         "base_model": base_model,
+        **({} if revision in (None, "main") else {"base_revision": revision}),
         "texts": texts_of(texts.train, columns=texts.train.column_names).digest,
         "releases": None if report is None else sorted(report.release_ids),
     }

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,11 +21,11 @@ from ..cards import MEASURES, model_card
 from ..files import read_json, write_json
 from ..hub import check_guarantee, push_folder
 from ..models.checkpoints import Adapter, read_causal_lm
-from ..models.loading import resolve_device
+from ..models.loading import resolve_device, resolve_dtype
+from ..models.packaged import PACKAGED
 from ..plots import plot_evaluation
 from ..privacy.report import PrivacyReport
 from .chain import report_of_model
-from .texts import public_name
 
 
 def load_before_and_after(
@@ -41,25 +42,32 @@ def load_before_and_after(
         ValueError: The folder does not say what it was finetuned from.
     """
     adapter = Adapter.find(folder)
-    name = base_model or (_base_of(folder) if adapter is None else adapter.base)
+    name, revision = base_model, None
+    if name is None:
+        name, revision = _base_of(folder) if adapter is None else (adapter.base, adapter.base_revision)
+    dtype = resolve_dtype("auto", resolve_device(device))
 
-    def load(place: Any, merge: bool = False) -> Any:
-        return read_causal_lm(place, merge)[0].to(resolve_device(device))
+    def load(place: Any, merge: bool = False, revision: str | None = None) -> Any:
+        return read_causal_lm(place, merge, revision, dtype=dtype)[0].to(resolve_device(device))
 
     if adapter is None:
-        return lambda: load(name), lambda: load(folder)
-    base = load(name, merge=True)
+        return lambda: load(name, revision=revision), lambda: load(folder)
+    base = load(name, merge=True, revision=revision)
     # The tokenizer of the adapter may have more tokens than the base model had.
     adapter.fit(base)
     return lambda: base, lambda: adapter.change(base)
 
 
-def _base_of(folder: Path) -> str:
-    """Return the name of the model that a whole model was finetuned from."""
+def _base_of(folder: Path) -> tuple[str, str | None]:
+    """Return the name of the model that a whole model was finetuned from, and its revision."""
     # `training.json` is published, and so names a folder of this machine by its last parts only.
-    for file in (folder / ORIGIN_NAME, folder / TRAINING_NAME):
-        if file.is_file():
-            return read_json(file)["base_model"]
+    origin, training = folder / ORIGIN_NAME, folder / TRAINING_NAME
+    if origin.is_file():
+        return (facts := read_json(origin))["base_model"], facts.get("base_revision")
+    if training.is_file():
+        # Of a package it is the version, which is no revision of a repository.
+        facts = read_json(training)
+        return facts["base_model"], None if facts["base_model"] in PACKAGED else facts.get("base_revision")
     raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
 
 
@@ -109,7 +117,10 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
         target = Path(scratch) / "model"
         target.mkdir()
         for file in {file for pattern in PUBLISHED_OF_A_MODEL for file in path.glob(pattern) if file.is_file()}:
-            os.link(file, target / file.name)
+            try:
+                os.link(file, target / file.name)
+            except OSError:  # Not every file system has links.
+                shutil.copyfile(file, target / file.name)
         _hide_path_of_base(target / ADAPTER_CONFIG_NAME)
         if (path / EVALUATION_NAME).is_file():
             figures = read_json(path / EVALUATION_NAME)
@@ -128,7 +139,8 @@ def _hide_path_of_base(config: Path) -> None:
     base = values.get("base_model_name_or_path")
     if base is not None and Path(base).is_dir():
         config.unlink()  # The link, and not the file.
-        write_json(config, {**values, "base_model_name_or_path": public_name(base)})
+        # No name that a repository of someone else could have.
+        write_json(config, {**values, "base_model_name_or_path": f"./{Path(base).resolve().name}"})
 
 
 def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,14 @@ from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import TRAINED_ON, digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
+from .chain import (
+    TRAINED_ON,
+    digest_of_weights,
+    has_adapter,
+    origin_of,
+    reports_of_base,
+    with_writer,
+)
 from .models import push_model, write_card_of_report
 from .texts import TrainingTexts, public_name
 
@@ -79,7 +86,7 @@ class GuaranteeCallback(TrainerCallback):
                 report = None
             else:
                 # The name of a model with adapters is that of its base. The adapters are what is trained.
-                report = with_writer(report, reports_of_base(model.config.name_or_path))
+                report = with_writer(report, reports_of_base(model.config.name_or_path, is_loaded=True))
         if has_name:
             setattr(model.config, TRAINED_ON, [] if report is None else sorted(report.release_ids))
         log_guarantee(self._trainer, report)
@@ -145,14 +152,33 @@ class _OriginCallback(TrainerCallback):
             write_json(folder / ORIGIN_NAME, self._origin)
 
 
-def _is_continued(resume: str | bool | None, output: str, origin: dict[str, Any]) -> bool:
-    """Return whether a training that is resumed began with the same base, texts and guarantee."""
+def _checkpoint_of(training: Any) -> str | None:
+    """Return the checkpoint that a training is resumed from. On a command line, "true" is the last one.
+
+    Raises:
+        ValueError: There is no checkpoint.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
-    if not resume:
+    asked = str(training.resume_from_checkpoint or "false")
+    if asked.lower() == "false":
+        return None
+    output = Path(training.output_dir)
+    found = asked if asked.lower() != "true" else get_last_checkpoint(str(output)) if output.is_dir() else None
+    if found is None or not Path(found).is_dir():
+        raise ValueError(
+            f"`resume_from_checkpoint`={asked} finds no checkpoint in {training.output_dir!r}. Name the folder of "
+            "one, or leave it out."
+        )
+    return found
+
+
+def _is_continued(checkpoint: str | None, origin: dict[str, Any]) -> bool:
+    """Return whether a training that is resumed began with the same base, texts and guarantee."""
+    if checkpoint is None:
         return True
-    folder = Path(resume if isinstance(resume, str) else get_last_checkpoint(output) or "")
-    return (folder / ORIGIN_NAME).is_file() and read_json(folder / ORIGIN_NAME) == origin
+    file = Path(checkpoint) / ORIGIN_NAME
+    return file.is_file() and read_json(file) == origin
 
 
 def take_over_push(training: Any, report: PrivacyReport | None, arguments: SavesModel) -> dict[str, Any] | None:
@@ -223,6 +249,7 @@ def train_and_save(
     base_model: str,
     report: PrivacyReport | None,
     push: dict[str, Any] | None = None,
+    revision: str | None = None,
     preferences: Mapping[str, Any] | None = None,
 ) -> None:
     """Train, save the model with its card, and push it.
@@ -234,17 +261,19 @@ def train_and_save(
         base_model (`str`): Name of the model that is finetuned.
         report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
         push (`dict`, *optional*): What `take_over_push` returned.
+        revision (`str`, *optional*): Revision of the model that is finetuned, `"main"` by default.
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
-    origin = origin_of(texts, base_model, report)
-    if not _is_continued(trainer.args.resume_from_checkpoint, trainer.args.output_dir, origin):
+    origin = origin_of(texts, base_model, report, revision)
+    resume = _checkpoint_of(trainer.args)
+    if not _is_continued(resume, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
         report = None
         check_guarantee(report, push is None or push["allow_no_guarantee"])
     trainer.add_callback(_OriginCallback(origin))
     log_guarantee(trainer, report)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     validation_loss = trainer.evaluate()["eval_loss"]
     output = Path(trainer.args.output_dir)
@@ -253,10 +282,10 @@ def train_and_save(
     with own if is_main_process() else tempfile.TemporaryDirectory() as scratch:
         trainer.save_model(str(scratch))
         if is_main_process():
-            facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds)
+            facts = training_facts(trainer, texts, arguments, base_model, validation_loss, seconds, revision)
             if preferences is not None:
                 facts["learns_from_pairs"], facts["settings"] = True, {**preferences, **facts["settings"]}
-            _write_beside(Path(scratch), facts, texts, base_model, report)
+            _write_beside(Path(scratch), facts, texts, origin, report)
     if is_main_process():
         print(f"The model and its card are in {output}/.")
         if push:
@@ -280,6 +309,7 @@ def training_facts(
     base_model: str,
     validation_loss: float,
     seconds: float,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Collect what the card of a finetuned model says about its training."""
     args, model = trainer.args, trainer.model
@@ -293,7 +323,7 @@ def training_facts(
         adapter = next(iter(adapters.values()))
         settings |= {"LoRA r": adapter.r, "LoRA alpha": adapter.lora_alpha}
         settings["LoRA modules"] = _targets(adapter)
-    source = ModelSource.of(base_model, model)
+    source = ModelSource.of(base_model, revision=revision)
     packaged = PACKAGED.get(base_model)
     is_on_hub = packaged is None and not Path(base_model).exists()
     return {
@@ -336,11 +366,11 @@ def _public_facts(texts: TrainingTexts) -> dict[str, Any]:
 
 
 def _write_beside(
-    folder: Path, facts: dict[str, Any], texts: TrainingTexts, base_model: str, report: PrivacyReport | None
+    folder: Path, facts: dict[str, Any], texts: TrainingTexts, origin: dict[str, Any], report: PrivacyReport | None
 ) -> None:
     """Write what goes with the weights into their folder."""
-    adapter_config = folder / ADAPTER_CONFIG_NAME
-    origin = origin_of(texts, base_model, report)
+    adapter_config, base_model = folder / ADAPTER_CONFIG_NAME, origin["base_model"]
+    origin["releases"] = None if report is None else sorted(report.release_ids)
     if Path(base_model).is_dir():
         # Whoever loads the model again may be in another folder.
         origin["base_model"] = str(Path(base_model).absolute())
@@ -349,6 +379,9 @@ def _write_beside(
         values = read_json(adapter_config)
         values["base_model_name_or_path"] = origin["base_model"]
         write_json(adapter_config, values)
+    elif "base_revision" in origin and adapter_config.is_file():
+        # Else whoever loads the adapter puts it on the weights of `main`.
+        write_json(adapter_config, {**read_json(adapter_config), "revision": origin["base_revision"]})
     write_json(folder / ORIGIN_NAME, origin)
     # A trainer writes its arguments pickled. No one is to unpickle them.
     (folder / "training_args.bin").unlink(missing_ok=True)

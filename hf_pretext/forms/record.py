@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..settings import is_missing, shortened
+from ..settings import as_text, shortened
 from .form import Row
 
 _COLUMN = re.compile(r"\{([^{}]*)\}")
@@ -20,7 +20,8 @@ class Record:
     backslash before them. A value that ends before them, or has them, with backslashes of its own has each of these
     doubled. Other backslashes stay as they are. So every row is read back as it was.
 
-    Numbers and missing values are written, and read back, as strings. A missing value is an empty one.
+    Numbers and missing values are written, and read back, as strings. A missing value is an empty one, and 5.0 is
+    written as 5 (`as_text`).
 
     Args:
         columns (`tuple` of `str`): The columns.
@@ -76,7 +77,7 @@ class Record:
     def read(self, row: Row) -> str:
         """Write a row by the template. It is empty if all values are blank."""
         words, order = self._parts
-        values = [_as_text(row[index]) for index in order]
+        values = [as_text(row[index]) for index in order]
         if not any(value.strip() for value in values):
             return ""
         inner = [_escaped(value, end) for value, end in zip(values[:-1], words[1:-1], strict=True)]
@@ -112,11 +113,6 @@ class Record:
         from datasets import Value
 
         return {name: Value("string") for name in self.columns}
-
-
-def _as_text(value: str | float | None) -> str:
-    """Write a value. A missing one is empty, also where a table has NaN for it."""
-    return "" if is_missing(value) else str(value)
 
 
 def _escaped(value: str, end: str) -> str:

@@ -23,19 +23,21 @@ class Adapter:
     Args:
         folder (`Path`): Its files.
         base (`str`): Name of the model that it changes, which may be an adapter itself.
+        base_revision (`str`, *optional*): Revision of that model that it was trained from, if it names one.
     """
 
     folder: Path
     base: str
+    base_revision: str | None = None
 
     @classmethod
-    def find(cls, name: str | Path) -> "Adapter | None":
+    def find(cls, name: str | Path, revision: str | None = None) -> "Adapter | None":
         """Return the adapter in a folder or a repository of the Hub, or None if it holds something else.
 
         Raises:
             ValueError: It does not name its base model, or its base model leads back to it.
         """
-        adapter = first = cls._read(name)
+        adapter = first = cls._read(name, revision)
         seen = {str(name)}
         while adapter is not None:
             if adapter.base in seen:
@@ -45,14 +47,15 @@ class Adapter:
                     f"{ADAPTER_CONFIG_NAME}."
                 )
             seen.add(adapter.base)
-            adapter = cls._read(adapter.base)
+            adapter = cls._read(adapter.base, adapter.base_revision)
         return first
 
     @classmethod
-    def _read(cls, name: str | Path) -> "Adapter | None":
+    def _read(cls, name: str | Path, revision: str | None = None) -> "Adapter | None":
         from transformers.utils import find_adapter_config_file
 
-        found = None if str(name).startswith("packaged/") else find_adapter_config_file(str(name))
+        is_packaged = str(name).startswith("packaged/")
+        found = None if is_packaged else find_adapter_config_file(str(name), revision=revision)
         if found is None:
             return None
         folder = Path(found).parent
@@ -60,8 +63,9 @@ class Adapter:
         if not Path(name).is_dir():
             from huggingface_hub import snapshot_download
 
-            folder = Path(snapshot_download(str(name), allow_patterns=list(FILES_OF_AN_ADAPTER)))
-        return cls(folder, base)
+            patterns = list(FILES_OF_AN_ADAPTER)
+            folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        return cls(folder, base, base_revision_of(folder))
 
     @property
     def has_tokenizer(self) -> bool:
@@ -140,7 +144,15 @@ def base_of(folder: Path) -> str:
     return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
 
 
-def read_causal_lm(name: str | Path, merge: bool = False, **options: Any) -> tuple[Any, Any]:
+def base_revision_of(folder: Path) -> str | None:
+    """Read which revision of its base model an adapter was trained from. None if its configuration does not say."""
+    revision = read_json(folder / ADAPTER_CONFIG_NAME).get("revision")
+    return revision if isinstance(revision, str) and revision else None
+
+
+def read_causal_lm(
+    name: str | Path, merge: bool = False, revision: str | None = None, **options: Any
+) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer from a folder or a repository of the Hub.
 
     An adapter is loaded with its base model, and its tokenizer is its own or that of the base model. A local folder
@@ -149,32 +161,35 @@ def read_causal_lm(name: str | Path, merge: bool = False, **options: Any) -> tup
     Args:
         name (`str` or `Path`): The folder, the repository, or the name of a packaged model.
         merge (`bool`, *optional*, defaults to `False`): Add an adapter to the weights, to make room for another.
+        revision (`str`, *optional*): Revision of a repository, `"main"` by default.
         **options: Arguments of `from_pretrained`.
     """
     from transformers import AutoModelForCausalLM
 
-    adapter = Adapter.find(name)
+    adapter = Adapter.find(name, revision)
     if adapter is not None:
-        model, _ = read_causal_lm(adapter.base, merge=True, **options)
+        model, _ = read_causal_lm(adapter.base, merge=True, revision=adapter.base_revision, **options)
         adapter.fit(model)
-        return adapter.change(model, merge), read_tokenizer(name)
+        return adapter.change(model, merge), read_tokenizer(name, revision)
     folder = locate(name)
     gguf = gguf_file(folder)
     kind: dict[str, Any] = {"gguf_file": gguf} if gguf else {"use_safetensors": True}
+    kind |= {} if revision is None else {"revision": revision}
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kind, **options)
-    return model, read_tokenizer(name)
+    return model, read_tokenizer(name, revision)
 
 
-def read_tokenizer(name: str | Path) -> Any:
+def read_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     """Load the tokenizer of a model, which for an adapter is its own or that of its base model."""
     from transformers import AutoTokenizer
 
-    adapter = Adapter.find(name)
+    adapter = Adapter.find(name, revision)
     if adapter is not None and not adapter.has_tokenizer:
-        return read_tokenizer(adapter.base)
+        return read_tokenizer(adapter.base, adapter.base_revision)
     folder = locate(name) if adapter is None else adapter.folder
     gguf = gguf_file(folder)
     kind = {"gguf_file": gguf} if gguf else {}
+    kind |= {} if revision is None or adapter is not None else {"revision": revision}
     # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kind)
 

@@ -10,6 +10,7 @@ from ..configuration import PrivateEvolutionConfig
 from .embedder import TextEmbedder
 from .engine import TextEngine
 from .loading import (
+    commit_of,
     load_causal_lm,
     load_masked_lm,
     load_sentence_transformer,
@@ -46,8 +47,8 @@ class ModelSource:
     given: bool = True
 
     @classmethod
-    def of(cls, source: Any, model: Any = None) -> "ModelSource":
-        """Describe a model by what it was loaded from and what it became."""
+    def of(cls, source: Any, model: Any = None, revision: str | None = None) -> "ModelSource":
+        """Describe a model by what it was loaded from, what it became, and the revision that was asked for."""
         if source is None:
             return cls(given=False)
         if isinstance(model, RemoteEngine):
@@ -56,7 +57,8 @@ class ModelSource:
         name = name_of(written_by(source)) or None
         if name in PACKAGED:
             return cls(name, PACKAGED[name].version())
-        return cls(name, getattr(getattr(model, "config", None), "_commit_hash", None))
+        # An object says its name, and not which commit it is of.
+        return cls(name, commit_of(source, revision) if isinstance(source, str) else None)
 
     def published(self) -> "ModelSource":
         """Leave out the path of a local folder, which is not for publication."""
@@ -121,20 +123,19 @@ class Components:
         on = resolve_device(device)
         dtype_of_writer, dtype = resolve_writing_dtype(dtype, on), resolve_dtype(dtype, on)
         embedding = load_sentence_transformer(embedding_model, on, dtype)
-        variation, masked = variation_model, None
+        variation = variation_model
         if variation_model is not None and not isinstance(variation_model, Variation):
-            masked, tokenizer = load_masked_lm(variation_model, on, dtype)
-            variation = MaskedVariation(masked, tokenizer, config, batch_size)
-        engine, model = expansion_model, expansion_model
+            variation = MaskedVariation(*load_masked_lm(variation_model, on, dtype), config, batch_size)
+        engine = expansion_model
         if is_remote(expansion_model):
-            engine = model = RemoteEngine(expansion_model, config, batch_size)
+            engine = RemoteEngine(expansion_model, config, batch_size)
         elif expansion_model is not None and not isinstance(expansion_model, TextEngine):
             model, tokenizer = load_causal_lm(expansion_model, on, dtype_of_writer, device_map)
             engine = LocalEngine(model, tokenizer, config, batch_size)
         sources = {
-            "variation_model": ModelSource.of(variation_model, masked),
-            "embedding_model": ModelSource.of(embedding_model, getattr(embedding[0], "auto_model", None)),
-            "expansion_model": ModelSource.of(expansion_model, model),
+            "variation_model": ModelSource.of(variation_model),
+            "embedding_model": ModelSource.of(embedding_model),
+            "expansion_model": ModelSource.of(expansion_model, engine),
         }
         return cls(
             variation or PromptedVariation(engine, config), TextEmbedder(embedding, batch_size), engine, sources

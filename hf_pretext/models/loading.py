@@ -11,6 +11,9 @@ from ..processes import own_device
 from .checkpoints import read_causal_lm
 from .packaged import locate
 
+CONFIGURATIONS = ("config.json", "modules.json", "adapter_config.json")
+"""Files of which every repository of a model has one."""
+
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return `device`, or that of this process among several, or the accelerator that torch finds, or the CPU."""
@@ -123,6 +126,29 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source, error) from error
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of the Hub that the files of a model in the cache are of, once it was loaded by its name."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name).exists():
+        return None
+    try:
+        found = [try_to_load_from_cache(name, file, revision=revision) for file in CONFIGURATIONS]
+    except HFValidationError:  # No repository has such a name.
+        return None
+    return next((Path(file).parent.name for file in found if isinstance(file, str)), None)
+
+
+def cached_commits(name: str) -> list[str]:
+    """List the commits of a repository of which the cache has files."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "snapshots"
+    return sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
 
 
 def name_of(source: Any) -> str:

@@ -269,8 +269,18 @@ class LocalEngine:
             done |= torch.tensor([stop in text for text in self._decode(written)], device=done.device)
         return done
 
-    def _decode(self, tokens: torch.Tensor) -> list[str]:
-        return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    def _decode(self, tokens: torch.Tensor, skip_special_tokens: bool = True) -> list[str]:
+        before = torch.tensor(self._before, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
+        texts = self._tokenizer.batch_decode(torch.cat([before, tokens], 1), skip_special_tokens=skip_special_tokens)
+        start = len(self._tokenizer.decode(self._before)) if self._before else 0
+        return [text[start:] for text in texts]
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """Tokens to decode a continuation behind, if it would lose the blank that it begins with, as of Llama 2."""
+        one, two = (self._encode(text, add_special_tokens=False) for text in ("a", "a a"))
+        loses_blank = len(two) > len(one) > 0 and self._tokenizer.decode(two[len(one) :]) != " a"
+        return one if loses_blank and self._tokenizer.decode(two) == f"{self._tokenizer.decode(one)} a" else []
 
     def _decode_answers(self, tokens: torch.Tensor) -> list[str]:
         """Decode texts, with the special tokens that begin and end a thinking, if the tokenizer has such."""
@@ -278,7 +288,7 @@ class LocalEngine:
         marks = [token for token in special if any(token in tag for tags in TAGS for tag in tags)]
         if not marks:
             return self._decode(tokens)
-        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=False)
+        texts = self._decode(tokens, skip_special_tokens=False)
         for token in set(special) - set(marks):
             texts = [text.replace(token, "") for text in texts]
         return texts

@@ -60,9 +60,12 @@ class RemoteEngine:
 
     Prompts go to `/completions`, which continues them as they are. A server without it gets them as the turn of a
     chat, which needs a model that follows instructions. A model that thinks first is asked not to, and what it thought
-    is cut off. The server has to sample at the temperature that it is given.
-    `transformers serve` does so if the model's `generation_config` has `do_sample`. Otherwise it writes the same text
-    for equal prompts.
+    is cut off.
+
+    The server has to sample by `temperature` and `top_p` alone. Many take what a request does not say from the model's
+    `generation_config`: a `top_k`, a `min_p`, a penalty on repetition. `vllm serve --generation-config vllm` does not.
+    `transformers serve` does, so `"top_k": 0` has to stand there. It needs `do_sample` there as well, or it writes the
+    same text for equal prompts.
 
     Args:
         source (`str` or `InferenceClient`):

@@ -49,7 +49,8 @@ def votes_that_stand_out(config: PrivateEvolutionConfig, plan: Plan, num_clients
 
     It may be none. Measured in `recipes/benchmark/EXPERIMENTS.md`, 11.
     """
-    wanted = int(300 * plan.votes.mechanism.noise_std / (plan.client_sampling_rate * num_clients))
+    noise = plan.votes.mechanism.noise_std_of_sum(max(3, num_clients))
+    wanted = int(300 * noise / (plan.client_sampling_rate * num_clients))
     return min(wanted, 16, config.candidates_per_label[-1] // 8)
 
 
@@ -105,4 +106,5 @@ def _strength(expected_clients: int, settings: dict[str, Any]) -> float:
     alone = {"mean_fraction": 0.0, "token_fraction": 0.0, "num_rounds": 1}
     plan = Plan.from_config(PrivateEvolutionConfig(**{**settings, **alone}))
     mechanism = plan.votes.mechanism
-    return plan.client_sampling_rate * expected_clients * mechanism.clip_norm / mechanism.noise_std
+    noise = mechanism.noise_std_of_sum(max(3, expected_clients))  # Three are the fewest of a federation.
+    return plan.client_sampling_rate * expected_clients * mechanism.clip_norm / noise

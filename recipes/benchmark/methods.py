@@ -6,7 +6,7 @@ method by its name, so a new method is a row in `METHODS`, and a function or two
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,7 @@ The floor and the ceiling have them too. So a gap is the same one, whatever the 
 
 def first_edition_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
     """Make the first edition's default settings."""
-    known = {each.name for each in fields(PrivateEvolutionConfig)}
-    settings = {name: value for name, value in FIRST_EDITION.items() if name in known}
-    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed), **settings)
+    return PrivateEvolutionConfig(epsilon=epsilon, **shared_settings(arguments, seed), **FIRST_EDITION)
 
 
 def paper_config(arguments: Sizes, epsilon: float, seed: int) -> PrivateEvolutionConfig:
@@ -183,7 +181,7 @@ class Evolution:
             lift = lift_of(weights, true_votes(experiment.samples, points))
             rounds.append({"candidates": len(candidates), "survivors": record.num_survivors, "lift": lift})
         # Asked in the second edition: how often clients hold each token of the language model.
-        answer = getattr(generator, "token_answer", None)
+        answer = generator.token_answer
         tokens = {} if answer is None else {"tokens": answer.to_dict()}
         return {**found.to_dict(), "rounds": rounds, "epsilon": generator.privacy_report.epsilon, **tokens}
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     **{"learning_rate": 2e-4, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "num_train_epochs": 2},
     **{"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "max_length": 1024},
     **{"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1, "load_best_model_at_end": True},
-    "report_to": "none",
+    **{"dtype": "bfloat16", "lora_dropout": 0.0, "report_to": "none"},
 }
 
 

@@ -7,14 +7,18 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas
 from datasets import Dataset, concatenate_datasets
 from safetensors.numpy import save_file
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, coverage
+from hf_pretext.clients.rows import group_by_client
+from hf_pretext.data.columns import WantedColumns, gather
 from hf_pretext.finetuning import TrainingTexts, report_of_model, report_of_model_to_be
 from hf_pretext.finetuning.chain import digest_of_weights
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.privacy import Plan, PrivacyReport
+from hf_pretext.settings import is_missing
 from support.guarantee import ALL_IN_ONE_BIN, NUM_BINS, ONE_BIN, STANDARD_ERRORS, measure_effect, patched
 from support.tiny import make_llama, make_sentence_transformer, random_texts
 
@@ -136,6 +140,18 @@ def check_hidden_texts(num_runs):
     assert plan.exchange_epsilon(1e-5) > plan.epsilon(1e-5)
 
 
+def check_numbers(num_runs=0):
+    """What a client's row reads as does not depend on the rows of others, which may make floats of a column."""
+    config = PrivateEvolutionConfig(epsilon=3.0, delta=1e-5, text_column=["stars", "note"])
+    row, other = {"client_id": "a", "stars": 5, "note": "fine"}, {"client_id": "b", "stars": 4.5, "note": "so so"}
+    alone = group_by_client(Dataset.from_list([row]), config)["a"]
+    # Arrow would refuse the types of a list of rows that is mixed as a file may be.
+    among = Dataset.from_pandas(pandas.DataFrame([row, other]))
+    assert group_by_client(among, config)["a"] == alone
+    read = WantedColumns.of(None, "client_id", ("stars", "note")).dataset("rows", gather([row, other], row))
+    assert group_by_client(read, config)["a"] == alone
+
+
 def _any_row_counts():
     return patched(
         "hf_pretext.privacy.texts.CoveredTexts.contains", lambda self, hashes: np.ones(len(hashes), dtype=bool)
@@ -165,6 +181,10 @@ MUTATIONS = {
         lambda: patched("hf_pretext.finetuning.chain.report_of_model", _report_as_it_lies_there),
         check_chain,
     ),
+    "numbers are written as the type of their column has them": (
+        lambda: patched("hf_pretext.forms.record.as_text", lambda value: "" if is_missing(value) else str(value)),
+        check_numbers,
+    ),
     "texts are hidden at the epsilon of presence": (
         lambda: patched("hf_pretext.privacy.mechanism.Mechanism.for_exchange", lambda self: self),
         check_hidden_texts,
@@ -172,4 +192,4 @@ MUTATIONS = {
 }
 """What may go wrong: how to make it so, and the check that has to fail then."""
 
-CHECKS = (check_rows, check_chain, check_hidden_texts)
+CHECKS = (check_rows, check_chain, check_hidden_texts, check_numbers)

@@ -17,8 +17,10 @@ from trl import ModelConfig, SFTConfig
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator, hub
 from hf_pretext.cli import main
-from hf_pretext.finetuning import FinetuningArguments, load_training_texts
+from hf_pretext.finetuning import FinetuningArguments, load_before_and_after, load_training_texts
+from hf_pretext.finetuning.chain import reports_of_writer
 from hf_pretext.hub import find_privacy_report
+from hf_pretext.models.checkpoints import read_causal_lm
 from hf_pretext.pages import push_page
 from support.scripts import load_script
 from support.tiny import random_texts
@@ -26,6 +28,7 @@ from support.tiny import random_texts
 MODELS = {name: Path(sys.argv[3]) / name for name in ("variation_model", "embedding_model", "expansion_model")}
 DATA, ADAPTER, SMALL = "me/jobs-dp", "me/jobs-adapter", "me/jobs-small"
 PAGE = "me/jobs-page"
+BASE, PINNED, MOVED = "me/base", "me/pinned", "me/moved"
 LABELED, MORE = "me/labeled-dp", "me/more-labeled-dp"
 LABELS = {"ham": "messages that people want", "spam": "unwanted advertising"}
 
@@ -107,7 +110,7 @@ def push(folder):
     outcome["seeds"] = generator.seeds.to_list()
     outcome["report"] = generator.privacy_report.to_dict()
     outcome["report of texts"] = find_privacy_report(more).without_names().to_dict()
-    outcome |= finetune(folder)
+    outcome |= {**finetune(folder), **train_at_a_revision(folder)}
     (folder / "pushed.json").write_text(json.dumps(outcome))
 
 
@@ -128,6 +131,10 @@ def check_before_work(generator, other, saved):
         "early, no name": error_of(lambda: hub.check_push("no/such/name", "dataset", report)),
         "early, other files": told.getvalue(),
         "early, nothing written": not written.exists(),
+        "private": [
+            main([*command, *models, "--output-dir", str(written), "--push-to-hub", "me/closed", "--private-repo"]),
+            *(HfApi().repo_info(repo, repo_type="dataset").private for repo in ("me/closed", DATA)),
+        ],
     }
 
 
@@ -191,6 +198,46 @@ def finetune(folder):
     }
 
 
+def train_at_a_revision(folder):
+    """Train an adapter from an earlier commit of a base, and load a finetuned model of an earlier commit."""
+    llm, api = load_script("finetune_llm"), HfApi()
+    base, other = Path(MODELS["expansion_model"]), folder / "other"
+    weights = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        weights.lm_head.weight.mul_(2)
+    weights.save_pretrained(other)
+    commits = []
+    for repo, places in ((BASE, (base, other)), (MOVED, (folder / "small", base))):
+        api.create_repo(repo)
+        for place in places:
+            options = {"folder_path": place, "ignore_patterns": ["*.bin", "checkpoint-*", "stage-*"]}
+            commits.append(api.upload_folder(repo_id=repo, delete_patterns=["*"], **options).oid)
+    training = SFTConfig(
+        output_dir=str(folder / "pinned"),
+        push_to_hub=True,
+        hub_model_id=PINNED,
+        max_steps=1,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        max_length=32,
+        learning_rate=0.0,
+    )
+    model = ModelConfig(
+        BASE, model_revision=commits[0], dtype="float32", lora_r=2, lora_target_modules=["q_proj", "v_proj"]
+    )
+    llm.main(FinetuningArguments(dataset=DATA), training, model)
+    moved = AutoModelForCausalLM.from_pretrained(MOVED, revision=commits[2])
+    return {
+        "first commit": commits[0],
+        "tensors of the first commit": tensors(AutoModelForCausalLM.from_pretrained(base)),
+        "before": tensors(load_before_and_after(folder / "pinned")[0]()),
+        "reports of an earlier commit": len(reports_of_writer(MOVED, moved)),
+        "reports of main": len(reports_of_writer(MOVED, MOVED)),
+    }
+
+
 def config_of(repo):
     """As the card says."""
     return PrivateEvolutionConfig.from_pretrained(
@@ -221,6 +268,8 @@ def pull(folder):
         "adapter card": ModelCard.load(ADAPTER).data.to_dict(),
         "small card": ModelCard.load(SMALL).data.to_dict(),
         "adapter text": ModelCard.load(ADAPTER).text,
+        "pinned text": ModelCard.load(PINNED).text,
+        "pinned tensors": tensors(read_causal_lm(PINNED, merge=True)[0]),
         "files": {
             repo: sorted(HfApi().list_repo_files(repo, repo_type=kind))
             for repo, kind in ((DATA, "dataset"), (ADAPTER, "model"), (SMALL, "model"))
