@@ -355,7 +355,7 @@ def _check_training(training: "DPOConfig") -> None:
             "`precompute_ref_log_probs`=True would take the adapter of the round before as the reference. Leave it "
             "out: with one epoch per round it saves nothing."
         )
-    if training.resume_from_checkpoint:
+    if str(training.resume_from_checkpoint or False).lower() != "false":
         raise ValueError(
             f"`resume_from_checkpoint`={training.resume_from_checkpoint!r}: a checkpoint does not hold the rounds "
             "before it. Begin again without it."

@@ -6,6 +6,7 @@ import reprlib
 import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,11 @@ def as_text(value: Any) -> str:
     if is_missing(value):
         return ""
     # Above 2^53 not every whole number is a float, so those are no longer the same.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53 else str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite():  # A column has one number of decimals.
+        return str(int(value)) if value == int(value) else format(value.normalize(), "f")
+    return str(value)
 
 
 def shortened(value: object) -> str:

@@ -24,12 +24,14 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
+    check_is_loaded_whole,
     check_output,
     load_public_texts,
     load_training_texts,
     report_of_model_to_be,
     run_recipe,
     take_over_push,
+    take_over_resume,
     take_over_text_field,
     train_and_save,
 )
@@ -74,6 +76,8 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
         texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
     )
     check_output(training.output_dir)
+    take_over_resume(training)
+    check_is_loaded_whole(arguments.model_name_or_path, arguments.model_revision)
     push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
     options: dict[str, Any] = {"revision": arguments.model_revision, "trust_remote_code": False}

@@ -5,6 +5,7 @@ import json
 import math
 import sqlite3
 import traceback
+from decimal import Decimal
 
 import pandas
 import pytest
@@ -199,6 +200,12 @@ def from_memory(rows, path):
     return Dataset.from_pandas(pandas.DataFrame(rows))
 
 
+def from_decimals(rows, path):
+    """A column of numbers with as many decimals as its longest one."""
+    rows = [{**row, "stars": None if row["stars"] is None else Decimal(row["stars"])} for row in rows]
+    return from_parquet(rows, path)
+
+
 NUMBERS = [4.5, math.nan, None, -0.0, 1e300, 7]
 
 
@@ -209,6 +216,7 @@ NUMBERS = [4.5, math.nan, None, -0.0, 1e300, 7]
         *((from_database, "rows.db", value) for value in [*NUMBERS, "many", True]),
         *((from_parquet, "rows.parquet", value) for value in NUMBERS),
         *((from_memory, "", value) for value in NUMBERS),
+        *((from_decimals, "rows.parquet", value) for value in ("4.25", "100", "-0.0", None)),
     ],
 )
 def test_no_row_changes_how_the_numbers_of_others_are_read(tmp_path, made, name, value):

@@ -547,8 +547,14 @@ def test_a_training_that_is_resumed_on_other_texts_has_no_guarantee(folder, priv
             save_steps=1,
         )
         changes = {"output_dir": str(folder / out), "resume_from_checkpoint": str(folder / out / "checkpoint-1")}
-        finetune(folder, texts, "finetune_small", **changes)
+        finetune(folder, texts, "finetune_small", max_steps=2, save_strategy="steps", save_steps=1, **changes)
         assert (report_of_model(folder / out) is not None) == (out == "same")
+        # From the checkpoint of that training, which has seen the private text as well.
+        changes["resume_from_checkpoint"] = "true"
+        finetune(folder, texts, "finetune_small", max_steps=3, **changes)
+        assert (report_of_model(folder / out) is not None) == (out == "same")
+    with pytest.raises(ValueError, match="`resume_from_checkpoint`=true finds no checkpoint in .*new"):
+        finetune(folder, texts, "finetune_small", output_dir=str(folder / "new"), resume_from_checkpoint="true")
 
 
 def test_no_token_is_published(monkeypatch):

@@ -240,6 +240,7 @@ class FederatedClientPool(ClientPool):
                 return None
             fewest = reply.content.config_records.get(KNOWS, {}).get("min_clients")
             if type(fewest) is not int:
+                refusals.append("A node's reply is malformed. Is it of another version of hf_pretext?")
                 logger.warning("Node %d sent a malformed reply. It counts as not given.", request.metadata.dst_node_id)
                 return None
             replies[request.metadata.dst_node_id] = fewest

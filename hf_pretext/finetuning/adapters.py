@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from ..models.packaged import locate
-from .chain import report_of_model_to_be
+from .chain import check_is_loaded_whole, report_of_model_to_be
 from .texts import FinetuningArguments, load_training_texts, take_over_text_field
-from .training import check_output, take_over_push, train_and_save
+from .training import check_output, take_over_push, take_over_resume, train_and_save
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -36,6 +36,8 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
     )
     check_output(training.output_dir)
+    take_over_resume(training)
+    check_is_loaded_whole(model.model_name_or_path, model.model_revision)
     push = take_over_push(training, report, arguments)
     base = str(locate(model.model_name_or_path))
     training.model_init_kwargs = {

@@ -18,7 +18,7 @@ from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REP
 from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
-from ..models.checkpoints import base_of, base_revision_of
+from ..models.checkpoints import Adapter, base_of, base_revision_of
 from ..models.components import written_by
 from ..models.loading import cached_commits, held_model
 from ..models.packaged import PACKAGED
@@ -266,6 +266,21 @@ def _reports_of_base(
     # The base that lies there now may be another one than that of its training.
     above = (*adapters, base_model)
     return [report, *(_reports_of_base(*_base_of(folder), True, above) if is_adapter else ())]
+
+
+def check_is_loaded_whole(base_model: str, revision: str | None = None) -> None:
+    """Refuse to finetune an adapter that names a revision of its base, which a trainer would load at another one.
+
+    Raises:
+        ValueError: It is such an adapter.
+    """
+    adapter = Adapter.find(base_model, revision)
+    if adapter is not None and adapter.base_revision is not None:
+        raise ValueError(
+            f"`model_name_or_path`={base_model!r} is an adapter of {adapter.base!r} at revision "
+            f"{adapter.base_revision!r}, and a trainer would put it on another one. Save the merged model first: "
+            "`hf_pretext.models.checkpoints.read_causal_lm(..., merge=True)`."
+        )
 
 
 def _check_untraced(base_model: str, folder: Path, is_public: bool) -> None:

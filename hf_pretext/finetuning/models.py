@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..artifacts import (
     ADAPTER_CONFIG_NAME,
     CARD_NAME,
@@ -45,7 +47,8 @@ def load_before_and_after(
     name, revision = base_model, None
     if name is None:
         name, revision = _base_of(folder) if adapter is None else (adapter.base, adapter.base_revision)
-    dtype = resolve_dtype("auto", resolve_device(device))
+    # Both in one precision. A whole model was trained in float32, and its base may be saved in another.
+    dtype = torch.float32 if adapter is None else resolve_dtype("auto", resolve_device(device))
 
     def load(place: Any, merge: bool = False, revision: str | None = None) -> Any:
         return read_causal_lm(place, merge, revision, dtype=dtype)[0].to(resolve_device(device))

@@ -152,17 +152,20 @@ class _OriginCallback(TrainerCallback):
             write_json(folder / ORIGIN_NAME, self._origin)
 
 
-def _checkpoint_of(training: Any) -> str | None:
-    """Return the checkpoint that a training is resumed from. On a command line, "true" is the last one.
+def take_over_resume(training: Any) -> None:
+    """Put the folder of a checkpoint into `resume_from_checkpoint`, or None. "true" on a command line is the last.
+
+    Args:
+        training (`transformers.TrainingArguments`): Says from where to resume.
 
     Raises:
         ValueError: There is no checkpoint.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
-    asked = str(training.resume_from_checkpoint or "false")
+    asked, training.resume_from_checkpoint = str(training.resume_from_checkpoint or "false"), None
     if asked.lower() == "false":
-        return None
+        return
     output = Path(training.output_dir)
     found = asked if asked.lower() != "true" else get_last_checkpoint(str(output)) if output.is_dir() else None
     if found is None or not Path(found).is_dir():
@@ -170,7 +173,7 @@ def _checkpoint_of(training: Any) -> str | None:
             f"`resume_from_checkpoint`={asked} finds no checkpoint in {training.output_dir!r}. Name the folder of "
             "one, or leave it out."
         )
-    return found
+    training.resume_from_checkpoint = found
 
 
 def _is_continued(checkpoint: str | None, origin: dict[str, Any]) -> bool:
@@ -265,10 +268,11 @@ def train_and_save(
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
     origin = origin_of(texts, base_model, report, revision)
-    resume = _checkpoint_of(trainer.args)
+    resume = trainer.args.resume_from_checkpoint
     if not _is_continued(resume, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
-        report = None
+        # Nor of what goes on from a checkpoint of this training.
+        report = origin["releases"] = None
         check_guarantee(report, push is None or push["allow_no_guarantee"])
     trainer.add_callback(_OriginCallback(origin))
     log_guarantee(trainer, report)
@@ -370,7 +374,9 @@ def _write_beside(
 ) -> None:
     """Write what goes with the weights into their folder."""
     adapter_config, base_model = folder / ADAPTER_CONFIG_NAME, origin["base_model"]
-    origin["releases"] = None if report is None else sorted(report.release_ids)
+    if "base_revision" in origin:
+        # A branch may move on.
+        origin["base_revision"] = facts["base_revision"] or origin["base_revision"]
     if Path(base_model).is_dir():
         # Whoever loads the model again may be in another folder.
         origin["base_model"] = str(Path(base_model).absolute())

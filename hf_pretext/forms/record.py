@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -71,7 +72,7 @@ class Record:
 
     def problem(self, row: Row) -> str | None:
         """Say what is wrong with a row. See `Form`."""
-        is_flat = all(value is None or isinstance(value, (str, int, float)) for value in row)
+        is_flat = all(value is None or isinstance(value, (str, int, float, Decimal)) for value in row)
         return None if is_flat else f"one of {shortened(list(self.columns))} is neither a string nor a number"
 
     def read(self, row: Row) -> str:

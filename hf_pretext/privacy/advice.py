@@ -29,15 +29,13 @@ class Step(NamedTuple):
 
 STEPS = (
     Step(200.0, mean_fraction=0.25, token_fraction=0.25, num_rounds=2),
-    Step(60.0, mean_fraction=0.4, token_fraction=0.4, num_rounds=1),
-    Step(0.0, mean_fraction=0.8, token_fraction=0.0, num_rounds=1),
+    Step(0.0, mean_fraction=0.4, token_fraction=0.0, num_rounds=2),
 )
 """The rule. A thousand clients at epsilon 1.29 and delta 3e-6 have a strength of 316, three hundred one of 95.
 
-One vector per client, such as a mean, stands out of noise that drowns a thousand bins of votes. So the fewer clients
-there are, the more of the budget it gets. Token counts have thousands of bins. A hundred clients at epsilon 1.29 say
-nothing by them. The steps are from simulations of both (`recipes/benchmark/EXPERIMENTS.md`), and not from models that
-were trained on the texts.
+One vector per client, such as a mean, stands out of noise that drowns a thousand bins of votes. So fewer clients give
+it more of the budget. Token counts have thousands of bins, and few clients say nothing by them. What a hundred
+clients were asked was compared by models that were trained on the texts (`recipes/benchmark/EXPERIMENTS.md`, 24).
 """
 
 CHOSEN = ("mean_fraction", "token_fraction", "num_rounds", "votes_per_sample")
