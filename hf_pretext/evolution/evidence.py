@@ -90,9 +90,10 @@ class VotesReading:
     def ratios(self, embeddings: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """Compute expected votes over average votes. See `Reading`."""
         expected = self.smoothed.predict(embeddings)
-        usual = (
-            self.smoothed.votes if among is None else expected if among is embeddings else self.smoothed.predict(among)
-        )
+        if among is None:
+            usual = self.smoothed.votes
+        else:
+            usual = expected if among is embeddings else self.smoothed.predict(among)
         return ratios_of(expected, _average(usual))
 
     @property
