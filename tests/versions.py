@@ -25,7 +25,7 @@ ENVIRONMENTS = {
 }
 """Interpreter, options of `uv pip install`, and extras of the library. `make test` runs on one that is installed."""
 
-NEED_RECIPES = ("adapters", "benchmark", "recipes", "top_files")
+NEED_RECIPES = ("adapters", "benchmark", "benchmark_methods", "hub", "mixing", "preferences", "recipes", "top_files")
 """Modules of tests that import `peft` or `trl`, or files of a newer `huggingface-hub`."""
 
 
