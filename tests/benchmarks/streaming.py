@@ -1,4 +1,4 @@
-"""50,000 texts from a tiny model in flat memory, killed half-way and resumed without loss or repetition.
+"""100,000 texts from a tiny model in flat memory, killed half-way and resumed without loss or repetition.
 
 `python tests/benchmarks/streaming.py OUT.json`
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from timing import BUILD
 
-NUM_TEXTS = 50_000
+NUM_TEXTS = 100_000
 
 WORK = f"""
 import json, sys
@@ -64,7 +64,7 @@ def watch(folder, kill_at=None):
 
 def main(out):
     folder = tempfile.mkdtemp(dir=BUILD)
-    first_code, _, before = watch(folder, kill_at=12)
+    first_code, _, before = watch(folder, kill_at=25)
     parts = sorted(Path(folder, "run").glob("run-1-texts-*.json"))
     kept = {path.name: path.read_bytes() for path in parts}
     code, told, after = watch(folder)
