@@ -414,8 +414,7 @@ TEMPLATE = "{% for turn in messages %}<s>{{ turn['role'] }}: {{ turn['content'] 
 
 
 def test_conversations_are_trained_on_as_they_are(make_generator, llama, tmp_path):
-    from trl import SFTConfig, SFTTrainer
-
+    trl = pytest.importorskip("trl")
     generator = make_generator(CHAT)
     synthetic = generator(PRIVATE_TALKS, initial_population=PUBLIC_TALKS, num_samples=12)
     generator.save_pretrained(tmp_path / "out")
@@ -426,7 +425,7 @@ def test_conversations_are_trained_on_as_they_are(make_generator, llama, tmp_pat
     model, tokenizer = llama
     tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>")
     tokenizer.pad_token, tokenizer.chat_template = "</s>", TEMPLATE
-    settings = SFTConfig(
+    settings = trl.SFTConfig(
         output_dir=str(tmp_path / "model"),
         max_steps=2,
         per_device_train_batch_size=4,
@@ -437,7 +436,7 @@ def test_conversations_are_trained_on_as_they_are(make_generator, llama, tmp_pat
         save_strategy="no",
         report_to=[],
     )
-    trainer = SFTTrainer(
+    trainer = trl.SFTTrainer(
         model=type(model)(copy.deepcopy(model.config)),
         args=settings,
         train_dataset=synthetic,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "versions"
 
 WITHOUT_RECIPES = "federation,personal,quickstart,sql"
-TOOLS = ["hypothesis", "mauve-text", "pytest", "pytest-xdist", "setuptools>=77", "websockets>=13"]
+TOOLS = ["hypothesis", "mauve-text", "psycopg[binary]", "pytest", "pytest-xdist", "setuptools>=77", "websockets>=13"]
 """What the tests need beside the library. Its lowest versions are not the point."""
 
 ENVIRONMENTS = {

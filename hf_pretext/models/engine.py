@@ -133,7 +133,8 @@ class KnownTexts:
     def add(self, texts: Sequence[str]) -> np.ndarray:
         """Remember different texts, and return which of them are new."""
         digests = _digests(texts)
-        is_new = ~np.isin(digests, self._digests)
+        # By sorting: NumPy 2.0 has an error in its other way with unsigned numbers.
+        is_new = ~np.isin(digests, self._digests, kind="sort")
         self._digests = np.union1d(self._digests, digests)
         return is_new
 
