@@ -6,6 +6,7 @@ import os
 import sys
 import urllib.request
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -154,24 +155,16 @@ def push_pages(api, generator, folder):
     }
 
 
+def training_in(folder, name, repo, **changes):
+    settings = {"max_steps": 2, "per_device_train_batch_size": 4, "max_length": 32, "learning_rate": 0.01, **changes}
+    on_cpu = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    return SFTConfig(str(folder / name), push_to_hub=True, hub_model_id=repo, **on_cpu, **settings)
+
+
 def finetune(folder):
     """Finetune both ways on the dataset of the Hub, by its name, and push."""
     llm, small = load_script("finetune_llm"), load_script("finetune_small")
-
-    def training(name, repo):
-        return SFTConfig(
-            output_dir=str(folder / name),
-            push_to_hub=True,
-            hub_model_id=repo,
-            max_steps=2,
-            per_device_train_batch_size=4,
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            max_length=32,
-            learning_rate=0.01,
-        )
-
+    training = partial(training_in, folder)
     base = str(MODELS["expansion_model"])
     model = ModelConfig(model_name_or_path=base, dtype="float32", lora_r=2, lora_target_modules=["q_proj", "v_proj"])
     llm.main(FinetuningArguments(dataset=DATA, license="apache-2.0"), training("adapter", ADAPTER), model)
@@ -212,18 +205,7 @@ def train_at_a_revision(folder):
         for place in places:
             options = {"folder_path": place, "ignore_patterns": ["*.bin", "checkpoint-*", "stage-*"]}
             commits.append(api.upload_folder(repo_id=repo, delete_patterns=["*"], **options).oid)
-    training = SFTConfig(
-        output_dir=str(folder / "pinned"),
-        push_to_hub=True,
-        hub_model_id=PINNED,
-        max_steps=1,
-        per_device_train_batch_size=4,
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        max_length=32,
-        learning_rate=0.0,
-    )
+    training = training_in(folder, "pinned", PINNED, learning_rate=0.0)
     model = ModelConfig(
         BASE, model_revision=commits[0], dtype="float32", lora_r=2, lora_target_modules=["q_proj", "v_proj"]
     )
