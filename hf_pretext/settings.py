@@ -45,7 +45,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return str(int(value))
     if isinstance(value, Decimal) and value.is_finite():  # A column has one number of decimals.
-        return str(int(value)) if value == int(value) else format(value.normalize(), "f")
+        return str(int(value)) if value == int(value) else format(value, "f").rstrip("0")
     return str(value)
 
 

@@ -279,7 +279,7 @@ def run_of(place, name, private, public, config):
 
 def prefer(place, run, base="llm", out="out", training=(), **changes):
     arguments = PreferenceArguments(run=str(place / run), **{"num_prompts": 24, "num_rounds": 1, **changes})
-    settings = {**SETTINGS, "max_steps": 2, **dict(training)}
+    settings = {**SETTINGS, "max_steps": 2, "resume_from_checkpoint": "false", **dict(training)}
     model = ModelConfig(
         model_name_or_path=base if "/" in base else str(place / base),
         **{"dtype": "float32", "lora_target_modules": ["q_proj", "v_proj"]},
@@ -362,6 +362,7 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_loaded(place, pr
     for training, message in (
         ({"precompute_ref_log_probs": True}, "`precompute_ref_log_probs`=True"),
         ({"resume_from_checkpoint": "x"}, "`resume_from_checkpoint`='x'"),
+        ({"resume_from_checkpoint": "true"}, "`resume_from_checkpoint`='true'"),
     ):
         with pytest.raises(ValueError, match=message):
             prefer(place, "run", out="again", training=training)

@@ -217,6 +217,7 @@ NUMBERS = [4.5, math.nan, None, -0.0, 1e300, 7]
         *((from_parquet, "rows.parquet", value) for value in NUMBERS),
         *((from_memory, "", value) for value in NUMBERS),
         *((from_decimals, "rows.parquet", value) for value in ("4.25", "100", "-0.0", None)),
+        *((from_database, "rows.db", value) for value in (2.5, 1e-7)),
     ],
 )
 def test_no_row_changes_how_the_numbers_of_others_are_read(tmp_path, made, name, value):

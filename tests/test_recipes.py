@@ -545,6 +545,7 @@ def test_a_training_that_is_resumed_on_other_texts_has_no_guarantee(folder, priv
             max_steps=1,
             save_strategy="steps",
             save_steps=1,
+            resume_from_checkpoint="false",  # As a command line has it.
         )
         changes = {"output_dir": str(folder / out), "resume_from_checkpoint": str(folder / out / "checkpoint-1")}
         finetune(folder, texts, "finetune_small", max_steps=2, save_strategy="steps", save_steps=1, **changes)

@@ -38,7 +38,7 @@ class WantedColumns:
     Args:
         texts (`tuple` of `str`): Columns of texts. Each value has to be a string.
         client (`str`, *optional*): Column of client ids, which are read as strings.
-        others (`tuple` of `str`): Other columns, such as labels or lists of messages. Numbers of files become strings.
+        others (`tuple` of `str`): Other columns, such as labels. Numbers of files and databases become strings.
     """
 
     texts: tuple[str, ...] = ()

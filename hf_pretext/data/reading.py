@@ -40,7 +40,7 @@ def read_dataset(
         text_column (`str` or `Sequence[str]`, *optional*):
             Column of texts, or several. A lone surrogate in them becomes a question mark.
         client_column (`str`, *optional*): Column of client ids, for private texts. They are read as strings.
-        other_columns (`Sequence[str]`, *optional*): Other columns, such as labels. Numbers of files become strings.
+        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         split (`str`, *optional*): Split of a folder that has splits. It is needed if there are several.
 
     Returns:
@@ -96,7 +96,7 @@ def read_texts(
         name (`str` or `Path`): Path, or name of a repository.
         text_column (`str` or `Sequence[str]`, *optional*): Column of texts, or several.
         client_column (`str`, *optional*): Column of client ids.
-        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files become strings.
+        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         split (`str`, *optional*, defaults to `"train"`): Split of the repository, or of a folder that has splits.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
 

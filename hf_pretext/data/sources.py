@@ -37,7 +37,7 @@ def read_private(
             database (`read_sql`).
         text_column (`str` or `Sequence[str]`, *optional*): Column of texts.
         client_column (`str`): Column of client ids.
-        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files become strings.
+        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
         query (`str`, *optional*): Query of a database.
 
@@ -71,7 +71,7 @@ def read_public(
     Args:
         source (`str`): A local file or folder, or a repository of the Hub.
         text_column (`str`, *optional*): Column of texts.
-        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files become strings.
+        other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         label_column (`str`, *optional*): Column of labels, which is read if all rows have it.
         split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
 

@@ -267,6 +267,7 @@ def train_and_save(
         revision (`str`, *optional*): Revision of the model that is finetuned, `"main"` by default.
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
+    take_over_resume(trainer.args)
     origin = origin_of(texts, base_model, report, revision)
     resume = trainer.args.resume_from_checkpoint
     if not _is_continued(resume, origin):

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark in a process of its own, `build/bench/results.json`, and a picture.
 
-Exits with status 1 where a figure is worse than what is claimed. 20 to 30 minutes on two cores.
+Exits with status 1 where a figure is worse than what is claimed. Some 20 to 35 minutes on two cores.
 """
 
 import json
