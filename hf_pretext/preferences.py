@@ -350,12 +350,14 @@ def _check_base(name: str) -> None:
 
 def _check_training(training: "DPOConfig") -> None:
     """Refuse settings of a training that do not go with rounds, in which the model also writes."""
+    from .finetuning.training import is_resumed
+
     if training.precompute_ref_log_probs:
         raise ValueError(
             "`precompute_ref_log_probs`=True would take the adapter of the round before as the reference. Leave it "
             "out: with one epoch per round it saves nothing."
         )
-    if str(training.resume_from_checkpoint or False).lower() != "false":
+    if is_resumed(training):
         raise ValueError(
             f"`resume_from_checkpoint`={training.resume_from_checkpoint!r}: a checkpoint does not hold the rounds "
             "before it. Begin again without it."

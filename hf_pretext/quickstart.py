@@ -94,7 +94,7 @@ def forget_earlier_run(output: Path) -> None:
     """Remove an earlier quickstart. The plays are public, so it does no harm to forget what it spent."""
     if (output / METRICS_NAME).exists() and (output / REPORT_NAME).exists():
         shutil.rmtree(output / RUN_FOLDER, ignore_errors=True)
-        # What tells of it goes last.
+        # The files by which it is known go last.
         for name in (*FILES_OF_A_RUN, PATTERN, REPORT_NAME, METRICS_NAME):
             for path in output.glob(name):
                 path.unlink()

@@ -38,7 +38,7 @@ FIRST_TEXTS = 20_000
 """Different texts at the beginning of a stream that decide how sharply the evidence chooses."""
 
 TEXTS_AT_ONCE = 2048
-"""Texts that are embedded at once. After the first ones, memory holds so many, and those that are chosen."""
+"""Texts that are embedded at once. After the first ones, memory holds this many, and those that are chosen."""
 
 MOST_REPEATED = 10
 """A stream is refused as soon as it has this many times as many rows as different texts. It may have no end."""

@@ -268,7 +268,7 @@ def _valid(value: Any) -> Any:
 def _number_as_text(value: Any) -> Any:
     if is_missing(value):
         return None
-    return as_text(value) if isinstance(value, (bool, int, float, Decimal)) else value
+    return as_text(value) if isinstance(value, (int, float, Decimal)) else value
 
 
 def _in_memory(source: str, values: dict[str, list[Any]]) -> "Dataset":

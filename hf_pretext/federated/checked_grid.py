@@ -32,12 +32,14 @@ class CheckedGrid:
 
     Attributes:
         bytes_down, bytes_up (`Counter`): Bytes of the content of messages to and from each node, before transport.
+        refusals (`list` of `str`): Why replies to `ask` count as not given.
     """
 
     def __init__(self, grid: Any) -> None:
         self._grid = grid
         self.bytes_down: Counter[int] = Counter()
         self.bytes_up: Counter[int] = Counter()
+        self.refusals: list[str] = []
 
     def ask(
         self,
@@ -64,12 +66,14 @@ class CheckedGrid:
         def check(request: Message, reply: Message) -> Message | None:
             node = request.metadata.dst_node_id
             if reply.has_error():
-                logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
+                self.refusals.append(reply.error.reason)
+                logger.warning("Node %d answers with an error: %.300s", node, reply.error.reason)
                 return None
             try:
                 demand(reply.metadata.src_node_id == node, "it is from another node")
                 found[node] = read(node, reply.content.config_records[record])
             except Exception as error:
+                self.refusals.append("A node's reply is malformed. Is it of another version of hf_pretext?")
                 logger.warning("Node %d sent a malformed reply (%.200s). It counts as not given.", node, error)
                 return None
             self.bytes_up[node] += size_of(reply.content)

@@ -135,7 +135,7 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         if question is not None:
             _refusing(check_question, question, samples.num_dimensions, samples.tokenizer)
         _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
-        # The server asks it only among so many: a refusal later would cost the release.
+        # With fewer clients, the server does not ask this one. A refusal later would cost the release.
         fewest = NodeSettings.from_node_config(context.node_config).min_clients or 0
         return Message(RecordDict({KNOWS: ConfigRecord({"min_clients": fewest})}), reply_to=message)
 

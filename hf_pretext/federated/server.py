@@ -5,7 +5,7 @@ import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..privacy.ledger import Release, ReleaseLostError
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..saved_runs import check_folder
-from .checked_grid import POLL_SECONDS, CheckedGrid, size_of
+from .checked_grid import POLL_SECONDS, CheckedGrid, demand, size_of
 from .client import KNOWS, PLAIN
 from .masked_server import MaskedSum
 from .node_texts import read_rows_of
@@ -231,29 +231,22 @@ class FederatedClientPool(ClientPool):
         """
         replies = self._replies.setdefault(question.name, {})
         content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted, self._num_dimensions))})
-        refusals: list[str] = []
+        grid = CheckedGrid(self._grid)
 
-        def check(request: Message, reply: Message) -> Message | None:
-            if reply.has_error():
-                refusals.append(reply.error.reason)
-                logger.warning("Node %d: %.300s", request.metadata.dst_node_id, reply.error.reason)
-                return None
-            fewest = reply.content.config_records.get(KNOWS, {}).get("min_clients")
-            if type(fewest) is not int:
-                refusals.append("A node's reply is malformed. Is it of another version of hf_pretext?")
-                logger.warning("Node %d sent a malformed reply. It counts as not given.", request.metadata.dst_node_id)
-                return None
-            replies[request.metadata.dst_node_id] = fewest
-            return reply
+        def read(_: int, record: Mapping[str, Any]) -> int:
+            demand(type(record["min_clients"]) is int, "`min_clients` is not a whole number")
+            return int(record["min_clients"])
 
         def ask(some: list[int]) -> list[int]:
-            messages = [Message(content, dst_node_id=node, message_type=f"train.{KNOWS}") for node in some]
             replies.update(dict.fromkeys(some))
-            CheckedGrid(self._grid).exchange(messages, self._settings.round_timeout, check)
+            timeout = self._settings.round_timeout
+            replies.update(grid.ask(KNOWS, dict.fromkeys(some, content), timeout, KNOWS, read))
             willing = {node: fewest for node in nodes if (fewest := replies[node]) is not None}
             # Whoever goes may leave too few for another one.
             while small := [node for node, fewest in willing.items() if fewest > min(len(willing), self.num_clients)]:
-                refusals.append(f"{len(willing)} clients are fewer than `min-clients`={willing[small[0]]} of a node.")
+                grid.refusals.append(
+                    f"{len(willing)} clients are fewer than `min-clients`={willing[small[0]]} of a node."
+                )
                 willing = {node: fewest for node, fewest in willing.items() if node not in small}
             return list(willing)
 
@@ -263,7 +256,7 @@ class FederatedClientPool(ClientPool):
         if len(willing) < needed and others:
             willing = ask(others)
         if len(willing) < needed:
-            first = f" The first refusal: {refusals[0][:300]}" if refusals else ""
+            first = f" The first refusal: {grid.refusals[0][:300]}" if grid.refusals else ""
             raise ValueError(
                 f"{len(willing)} of {len(nodes)} clients will answer the question {question.name!r}, and {needed} are "
                 f"needed. Nothing was spent.{first}"

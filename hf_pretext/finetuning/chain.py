@@ -18,7 +18,7 @@ from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REP
 from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
-from ..models.checkpoints import Adapter, base_of, base_revision_of
+from ..models.checkpoints import Adapter, base_of
 from ..models.components import written_by
 from ..models.loading import cached_commits, held_model
 from ..models.packaged import PACKAGED
@@ -341,7 +341,7 @@ def _says_trained(folder: Path) -> bool:
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
     try:
-        return base_of(folder), base_revision_of(folder)
+        return base_of(folder)
     except ValueError as error:
         raise UnknownTrainingError(str(error)) from None
 

@@ -47,11 +47,12 @@ def load_before_and_after(
     name, revision = base_model, None
     if name is None:
         name, revision = _base_of(folder) if adapter is None else (adapter.base, adapter.base_revision)
+    on = resolve_device(device)
     # Both in one precision. A whole model was trained in float32, and its base may be saved in another.
-    dtype = torch.float32 if adapter is None else resolve_dtype("auto", resolve_device(device))
+    dtype = torch.float32 if adapter is None else resolve_dtype("auto", on)
 
     def load(place: Any, merge: bool = False, revision: str | None = None) -> Any:
-        return read_causal_lm(place, merge, revision, dtype=dtype)[0].to(resolve_device(device))
+        return read_causal_lm(place, merge, revision, dtype=dtype)[0].to(on)
 
     if adapter is None:
         return lambda: load(name, revision=revision), lambda: load(folder)
@@ -64,13 +65,11 @@ def load_before_and_after(
 def _base_of(folder: Path) -> tuple[str, str | None]:
     """Return the name of the model that a whole model was finetuned from, and its revision."""
     # `training.json` is published, and so names a folder of this machine by its last parts only.
-    origin, training = folder / ORIGIN_NAME, folder / TRAINING_NAME
-    if origin.is_file():
-        return (facts := read_json(origin))["base_model"], facts.get("base_revision")
-    if training.is_file():
-        # Of a package it is the version, which is no revision of a repository.
-        facts = read_json(training)
-        return facts["base_model"], None if facts["base_model"] in PACKAGED else facts.get("base_revision")
+    for file in (folder / ORIGIN_NAME, folder / TRAINING_NAME):
+        if file.is_file():
+            facts = read_json(file)
+            # Of a package it is the version, which is no revision of a repository.
+            return facts["base_model"], None if facts["base_model"] in PACKAGED else facts.get("base_revision")
     raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")
 
 

@@ -22,14 +22,7 @@ from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import (
-    TRAINED_ON,
-    digest_of_weights,
-    has_adapter,
-    origin_of,
-    reports_of_base,
-    with_writer,
-)
+from .chain import TRAINED_ON, digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
 from .models import push_model, write_card_of_report
 from .texts import TrainingTexts, public_name
 
@@ -152,6 +145,11 @@ class _OriginCallback(TrainerCallback):
             write_json(folder / ORIGIN_NAME, self._origin)
 
 
+def is_resumed(training: Any) -> bool:
+    """Return whether a training is to go on from a checkpoint. A command line has "false" for what it does not."""
+    return str(training.resume_from_checkpoint or False).lower() != "false"
+
+
 def take_over_resume(training: Any) -> None:
     """Put the folder of a checkpoint into `resume_from_checkpoint`, or None. "true" on a command line is the last.
 
@@ -163,9 +161,10 @@ def take_over_resume(training: Any) -> None:
     """
     from transformers.trainer_utils import get_last_checkpoint
 
-    asked, training.resume_from_checkpoint = str(training.resume_from_checkpoint or "false"), None
-    if asked.lower() == "false":
+    if not is_resumed(training):
+        training.resume_from_checkpoint = None
         return
+    asked = str(training.resume_from_checkpoint)
     output = Path(training.output_dir)
     found = asked if asked.lower() != "true" else get_last_checkpoint(str(output)) if output.is_dir() else None
     if found is None or not Path(found).is_dir():
@@ -272,7 +271,7 @@ def train_and_save(
     resume = trainer.args.resume_from_checkpoint
     if not _is_continued(resume, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
-        # Nor of what goes on from a checkpoint of this training.
+        # A training that goes on from a checkpoint of this one has none either.
         report = origin["releases"] = None
         check_guarantee(report, push is None or push["allow_no_guarantee"])
     trainer.add_callback(_OriginCallback(origin))

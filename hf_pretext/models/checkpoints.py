@@ -59,13 +59,13 @@ class Adapter:
         if found is None:
             return None
         folder = Path(found).parent
-        base = base_of(folder)
+        base, base_revision = base_of(folder)
         if not Path(name).is_dir():
             from huggingface_hub import snapshot_download
 
             patterns = list(FILES_OF_AN_ADAPTER)
             folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
-        return cls(folder, base, base_revision_of(folder))
+        return cls(folder, base, base_revision)
 
     @property
     def has_tokenizer(self) -> bool:
@@ -125,8 +125,8 @@ class Adapter:
         )
 
 
-def base_of(folder: Path) -> str:
-    """Read which model an adapter changes: what is loaded, and what its guarantee is looked up by.
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """Read which model an adapter changes, and at which revision: what is loaded, and what has to have a guarantee.
 
     A relative path is one from where the training was started, or from the adapter's folder.
 
@@ -135,19 +135,15 @@ def base_of(folder: Path) -> str:
     """
     config = folder / ADAPTER_CONFIG_NAME
     try:
-        base = read_json(config)["base_model_name_or_path"]
+        values = read_json(config)
+        base, revision = values["base_model_name_or_path"], values.get("revision")
     except (ValueError, KeyError, TypeError):
-        base = None
+        base = revision = None
     if not isinstance(base, str) or not base:
         raise ValueError(f"{str(config)!r} does not name the base model of its adapter.")
     beside = folder / base
-    return str(beside) if not Path(base).is_dir() and beside.is_dir() else base
-
-
-def base_revision_of(folder: Path) -> str | None:
-    """Read which revision of its base model an adapter was trained from. None if its configuration does not say."""
-    revision = read_json(folder / ADAPTER_CONFIG_NAME).get("revision")
-    return revision if isinstance(revision, str) and revision else None
+    place = str(beside) if not Path(base).is_dir() and beside.is_dir() else base
+    return place, revision if isinstance(revision, str) and revision else None
 
 
 def read_causal_lm(
@@ -174,7 +170,7 @@ def read_causal_lm(
     folder = locate(name)
     gguf = gguf_file(folder)
     kind: dict[str, Any] = {"gguf_file": gguf} if gguf else {"use_safetensors": True}
-    kind |= {} if revision is None else {"revision": revision}
+    kind["revision"] = revision or "main"
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kind, **options)
     return model, read_tokenizer(name, revision)
 
@@ -189,9 +185,8 @@ def read_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     folder = locate(name) if adapter is None else adapter.folder
     gguf = gguf_file(folder)
     kind = {"gguf_file": gguf} if gguf else {}
-    kind |= {} if revision is None or adapter is not None else {"revision": revision}
     # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kind)
+    return AutoTokenizer.from_pretrained(folder, revision=revision or "main", trust_remote_code=False, **kind)
 
 
 def gguf_file(folder: str | Path) -> str | None:
