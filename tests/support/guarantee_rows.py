@@ -145,7 +145,7 @@ def check_numbers(num_runs=0):
     config = PrivateEvolutionConfig(epsilon=3.0, delta=1e-5, text_column=["stars", "note"])
     row, other = {"client_id": "a", "stars": 5, "note": "fine"}, {"client_id": "b", "stars": 4.5, "note": "so so"}
     alone = group_by_client(Dataset.from_list([row]), config)["a"]
-    # Arrow would refuse the types of a list of rows that is mixed as a file may be.
+    # pandas makes floats of the whole column, as any table of all clients would.
     among = Dataset.from_pandas(pandas.DataFrame([row, other]))
     assert group_by_client(among, config)["a"] == alone
     read = WantedColumns.of(None, "client_id", ("stars", "note")).dataset("rows", gather([row, other], row))
