@@ -15,7 +15,10 @@ from .segmentation import longest_beginning
 from .templating import templates_with
 
 PAPER = "[PrE-Text](https://huggingface.co/papers/2406.02958)"
-SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+SIZE_CATEGORIES = (
+    *((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")),
+    *((10**8, "10M<n<100M"), (10**9, "100M<n<1B")),
+)
 MARKUP = "\\`*[]<>|~$&{}"
 """Characters that may be markup anywhere in a line."""
 
@@ -48,6 +51,7 @@ def dataset_card(
     federation: Mapping[str, Any] | None = None,
     labels: Sequence[Mapping[str, Any]] = (),
     quality: TextQuality | None = None,
+    num_texts: int | None = None,
 ) -> str:
     """Render the card of a synthetic dataset.
 
@@ -55,7 +59,7 @@ def dataset_card(
         report (`PrivacyReport`): What is guaranteed.
         config (`PrivateEvolutionConfig`): The settings of the run.
         models (`Mapping[str, str | None]`): What to call each model, by the argument that took it.
-        texts (`Sequence[str]`): The synthetic texts.
+        texts (`Sequence[str]`): The synthetic texts, of which the first five are shown.
         num_seeds (`int`): Number of seeds that they were expanded from.
         repo_id (`str`, *optional*): Repository of the Hub. None for a local folder.
         license (`str`, *optional*): License of the texts.
@@ -64,17 +68,19 @@ def dataset_card(
         labels (`Sequence` of `Mapping`, *optional*):
             Of each label its `name`, its `words`, its number of texts (`count`), and the `share` that its seeds have.
         quality (`TextQuality`, *optional*): What a look at the texts found.
+        num_texts (`int`, *optional*): Number of synthetic texts, if `texts` are the first of them.
 
     Returns:
         `str`: The text of `README.md`, with its YAML header.
     """
     from huggingface_hub import DatasetCardData
 
+    num_texts = len(texts) if num_texts is None else num_texts
     header = DatasetCardData(
         pretty_name=f"{'Differentially private synthetic' if report.is_finite else 'Synthetic'} text",
         license=license,
         language=language,
-        size_categories=[_size_category(len(texts))],
+        size_categories=[_size_category(num_texts)],
         task_categories=["text-generation", *(["text-classification"] if labels else [])],
         tags=["synthetic", *_tags(report), "private-evolution", "hf_pretext"],
         configs=[
@@ -88,7 +94,7 @@ def dataset_card(
         report=report,
         config=config,
         models=models,
-        num_texts=len(texts),
+        num_texts=num_texts,
         num_seeds=num_seeds,
         samples=[_as_quote(text) for text in texts[:5]],
         repo_id=repo_id,
@@ -190,7 +196,7 @@ def model_card(
 
 
 def _size_category(number: int) -> str:
-    return next((name for limit, name in SIZE_CATEGORIES if number < limit), "n>1M")
+    return next((name for limit, name in SIZE_CATEGORIES if number < limit), "n>1B")
 
 
 def _tags(report: PrivacyReport | None) -> list[str]:

@@ -281,7 +281,10 @@ def find_privacy_report(
     if isinstance(source, (str, Path)):
         columns = text_column or _columns_of(folders[0])
         source = read_texts(
-            source, None, other_columns=[columns] if isinstance(columns, str) else columns, revision=revision
+            *(source, None),
+            other_columns=[columns] if isinstance(columns, str) else columns,
+            revision=revision,
+            token=token,
         )
     return report_of_rows(source, folders, text_column)
 

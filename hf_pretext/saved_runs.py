@@ -288,11 +288,12 @@ class SavedRun:
             footer = time_table(self.seconds)
             plot_run(self.history, self.report, self.config, embeddings, footer, folder / PICTURE_NAME)
             names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
-            samples = self._texts(self.synthetic)
+            samples = self._texts(self.synthetic.select(range(min(5, len(self.synthetic)))))
             about: dict[str, Any] = {
                 "federation": self.costs,
                 "labels": self._labels,
                 "quality": data.quality,
+                "num_texts": len(self.synthetic),
                 **header,
             }
             card = dataset_card(report, self.config, names, samples, len(self.seeds), **about)

@@ -17,7 +17,7 @@ import numpy as np
 from .artifacts import CARD_NAME, DATASET_FILES, MODELS_NAME, SELECTION_NAME
 from .cards import selection_card
 from .coverage import check_is_public, mark, texts_of
-from .data import as_rows, each_row, make_dataset
+from .data import as_rows, check_source, each_row, make_dataset
 from .data.sources import stream_public
 from .evolution.evidence import EFFECTIVE_FRACTION, strength_of
 from .evolution.kept_evidence import RunEvidence
@@ -142,6 +142,7 @@ def select_public(
     evidence, form, seed = evidence_of(run), form_of(run.config), run.config.seed
     if isinstance(public, str | Path):
         public = _opened(str(public), form, split)
+    check_source(public, "public")
     check_is_public("public", public)
     size = len(public) if isinstance(public, Sized) else None
     if size is not None and size < num_samples:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from datasets import load_from_disk
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
+from flwr.compat.common import recorddict_compat
 from scipy import stats
 
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, Question
 from hf_pretext.federated import client, masked_client, node_texts, protocol, server
 from hf_pretext.federated.masking import ANSWER, MASKS, STAGES
+from hf_pretext.federated.server import _is_plausible
 from hf_pretext.federated.settings import FederationSettings
 from hf_pretext.models import load_sentence_transformer
 from hf_pretext.models.embedder import TextEmbedder
@@ -28,6 +31,7 @@ from support.federation import (
     in_memory_votes,
     make_context,
     make_federation,
+    make_large_federation,
     make_run_config,
     no_noise,
 )
@@ -615,6 +619,15 @@ class Half:
 OF_NO_CLIENT = dict.fromkeys(range(5), ())
 
 
+class Wide(Toy):
+    """The same with another number of bins, which nothing but the plan says."""
+
+    num_bins = 3
+
+    def answer(self, samples):
+        return np.append(super().answer(samples), 0.0)
+
+
 @pytest.mark.parametrize(
     ("of_server", "question", "message"),
     [
@@ -631,6 +644,11 @@ OF_NO_CLIENT = dict.fromkeys(range(5), ())
             "The question 'sides' is another one than the one of that name here",
         ),
         ({"accountant": Half(), "epsilon": 1.0}, None, "accounts for a noise multiplier of 10"),
+        (
+            {"questions": [(UP, 0.5)], "of_clients": dict.fromkeys(range(5), [(Wide(UP.direction), 0.5)])},
+            None,
+            "agree on the questions .* but not on the numbers of bins",
+        ),
         ({"questions": [(Toy(np.ones(5)), 0.5)]}, Toy(np.ones(5)), "The question 'sides' fails on made-up samples"),
     ],
 )
@@ -721,3 +739,32 @@ def test_records_of_arrays_do_not_unpickle():
     with pytest.raises(ValueError, match="[Oo]bject arrays cannot be"):
         bytes_to_ndarray(ndarray_to_bytes(np.array([{}], dtype=object)))
     assert ArrayRecord([np.zeros(2)]).to_numpy_ndarrays()[0].shape == (2,)
+
+
+def test_a_reply_without_a_mask_that_is_no_answer_does_not_end_a_simulation():
+    """Of four clients, one sends too few bins and one sends no numbers. Two are enough for the noise."""
+
+    def meddle(node, stage, reply):
+        if stage != "plain" or node > 1001:
+            return reply
+        wrong = np.zeros(3) if node == 1000 else np.full(24, np.nan)
+        record = FitRes(Status(Code.OK, ""), ndarrays_to_parameters([wrong]), 1, {})
+        reply.content = recorddict_compat.fitres_to_recorddict(record, keep_input=False)
+        return reply
+
+    changes = {"secure-aggregation": False, "max-dropout": 0.45, "max-colluding": 0.01}
+    made = make_large_federation(8, meddle=meddle, **changes)
+    assert np.array_equal(made.release(), made.expected(range(2, 8)))
+    assert made.pool.rounds[0].num_answered == 6
+
+
+def test_a_sum_with_hardly_any_noise_is_plausible():
+    """A part of the noise is smallest among the most answers, and clients of a run that fits are told so before."""
+    mechanism = replace(votes_of(config_of(**{"noise-multiplier": 0.02, "max-dropout": 0.2})), max_dropout=0.2)
+    enough = mechanism.num_answers_needed(500)
+    mechanism.share_scale(enough)
+    with pytest.raises(ValueError):
+        mechanism.share_scale(enough + 60)
+    total = np.zeros(24, dtype=np.int64)
+    assert _is_plausible(total, 500, 500, mechanism)
+    assert not _is_plausible(total + 2**30, 3, 500, mechanism)

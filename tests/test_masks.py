@@ -18,6 +18,7 @@ from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.federated import client, graph, masked_client, masking, shamir
 from hf_pretext.federated.client import RefusalError
 from hf_pretext.federated.graph import Graph, find_graph, log2_tail
+from hf_pretext.federated.masked_server import MaskedSum
 from hf_pretext.federated.masking import ANSWER, CONFIRM, KEYS, MASKS, SHARES, STAGES, UNMASK, Keys, Roster
 from hf_pretext.federated.node_ledger import NodeLedger
 from hf_pretext.federated.protocol import Encoded, encode, num_colluding, num_summed, terms_of
@@ -142,6 +143,19 @@ def test_a_smaller_degree_or_threshold_is_not_safe():
     with pytest.raises(ValueError, match="up to 200 clients are all linked"):
         Graph(200, 10, 160, 150, 80).check()
     assert find_graph(200, 10, 160) == Graph(200, 10, 160, 199, 160)
+
+
+@pytest.mark.parametrize("degree", [60, 251, 500, 998])
+def test_however_many_are_linked_too_few_shares_open_no_secret(degree):
+    """Holders that conspire open both secrets of a client if they have enough shares, whoever else answers."""
+    size, conspiring, needed = 1000, 50, 800
+    law = stats.hypergeom(size - 1, conspiring, degree)
+    for threshold in range(2, degree + 2):
+        opened = (size - conspiring) * law.sf(threshold - 1)
+        if opened > 2**-40:
+            with pytest.raises(ValueError, match="is not safe"):
+                Graph(size, conspiring, needed, degree, threshold).check()
+    assert opened < 2**-40
 
 
 def test_few_holders_conspire_in_graphs_that_clients_draw():
@@ -772,6 +786,12 @@ def test_the_same_texts_are_in_a_sum_once(server, tmp_path, run):
         with pytest.raises(RefusalError, match="other keys that this client has made"):
             ask(server.made, node, SHARES, server.roster.to_record())
     assert not NodeLedger(texts).answers()
+
+
+def test_more_answers_are_needed_where_some_may_be_left_out():
+    """What cards and errors say is what opens a mask, and not what the noise alone needs."""
+    asked = MaskedSum(None, list(range(1000)), 800, 50, bytes(32), 4, 1.0, set())
+    assert asked.num_to_open == find_graph(1000, 50, 800).num_to_open == 816
 
 
 def test_answers_of_two_runs_are_not_summed(server):

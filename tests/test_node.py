@@ -19,7 +19,7 @@ from hf_pretext.cli import main
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.federated import client, node_texts, protocol
 from hf_pretext.federated.client import make_client_app
-from hf_pretext.federated.node import AskedRun, NodeBudget, NodeSettings, RefusalError
+from hf_pretext.federated.node import AskedRun, NodeBudget, NodeSettings, RefusalError, all_answered
 from hf_pretext.federated.node_ledger import NodeError, NodeLedger, epsilon_of, statement
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Mechanism, ReleaseLostError, compute_epsilon
@@ -167,12 +167,19 @@ def test_a_run_that_is_resumed_needs_only_the_rest(files):
     assert [entry["run"] for entry in entries(files[0])] == [1, 3, 3] and 2.99 < spent(files[0]) <= 3
 
 
+def test_a_run_that_wants_less_than_its_plan_is_told_so(files):
+    made = begin(files)
+    entry = made.ledger.plan.entry("votes")
+    assert "This run has 1 releases" in all_answered(entry, {"votes": 1})
+    assert f"This run has {entry.count} releases" in all_answered(entry, {})
+
+
 def test_the_server_app_says_how_much_of_its_plan_is_left(files):
     made = begin(files)
     made.release(CANDIDATES)
     pool = type(made.pool)(made.grid, None, made.pool._settings, made.ledger.plan, earlier=made.ledger.releases)
     assert pool._wanted == {"votes": 2}
-    announced = protocol.announce(NearestCandidates.of(CANDIDATES), made.ledger.plan, pool._wanted)
+    announced = protocol.announce(NearestCandidates.of(CANDIDATES), made.ledger.plan, pool._wanted, b"")
     assert protocol.read_wanted(announced) == {"votes": 2}
     for wanted in ([-1], ["2"], [1.5], [True], []):
         with pytest.raises(ValueError, match="wants|shorter"):

@@ -87,6 +87,7 @@ def read_texts(
     other_columns: Sequence[str] = (),
     split: str = "train",
     revision: str | None = None,
+    token: str | None = None,
 ) -> "Dataset":
     """Read texts from a local file or folder, as `read_dataset` does, or from a dataset repository of the Hub.
 
@@ -99,6 +100,7 @@ def read_texts(
         other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         split (`str`, *optional*, defaults to `"train"`): Split of the repository, or of a folder that has splits.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
+        token (`str`, *optional*): Token of the Hub, by default that of a login.
 
     Raises:
         FileNotFoundError: There is neither a file nor a repository of that name.
@@ -107,17 +109,20 @@ def read_texts(
     if os.path.exists(name):
         chosen = split if splits_of(Path(name)) else None
         return read_dataset(name, text_column, client_column, other_columns=other_columns, split=chosen)
-    dataset = open_dataset(name, split=split, revision=revision)
+    dataset = open_dataset(name, split=split, revision=revision, token=token)
     return with_columns(repr(str(name)), dataset, WantedColumns.of(text_column, client_column, other_columns))
 
 
-def open_dataset(name: str | Path, *, split: str = "train", revision: str | None = None) -> "Dataset":
+def open_dataset(
+    name: str | Path, *, split: str = "train", revision: str | None = None, token: str | None = None
+) -> "Dataset":
     """Open a folder of `save_to_disk`, or a dataset repository of the Hub, with all of its columns.
 
     Args:
         name (`str` or `Path`): Path, or name of a repository.
         split (`str`, *optional*, defaults to `"train"`): Split of the repository.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
+        token (`str`, *optional*): Token of the Hub, by default that of a login.
 
     Raises:
         FileNotFoundError: There is neither a folder nor a repository of that name.
@@ -128,7 +133,7 @@ def open_dataset(name: str | Path, *, split: str = "train", revision: str | None
     from datasets import load_dataset
 
     try:
-        return load_dataset(str(name), split=split, revision=revision)
+        return load_dataset(str(name), split=split, revision=revision, token=token)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{str(name)!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"

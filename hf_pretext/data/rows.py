@@ -8,7 +8,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..forms import Form, Plain, form_of, mended, read_rows
 from .columns import MissingColumnError, each_of, has_transform, roots_of, shown_names, value_at, values_of
 from .labels import class_labels
-from .texts import draw_texts, each_text, list_texts
+from .texts import check_source, draw_texts, each_text, list_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -78,12 +78,11 @@ def each_row(source: "Dataset | IterableDataset | Iterable[Any]", form: Form, ar
 
     Raises:
         ValueError: Rows lack a column, or a row is broken. The message has its number.
-        TypeError: Some texts are not strings, or `source` is one string.
+        TypeError: Some texts are not strings, or `source` is not what texts are read from.
     """
     from datasets import Dataset
 
-    if isinstance(source, str | Mapping):
-        raise TypeError(f"`{argument}` of type {type(source).__name__} must be a dataset, or texts one after another.")
+    check_source(source, argument)
     if isinstance(source, Dataset):
         names = [] if has_transform(source) else roots_of(form.source, source.column_names)
         source = each_of(source.select_columns(names) if names else source)

@@ -26,11 +26,26 @@ def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str,
 
     Raises:
         ValueError: The dataset has no such column.
-        TypeError: Some texts are not strings, or `source` is one string.
+        TypeError: Some texts are not strings, or `source` is not what texts are read from.
     """
+    check_source(source, argument)
+    if iter(source) is source:
+        raise TypeError(f"`{argument}` can be read only once. Give a list of texts or a dataset.")
+    return list(each_text(source, column, argument))
+
+
+def check_source(source: Any, argument: str) -> None:
+    """Raise a `TypeError` if what iterates over `source` are neither texts nor rows, but characters or names."""
     if isinstance(source, str):
         raise TypeError(f"`{argument}` is one string. Give a list of texts or a dataset.")
-    return list(each_text(source, column, argument))
+    if isinstance(source, Mapping):
+        first = next(iter(source), "train")
+        raise TypeError(
+            f"`{argument}` of type {type(source).__name__} has the keys {shown_names(list(source))}. Give one of "
+            f"them: that of a split is `{argument}[{first!r}]`."
+        )
+    if type(source).__name__ == "DataFrame":  # Of pandas or polars: its items are columns.
+        raise TypeError(f"`{argument}` is a table. Give a dataset, such as `Dataset.from_pandas({argument})`.")
 
 
 def draw_texts(source: Iterable[Any], column: str, argument: str, number: int, seed: int) -> list[str]:

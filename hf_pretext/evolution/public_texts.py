@@ -72,8 +72,8 @@ def sample_public_texts(
     Args:
         public (`datasets.Dataset`, `datasets.IterableDataset` or `Sequence[str]`):
             Public texts, in column `config.text_column` (`str`) of a dataset, or rows of another form (`forms`). Blank
-            ones and repetitions are left out. A stream is read once, to its end, and only what is drawn of it is kept
-            in memory.
+            ones and repetitions are left out. A stream is read to its end, and only what is drawn of it is kept in
+            memory. Its beginning is read before as well, so it has to give the same rows again.
         truncate (`Callable`): Cuts a text to the longest that is varied. It is empty if that breaks its form.
         config (`PrivateEvolutionConfig`): Population size and seed.
         run (`int`, *optional*, defaults to `1`): Number of the run, so that another one begins with other texts.

@@ -115,9 +115,8 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
         release = MaskedRelease(context.state, message.metadata.dst_node_id, context.run_id, notes)
         stage, asked = message.metadata.message_type.partition(".")[2], message.content.config_records[MASKS]
         if stage == KEYS:
-            given = _begin(
-                release, asked, NodeSettings.from_node_config(context.node_config), *_read_run(context, questions)
-            )
+            settings, _, plan = _read_run(context, questions)
+            given = _begin(release, asked, NodeSettings.from_node_config(context.node_config), settings, plan)
         elif stage == ANSWER:
             _refusing(release.receive, asked)
             # Not among the checks of public facts, whose words the server may read.
@@ -129,9 +128,10 @@ def make_client_app(noise: NoiseSource | None = None, questions: Sequence[tuple[
 
     def knows(message: Message, context: Context) -> Message:
         asked = message.content.config_records[KNOWS]
-        plan = _read_run(context, questions)[2]
+        settings, _, plan = _read_run(context, questions)
         samples = _samples(context)
-        question = _refusing(check_announcement, asked, plan, own, samples.num_dimensions, samples.tokenizer)
+        terms = terms_of(plan, settings.num_clients, settings.max_colluding, 0, context.run_id)
+        question = _refusing(check_announcement, asked, plan, own, terms, samples.num_dimensions, samples.tokenizer)
         if question is not None:
             _refusing(check_question, question, samples.num_dimensions, samples.tokenizer)
         _check_planned(str(asked["question"]), int(asked["num_bins"]), bool(asked["is_signed"]), plan)
@@ -263,7 +263,6 @@ def _begin(
     asked: Any,
     node: NodeSettings,
     settings: FederationSettings,
-    config: PrivateEvolutionConfig,
     plan: Plan,
 ) -> dict[str, Any]:
     """Begin a release among as many clients as the run may ask."""
@@ -300,7 +299,7 @@ def _count(context: Context, plan: Plan, question: Question, num_asked: int, is_
     number, entry = int(before.get(question.name, 0)) + 1, plan.entry(question.name)
     context.state.config_records[ANSWERED] = ConfigRecord({**before, question.name: number})
     if number > entry.count:
-        raise RefusalError(all_answered(entry))
+        raise RefusalError(all_answered(entry, {}))
 
 
 _BURNT: set[tuple[str, str]] = set()

@@ -10,7 +10,7 @@ Up to `COMPLETE_UP_TO` clients all hold the secrets of all. Then everything belo
 degree is the smallest one for which releases are rarely lost and too few are rarely opened (Bell et al. 2020, eprint
 2020/704, section 3).
 
-*Privacy*: each of three failures has a probability of at most `2^-PRIVACY_BITS`, for all clients and one release
+*Privacy*: each of four failures has a probability of at most `2^-PRIVACY_BITS`, for all clients and one release
 together. Let `c` clients conspire with the server. Let the server choose which honest clients count as dropped,
 after it has seen the graph. There are `h = n - c` honest clients.
 
@@ -20,6 +20,10 @@ after it has seen the graph. There are `h = n - c` honest clients.
   genuine, all `r` that it checks are genuine with a probability of at most `binomial(g, r) / binomial(m, r)`.
   `num_checked` is the smallest `r` for which `n` times that is improbable. A client that finds a forged one refuses
   this stage from then on.
+- *Those that conspire hold enough shares.* A holder has shares of both secrets of a client: of its own mask, and of
+  the key of its common ones. If `t` of the holders of a client conspire, they know both, whoever else answers, and
+  read its answer alone. For all clients this has the probability `h P[Hyp(n - 1, c, k) >= t]` at most. Otherwise they
+  need the others, who open one of the two secrets only.
 - *A small set is opened.* All clients that open masks agree on one set `U` of at least `m` clients, and only members
   of `U` open masks (see `masked_client`). A set `S` of honest clients of `U` is opened alone only if no member of
   `S` has chosen one of the rest of `U`. The choices of honest clients are independent, so the bounds are products
@@ -93,7 +97,7 @@ class Graph:
 
     @property
     def privacy_failure(self) -> float:
-        """Log2 of the bound on the probability that a set smaller than half is opened. `-inf` if it is zero."""
+        """Log2 of a bound on the probability that one answer, or those of few, are opened. `-inf` if it is zero."""
         if self.is_complete:
             return -math.inf if self.num_colluding < self.threshold else 0.0
         return _privacy_failure(self.size, self.num_colluding, self.num_needed, self.degree, self.threshold)
@@ -188,7 +192,8 @@ def _num_checked(size: int, too_few: int, given: int) -> int:
 @lru_cache(maxsize=1024)
 def _privacy_failure(size: int, num_colluding: int, num_needed: int, degree: int, threshold: int) -> float:
     honest = size - num_colluding
-    bounds = []
+    # Whatever else they are linked to, so before what makes a set of clients stand apart.
+    bounds = [math.log2(honest) + log2_tail(size - 1, num_colluding, degree, threshold)]
     for small in range(1, honest // 2 + 1):
         sets = log2_binomial(honest, small)
         held = log2_tail(size - 1, num_colluding + small - 1, degree, threshold - 1)

@@ -77,6 +77,8 @@ class MaskedSum:
 
     Attributes:
         answered (`set` of `int`): The clients whose masked answers arrived.
+        num_to_open (`int`):
+            Number of answers without which no mask comes off. It depends on how many clients sent keys.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class MaskedSum:
         self._seen = seen
         self._timeout = timeout
         self.answered: set[int] = set()
+        self.num_to_open = find_graph(len(nodes), num_colluding, num_needed).num_to_open
 
     def ask(self, question: RecordDict, digest: bytes) -> np.ndarray:
         """Ask a question, and return the sum of the answers.
@@ -135,7 +138,8 @@ class MaskedSum:
         keys = self._grid.ask(KEYS, dict.fromkeys(self._nodes, request), self._timeout, MASKS, read)
         self._require(len(keys), self._num_needed, "have sent keys")
         graph = find_graph(len(keys), self._num_colluding, self._num_needed)
-        self._require(len(keys), graph.num_to_open, "have sent keys")
+        self.num_to_open = graph.num_to_open
+        self._require(len(keys), self.num_to_open, "have sent keys")
         return Roster(keys, graph, self._terms)
 
     def _collect_shares(self, roster: Roster) -> dict[int, Sealed]:

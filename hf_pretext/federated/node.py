@@ -162,7 +162,7 @@ class NodeBudget:
         entry = run.plan.entry(question)
         with self._ledger.locked() as answers:
             if not run.rest(answers)[question]:
-                raise RefusalError(all_answered(entry))
+                raise RefusalError(all_answered(entry, run.wanted))
             self._check_limits(run, answers)
             answer = Answer.now(
                 run=run.id,
@@ -223,6 +223,7 @@ def already_answered(stage: str) -> str:
     return f"This client was asked for the stage {stage!r} with these keys already."
 
 
-def all_answered(entry: PlannedRelease) -> str:
-    """Say that a run asks for more than its plan has."""
-    return f"The plan has {entry.count} releases of {entry.question!r}, and this client has answered all of them."
+def all_answered(entry: PlannedRelease, wanted: Mapping[str, int]) -> str:
+    """Say that a run asks for more than its plan has, or than the server wanted when it began."""
+    number = min(entry.count, wanted.get(entry.question, entry.count))
+    return f"This run has {number} releases of {entry.question!r}, and this client has answered all of them."

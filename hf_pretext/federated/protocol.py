@@ -20,8 +20,8 @@ from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..settings import shortened
 
-PROTOCOL = 5
-"""Version of what server and clients agree on. In version 4, clients did not sign which run they answer in."""
+PROTOCOL = 6
+"""Version of what server and clients agree on. In version 5, they compared terms only once a release was counted."""
 
 MODULUS = 2**32
 REACH = 40
@@ -179,7 +179,7 @@ def decode(encoded: Encoded, own: Iterable[Question] = ()) -> Question:
 
 
 def announce(
-    question: Question, plan: Plan, wanted: Mapping[str, int], num_dimensions: int | None = None
+    question: Question, plan: Plan, wanted: Mapping[str, int], terms: bytes, num_dimensions: int | None = None
 ) -> dict[str, Any]:
     """Describe a question and the plan to the clients, before anything is spent.
 
@@ -189,6 +189,7 @@ def announce(
         wanted (`Mapping[str, int]`):
             How many releases of each kind were left when this Flower run began. A run that is resumed has fewer than
             the plan.
+        terms (`bytes`): What `terms_of` says of the plan, with no clients asked so far.
         num_dimensions (`int`, *optional*): Dimensions of the server's embeddings, about which later questions are.
 
     Returns:
@@ -206,6 +207,7 @@ def announce(
         ],
         "tokenizer": question.tokenizer if isinstance(question, TokenCounts) else "",
         "wanted": [wanted[entry.question] for entry in plan.releases],
+        "terms": terms,
         **own,
         **_columns(plan),
     }
@@ -224,16 +226,22 @@ def read_wanted(asked: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_announcement(
-    asked: Mapping[str, Any], plan: Plan, own: Iterable[Question], num_dimensions: int, tokenizer: str = ""
+    asked: Mapping[str, Any],
+    plan: Plan,
+    own: Iterable[Question],
+    terms: bytes,
+    num_dimensions: int,
+    tokenizer: str = "",
 ) -> Question | None:
     """Refuse, at a client, a server that asks or accounts for something else than this client answers.
 
-    More noise than the server accounts for is fine: another machine may round the last digit otherwise.
+    Whatever clients sign later is compared here, before anything is spent.
 
     Args:
         asked (`Mapping[str, Any]`): What `announce` returned.
         plan (`Plan`): What this client answers by.
         own (`Iterable` of `Question`): Questions of the caller that this client was started with.
+        terms (`bytes`): What `terms_of` says of this client's plan, with no clients asked so far.
         num_dimensions (`int`): Dimensions of this client's embeddings.
         tokenizer (`str`, *optional*): Fingerprint of this client's tokenizer. Empty if it has none.
 
@@ -268,11 +276,17 @@ def check_announcement(
             )
     multipliers = zip(here["questions"], asked["noise_multipliers"], here["noise_multipliers"], strict=True)
     for name, there, ours in multipliers:
-        if not ours >= there:
+        if not ours >= there or f"{ours:.6g}" != f"{there:.6g}":
             raise ValueError(
                 f"The server accounts for a noise multiplier of {there:g} of {name!r}, but this client would add "
-                f"noise for {ours:g}. Start both with the same questions, fractions, accountant and version."
+                f"noise for {ours:g}. Start both with the same questions, fractions, accountant and versions."
             )
+    if asked["terms"] != terms:
+        raise ValueError(
+            f"The server and this client agree on the questions {here['questions']} and their noise, but not on the "
+            "numbers of bins, `delta`, `num-clients` or `max-colluding`. Start both with the same questions and "
+            "settings."
+        )
     return question
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -64,6 +64,20 @@ class FederatedRound:
     seconds: float
     bytes_down: float
     bytes_up: float
+
+
+class Summed(NamedTuple):
+    """The answers of one release together.
+
+    Args:
+        total (`np.ndarray`, *optional*): Their sum, int64. None if it was not opened.
+        answered (`set` of `int`): The nodes whose answers arrived.
+        num_needed (`int`): Number of answers without which there is no sum.
+    """
+
+    total: np.ndarray | None
+    answered: set[int]
+    num_needed: int
 
 
 class FederatedClientPool(ClientPool):
@@ -155,8 +169,8 @@ class FederatedClientPool(ClientPool):
         if len(latest) == MAX_LOST_IN_A_ROW and not any(each.is_released for each in latest):
             raise RuntimeError(
                 f"{MAX_LOST_IN_A_ROW} rounds in a row were lost, because too few clients answered or because one "
-                "breaks the protocol. The warnings above name nodes. Nothing was spent for this round. Mend the "
-                "cause, and start the run again: it resumes from its folder."
+                "breaks the protocol. The warnings above say more. Nothing was spent for this round. Mend the cause, "
+                "and start the run again: it resumes from its folder."
             )
         willing = self._knowing(question, self._wait_for(self._num_needed(question)))
         # No more than the run has, and first of all those that were asked before: clients refuse to share the noise
@@ -176,10 +190,13 @@ class FederatedClientPool(ClientPool):
         grid = CheckedGrid(self._grid)
         started = time.perf_counter()
         ask = self._sum_masked if self._settings.secure_aggregation else self._sum_plain
-        total, answered = ask(grid, nodes, needed, question, encoded)
+        total, answered, needed = ask(grid, nodes, needed, question, encoded)
         self._silent, num_answered = set(nodes) - answered, len(answered)
-        if total is not None and not _is_plausible(total, num_answered, needed, mechanism):
+        why = "Too few of them answered at all stages, or one of them breaks the protocol."
+        if total is not None and not _is_plausible(total, num_answered, len(nodes), mechanism):
             total = None
+            why = "They add up to more than answers with noise can: one of them sent wild numbers."
+            logger.warning("The release is lost. %s", why)
         self.rounds.append(
             FederatedRound(
                 question=question.name,
@@ -201,7 +218,7 @@ class FederatedClientPool(ClientPool):
             self._replies.clear()
             raise ReleaseLostError(
                 f"{num_answered} of {len(nodes)} clients answered, and {needed} are needed for their noise to be "
-                "enough, and for their masks to come off. The release is discarded, and counted as spent."
+                f"enough, and for their masks to come off. {why} The release is discarded, and counted as spent."
             )
         return total
 
@@ -230,7 +247,8 @@ class FederatedClientPool(ClientPool):
             ValueError: No node will. The message has the first refusal.
         """
         replies = self._replies.setdefault(question.name, {})
-        content = RecordDict({KNOWS: ConfigRecord(announce(question, self._plan, self._wanted, self._num_dimensions))})
+        announced = announce(question, self._plan, self._wanted, self._terms(0), self._num_dimensions)
+        content = RecordDict({KNOWS: ConfigRecord(announced)})
         grid = CheckedGrid(self._grid)
 
         def read(_: int, record: Mapping[str, Any]) -> int:
@@ -292,23 +310,26 @@ class FederatedClientPool(ClientPool):
 
     def _sum_masked(
         self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
-    ) -> tuple[np.ndarray | None, set[int]]:
-        """Sum the answers under masks. The second value is whose answers arrived."""
-        settings, colluding = self._settings, _num_colluding(self._settings)
-        own = (settings.num_clients, settings.max_colluding, len(nodes), self._context.run_id)
-        terms = terms_of(self._plan, *own)
-        timeout, seen = settings.round_timeout, self._keys_seen
+    ) -> Summed:
+        """Sum the answers under masks."""
+        colluding, terms = _num_colluding(self._settings), self._terms(len(nodes))
+        timeout, seen = self._settings.round_timeout, self._keys_seen
         release = MaskedSum(grid, nodes, needed, colluding, terms, question.num_bins, timeout, seen)
         try:
-            return release.ask(_message_of(encoded), encoded.digest(question)), release.answered
+            total = release.ask(_message_of(encoded), encoded.digest(question))
         except ValueError as error:
             # A client's share that is sound in form and wrong in substance ends here as well.
             logger.warning("The release is lost: %s", error)
-            return None, release.answered
+            total = None
+        return Summed(total, release.answered, release.num_to_open)
+
+    def _terms(self, num_asked: int) -> bytes:
+        settings = self._settings
+        return terms_of(self._plan, settings.num_clients, settings.max_colluding, num_asked, self._context.run_id)
 
     def _sum_plain(
         self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
-    ) -> tuple[np.ndarray | None, set[int]]:
+    ) -> Summed:
         """Sum answers without masks, which clients send in simulations only."""
         answers: dict[int, np.ndarray] = {}
 
@@ -317,16 +338,22 @@ class FederatedClientPool(ClientPool):
             if reply.has_error():
                 logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
                 return None
-            given = recorddict_compat.recorddict_to_fitres(reply.content, True)
-            answers[node] = parameters_to_ndarrays(given.parameters)[0]
+            try:
+                given = recorddict_compat.recorddict_to_fitres(reply.content, True)
+                (answer,) = parameters_to_ndarrays(given.parameters)
+                demand(answer.shape == (question.num_bins,) and bool(np.isfinite(answer).all()), "it is no answer")
+                answers[node] = answer.astype(np.int64)
+            except Exception as error:
+                logger.warning("Node %d sent a malformed reply (%.200s). It counts as not given.", node, error)
+                return None
             grid.bytes_up[node] += size_of(reply.content)
             return reply
 
         content = _message_of(encoded)
         messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
         grid.exchange(messages, self._settings.round_timeout, check)
-        is_enough = len(answers) >= needed
-        return (np.sum([*answers.values()], axis=0).astype(np.int64) if is_enough else None), set(answers)
+        total = np.sum([*answers.values()], axis=0) if len(answers) >= needed else None
+        return Summed(total, set(answers), needed)
 
 
 def _num_colluding(settings: FederationSettings) -> int:
@@ -338,9 +365,10 @@ def _message_of(encoded: Encoded) -> RecordDict:
     return recorddict_compat.fitins_to_recorddict(instructions, keep_input=True)
 
 
-def _is_plausible(total: np.ndarray, num_answered: int, needed: int, mechanism: Mechanism) -> bool:
+def _is_plausible(total: np.ndarray, num_answered: int, num_asked: int, mechanism: Mechanism) -> bool:
     """Return whether this can be a sum of answers and noise. A client's wild numbers may have made it impossible."""
-    largest = mechanism.clip_norm * mechanism.units + REACH * mechanism.share_scale(needed)
+    of_one = mechanism.share_scale(mechanism.num_answers_needed(num_asked))
+    largest = mechanism.clip_norm * mechanism.units + REACH * of_one
     return bool(np.abs(total.astype(np.float64)).max() <= num_answered * largest)
 
 

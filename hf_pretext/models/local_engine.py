@@ -241,6 +241,7 @@ class LocalEngine:
         different = {ids: row for row, ids in enumerate(dict.fromkeys(map(tuple, tokens)))}
         input_ids, attention_mask = left_padded(list(different), self._padding, self.model.device)
         written = torch.full((len(tokens), max_new_tokens), self._padding, device=input_ids.device)
+        lengths = torch.full((len(tokens),), max_new_tokens, device=input_ids.device)
         rows, cache = torch.arange(len(tokens), device=input_ids.device), None
         for step in range(max_new_tokens):
             threads.adapt()
@@ -253,25 +254,31 @@ class LocalEngine:
                 logits = change(logits)
             new_tokens = sample_tokens(logits, self._config.temperature, self._config.top_p, rng)
             written[rows, step] = new_tokens
-            going_on = torch.nonzero(~self._is_done(written[rows, : step + 1], stop)).squeeze(1)
+            is_done = self._is_done(written[rows, : step + 1], stop)
+            lengths[rows[is_done]] = step + 1
+            going_on = torch.nonzero(~is_done).squeeze(1)
             if not len(going_on):
                 break
             if len(going_on) < len(rows):
                 rows, new_tokens, attention_mask = rows[going_on], new_tokens[going_on], attention_mask[going_on]
                 cache = self._reader.select_rows(cache, going_on)
             input_ids, attention_mask = new_tokens[:, None], F.pad(attention_mask, (0, 1), value=1)
-        return self._decode_answers(written)
+        ids = [row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)]
+        ends = set(self._end_tokens.tolist())
+        return self._decode_answers([row[:-1] if row[-1] in ends else row for row in ids])
 
     def _is_done(self, written: torch.Tensor, stop: str | None) -> torch.Tensor:
         done = torch.isin(written[:, -1], self._end_tokens)
         # Decoding takes time, so the stop string is looked for once every few tokens.
         if stop and written.shape[1] % CHECK_EVERY == 0:
-            done |= torch.tensor([stop in text for text in self._decode(written)], device=done.device)
+            # What ended before the last look was found then. A token is a byte at least.
+            last = written[:, -2 * (CHECK_EVERY + len(stop.encode())) :].tolist()
+            done |= torch.tensor([stop in text for text in self._decode(last)], device=done.device)
         return done
 
-    def _decode(self, tokens: torch.Tensor, skip_special_tokens: bool = True) -> list[str]:
-        before = torch.tensor(self._before, dtype=tokens.dtype, device=tokens.device).expand(len(tokens), -1)
-        texts = self._tokenizer.batch_decode(torch.cat([before, tokens], 1), skip_special_tokens=skip_special_tokens)
+    def _decode(self, tokens: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
+        whole = [[*self._before, *ids] for ids in tokens]
+        texts = self._tokenizer.batch_decode(whole, skip_special_tokens=skip_special_tokens)
         start = len(self._tokenizer.decode(self._before)) if self._before else 0
         return [text[start:] for text in texts]
 
@@ -282,7 +289,7 @@ class LocalEngine:
         loses_blank = len(two) > len(one) > 0 and self._tokenizer.decode(two[len(one) :]) != " a"
         return one if loses_blank and self._tokenizer.decode(two) == f"{self._tokenizer.decode(one)} a" else []
 
-    def _decode_answers(self, tokens: torch.Tensor) -> list[str]:
+    def _decode_answers(self, tokens: list[list[int]]) -> list[str]:
         """Decode texts, with the special tokens that begin and end a thinking, if the tokenizer has such."""
         special = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
         marks = [token for token in special if any(token in tag for tags in TAGS for tag in tags)]
@@ -302,7 +309,7 @@ class LocalEngine:
 
     @property
     def _padding(self) -> int:
-        """A padding token. Padded positions are masked, so any token will do if the tokenizer has none."""
+        """A padding token. Padded positions are masked and cut off, so any token will do if the tokenizer has none."""
         for token in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id):
             if token is not None:
                 return token

@@ -137,11 +137,13 @@ def _unpack(pieces: Sequence[Path], folder: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     # Written beside its place and renamed, so that a kill leaves no half-written folder under the final name.
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-    tokenizer.save_pretrained(scratch)
-    model.save_pretrained(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        # Not that folder itself, which no other user of a shared cache may read.
+        scratch = Path(place) / folder.name
+        tokenizer.save_pretrained(scratch)
+        model.save_pretrained(scratch)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
 
 
 def package_folder(name: str, content: str, command: str) -> Path:

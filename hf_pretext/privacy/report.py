@@ -299,10 +299,12 @@ class PrivacyReport:
             if self.neighboring_relation == "add_or_remove_one"
             else "exchanging all samples of one client for any others: whatever any one client's text is"
         )
+        is_a_number = self.epsilon < 700
+        times = f"{rounded_up(math.exp(self.epsilon))} times (e^epsilon)" if is_a_number else "e^epsilon times"
         return (
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
             f"{rounded_up(self.delta)}, under {neighbors}, any set of outcomes of this run is at most "
-            f"{rounded_up(math.exp(min(self.epsilon, 700)))} times (e^epsilon) as likely, "
+            f"{times} as likely, "
             f"plus delta.{over}{self._other_relation}"
         )
 
@@ -334,8 +336,8 @@ class PrivacyReport:
         kinds = " ".join(self._describe(question, releases) for question, releases in self.kinds.items())
         shares = (
             f" The clients of a federation added the noise. Each adds as much as suffices if up to "
-            f"{self.max_dropout:.0%} of them fail to answer and one of the others looks at the result. Releases that "
-            "lost more answers were discarded."
+            f"{100 * self.max_dropout:g}% of them fail to answer and one of the others looks at the result. "
+            "Releases that lost more answers were discarded."
             if self.max_dropout is not None
             else ""
         )
@@ -396,7 +398,7 @@ class PrivacyReport:
             "Secure aggregation hides single answers from it, except in a simulation that leaves it out.",
             "One client may look at the results, knowing its own noise, or add none. Further clients that conspire or "
             "add no noise count as if they had not answered: they and those that do not answer are together at most "
-            f"{self.max_dropout:.0%}.",
+            f"{100 * (self.max_dropout or 0):g}%.",
             "Whether and when a client answers does not depend on its text: a text that cannot be read or embedded "
             "counts for nothing, and embedding is done in time.",
             "Each person is one client of the federation. Who is asked and who answers is not secret.",

@@ -6,6 +6,7 @@ so that no model is loaded. All else is real: the ClientApp, secure aggregation,
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -22,7 +23,7 @@ from unittest import mock
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from hf_pretext.clients.questions import NearestCandidates
-from hf_pretext.federated import client, node, node_texts
+from hf_pretext.federated import client, graph, node, node_texts
 from hf_pretext.federated.masking import MASKS
 from hf_pretext.federated.node import NodeBudget
 from hf_pretext.federated.node_ledger import NodeLedger, epsilon_of
@@ -47,6 +48,21 @@ def with_bins(function):
             return function(*arguments, **named)
 
     return wrapped
+
+
+NUM_CONSPIRING, FEW_SHARES = 50, 2
+"""Of a thousand clients, and shares that open a secret. So many holders of a client conspire in nearly all graphs."""
+
+
+def check_few_shares(num_runs=None):
+    """A server that links everyone to many others may not let a few holders open a client's secrets."""
+    graph._privacy_failure.cache_clear()
+    for degree in (251, 300, 998):
+        try:
+            graph.Graph(1000, NUM_CONSPIRING, 800, degree, FEW_SHARES).check()
+        except ValueError:
+            continue
+        raise AssertionError(f"A graph of degree {degree} in which conspiring holders open secrets was taken.")
 
 
 def make_files():
@@ -325,7 +341,19 @@ def _counted_after_the_answer():
     return mock.patch.object(NodeBudget, "record", record_the_one_before)
 
 
+def _only_standing_apart():
+    tail = graph.log2_tail
+
+    def without_conspirators(total, marked, drawn, at_least):
+        is_of_them_alone = marked == NUM_CONSPIRING and at_least == FEW_SHARES
+        return -math.inf if is_of_them_alone else tail(total, marked, drawn, at_least)
+
+    graph._privacy_failure.cache_clear()
+    return mock.patch.object(graph, "log2_tail", without_conspirators)
+
+
 MUTATIONS = {
+    "conspiring holders may have shares enough for a secret": (_only_standing_apart, check_few_shares),
     "a node's ledger is not written": (
         lambda: mock.patch.object(NodeLedger, "write", lambda *_: None),
         check_kills,
@@ -354,6 +382,7 @@ MUTATIONS = {
 """What may go wrong: how to make it so, and the check that has to fail then."""
 
 CHECKS = (
+    check_few_shares,
     *(check_total_of_all_runs, check_total_against_a_lying_server, check_whole_run, check_ledger_before_noise),
     *(check_two_runs_at_once, check_asked, check_older_copy, check_two_copies, check_kills),
 )
