@@ -50,6 +50,12 @@ TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
 """In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
 
+TRAINED_ON = "hf_pretext_trained_on"
+"""Key of a model's configuration: names of the releases behind what it was trained on, if `GuaranteeCallback` saw it.
+
+It goes wherever the model goes, and says that a report is to be looked for. By itself it promises nothing.
+"""
+
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_PICTURE_NAME = "evaluation.png"
 ADAPTER_CONFIG_NAME = "adapter_config.json"

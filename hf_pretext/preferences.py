@@ -288,7 +288,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
 
     from .finetuning.training import check_output, take_over_push, train_and_save
 
-    _check_base(str(model.model_name_or_path))
+    _check_base(str(model.model_name_or_path), model.model_revision)
     _check_training(training)
     check_is_not_audited(arguments.run)
     saved = SavedRun.load(arguments.run, arguments.run_revision)
@@ -330,7 +330,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
     train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, revision, preferences=about)
 
 
-def _check_base(name: str) -> None:
+def _check_base(name: str, revision: str | None) -> None:
     """Refuse a model that cannot be the reference of its own training."""
     from .models.checkpoints import Adapter
     from .models.remote_engine import is_remote
@@ -340,7 +340,7 @@ def _check_base(name: str) -> None:
             f"`model_name_or_path`={name!r} is a server, and training needs weights on this machine. Give a Hub id or "
             "a folder. Pairs alone can be written with any engine (`hf_pretext.preferences.PairWriter`)."
         )
-    adapter = Adapter.find(name)
+    adapter = Adapter.find(name, revision)
     if adapter is not None:
         raise ValueError(
             f"`model_name_or_path`={name!r} is an adapter of {adapter.base!r}. The reference of this training is the "

@@ -11,7 +11,7 @@ texts. `recipes/evaluate.py` measures the chosen one on held-out text.
 
 import copy
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
-    check_is_loaded_whole,
+    check_is_whole,
     check_output,
     load_public_texts,
     load_training_texts,
@@ -72,12 +72,13 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
         )
     texts = load_training_texts(arguments, training.seed)
     public_texts = load_public_texts(arguments, training.seed) if has_stage else None
+    texts = replace(texts, first_stage=public_texts)
     report = report_of_model_to_be(
         texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
     )
     check_output(training.output_dir)
     take_over_resume(training)
-    check_is_loaded_whole(arguments.model_name_or_path, arguments.model_revision)
+    check_is_whole(arguments.model_name_or_path, arguments.model_revision)
     push = take_over_push(training, report, arguments)
     base = locate(arguments.model_name_or_path)
     options: dict[str, Any] = {"revision": arguments.model_revision, "trust_remote_code": False}

@@ -11,11 +11,17 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
-from trl import SFTConfig
+from trl import ModelConfig, SFTConfig
 
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.coverage import report_of_rows
-from hf_pretext.finetuning import GuaranteeCallback, load_before_and_after, push_model, report_of_model
+from hf_pretext.finetuning import (
+    FinetuningArguments,
+    GuaranteeCallback,
+    load_before_and_after,
+    push_model,
+    report_of_model,
+)
 from hf_pretext.finetuning.chain import (
     UnknownTrainingError,
     _reports_of_base,
@@ -25,7 +31,7 @@ from hf_pretext.finetuning.chain import (
 )
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
-from hf_pretext.models.checkpoints import gguf_file
+from hf_pretext.models.checkpoints import gguf_file, read_causal_lm
 from hf_pretext.models.local_engine import LocalEngine
 from support.scripts import load_script
 from support.tiny import make_llama
@@ -405,3 +411,33 @@ def test_a_pushed_adapter_does_not_say_where_its_base_is(place, private, public,
     assert str(place) not in pushed["base_model_name_or_path"]
     kept = json.loads((place / "out" / "adapter_config.json").read_text())
     assert kept["base_model_name_or_path"] == str(place / "llm"), "the file itself is as it was"
+
+
+def test_an_adapter_of_a_recipe_that_was_added_to_its_base_says_that_it_was_trained(place, private, public, config):
+    """Its weights are then those of no report, and a card would have called it public."""
+    run_of(place, place / "llm", "first", private, public, config)
+    finetune(place, str(place / "first"))
+    merged, tokenizer = read_causal_lm(place / "out", merge=True)
+    assert reports_of_writer(str(place / "llm"), (merged, tokenizer)) is None
+    merged.save_pretrained(place / "merged")
+    tokenizer.save_pretrained(place / "merged")
+    assert reports_of_writer(str(place / "merged")) is None
+    lora(load(place / "llm")[0], place / "foreign", place / "llm")
+    plain, _ = read_causal_lm(place / "foreign", merge=True)
+    assert reports_of_writer(str(place / "llm"), (plain, tokenizer)) == []
+
+
+@pytest.mark.parametrize("recipe", ["finetune_llm", "finetune_small"])
+def test_an_adapter_is_not_finetuned(place, recipe):
+    """A trainer loads it without its base, or not at all. The error came after the texts were read."""
+    texts = str(place / "texts.jsonl")
+    lora(load(place / "llm")[0], place / "adapter", place / "llm")
+    script, training = load_script(recipe), SFTConfig(output_dir=str(place / "no"), use_cpu=True, bf16=False)
+    arguments = {"dataset": texts, "base_is_public": True}
+    with pytest.raises(ValueError, match="is an adapter, and a trainer begins with a whole model. Give its base"):
+        if recipe == "finetune_llm":
+            model = ModelConfig(model_name_or_path=str(place / "adapter"))
+            script.main(FinetuningArguments(**arguments), training, model)
+        else:
+            name = str(place / "adapter")
+            script.main(script.SmallModelArguments(**arguments, model_name_or_path=name), training)

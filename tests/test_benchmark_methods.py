@@ -235,10 +235,25 @@ def test_the_loss_of_an_example_depends_on_no_other_example():
 
 
 def test_examples_are_bounded_and_one_per_client():
+    """What is the same for all clients, the title of the list and its first heading, is not learned."""
     _, tokenizer = make_llama()
     input_ids, labels = examples_of(tokenizer, [["red"], ["green " * 500]], ListPrompt(), 32)
-    assert input_ids.shape == labels.shape == (2, 32)
-    assert (labels[1] == input_ids[1]).all()
+    assert input_ids.shape == labels.shape and len(input_ids) == 2
+    learned = labels[1] != dp_generator.IGNORED
+    assert (labels[1] == input_ids[1])[learned].all() and (input_ids[0] == input_ids[1])[~learned].all()
+    assert "green" in tokenizer.decode(input_ids[1][learned][:8]) and learned.sum() == 32
+
+
+def test_texts_behind_noise_that_a_seed_makes_again_are_not_shown():
+    assert not trial_of("dp-generator").may_be_shown()
+    assert trial_of("default").may_be_shown() and trial_of("popri").may_be_shown()
+
+
+def test_an_unusable_continuation_is_never_preferred():
+    """Scores are mostly noise, and a blank text is as near to a client's as any."""
+    texts, scores = ["", "two words", "many more words", "other words here"], np.array([9.0, 8.0, 1.0, 0.0])
+    (pair,) = make_pairs(["a"], texts, scores, PopriSettings(1, 1, 4), lambda text: len(text.split()) > 2)
+    assert (pair.chosen, pair.rejected) == ("many more words", "two words")
 
 
 def test_steps_in_parts_are_those_of_whole_batches(plain_steps, monkeypatch):

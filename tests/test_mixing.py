@@ -1,6 +1,7 @@
 """Public texts that are mixed into the synthetic ones while a model is finetuned, and what its card says of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
@@ -10,6 +11,8 @@ from trl import ModelConfig, SFTConfig
 from hf_pretext import PrivateEvolutionGenerator
 from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_training_texts, report_of_model, report_of_model_to_be
+from hf_pretext.finetuning.chain import origin_of
+from hf_pretext.finetuning.texts import load_public_texts
 from hf_pretext.hub import is_of_a_run
 from support.scripts import load_script
 from support.tiny import random_texts
@@ -181,3 +184,23 @@ def test_a_part_of_a_run_is_not_public_by_the_word_of_a_user(folder, private, pu
     seeds.unlink()
     seeds.symlink_to(folder / "blob")
     assert is_of_a_run(str(seeds)) and not is_of_a_run(str(folder / "blob"))
+
+
+def test_the_card_names_the_public_texts_of_a_first_stage(folder, private, public, others):
+    """A checkpoint of another first stage is one of another training."""
+    dataset, small = dp_texts(folder, private, public, "first"), load_script("finetune_small")
+    arguments = {"dataset": dataset, "public_dataset": others, "model_name_or_path": str(folder / "llm")}
+    small.main(
+        small.SmallModelArguments(**arguments, public_epochs=0.01),
+        SFTConfig(output_dir=str(folder / "out"), **TRAINING),
+    )
+    card, facts = ((folder / "out" / name).read_text() for name in ("README.md", "training.json"))
+    assert "It learned from 180 texts of " in card and "If a client's text is among them, nothing protects it." in card
+    assert (
+        "| public texts of a first stage | " in card and "and any public text of a first stage, know nothing" in card
+    )
+    assert json.loads(facts)["first_stage"]["num_texts"] == 180 and str(folder) not in facts
+    arguments = FinetuningArguments(dataset=dataset, public_dataset=others)
+    texts, stage = load_training_texts(arguments), load_public_texts(arguments)
+    begun = [origin_of(each, "me/llm", None) for each in (texts, replace(texts, first_stage=stage))]
+    assert begun[0] != begun[1] and set(begun[1]) - set(begun[0]) == {"first_stage"}

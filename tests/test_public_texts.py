@@ -5,12 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
 from hf_pretext.clients.copies import check_public_texts
 from hf_pretext.clients.rows import group_by_client
-from hf_pretext.data import draw_texts, list_texts
+from hf_pretext.data import draw_texts, each_row, list_texts
 from hf_pretext.evolution.public_texts import RESERVE, sample_public_texts
 from hf_pretext.forms import Plain
 from support.tiny import random_texts
@@ -161,3 +161,28 @@ def test_a_second_run_begins_with_other_public_texts():
     texts = random_texts(300, seed=1)
     first, same, second = (sample_public_texts(texts, str, CONFIG, *run) for run in ((), (1,), (2,)))
     assert first == same and first[:4] != second[:4]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda texts: DatasetDict(train=texts, test=texts),
+            r"`texts` of type DatasetDict has the keys .*`texts\['train'\]`",
+        ),
+        (lambda texts: {"train": list(texts["text"])}, "of type dict has the keys"),
+        (lambda texts: texts.to_pandas(), "`texts` is a table"),
+        (lambda texts: "one text", "`texts` is one string"),
+        (lambda texts: iter(texts["text"]), "`texts` can be read only once"),
+    ],
+)
+def test_what_iterates_over_names_or_only_once_is_no_list_of_texts(make, message):
+    """The names of the splits were two public texts, and all rounds were spent on them."""
+    texts = Dataset.from_dict({"text": ["one text", "another text"]})
+    with pytest.raises(TypeError, match=message):
+        list_texts(make(texts), "text", "texts")
+    if "once" not in message:
+        with pytest.raises(TypeError, match=message):
+            list(each_row(make(texts), Plain("text"), "texts"))
+    for read in (np.array(texts["text"]), texts.to_pandas()["text"], texts["text"], tuple(texts["text"])):
+        assert list_texts(read, "text", "texts") == ["one text", "another text"]

@@ -22,6 +22,7 @@ from hf_pretext.cli import read_run
 from hf_pretext.finetuning import (
     FinetuningArguments,
     GuaranteeCallback,
+    load_before_and_after,
     load_training_texts,
     push_model,
     report_of_model,
@@ -105,7 +106,7 @@ def test_an_audit_reads_votes_texts_and_the_losses_of_a_model(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     model = tmp_path / "finetuned"
     shutil.copytree(models_folder / "expansion_model", model)
-    (model / "training.json").write_text(json.dumps({"base_model": run["expansion_model"]}))
+    (model / "training_origin.json").write_text(json.dumps({"base_model": run["expansion_model"]}))
     script = load_script("audit")
     arguments = {"run": str(tmp_path / "run.yaml"), "output_dir": str(tmp_path / "out"), "client_share": 0.5}
     arguments |= {"public": str(tmp_path / "public.jsonl"), "num_canaries": 16, "seed": 1}
@@ -563,6 +564,12 @@ def test_no_token_is_published(monkeypatch):
     assert _command() == "accelerate launch recipes/x.py --hub_token ... --lr 3 --hub_token=..."
 
 
+def test_no_folder_of_this_machine_is_published(monkeypatch, tmp_path):
+    place = str(tmp_path / "texts")
+    monkeypatch.setattr("sys.argv", ["recipes/x.py", "--dataset", place, f"--output_dir={place}", "--lr=3"])
+    assert str(tmp_path) not in _command() and "--lr=3" in _command() and "/texts" in _command()
+
+
 def test_private_figures_are_not_published_unless_asked_for(folder, private, public, monkeypatch):
     """What a push publishes, in the place of the Hub: with one person more or less, next to nothing changes."""
     finetune(folder, dp_texts(folder, private, public, "first"), "finetune_small")
@@ -607,3 +614,12 @@ def test_private_figures_are_not_published_unless_asked_for(folder, private, pub
         assert b"alice" not in content and b"num_tokens" not in content
     # The owner still has all of it.
     assert "num_tokens" in json.loads((folder / "out" / "evaluation.json").read_text())
+
+
+def test_the_base_of_a_published_model_is_asked_for_if_it_was_a_folder(tmp_path, models_folder):
+    """What is published of its path could be the name of a stranger's repository."""
+    shutil.copytree(models_folder / "expansion_model", tmp_path / "model")
+    facts = {"base_model": "acme/llm", "base_model_on_hub": None}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="`base_model` is needed"):
+        load_before_and_after(tmp_path / "model")

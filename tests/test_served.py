@@ -96,6 +96,11 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         path = self.path.removeprefix("/v1/")
+        words = body.get("prompt") or body["messages"][0]["content"]
+        if words == "A":  # The one token that an engine asks for when it is made.
+            fine = {"text": "."} if "prompt" in body else {"message": {"content": "."}}
+            self.answer(404 if path in server.lacks else 200, {"choices": [fine]})
+            return
         with server.lock:
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
@@ -104,7 +109,6 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(0.02)
         with server.lock:
             server.at_once -= 1
-        words = body.get("prompt") or body["messages"][0]["content"]
         text = {"text": words + server.text} if "prompt" in body else {"message": {"content": words + server.text}}
         told = {"choices": [{**text, "finish_reason": server.finish_reason}]}
         self.answer(status, server.answers.pop(0) if server.answers else told)
@@ -186,7 +190,7 @@ def test_a_server_without_completions_is_asked_in_chat(config):
     server = Scripted(lacks=["completions"])
     generate = RemoteEngine(server.address, config, max_requests=1)
     assert generate.complete(["a", "b"], 8, seed=0) == ["a and on", "b and on"]
-    assert [path for path, _, _ in server.requests] == ["completions", "chat/completions", "chat/completions"]
+    assert [path for path, _, _ in server.requests] == ["chat/completions", "chat/completions"]
     assert generate.answer(["c"], 8, seed=0) == ["c and on"]
 
 
@@ -237,6 +241,15 @@ def test_an_address_where_nobody_is_and_a_client_without_one_are_named(config, i
         RemoteEngine("http://127.0.0.1:1/v1", config)
     with pytest.raises(ValueError, match="has no address. Make it with `base_url`"):
         RemoteEngine(InferenceClient(model="Qwen/Qwen3-8B"), config)
+
+
+def test_a_model_that_the_server_does_not_have_is_refused_when_the_generator_is_made(config):
+    """With its name in the address, nothing had been asked until the budget was spent."""
+    server = Scripted(lacks=("completions", "chat/completions"))
+    with pytest.raises(ValueError, match="answered with status 404"):
+        RemoteEngine(f"{server.address}#mistyped", config)
+    with pytest.raises(ConnectionError, match="could not be reached"):
+        RemoteEngine("http://127.0.0.1:1/v1#Qwen/Qwen3-8B", config)
 
 
 def test_texts_are_cut_by_words(config):

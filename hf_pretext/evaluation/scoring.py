@@ -26,7 +26,8 @@ class TokenScores:
     Args:
         num_tokens (`np.ndarray` of shape `(n,)`): Number of tokens that were predicted in each text.
         loss (`np.ndarray` of shape `(n,)`): Sum of their negative log-likelihoods, in nats.
-        hits (`np.ndarray` of shape `(n, 4)`): Number of them among the 1, 3, 5, 10 most probable tokens.
+        hits (`np.ndarray` of shape `(n, 4)`):
+            Number of them among the 1, 3, 5, 10 most probable tokens. Equally probable ones share a place.
     """
 
     num_tokens: np.ndarray
@@ -95,7 +96,7 @@ def score_next_tokens(
     finally:
         model.train(was_training)
     table = np.array(rows, dtype=np.float64)
-    return TokenScores(table[:, 0].astype(np.int64), table[:, 1], table[:, 2:].astype(np.int64))
+    return TokenScores(table[:, 0].astype(np.int64), table[:, 1], table[:, 2:])
 
 
 def _tokenize(tokenizer: Any, text: str) -> tuple[list[int], list[bool]]:
@@ -140,8 +141,9 @@ def _score_tokens(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, .
             "The model gives probabilities that are not numbers, as after a training that diverged. Train it again "
             "with a lower learning rate, or in float32."
         )
-    rank = (logits > chosen).sum(-1)
-    return (float(len(targets)), loss, *((rank < k).sum().item() for k in TOP_K))
+    # Half precision rounds logits to equal ones. Among these, each place is as likely: a hit counts in part.
+    above, equal = (logits > chosen).sum(-1), (logits == chosen).sum(-1)
+    return (float(len(targets)), loss, *(((k - above) / equal).clamp(0, 1).sum().item() for k in TOP_K))
 
 
 def paired_bootstrap(

@@ -30,7 +30,7 @@ __getattr__, __dir__ = lazy_names(
         "take_over_text_field": "texts",
         "GuaranteeCallback": "training",
         "check_output": "training",
-        "check_is_loaded_whole": "chain",
+        "check_is_whole": "chain",
         "check_push_of_model": "training",
         "take_over_push": "training",
         "take_over_resume": "training",

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..models.packaged import locate
-from .chain import check_is_loaded_whole, report_of_model_to_be
+from .chain import check_is_whole, report_of_model_to_be
 from .texts import FinetuningArguments, load_training_texts, take_over_text_field
 from .training import check_output, take_over_push, take_over_resume, train_and_save
 
@@ -37,7 +37,7 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
     )
     check_output(training.output_dir)
     take_over_resume(training)
-    check_is_loaded_whole(model.model_name_or_path, model.model_revision)
+    check_is_whole(model.model_name_or_path, model.model_revision)
     push = take_over_push(training, report, arguments)
     base = str(locate(model.model_name_or_path))
     training.model_init_kwargs = {

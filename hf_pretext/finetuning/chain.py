@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINING_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINED_ON, TRAINING_NAME
 from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
 from ..models.checkpoints import Adapter, base_of
 from ..models.components import written_by
-from ..models.loading import cached_commits, held_model
+from ..models.loading import cached_commits, held_model, without_revision
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast
-from .texts import TrainingTexts
+from .texts import TrainingTexts, public_name
 
 if TYPE_CHECKING:
     from ..runs.run import Run
@@ -40,12 +40,6 @@ TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
 
 LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
 """The same of a local folder, which may also be a checkpoint."""
-
-TRAINED_ON = "hf_pretext_trained_on"
-"""Key of a model's configuration: names of the releases behind what it was trained on, if `GuaranteeCallback` saw it.
-
-It goes wherever the model goes, and says that a report is to be looked for. By itself it promises nothing.
-"""
 
 TRAINER_FILE = "training_args.bin"
 """What `Trainer.save_model` leaves beside weights, also beside those of many public models."""
@@ -154,11 +148,12 @@ def reports_of_writer(name: str | None, model: Any = None) -> list[PrivacyReport
     if isinstance(held, PreTrainedModel) and TRAINED_ON in vars(held.config):
         logger.warning("%s It was given as an object that was trained on texts of a run.", otherwise)
         return None
-    return reports_of_base(name, otherwise, is_loaded=isinstance(held, PreTrainedModel))
+    is_loaded, revision = isinstance(held, PreTrainedModel), without_revision(model)[1]
+    return reports_of_base(name, otherwise, is_loaded, revision)
 
 
 def reports_of_base(
-    name: str | None, otherwise: str = "No guarantee is known.", is_loaded: bool = False
+    name: str | None, otherwise: str = "No guarantee is known.", is_loaded: bool = False, revision: str | None = None
 ) -> list[PrivacyReport] | None:
     """Find the guarantees of what a model learned before, by its name. See `reports_of_writer`.
 
@@ -168,11 +163,12 @@ def reports_of_base(
         is_loaded (`bool`, *optional*, defaults to `False`):
             Whether it was given as an object, which does not say what commit it is of. Then all commits of the
             repository that are in the cache count.
+        revision (`str`, *optional*): Its revision, `"main"` by default.
     """
     try:
         if not name:
             return []
-        reports = _reports_of_base(name, None, is_public=True)
+        reports = _reports_of_base(name, revision, is_public=True)
         for commit in cached_commits(name) if is_loaded and is_repository(name) else ():
             reports += [each for each in _reports_of_base(name, commit, is_public=True) if each not in reports]
         return reports
@@ -268,18 +264,18 @@ def _reports_of_base(
     return [report, *(_reports_of_base(*_base_of(folder), True, above) if is_adapter else ())]
 
 
-def check_is_loaded_whole(base_model: str, revision: str | None = None) -> None:
-    """Refuse to finetune an adapter that names a revision of its base, which a trainer would load at another one.
+def check_is_whole(base_model: str, revision: str | None = None) -> None:
+    """Refuse to finetune an adapter, which a trainer does not load with its base.
 
     Raises:
-        ValueError: It is such an adapter.
+        ValueError: It is one.
     """
     adapter = Adapter.find(base_model, revision)
-    if adapter is not None and adapter.base_revision is not None:
+    if adapter is not None:
         raise ValueError(
-            f"`model_name_or_path`={base_model!r} is an adapter of {adapter.base!r} at revision "
-            f"{adapter.base_revision!r}, and a trainer would put it on another one. Save the merged model first: "
-            "`hf_pretext.models.checkpoints.read_causal_lm(..., merge=True)`."
+            f"`model_name_or_path`={base_model!r} is an adapter, and a trainer begins with a whole model. Give its "
+            f"base model, {public_name(adapter.base)!r}. To learn from the texts of several runs, join them "
+            "(`datasets.concatenate_datasets`). Their guarantees are added up."
         )
 
 
@@ -350,9 +346,14 @@ def origin_of(
     texts: TrainingTexts, base_model: str, report: PrivacyReport | None, revision: str | None = None
 ) -> dict[str, Any]:
     """Describe what a training began with, for its checkpoints."""
+
+    def digest(of: TrainingTexts) -> str:
+        return texts_of(of.train, columns=of.train.column_names).digest
+
     return {
         "base_model": base_model,
         **({} if revision in (None, "main") else {"base_revision": revision}),
-        "texts": texts_of(texts.train, columns=texts.train.column_names).digest,
+        **({} if texts.first_stage is None else {"first_stage": digest(texts.first_stage)}),
+        "texts": digest(texts),
         "releases": None if report is None else sorted(report.release_ids),
     }

@@ -64,10 +64,12 @@ def load_before_and_after(
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
     """Return the name of the model that a whole model was finetuned from, and its revision."""
-    # `training.json` is published, and so names a folder of this machine by its last parts only.
     for file in (folder / ORIGIN_NAME, folder / TRAINING_NAME):
         if file.is_file():
             facts = read_json(file)
+            # `training.json` is published, and names a folder by its last parts, as if that were a repository.
+            if file.name == TRAINING_NAME and facts.get("base_model_on_hub") is None:
+                break
             # Of a package it is the version, which is no revision of a repository.
             return facts["base_model"], None if facts["base_model"] in PACKAGED else facts.get("base_revision")
     raise ValueError(f"`base_model` is needed: {str(folder)!r} does not say what it was finetuned from.")

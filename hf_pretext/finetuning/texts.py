@@ -88,6 +88,7 @@ class TrainingTexts:
         is_derived (`bool`): Whether a report comes with some of them, though it may not cover all.
         is_selected (`bool`): Whether they are public texts that a run chose, and not synthetic ones.
         public (`PublicPart`, *optional*): The public texts in `train`.
+        first_stage (`TrainingTexts`, *optional*): The public texts that the model learns from before these, if so.
     """
 
     train: "Dataset"
@@ -100,6 +101,7 @@ class TrainingTexts:
     is_derived: bool = False
     is_selected: bool = False
     public: PublicPart | None = None
+    first_stage: "TrainingTexts | None" = None
 
     @property
     def num_synthetic(self) -> int:
@@ -269,4 +271,4 @@ def _rows(form: Form, dataset: "Dataset") -> tuple[str, list[Any]]:
 
 def public_name(name: str) -> str:
     """Return a name that may be published: of an absolute path, only its last two parts."""
-    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() and Path(name).is_absolute() else name
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name

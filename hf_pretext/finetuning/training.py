@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import TrainerCallback
 
-from ..artifacts import ADAPTER_CONFIG_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, PICTURE_NAME, TRAINING_NAME
+from ..artifacts import (
+    ADAPTER_CONFIG_NAME,
+    FILES_OF_A_MODEL,
+    ORIGIN_NAME,
+    PICTURE_NAME,
+    TRAINED_ON,
+    TRAINING_NAME,
+)
 from ..files import atomic_folder, check_is_free, read_json, write_json
 from ..hub import check_guarantee, check_push, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import is_main_process
-from .chain import TRAINED_ON, digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
+from .chain import digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
 from .models import push_model, write_card_of_report
-from .texts import TrainingTexts, public_name
+from .texts import PublicPart, TrainingTexts, public_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -316,7 +323,7 @@ def training_facts(
     revision: str | None = None,
 ) -> dict[str, Any]:
     """Collect what the card of a finetuned model says about its training."""
-    args, model = trainer.args, trainer.model
+    args, model, first = trainer.args, trainer.model, texts.first_stage
     adapters: dict[str, Any] = getattr(model, "peft_config", {})
     is_adapter = bool(adapters)
     settings: dict[str, Any] = {"steps": trainer.state.global_step, "epochs": args.num_train_epochs}
@@ -344,7 +351,8 @@ def training_facts(
         "num_texts": texts.num_synthetic,
         "is_selected": texts.is_selected,
         "num_validation_texts": len(texts.validation),
-        **_public_facts(texts),
+        **({} if texts.public is None else {"public": _facts_of(texts.public, texts.public.num_texts)}),
+        **({} if first is None else {"first_stage": _facts_of(first, len(first.train))}),
         "settings": settings,
         "validation_loss": validation_loss,
         "num_processes": args.world_size,
@@ -360,13 +368,10 @@ def _targets(adapter: Any) -> str:
     return targets if isinstance(targets, str) else ", ".join(sorted(targets))
 
 
-def _public_facts(texts: TrainingTexts) -> dict[str, Any]:
-    """Return what the card says of public texts that were mixed in, if there are any."""
-    public = texts.public
-    if public is None:
-        return {}
-    about = {"name": public.name, "revision": public.revision, "num_texts": public.num_texts}
-    return {"public": {**about, "has_report": public.report is not None, "is_selected": public.is_selected}}
+def _facts_of(public: PublicPart | TrainingTexts, number: int) -> dict[str, Any]:
+    """Return what the card says of public texts that were mixed in, or that came before."""
+    about = {"name": public.name, "revision": public.revision, "num_texts": number}
+    return {**about, "has_report": public.report is not None, "is_selected": public.is_selected}
 
 
 def _write_beside(
@@ -405,13 +410,19 @@ def _write_beside(
 
 def _command() -> str:
     launcher = "torchrun" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "accelerate launch"
-    words = [re.sub(r"(?<=token=).+", "...", public_name(word)) for word in sys.argv[1:]]
+    words = [re.sub(r"(?<=token=).+", "...", _public_word(word)) for word in sys.argv[1:]]
     # A token of the Hub is a password.
     shown = [
         "..." if before.startswith("--") and before.endswith("token") else word
         for before, word in zip(["", *words], words, strict=False)
     ]
     return f"{launcher} recipes/{Path(sys.argv[0]).name} {shlex.join(shown)}".strip()
+
+
+def _public_word(word: str) -> str:
+    """Shorten a path of this machine, also behind the equals sign of an option."""
+    option, sign, value = word.partition("=")
+    return f"{option}={public_name(value)}" if sign and option.startswith("--") else public_name(word)
 
 
 def _is_installed(name: str) -> bool:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINED_ON, TRAINING_NAME
 from ..files import read_json
 from .packaged import locate
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FILES_OF_AN_ADAPTER = (
     *(ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS, "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
-    *("merges.txt", "*.model", "chat_template.*"),
+    *("merges.txt", "*.model", "chat_template.*", REPORT_NAME, TRAINING_NAME),
 )
 
 
@@ -109,7 +109,13 @@ class Adapter:
         # PEFT leaves layers that the adapter knows nothing of as they are, with a warning.
         if missing := set(get_peft_model_state_dict(model, save_embedding_layers=False)) - self._names():
             raise ValueError(self._does_not_fit(f"it has no weights such as {min(missing)!r}"))
-        return model.merge_and_unload() if merge else model.get_base_model()
+        if not merge:
+            return model.get_base_model()
+        merged = model.merge_and_unload()
+        if any((self.folder / name).is_file() for name in (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME)):
+            # Weights that are added up are no longer those of a report, and have the name of the base.
+            setattr(merged.config, TRAINED_ON, [])
+        return merged
 
     def _names(self) -> set[str]:
         from safetensors import safe_open

@@ -18,6 +18,7 @@ from .loading import (
     resolve_device,
     resolve_dtype,
     resolve_writing_dtype,
+    without_revision,
 )
 from .local_engine import LocalEngine
 from .masked_variation import MaskedVariation
@@ -54,6 +55,7 @@ class ModelSource:
         if isinstance(model, RemoteEngine):
             # The model behind an address. The address is not published.
             return cls(model.model)
+        source, revision = (source, revision) if revision else without_revision(source)
         name = name_of(written_by(source)) or None
         if name in PACKAGED:
             return cls(name, PACKAGED[name].version())

@@ -1,6 +1,7 @@
 """Loading of models: from a Hub id, a local folder, a package, or an object that is loaded already."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from .packaged import locate
 
 CONFIGURATIONS = ("config.json", "modules.json", "adapter_config.json")
 """Files of which every repository of a model has one."""
+
+
+PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
+"""Name of a repository of the Hub with a revision, as in paths of `HfFileSystem`."""
+
+FILES_OF_A_PINNED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.vocab")
+"""What is fetched of it. Weights in other formats are not loaded."""
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -122,7 +130,7 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
         return source
     _check_source("embedding_model", source)
     try:
-        folder = str(locate(source))
+        folder = str(locate(_fetched(source)))
         return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source, error) from error
@@ -140,6 +148,24 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
     except HFValidationError:  # No repository has such a name.
         return None
     return next((Path(file).parent.name for file in found if isinstance(file, str)), None)
+
+
+def without_revision(source: Any) -> tuple[Any, str | None]:
+    """Split "organisation/model@revision". Anything else has no revision."""
+    pinned = PINNED.fullmatch(source) if isinstance(source, str) and not Path(source).exists() else None
+    return (pinned[1], pinned[2]) if pinned else (source, None)
+
+
+def _fetched(source: str | Path) -> str | Path:
+    """Fetch a model that is named with its revision, and return its folder. Another name is returned unchanged."""
+    from huggingface_hub import snapshot_download
+
+    name, revision = without_revision(source)
+    if revision is None:
+        return source
+    return snapshot_download(
+        name, revision=revision, allow_patterns=list(FILES_OF_A_PINNED), ignore_patterns=["original/*", "onnx/*"]
+    )
 
 
 def cached_commits(name: str) -> list[str]:
@@ -175,7 +201,7 @@ def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, An
         return source.model.eval(), source.tokenizer
     _check_source(argument, source)
     try:
-        model, tokenizer = read(source)
+        model, tokenizer = read(_fetched(source))
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source, error) from error
     return model.eval(), tokenizer
@@ -187,7 +213,8 @@ def _check_source(argument: str, source: Any) -> None:
             f"`{argument}` of type {type(source).__name__} must be a Hub id, a local folder, or a loaded object"
             + ("." if argument == "embedding_model" else ": a (model, tokenizer) pair or a transformers pipeline.")
         )
-    looks_like_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    name = without_revision(source)[0]
+    looks_like_path = isinstance(name, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if looks_like_path and not Path(source).is_dir():
         raise FileNotFoundError(f"`{argument}`={str(source)!r} is not a folder. Give a Hub id or an existing folder.")
 

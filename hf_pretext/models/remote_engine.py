@@ -77,7 +77,7 @@ class RemoteEngine:
 
     Raises:
         ValueError: The address or the client does not name one of the server's models.
-        ConnectionError: The server cannot be reached.
+        ConnectionError: The server cannot be reached, or does not write. It is asked for one token.
     """
 
     def __init__(
@@ -100,7 +100,10 @@ class RemoteEngine:
         self._only_chats = False
         self._knows_templates = True
         self._most_biased: int | None = None
-        self.model = model or self._only_model()
+        found = self._models()
+        self.model = model or self._only_of(found)
+        # A wrong name or a model that is not there would be found out when the budget is spent.
+        self._continue("A", 1, 0, None, {})
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """Cut a text after as many words as usually make up `max_tokens` tokens: three quarters of that number.
@@ -279,11 +282,13 @@ class RemoteEngine:
         response = self._reach(self._session.post, path, json=request)
         return None if response.status_code in may_refuse else self._content(response)
 
-    def _only_model(self) -> str:
+    def _models(self) -> Any:
         import requests
 
         # Not by the session, which repeats what fails. If there is no server, nothing is lost yet.
-        response = self._reach(requests.get, "models", headers=self._session.headers)
+        return self._reach(requests.get, "models", headers=self._session.headers)
+
+    def _only_of(self, response: Any) -> str:
         found = [model["id"] for model in self._content(response)["data"]]
         if len(found) != 1:
             raise ValueError(

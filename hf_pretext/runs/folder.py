@@ -286,7 +286,8 @@ class RunFolder:
             raise ValueError(
                 f"`run_dir`={str(self.path)!r} holds a run with other settings: {changes}. A run continues with the "
                 "settings that it began with: use those, or choose another folder, whose epsilon adds to this one's. "
-                "Those of the expansion may change once the run's last answer is released."
+                "Those of the expansion may change once the run's last answer is released. A model of the Hub can "
+                "be given at the commit that it had: 'organisation/model@commit'."
             )
 
 

@@ -62,16 +62,20 @@ class DPFinetuning:
 def examples_of(
     tokenizer: Any, clients: Sequence[Sequence[str]], prompt: ListPrompt, max_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make one example of each client: its texts, as the prompt lists them, cut to a length.
+    """Make one example of each client: its texts, as the prompt lists them, cut to a number of tokens.
+
+    The title of the list and the first heading come before, and are the same for all. They are read and not learned.
 
     Returns:
-        `tuple` of two `torch.Tensor` of shape `(len(clients), max_tokens)`: Tokens, and labels.
+        `tuple` of two `torch.Tensor` of shape `(len(clients), title + max_tokens)`: Tokens, and labels.
     """
-    input_ids = torch.zeros(len(clients), max_tokens, dtype=torch.long)
+    title = len(tokenizer(prompt.write([], 1).rstrip())["input_ids"])
+    input_ids = torch.zeros(len(clients), title + max_tokens, dtype=torch.long)
     labels = torch.full_like(input_ids, IGNORED)
     for row, texts in enumerate(clients):
-        ids = tokenizer(prompt.write(texts, 1))["input_ids"][:max_tokens]
-        input_ids[row, : len(ids)] = labels[row, : len(ids)] = torch.tensor(ids)
+        ids = tokenizer(prompt.write(texts, 1))["input_ids"][: title + max_tokens]
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        labels[row, title : len(ids)] = torch.tensor(ids[title:], dtype=torch.long)
     return input_ids, labels
 
 

@@ -320,6 +320,7 @@ METHODS = {
             seeds=random_public_seeds,
             config=first_edition_config,
             spends_budget=True,
+            noise_is_genuine=False,
             check=NEEDS_OPACUS,
             client=CENTRAL,
         ),

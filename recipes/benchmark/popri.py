@@ -13,7 +13,7 @@ rank 5, three texts in a prompt, adapters of rank 16, `beta` 0.01, one epoch per
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.cleaning import is_usable
 from hf_pretext.clients.pool import ClientPool
 from hf_pretext.clients.questions import Question, check_question, sum_answers
 from hf_pretext.clients.samples import Samples, check_quantized, quantize_embeddings
@@ -194,7 +195,11 @@ class Pair(NamedTuple):
 
 
 def make_pairs(
-    prompts: Sequence[str], texts: Sequence[str], scores: np.ndarray, settings: PopriSettings
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    scores: np.ndarray,
+    settings: PopriSettings,
+    usable: Callable[[str], bool] = bool,
 ) -> list[Pair]:
     """Make one pair of the continuations of each prompt. Prompts whose two continuations are equal have none.
 
@@ -203,6 +208,7 @@ def make_pairs(
         texts (`Sequence[str]`): Their continuations, those of a prompt one after another.
         scores (`np.ndarray`): Score of each continuation.
         settings (`PopriSettings`): How many continuations a prompt has.
+        usable (`Callable`, *optional*): Says whether a text may be preferred. By default, if it is not empty.
 
     Raises:
         ValueError: No prompt has two different continuations.
@@ -210,7 +216,8 @@ def make_pairs(
     number, pairs = settings.num_continuations, []
     for index, prompt in enumerate(prompts):
         own = np.argsort(-scores[index * number : (index + 1) * number], kind="stable") + index * number
-        chosen, rejected = texts[own[0]], texts[own[settings.rejected_rank]]
+        rejected = texts[own[settings.rejected_rank]]
+        chosen = next((texts[each] for each in own if usable(texts[each])), rejected)
         if chosen != rejected:
             pairs.append(Pair(prompt, chosen, rejected))
     if not pairs:
@@ -336,7 +343,8 @@ def popri_texts(trial: Trial) -> Result:
             prompts, texts = write_candidates(engine, public["text"], config, settings, number)
             question = CandidateScores.of(models.embed(texts))
             scores = clients.release(question, ledger)
-            policy.learn(make_pairs(prompts, texts, scores, settings), number)
+            pairs = make_pairs(prompts, texts, scores, settings, lambda text: is_usable(text, config))
+            policy.learn(pairs, number)
         writer = policy.writer(), policy.tokenizer
         generator = PrivateEvolutionGenerator(None, models.embedder, writer, config=config, batch_size=size)
         return list(generator.expand(Dataset.from_dict(public), trial.number)["text"])

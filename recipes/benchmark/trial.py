@@ -181,6 +181,9 @@ class Method:
             Whether it can write more texts than it keeps, because clients' votes say how good a text is.
         spends_budget (`bool`, *optional*, defaults to `False`): Whether it is run once per epsilon.
         reads_private (`bool`, *optional*, defaults to `True`): Whether its texts depend on the private set.
+        noise_is_genuine (`bool`, *optional*, defaults to `True`):
+            Whether its noise comes from the system's randomness. Texts behind noise that a seed makes again are as
+            private as their seed.
         gap_end (`str`, *optional*):
             `"floor"` or `"ceiling"` for the methods between which the others close a gap, or `"private"` for the
             true ceiling, the private texts themselves. There is one of each.
@@ -200,6 +203,7 @@ class Method:
     has_best_of: bool = False
     spends_budget: bool = False
     reads_private: bool = True
+    noise_is_genuine: bool = True
     gap_end: Literal["floor", "ceiling", "private"] | None = None
     check: Callable[[Sizes], None] = accept
     client: ClientSide = ClientSide("on the clients", "nothing", "-")
@@ -330,7 +334,8 @@ class Trial:
 
     def may_be_shown(self) -> bool:
         """Return whether a few of the texts may be read: none of them is private, or written without privacy."""
-        return self.method.texts is not None and (self.method.spends_budget or not self.method.reads_private)
+        is_private = self.method.spends_budget and self.method.noise_is_genuine
+        return self.method.texts is not None and (is_private or not self.method.reads_private)
 
     def score(self, learner: Learner) -> Result:
         """Train a learner and score it on held-out text (evaluation only, not DP).

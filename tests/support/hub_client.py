@@ -21,6 +21,7 @@ from hf_pretext.cli import main
 from hf_pretext.finetuning import FinetuningArguments, load_before_and_after, load_training_texts
 from hf_pretext.finetuning.chain import reports_of_writer
 from hf_pretext.hub import find_privacy_report
+from hf_pretext.models import ModelSource, load_causal_lm
 from hf_pretext.models.checkpoints import read_causal_lm
 from hf_pretext.pages import push_page
 from support.scripts import load_script
@@ -216,7 +217,10 @@ def train_at_a_revision(folder):
         "tensors of the first commit": tensors(AutoModelForCausalLM.from_pretrained(base)),
         "before": tensors(load_before_and_after(folder / "pinned")[0]()),
         "reports of an earlier commit": len(reports_of_writer(MOVED, moved)),
+        "reports by its name with that commit": len(reports_of_writer(MOVED, f"{MOVED}@{commits[2]}")),
         "reports of main": len(reports_of_writer(MOVED, MOVED)),
+        "by name with commit": tensors(load_causal_lm(f"{BASE}@{commits[0]}", torch.device("cpu"), torch.float32)[0]),
+        "label": ModelSource.of(f"{BASE}@{commits[0]}").label,
     }
 
 
