@@ -271,4 +271,4 @@ def _rows(form: Form, dataset: "Dataset") -> tuple[str, list[Any]]:
 
 def public_name(name: str) -> str:
     """Return a name that may be published: of an absolute path, only its last two parts."""
-    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
+    return "/".join(Path(name).resolve().parts[-2:]) if Path(name).is_absolute() else name
