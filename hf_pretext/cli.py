@@ -159,7 +159,7 @@ def _generate(options: argparse.Namespace) -> None:
     if repo_id is not None:
         check_token(None, repo_id)  # Before anything is loaded.
     config = PrivateEvolutionConfig(**settings)
-    output_dir, num_samples = Path(str(run.pop("output_dir"))).expanduser(), run.pop("num_samples")
+    output_dir, num_samples = Path(str(run.pop("output_dir"))), run.pop("num_samples")
     check_num_samples(num_samples)
     private_source, public_source = (source_of(run, key) for key in ("private", "initial_population"))
     if _are_the_same(private_source, public_source):
@@ -348,16 +348,20 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
         raise ValueError(f"{path} is not YAML that can be read: {problem}.")
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
-    values = {key: _as_number(value) for key, value in values.items()}
+    values = {key: _as_meant(value) for key, value in values.items()}
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
     _check_keys(path, values, fields, needs)
     run = {key: value for key, value in values.items() if key in RUN_KEYS}
     return run, {key: value for key, value in values.items() if key in fields}
 
 
-def _as_number(value: Any) -> Any:
-    """Read `1e-5`, which YAML 1.1 takes for a string. Only `1.0e-5` is a number to it."""
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+def _as_meant(value: Any) -> Any:
+    """Read `1e-5`, which YAML 1.1 takes for a string (only `1.0e-5` is a number to it), and `~/` as a shell does."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("~/"):
+        return str(Path(value).expanduser())
+    return float(value) if _EXPONENT.fullmatch(value) else value
 
 
 def _check_keys(path: Path, values: dict[str, Any], fields: set[str], needs: Sequence[str]) -> None:

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pandas
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator
-from hf_pretext.cli import main
+from hf_pretext.cli import main, read_run
 from hf_pretext.clients.questions import NearestCandidates
 from hf_pretext.data import read_dataset
 from hf_pretext.hub import find_privacy_report
@@ -484,3 +485,16 @@ def test_a_plan_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, content,
     assert main(["plan", "--config", str(tmp_path / "run.yaml"), *extra]) == 2
     told = capsys.readouterr().err
     assert message in told and len(told.splitlines()) == 1
+
+
+def test_a_home_folder_in_the_file_is_that_of_the_user(tmp_path, monkeypatch):
+    """A shell would have read `~`. Only the folder of the results was."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    lines = {"private": "~/texts.jsonl", "expansion_model": "~/llm", "output_dir": "~/out", "domain": "~ and so on"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**lines, "num_samples": 3, "epsilon": 1.0, "delta": "1e-5"}))
+    run, settings = read_run(tmp_path / "run.yaml")
+    assert [run[name] for name in ("private", "expansion_model", "output_dir")] == [
+        str(tmp_path / name) for name in ("texts.jsonl", "llm", "out")
+    ]
+    assert settings["domain"] == "~ and so on" and settings["delta"] == 1e-5

@@ -191,8 +191,10 @@ def read_tokenizer(name: str | Path, revision: str | None = None) -> Any:
     folder = locate(name) if adapter is None else adapter.folder
     gguf = gguf_file(folder)
     kind = {"gguf_file": gguf} if gguf else {}
-    # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
-    return AutoTokenizer.from_pretrained(folder, revision=revision or "main", trust_remote_code=False, **kind)
+    # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code. And where
+    # mistral-common is installed, it takes that tokenizer, which cannot read special tokens as plain characters.
+    safe = {"trust_remote_code": False, "mistral_format": False}
+    return AutoTokenizer.from_pretrained(folder, revision=revision or "main", **safe, **kind)
 
 
 def gguf_file(folder: str | Path) -> str | None:
