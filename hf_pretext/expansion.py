@@ -8,16 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .choosing import Choose, Judge, chooser, fits_label, is_preferred
 from .cleaning import has_lines, is_usable, whole_sentences
 from .configuration import PrivateEvolutionConfig
-from .evolution.evidence import Evidence, SeedsReading
-from .evolution.label_scores import ScoredSeeds, margins
 from .evolution.parts import is_texts
 from .evolution.token_answer import TokenAnswer
 from .forms import form_of, mended
 from .labels import domain_of
 from .models.engine import ChecksContext, CountsTokens, KnownTexts, TakesBias, TextEngine, collect_texts
-from .processes import broadcast, progress_label
+from .processes import progress_label
 from .prompts import ListPrompt
 from .prompts import list_prompt as list_prompt
 from .prompts import parse_list as parse_list
@@ -52,10 +51,6 @@ class Keep(Protocol):
     def __call__(self, part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
         """Return what `make()` does, or what it returned for the part of this name before, if that is valid."""
         ...
-
-
-Judge = Callable[[list[str]], np.ndarray]
-"""Says of each text how good it is. One that is minus infinity is never kept."""
 
 
 def _write_again(part: str, make: Callable[[], Any], is_valid: Callable[[Any], bool] = is_texts) -> Any:
@@ -182,7 +177,8 @@ class Expander:
             known (`KnownTexts`, *optional*): Texts that do not count as new. By default the seeds.
             answer (`TokenAnswer`, *optional*):
                 What the clients said about tokens. The language model is made to write them as often as the clients
-                do, which takes up to 256 texts more (`evolution.token_tilt`).
+                do, which takes up to 256 texts more (`evolution.token_tilt`). And of what it writes, texts are kept
+                that together hold them as often (`evolution.token_match`).
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -193,6 +189,7 @@ class Expander:
         """
         shown = self._shown(seeds, label)
         judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
+        choose = chooser(self._config.best_of, judge, self._engine, answer, label)
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
             number = num_written(num_samples)
@@ -201,7 +198,7 @@ class Expander:
 
         def propose(missing: int, attempt: int) -> list[str]:
             rng = np.random.default_rng([*entropy, attempt, len(seeds.texts)])
-            return keep(str(attempt + 1), lambda: self._write_best(shown, missing, rng, judge))
+            return keep(str(attempt + 1), lambda: self._write_best(shown, missing, rng, choose))
 
         taken = seeds.texts if known is None else known
         fits = "" if seeds.scored is None or judge is None else FITS_HINT
@@ -287,8 +284,8 @@ class Expander:
     def evidence(self, seeds: SeedTexts, label: int = 0) -> Judge | None:
         """Return what the votes and means say of any text (see `judge`). None if nothing is known of the seeds."""
         if seeds.scored is not None:
-            return self._fit_label(seeds.scored, label)
-        return None if seeds.preference is None else self._prefer(seeds.texts, seeds.preference)
+            return fits_label(seeds.scored, label, self._embed)
+        return None if seeds.preference is None else is_preferred(seeds.texts, seeds.preference, self._embed)
 
     def _shown(self, seeds: SeedTexts, label: int) -> _Shown:
         """Prepare what the prompts of a label show."""
@@ -298,32 +295,6 @@ class Expander:
         examples = [self._engine.truncate(seed, self._longest_seed) for seed in seeds.texts]
         number = min(self._num_shown(examples), int(np.count_nonzero(chances)))
         return _Shown(self._lists[label], examples, chances / chances.sum(), number, {})
-
-    def _prefer(self, seeds: Sequence[str], preference: np.ndarray) -> Judge:
-        """Judge texts by the evidence for the seeds near them."""
-        evidence = Evidence()
-
-        def judge(texts: list[str]) -> np.ndarray:
-            if not evidence:
-                with progress_label("Embedding the seeds"):
-                    evidence.add(SeedsReading(self._embed(seeds), preference))
-            with progress_label("Judging what was written"):
-                # Processes on different machines would differ by rounding, and so in what they keep.
-                return broadcast(evidence.ratios(self._embed(texts)))
-
-        return judge
-
-    def _fit_label(self, seeds: ScoredSeeds, label: int) -> Judge:
-        """Judge texts by how much better they fit a label than others. Those that fit another are never kept."""
-
-        def judge(texts: list[str]) -> np.ndarray:
-            with progress_label("Embedding the seeds"):
-                scores = seeds.fitted(self._embed)
-            with progress_label("Judging what was written"):
-                margin = margins(scores.of(self._embed(texts)))[:, label]
-            return broadcast(np.where(margin > 0, margin, -np.inf))
-
-        return judge
 
     def _num_shown(self, examples: Sequence[str]) -> int:
         """Compute how many seeds a prompt shows: as many as fit even if they are the longest ones."""
@@ -361,20 +332,10 @@ class Expander:
         prompt_length = 16 + frame_length + num_seeds * (longest + 4)
         engine.check_context(prompt_length + config.max_new_tokens * config.texts_per_prompt)
 
-    def _write_best(
-        self,
-        shown: _Shown,
-        missing: int,
-        rng: np.random.Generator,
-        judge: Judge | None,
-    ) -> list[str]:
-        best_of = 1 if judge is None else self._config.best_of
+    def _write_best(self, shown: _Shown, missing: int, rng: np.random.Generator, choose: Choose | None) -> list[str]:
+        best_of = 1 if choose is None else self._config.best_of
         texts = list(dict.fromkeys(self._propose(shown, best_of * missing, rng)))
-        if judge is None or not texts:
-            return texts
-        values = judge(texts)
-        best = np.argsort(-values, kind="stable")[: math.ceil(len(texts) / best_of)]
-        return [texts[index] for index in np.sort(best) if values[index] > -np.inf]
+        return texts if choose is None or not texts else [texts[index] for index in choose(texts)]
 
     def _fit_bias(
         self, shown: _Shown, answer: TokenAnswer, label: int, number: int, rng: np.random.Generator

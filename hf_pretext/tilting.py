@@ -13,6 +13,7 @@ from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
+from .evolution.token_match import match_tokens
 from .evolution.token_tilt import MOST_BIAS, fit_tilt, with_public
 from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
 from .processes import broadcast
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 FEWEST_WRITTEN, MOST_WRITTEN = 16, 256
 """Texts that are written first, and not kept. They tell how often the model writes each token."""
+
+MATCHED_AT_ONCE = 2048
+"""Texts among which some are chosen together, whose products with each other are in memory."""
 
 LEAST_FRACTION = 1e-8
 """Added to all fractions, so that none is zero."""
@@ -145,6 +149,41 @@ def token_scores(engine: TextEngine, answer: TokenAnswer, label: int, texts: Seq
     usual = sum(tilt.get(token, 0.0) * times for token, times in counted.items()) / number
     sums = [sum(tilt.get(token, 0.0) - usual for token in each) / max(len(each), 1) ** 0.5 for each in tokens]
     return np.array(sums)
+
+
+def choose_alike(
+    engine: TextEngine,
+    answer: TokenAnswer,
+    label: int,
+    texts: Sequence[str],
+    preference: np.ndarray,
+    number: int,
+) -> list[int]:
+    """Choose texts that together hold the tokens of an answer as often as the clients do. See `match_tokens`.
+
+    Args:
+        engine (`TextEngine`): The model that wrote them, with the tokens of the answer (see `reads_tokens`).
+        answer (`TokenAnswer`): What the clients said about tokens.
+        label (`int`): Number of the label whose texts they are.
+        texts (`Sequence[str]`): The texts.
+        preference (`np.ndarray` of shape `(len(texts),)`): How good each is by itself.
+        number (`int`): Number of texts to choose.
+
+    Returns:
+        `list` of `int`: Indices of the chosen texts, in ascending order, the same in every process.
+    """
+    reader = token_reader(engine)
+    assert reader is not None  # As `reads_tokens` made sure.
+    counts = counts_of(texts, answer.tokens.tolist(), reader)
+    lengths = np.array([len(reader(text)) for text in texts])
+    total = max(int(lengths.sum()), 1)
+    means = counts.sum(axis=0) / total
+    target = means * np.exp(_tilt(answer, label, means, means / total, total))
+    chosen: list[int] = []
+    for part in np.array_split(np.arange(len(texts)), math.ceil(len(texts) / MATCHED_AT_ONCE)):
+        wanted = round(number * (part[-1] + 1) / len(texts)) - len(chosen)
+        chosen += part[match_tokens(counts[part], lengths[part], target, preference[part], wanted)].tolist()
+    return broadcast(chosen)
 
 
 def _tilt(answer: TokenAnswer, label: int, means: np.ndarray, variances: np.ndarray, number: float) -> np.ndarray:

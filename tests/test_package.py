@@ -15,8 +15,8 @@ PACKAGE = Path(hf_pretext.__file__).parent
 # From the bottom up: a module imports only from its own floor and from those below it.
 FLOORS = (
     "version artifacts lazy moved settings forms labels paper configuration files processes segmentation cleaning "
-    "templating prompts data privacy clients runs evolution models tilting seed_texts expansion evaluation personal "
-    "quality plots cards coverage croissant hub finetuning page saved_files saved_runs saving selecting "
+    "templating prompts data privacy clients runs evolution models tilting seed_texts choosing expansion evaluation "
+    "personal quality plots cards coverage croissant hub finetuning page saved_files saved_runs saving selecting "
     "preferences inputs generator audit federated plays pages scrubbing planning quickstart continuing cli"
 ).split()
 MODULES = {

@@ -110,7 +110,8 @@ def test_a_bias_changes_the_distribution_of_tokens_exactly_as_it_should(written,
     expected = (logits / temperature).softmax(-1).numpy()
     drawn = []
     decode = tokenizer.batch_decode
-    engine._decode = lambda tokens: drawn.extend(tokens[:, 0].tolist()) or decode(tokens)
+    engine._end_tokens = torch.empty(0, dtype=torch.long)  # Or they would be cut off.
+    engine._decode = lambda tokens: drawn.extend(row[0] for row in tokens) or decode(tokens)
     engine.complete_tilted(["the bank"] * DRAWS, 1, 3, None, bias)
     observed = np.bincount(drawn, minlength=len(expected))
     likely = DRAWS * expected >= 5

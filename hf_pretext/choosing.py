@@ -1,0 +1,76 @@
+"""Which of the texts that a language model wrote are kept: those that the clients' answers prefer. Post-processing."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .evolution.evidence import Evidence, SeedsReading
+from .evolution.label_scores import ScoredSeeds, margins
+from .evolution.token_answer import TokenAnswer
+from .models.engine import TextEngine
+from .processes import broadcast, progress_label
+from .tilting import choose_alike
+
+Judge = Callable[[list[str]], np.ndarray]
+"""Says of each text how good it is. One that is minus infinity is never kept."""
+
+Choose = Callable[[list[str]], list[int]]
+"""Chooses among texts, and returns the indices of those that are kept, in ascending order."""
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+def chooser(
+    best_of: int, judge: Judge | None, engine: TextEngine, answer: TokenAnswer | None, label: int
+) -> Choose | None:
+    """Return what chooses among the texts of a label. None if all of them are kept.
+
+    Args:
+        best_of (`int`): Number of texts of which one is kept.
+        judge (`Callable`, *optional*): Says how good each is by itself.
+        engine (`TextEngine`): The model that wrote them.
+        answer (`TokenAnswer`, *optional*): What the clients said about its tokens. The texts that are kept hold them
+            as often, together.
+        label (`int`): Number of the label.
+    """
+    if best_of == 1 or (judge is None and answer is None):
+        return None
+
+    def choose(texts: list[str]) -> list[int]:
+        values = np.zeros(len(texts)) if judge is None else judge(texts)
+        number, fit = math.ceil(len(texts) / best_of), np.flatnonzero(values > -np.inf)
+        if answer is None or len(fit) <= number:
+            return sorted(fit[np.argsort(-values[fit], kind="stable")[:number]].tolist())
+        own = [texts[index] for index in fit]
+        return fit[choose_alike(engine, answer, label, own, values[fit], number)].tolist()
+
+    return choose
+
+
+def is_preferred(seeds: Sequence[str], preference: np.ndarray, embed: Embed) -> Judge:
+    """Judge texts by the evidence for the seeds near them."""
+    evidence = Evidence()
+
+    def judge(texts: list[str]) -> np.ndarray:
+        if not evidence:
+            with progress_label("Embedding the seeds"):
+                evidence.add(SeedsReading(embed(seeds), preference))
+        with progress_label("Judging what was written"):
+            # Processes on different machines would differ by rounding, and so in what they keep.
+            return broadcast(evidence.ratios(embed(texts)))
+
+    return judge
+
+
+def fits_label(seeds: ScoredSeeds, label: int, embed: Embed) -> Judge:
+    """Judge texts by how much better they fit a label than others. Those that fit another are never kept."""
+
+    def judge(texts: list[str]) -> np.ndarray:
+        with progress_label("Embedding the seeds"):
+            scores = seeds.fitted(embed)
+        with progress_label("Judging what was written"):
+            margin = margins(scores.of(embed(texts)))[:, label]
+        return broadcast(np.where(margin > 0, margin, -np.inf))
+
+    return judge
