@@ -119,7 +119,7 @@ def fit_bias(
         number = max(sum(len(reader(text)) for text in texts), 1)
         means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
         variances = means / number
-    bias = config.temperature * _tilt(answer, label, means, variances, number)
+    bias = config.temperature * _tilt(answer, label, means, variances, number)[0]
     return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
 
 
@@ -144,7 +144,7 @@ def token_scores(engine: TextEngine, answer: TokenAnswer, label: int, texts: Seq
     number = max(sum(map(len, tokens)), 1)
     counted = Counter(chain.from_iterable(tokens))
     means = np.array([counted[token] for token in answer.tokens.tolist()]) / number
-    fitted = broadcast(_tilt(answer, label, means, means / number, number).tolist())
+    fitted = broadcast(_tilt(answer, label, means, means / number, number)[0].tolist())
     tilt = dict(zip(answer.tokens.tolist(), fitted, strict=True))
     usual = sum(tilt.get(token, 0.0) * times for token, times in counted.items()) / number
     sums = [sum(tilt.get(token, 0.0) - usual for token in each) / max(len(each), 1) ** 0.5 for each in tokens]
@@ -178,7 +178,8 @@ def choose_alike(
     lengths = np.array([len(reader(text)) for text in texts])
     total = max(int(lengths.sum()), 1)
     means = counts.sum(axis=0) / total
-    target = means * np.exp(_tilt(answer, label, means, means / total, total))
+    tilt, usual = _tilt(answer, label, means, means / total, total)
+    target = usual * np.exp(tilt)
     chosen: list[int] = []
     for part in np.array_split(np.arange(len(texts)), math.ceil(len(texts) / MATCHED_AT_ONCE)):
         wanted = round(number * (part[-1] + 1) / len(texts)) - len(chosen)
@@ -186,11 +187,18 @@ def choose_alike(
     return broadcast(chosen)
 
 
-def _tilt(answer: TokenAnswer, label: int, means: np.ndarray, variances: np.ndarray, number: float) -> np.ndarray:
-    """Fit the tilt of a model that writes the tokens of an answer with these frequencies, among a number of tokens."""
+def _tilt(
+    answer: TokenAnswer, label: int, means: np.ndarray, variances: np.ndarray, number: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the tilt of a model that writes the tokens of an answer with these frequencies, among a number of tokens.
+
+    Returns:
+        `tuple` of two `np.ndarray`: The tilt, and the frequencies that it is relative to.
+    """
     public = answer.weights ** (1 / WEIGHT_POWER)
     usual, variances = with_public(means, variances, number, public)
-    return fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual + LEAST_FRACTION, variances)
+    usual = usual + LEAST_FRACTION
+    return fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual, variances), usual
 
 
 def is_bias(value: Any) -> bool:

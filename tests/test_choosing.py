@@ -70,8 +70,27 @@ def test_of_texts_with_equal_tokens_the_preferred_ones_are_kept():
 def test_without_any_token_or_preference_the_first_are_kept():
     """Texts without one of the tokens, or of no token at all, can be chosen among as well."""
     nothing = np.zeros((6, 4), dtype=int)
-    for lengths in (np.full(6, 5), np.ones(6)):
-        assert match_tokens(nothing, lengths, np.full(4, 0.1), np.zeros(6), 3).tolist() == [0, 1, 2]
+    for lengths, number in ((np.full(6, 5), 3), (np.ones(6), 3), (np.zeros(6), 3), (np.zeros(6), 1)):
+        chosen = match_tokens(nothing, lengths, np.full(4, 0.1), np.zeros(6), number)
+        assert chosen.tolist() == list(range(number))
+
+
+def test_few_texts_are_chosen_by_what_the_clients_hold_and_not_by_the_tilt_twice(llama, config, monkeypatch):
+    """Written texts that hold the tokens as often as the clients do are right as they are, however few they are."""
+    answer = answer_of(llama[1], counts=np.full((1, 20), 200.0))
+    aims = []
+
+    def spy(counts, lengths, target, preference, number):
+        aims.append(target)
+        return match_tokens(counts, lengths, target, preference, number)
+
+    monkeypatch.setattr("hf_pretext.tilting.match_tokens", spy)
+    texts = [
+        LocalEngine(*llama, config)._tokenizer.decode(np.random.default_rng(row).permutation(20)[:10] + 40)
+        for row in range(8)
+    ]
+    choose_alike(LocalEngine(*llama, config), answer, 0, texts, np.zeros(8), 4)
+    assert aims[0].max() < 1.5 * aims[0].min()
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def match_tokens(
             chosen[leaves] = False
             sums -= products[leaves]
             enters = np.flatnonzero(~chosen)
-            length = lengths[chosen].sum() + lengths[enters]
+            length = np.maximum(lengths[chosen].sum() + lengths[enters], 1)
             squares = sums[chosen].sum() + 2 * sums[enters] + products[enters, enters]
             distance = squares / length**2 - 2 * (to_goal[chosen].sum() + to_goal[enters]) / length
             # Of equally good ones, the one that was there stays.
