@@ -50,6 +50,9 @@ TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
 """In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
 
+LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
+"""Files by which a folder, which may be a checkpoint, shows what a model was trained on before."""
+
 TRAINED_ON = "hf_pretext_trained_on"
 """Key of a model's configuration: names of the releases behind what it was trained on, if `GuaranteeCallback` saw it.
 

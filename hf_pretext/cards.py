@@ -196,7 +196,7 @@ def model_card(
 
 
 def _size_category(number: int) -> str:
-    return next((name for limit, name in SIZE_CATEGORIES if number < limit), "n>1B")
+    return next((name for limit, name in SIZE_CATEGORIES if number < limit), "1B<n<10B")
 
 
 def _tags(report: PrivacyReport | None) -> list[str]:

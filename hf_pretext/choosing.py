@@ -13,7 +13,7 @@ from .processes import broadcast, progress_label
 from .tilting import choose_alike
 
 Judge = Callable[[list[str]], np.ndarray]
-"""Says of each text how good it is. One that is minus infinity is never kept."""
+"""Returns how good each text is. A text at minus infinity is never kept."""
 
 Choose = Callable[[list[str]], list[int]]
 """Chooses among texts, and returns the indices of those that are kept, in ascending order."""
@@ -30,8 +30,8 @@ def chooser(
         best_of (`int`): Number of texts of which one is kept.
         judge (`Callable`, *optional*): Says how good each is by itself.
         engine (`TextEngine`): The model that wrote them.
-        answer (`TokenAnswer`, *optional*): What the clients said about its tokens. The texts that are kept hold them
-            as often, together.
+        answer (`TokenAnswer`, *optional*): What the clients said about its tokens. Together, the texts that are kept
+            hold them as often.
         label (`int`): Number of the label.
     """
     if best_of == 1 or (judge is None and answer is None):

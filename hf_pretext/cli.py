@@ -348,20 +348,21 @@ def read_run(path: Path, needs: Sequence[str] = REQUIRED_KEYS) -> tuple[dict[str
         raise ValueError(f"{path} is not YAML that can be read: {problem}.")
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
-    values = {key: _as_meant(value) for key, value in values.items()}
+    values = {key: _as_number(value) for key, value in values.items()}
     fields = {field.name for field in dataclasses.fields(PrivateEvolutionConfig)}
     _check_keys(path, values, fields, needs)
-    run = {key: value for key, value in values.items() if key in RUN_KEYS}
+    run = {key: _at_home(value) for key, value in values.items() if key in RUN_KEYS}
     return run, {key: value for key, value in values.items() if key in fields}
 
 
-def _as_meant(value: Any) -> Any:
-    """Read `1e-5`, which YAML 1.1 takes for a string (only `1.0e-5` is a number to it), and `~/` as a shell does."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith("~/"):
-        return str(Path(value).expanduser())
-    return float(value) if _EXPONENT.fullmatch(value) else value
+def _as_number(value: Any) -> Any:
+    """Read `1e-5`, which YAML 1.1 takes for a string. Only `1.0e-5` is a number to it."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+def _at_home(value: Any) -> Any:
+    """Read a path that begins with `~` as a shell does."""
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _check_keys(path: Path, values: dict[str, Any], fields: set[str], needs: Sequence[str]) -> None:

@@ -380,7 +380,7 @@ def _writer_of(saved: SavedRun, arguments: PreferenceArguments, training: "DPOCo
             f"`run`={arguments.run!r} has no seeds that its report covers, so nothing of it can be imitated. Give a "
             "folder of `save_pretrained` or a repository of `push_to_hub`, as it was written."
         )
-    name = arguments.embedding_model or saved.sources["embedding_model"].name
+    name = arguments.embedding_model or saved.sources["embedding_model"].loadable
     if name is None:
         raise ValueError(
             f"`run`={arguments.run!r} does not say where its embedding model is from. Give it: `embedding_model`."

@@ -173,7 +173,7 @@ class SavedRun:
                     f"The saved run does not say where its `{argument}` is from: it was a loaded object or a local "
                     f"folder. Give it: `from_pretrained(..., {argument}=...)`."
                 )
-        return {argument: source.name for argument, source in arguments.items() if argument not in given}
+        return {argument: source.loadable for argument, source in arguments.items() if argument not in given}
 
     def sources_of(self, changed: Mapping[str, ModelSource], given: Mapping[str, Any]) -> dict[str, ModelSource]:
         """Return where the models of this run are from, if it goes on with some that are given instead of its own.

@@ -24,7 +24,7 @@ FEWEST_WRITTEN, MOST_WRITTEN = 16, 256
 """Texts that are written first, and not kept. They tell how often the model writes each token."""
 
 MATCHED_AT_ONCE = 2048
-"""Texts among which some are chosen together, whose products with each other are in memory."""
+"""Largest number of texts that are compared with one another at once. Their products are in memory."""
 
 LEAST_FRACTION = 1e-8
 """Added to all fractions, so that none is zero."""
@@ -175,7 +175,7 @@ def choose_alike(
     reader = token_reader(engine)
     assert reader is not None  # As `reads_tokens` made sure.
     counts = counts_of(texts, answer.tokens.tolist(), reader)
-    lengths = np.array([len(reader(text)) for text in texts])
+    lengths = np.array(list(map(len, map(reader, texts))))
     total = max(int(lengths.sum()), 1)
     means = counts.sum(axis=0) / total
     tilt, usual = _tilt(answer, label, means, means / total, total)

@@ -491,10 +491,10 @@ def test_a_home_folder_in_the_file_is_that_of_the_user(tmp_path, monkeypatch):
     """A shell would have read `~`. Only the folder of the results was."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    lines = {"private": "~/texts.jsonl", "expansion_model": "~/llm", "output_dir": "~/out", "domain": "~ and so on"}
+    lines = {"private": "~/texts.jsonl", "expansion_model": "~/llm", "output_dir": "~/out", "domain": "~/ and so on"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**lines, "num_samples": 3, "epsilon": 1.0, "delta": "1e-5"}))
     run, settings = read_run(tmp_path / "run.yaml")
     assert [run[name] for name in ("private", "expansion_model", "output_dir")] == [
         str(tmp_path / name) for name in ("texts.jsonl", "llm", "out")
     ]
-    assert settings["domain"] == "~ and so on" and settings["delta"] == 1e-5
+    assert settings["domain"] == "~/ and so on" and settings["delta"] == 1e-5

@@ -200,3 +200,9 @@ def test_a_stop_string_is_looked_for_in_what_was_written_last(llama, monkeypatch
     monkeypatch.setattr(generate._tokenizer, "batch_decode", spy)
     generate.complete(random_texts(4), 120, seed=0, stop="no such text")
     assert longest[-1] == 120 and max(longest[:-1]) <= 2 * (4 + len("no such text"))
+    # It is found wherever it stands: here behind 61 tokens.
+    (text,) = engine(llama, top_p=1e-6).complete(["the bank"], 120, seed=0)
+    tokens = generate._tokenizer(text, add_special_tokens=False)["input_ids"]
+    stop = generate._tokenizer.decode(tokens[61:64])
+    (stopped,) = engine(llama, top_p=1e-6).complete(["the bank"], 120, seed=0, stop=stop)
+    assert stop in stopped and stopped == text[: len(stopped)] and len(stopped) <= text.index(stop) + len(stop) + 60

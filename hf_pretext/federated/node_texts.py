@@ -122,12 +122,13 @@ def _everyone(path: str, settings: str, config: PrivateEvolutionConfig) -> Sampl
 @lru_cache(maxsize=1)
 def _token_reader(name: str | None) -> TokenReader:
     from ..models.checkpoints import read_tokenizer
+    from ..models.loading import without_revision
     from ..models.token_reader import TokenizerReader
 
     if name is None:
         raise RefusalError("The plan asks about tokens, but `tokenizer` is not in the run's configuration.")
     try:
-        return TokenizerReader(read_tokenizer(name))
+        return TokenizerReader(read_tokenizer(*without_revision(name)))
     except (OSError, ValueError, ImportError) as error:
         logger.error("%s", error)
         raise RefusalError(

@@ -284,8 +284,8 @@ def check_announcement(
     if asked["terms"] != terms:
         raise ValueError(
             f"The server and this client agree on the questions {here['questions']} and their noise, but not on the "
-            "numbers of bins, `delta`, `num-clients` or `max-colluding`. Start both with the same questions and "
-            "settings."
+            "numbers of bins, `delta`, `num-clients`, `max-colluding` or other settings. Start both with the same "
+            "questions and settings."
         )
     return question
 

@@ -14,7 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME, MODEL_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINED_ON, TRAINING_NAME
+from ..artifacts import (
+    ADAPTER_CONFIG_NAME,
+    LOCAL_TRACES,
+    MODEL_CONFIG_NAME,
+    REPORT_NAME,
+    TRAINED_ON,
+    TRAINING_NAME,
+)
 from ..coverage import texts_of
 from ..files import read_json
 from ..hub import fetch_folder, is_repository
@@ -24,7 +31,7 @@ from ..models.loading import cached_commits, held_model, without_revision
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast
-from .texts import TrainingTexts, public_name
+from .texts import TrainingTexts
 
 if TYPE_CHECKING:
     from ..runs.run import Run
@@ -37,9 +44,6 @@ OTHER_WEIGHTS = ("pytorch_model*", "adapter_model.bin")
 
 TRACES = (REPORT_NAME, TRAINING_NAME, ADAPTER_CONFIG_NAME)
 """Files by which a repository shows what a model was trained on before."""
-
-LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
-"""The same of a local folder, which may also be a checkpoint."""
 
 TRAINER_FILE = "training_args.bin"
 """What `Trainer.save_model` leaves beside weights, also beside those of many public models."""
@@ -273,8 +277,8 @@ def check_is_whole(base_model: str, revision: str | None = None) -> None:
     adapter = Adapter.find(base_model, revision)
     if adapter is not None:
         raise ValueError(
-            f"`model_name_or_path`={base_model!r} is an adapter, and a trainer begins with a whole model. Give its "
-            f"base model, {public_name(adapter.base)!r}. To learn from the texts of several runs, join them "
+            f"`model_name_or_path`={base_model!r} is an adapter of {adapter.base!r}, and a trainer begins with a "
+            "whole model. Give the base model. To learn from the texts of several runs, join them "
             "(`datasets.concatenate_datasets`). Their guarantees are added up."
         )
 

@@ -67,7 +67,7 @@ def _base_of(folder: Path) -> tuple[str, str | None]:
     for file in (folder / ORIGIN_NAME, folder / TRAINING_NAME):
         if file.is_file():
             facts = read_json(file)
-            # `training.json` is published, and names a folder by its last parts, as if that were a repository.
+            # `training.json` is published, and names a folder by its last parts, so that it looks like a repository.
             if file.name == TRAINING_NAME and facts.get("base_model_on_hub") is None:
                 break
             # Of a package it is the version, which is no revision of a repository.

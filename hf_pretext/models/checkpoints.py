@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import ADAPTER_CONFIG_NAME, ORIGIN_NAME, REPORT_NAME, TRAINED_ON, TRAINING_NAME
+from ..artifacts import ADAPTER_CONFIG_NAME, LOCAL_TRACES, REPORT_NAME, TRAINED_ON, TRAINING_NAME
 from ..files import read_json
 from .packaged import locate
 
@@ -112,7 +112,7 @@ class Adapter:
         if not merge:
             return model.get_base_model()
         merged = model.merge_and_unload()
-        if any((self.folder / name).is_file() for name in (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME)):
+        if any((self.folder / name).is_file() for name in LOCAL_TRACES):
             # Weights that are added up are no longer those of a report, and have the name of the base.
             setattr(merged.config, TRAINED_ON, [])
         return merged

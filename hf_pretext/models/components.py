@@ -74,6 +74,12 @@ class ModelSource:
         name = "/".join(Path(self.name).parts[-2:]) if self._is_local() else self.name
         return f"{name} ({self.revision})" if self.revision else name
 
+    @property
+    def loadable(self) -> str | None:
+        """The name by which the same model is loaded again, with its commit if it is on the Hub."""
+        is_pinned = self.name is not None and self.revision is not None and self.name not in PACKAGED
+        return f"{self.name}@{self.revision}" if is_pinned else self.name
+
     def to_dict(self) -> dict[str, str | None] | None:
         """Return name and revision as a dictionary that JSON can hold, or None if there is no model."""
         return {"name": self.name, "revision": self.revision} if self.given else None

@@ -16,11 +16,8 @@ CONFIGURATIONS = ("config.json", "modules.json", "adapter_config.json")
 """Files of which every repository of a model has one."""
 
 
-PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
+PINNED = re.compile(r"((?:[\w.-]+/)?[\w.-]+)@([\w.-]+|refs/pr/\d+)")
 """Name of a repository of the Hub with a revision, as in paths of `HfFileSystem`."""
-
-FILES_OF_A_PINNED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.vocab")
-"""What is fetched of it. Weights in other formats are not loaded."""
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -84,13 +81,12 @@ def load_masked_lm(source: Any, device: torch.device, dtype: str | torch.dtype) 
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    def read(name: str | Path) -> tuple[Any, Any]:
+    def read(name: str | Path, revision: str | None) -> tuple[Any, Any]:
         folder = locate(name)
         # Said explicitly: by default, transformers asks at the terminal whether to run a stranger's code.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
         return model.to(device), tokenizer
 
     model, tokenizer = _load("variation_model", source, read)
@@ -113,8 +109,8 @@ def load_causal_lm(
     `device` is not used.
     """
 
-    def read(name: str | Path) -> tuple[Any, Any]:
-        return read_causal_lm(name, dtype=dtype, device_map=device_map)
+    def read(name: str | Path, revision: str | None) -> tuple[Any, Any]:
+        return read_causal_lm(name, revision=revision, dtype=dtype, device_map=device_map)
 
     model, tokenizer = _load("expansion_model", source, read)
     # A model that was given, or that is spread, stays where it is.
@@ -129,9 +125,10 @@ def load_sentence_transformer(source: Any, device: torch.device, dtype: str | to
     if isinstance(source, SentenceTransformer):
         return source
     _check_source("embedding_model", source)
+    name, revision = without_revision(source)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "model_kwargs": {"dtype": dtype}}
     try:
-        folder = str(locate(_fetched(source)))
-        return SentenceTransformer(folder, device=str(device), model_kwargs={"dtype": dtype}, trust_remote_code=False)
+        return SentenceTransformer(str(locate(name)), device=str(device), **options)
     except (OSError, ValueError) as error:
         raise _unreachable("embedding_model", source, error) from error
 
@@ -151,21 +148,11 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
 
 
 def without_revision(source: Any) -> tuple[Any, str | None]:
-    """Split "organisation/model@revision". Anything else has no revision."""
-    pinned = PINNED.fullmatch(source) if isinstance(source, str) and not Path(source).exists() else None
-    return (pinned[1], pinned[2]) if pinned else (source, None)
-
-
-def _fetched(source: str | Path) -> str | Path:
-    """Fetch a model that is named with its revision, and return its folder. Another name is returned unchanged."""
-    from huggingface_hub import snapshot_download
-
-    name, revision = without_revision(source)
-    if revision is None:
-        return source
-    return snapshot_download(
-        name, revision=revision, allow_patterns=list(FILES_OF_A_PINNED), ignore_patterns=["original/*", "onnx/*"]
-    )
+    """Split "organisation/model@revision". Anything else has no revision, also what is there as a folder."""
+    pinned = PINNED.fullmatch(source) if isinstance(source, str) else None
+    if not pinned or pinned[1].startswith("packaged/") or any(Path(each).exists() for each in (source, pinned[1])):
+        return source, None
+    return pinned[1], pinned[2]
 
 
 def cached_commits(name: str) -> list[str]:
@@ -191,7 +178,7 @@ def held_model(source: Any) -> Any:
     return source.model if isinstance(source, Pipeline) else source
 
 
-def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, Any]]) -> tuple[Any, Any]:
+def _load(argument: str, source: Any, read: Callable[[str | Path, str | None], tuple[Any, Any]]) -> tuple[Any, Any]:
     """Return a loaded model and its tokenizer, or read them from the place that their name says."""
     from transformers import Pipeline
 
@@ -201,7 +188,7 @@ def _load(argument: str, source: Any, read: Callable[[str | Path], tuple[Any, An
         return source.model.eval(), source.tokenizer
     _check_source(argument, source)
     try:
-        model, tokenizer = read(_fetched(source))
+        model, tokenizer = read(*without_revision(source))
     except (OSError, ValueError) as error:
         raise _unreachable(argument, source, error) from error
     return model.eval(), tokenizer

@@ -39,6 +39,9 @@ REFUSED = (400, 413, 422)
 NUM_TRIED_TOKENS = 3
 """Tokens by which it is tried whether a server writes what it is told to, and counts tokens as the tokenizer does."""
 
+FEW_TOKENS = 16
+"""Tokens that a server is asked for when an engine is made. Some refuse to write one only."""
+
 PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses of HTTP that may be others a little later."""
 
@@ -76,8 +79,8 @@ class RemoteEngine:
         max_requests (`int`, *optional*, defaults to `64`): Requests under way at a time.
 
     Raises:
-        ValueError: The address or the client does not name one of the server's models.
-        ConnectionError: The server cannot be reached, or does not write. It is asked for one token.
+        ValueError: The address or the client does not name one of the server's models, or it refuses to write.
+        ConnectionError: The server cannot be reached, or is too busy. It is asked for a few tokens.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class RemoteEngine:
         found = self._models()
         self.model = model or self._only_of(found)
         # A wrong name or a model that is not there would be found out when the budget is spent.
-        self._continue("A", 1, 0, None, {})
+        self._continue("A", FEW_TOKENS, 0, None, {})
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """Cut a text after as many words as usually make up `max_tokens` tokens: three quarters of that number.
@@ -173,12 +176,11 @@ class RemoteEngine:
 
     @cached_property
     def _token_reader(self) -> "TokenizerReader | None":
-        from transformers import AutoTokenizer
-
+        from .checkpoints import read_tokenizer
         from .token_reader import TRIAL, TokenizerReader
 
         try:
-            reader = TokenizerReader(AutoTokenizer.from_pretrained(self.model, trust_remote_code=False))
+            reader = TokenizerReader(read_tokenizer(self.model))
             words = {token: reader.decode(token).strip() for token in reader(TRIAL)}
             tried = [token for token, word in words.items() if word.isalpha()][-NUM_TRIED_TOKENS:]
             written = [self._continue(TRIAL, 1, 0, None, {token: 100.0}).strip() for token in tried]
