@@ -178,7 +178,7 @@ class Expander:
             answer (`TokenAnswer`, *optional*):
                 What the clients said about tokens. The language model is made to write them as often as the clients
                 do, which takes up to 256 texts more (`evolution.token_tilt`). And of what it writes, texts are kept
-                that together hold them as often (`evolution.token_match`).
+                that together hold them as often (`evolution.token_match`), unless means of labels choose them.
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -189,7 +189,9 @@ class Expander:
         """
         shown = self._shown(seeds, label)
         judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
-        choose = chooser(self._config.best_of, judge, self._engine, answer, label)
+        # How well a text fits its label is more than a tie to be broken.
+        matched = answer if seeds.scored is None else None
+        choose = chooser(self._config.best_of, judge, self._engine, matched, label)
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
             number = num_written(num_samples)

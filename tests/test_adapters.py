@@ -434,7 +434,9 @@ def test_an_adapter_is_not_finetuned(place, recipe):
     lora(load(place / "llm")[0], place / "adapter", place / "llm")
     script, training = load_script(recipe), SFTConfig(output_dir=str(place / "no"), use_cpu=True, bf16=False)
     arguments = {"dataset": texts, "base_is_public": True}
-    with pytest.raises(ValueError, match="is an adapter of .*, and a trainer begins with a whole model. Give the base"):
+    with pytest.raises(
+        ValueError, match="is an adapter of .*, and a trainer begins with a whole model. Give the base"
+    ):
         if recipe == "finetune_llm":
             model = ModelConfig(model_name_or_path=str(place / "adapter"))
             script.main(FinetuningArguments(**arguments), training, model)
