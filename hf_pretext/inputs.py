@@ -16,7 +16,7 @@ from .clients.questions import Question, check_question
 from .clients.samples import MOST_UNKNOWN, CountsUnknown
 from .configuration import PrivateEvolutionConfig
 from .coverage import check_is_public
-from .data import first_rows
+from .data import check_source, first_rows
 from .evolution.population import Population, Tools
 from .expansion import Expander
 from .forms import Form, form_of, mended, variations_in_form
@@ -50,6 +50,9 @@ def check_population(private: Any, public: Any, config: PrivateEvolutionConfig, 
             )
         components.needed_engine("`initial_population`=None, which lets the expansion model write one,")
     else:
+        check_source(public, "initial_population")
+        if iter(public) is public:  # Its beginning is looked at before all of it is read.
+            raise TypeError("`initial_population` can be read only once. Give a list of texts or a dataset.")
         check_is_public("initial_population", public)
         form = form_of(config)
         check_public_texts(private, public, form)

@@ -105,7 +105,8 @@ class Thinking(Scripted):
         class Own(handler):
             def answer(own, status, content):
                 body = self.requests[-1][1] if self.requests else {}
-                if status == 200 and "choices" in content:
+                is_trial = "choices" in content and content["choices"][0].get("message") == {"content": "."}
+                if status == 200 and "choices" in content and not is_trial:
                     content["choices"][0]["message"] = self.messages[len(self.answered) % len(self.messages)]
                     if self.refuses and "chat_template_kwargs" in body:
                         return super().answer(400, {"error": "unknown argument"})

@@ -29,8 +29,6 @@ def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str,
         TypeError: Some texts are not strings, or `source` is not what texts are read from.
     """
     check_source(source, argument)
-    if iter(source) is source:
-        raise TypeError(f"`{argument}` can be read only once. Give a list of texts or a dataset.")
     return list(each_text(source, column, argument))
 
 
