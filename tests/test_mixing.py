@@ -204,3 +204,17 @@ def test_the_card_names_the_public_texts_of_a_first_stage(folder, private, publi
     texts, stage = load_training_texts(arguments), load_public_texts(arguments)
     begun = [origin_of(each, "me/llm", None) for each in (texts, replace(texts, first_stage=stage))]
     assert begun[0] != begun[1] and set(begun[1]) - set(begun[0]) == {"first_stage"}
+
+
+@pytest.mark.parametrize(("has_report", "words"), [(True, "began with knows"), (False, "began with, and any")])
+def test_what_a_card_assumes_is_a_sentence(folder, private, public, others, has_report, words):
+    """A first stage with a guarantee of its own is no assumption."""
+    dataset, small = dp_texts(folder, private, public, "first"), load_script("finetune_small")
+    stage = dataset if has_report else others
+    arguments = {"dataset": dataset, "public_dataset": stage, "model_name_or_path": str(folder / "llm")}
+    small.main(
+        small.SmallModelArguments(**arguments, public_epochs=0.01),
+        SFTConfig(output_dir=str(folder / "out"), **TRAINING),
+    )
+    card = (folder / "out" / "README.md").read_text()
+    assert f"the public model\nthat the training {words}" in card
