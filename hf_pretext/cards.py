@@ -25,6 +25,9 @@ MARKUP = "\\`*[]<>|~$&{}"
 MARKUP_OF_TEXTS = MARKUP + "_()#+-.!:@="
 """These, and what may be markup at the beginning of a line or make a link or a mention."""
 
+NUM_SAMPLES = 5
+"""Texts that a card shows."""
+
 MAX_LINES_OF_A_QUOTE = 20
 """Lines of a sample that a card shows."""
 
@@ -59,7 +62,7 @@ def dataset_card(
         report (`PrivacyReport`): What is guaranteed.
         config (`PrivateEvolutionConfig`): The settings of the run.
         models (`Mapping[str, str | None]`): What to call each model, by the argument that took it.
-        texts (`Sequence[str]`): The synthetic texts, of which the first five are shown.
+        texts (`Sequence[str]`): The synthetic texts, of which the first `NUM_SAMPLES` are shown.
         num_seeds (`int`): Number of seeds that they were expanded from.
         repo_id (`str`, *optional*): Repository of the Hub. None for a local folder.
         license (`str`, *optional*): License of the texts.
@@ -96,7 +99,7 @@ def dataset_card(
         models=models,
         num_texts=num_texts,
         num_seeds=num_seeds,
-        samples=[_as_quote(text) for text in texts[:5]],
+        samples=[_as_quote(text) for text in texts[:NUM_SAMPLES]],
         repo_id=repo_id,
         federation=federation,
         labels=labels,

@@ -281,7 +281,8 @@ def find_privacy_report(
     if isinstance(source, (str, Path)):
         columns = text_column or _columns_of(folders[0])
         source = read_texts(
-            *(source, None),
+            source,
+            None,
             other_columns=[columns] if isinstance(columns, str) else columns,
             revision=revision,
             token=token,

@@ -27,7 +27,7 @@ from .artifacts import (
     SEEDS_NAME,
     TOKENS_NAME,
 )
-from .cards import dataset_card
+from .cards import NUM_SAMPLES, dataset_card
 from .configuration import PrivateEvolutionConfig
 from .coverage import texts_of
 from .croissant import write_croissant
@@ -288,7 +288,7 @@ class SavedRun:
             footer = time_table(self.seconds)
             plot_run(self.history, self.report, self.config, embeddings, footer, folder / PICTURE_NAME)
             names: Mapping[str, str | None] = {argument: source.label for argument, source in sources.items()}
-            samples = self._texts(self.synthetic.select(range(min(5, len(self.synthetic)))))
+            samples = self._texts(self.synthetic.select(range(min(NUM_SAMPLES, len(self.synthetic)))))
             about: dict[str, Any] = {
                 "federation": self.costs,
                 "labels": self._labels,

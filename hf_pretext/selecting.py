@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .artifacts import CARD_NAME, DATASET_FILES, MODELS_NAME, SELECTION_NAME
-from .cards import selection_card
+from .cards import NUM_SAMPLES, selection_card
 from .coverage import check_is_public, mark, texts_of
 from .data import as_rows, check_source, each_row, make_dataset
 from .data.sources import stream_public
@@ -105,7 +105,7 @@ class Selection:
             report.save_pretrained(scratch)
             config.save_pretrained(scratch)
             write_json(scratch / SELECTION_NAME, asdict(self.facts))
-            samples = texts_in(self.dataset.select(range(min(5, len(self.dataset)))), form_of(config))
+            samples = texts_in(self.dataset.select(range(min(NUM_SAMPLES, len(self.dataset)))), form_of(config))
             names = {argument: each.label for argument, each in self.run.sources.items()}
             known = None if source is None else public_name(source)
             card = selection_card(report, asdict(self.facts), samples, names.get("embedding_model"), known)

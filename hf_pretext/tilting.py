@@ -2,9 +2,7 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +13,7 @@ from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
 from .evolution.token_match import match_tokens
 from .evolution.token_tilt import MOST_BIAS, fit_tilt, with_public
-from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine
+from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine, TokenFractions
 from .processes import broadcast
 
 logger = logging.getLogger(__name__)
@@ -37,6 +35,34 @@ class Request(NamedTuple):
     max_new_tokens: int
     seed: int
     stop: str | None
+
+
+class _Counted(NamedTuple):
+    """How often texts hold the tokens of an answer.
+
+    Args:
+        counts (`np.ndarray` of shape `(len(texts), m)`): How often each holds each token.
+        lengths (`np.ndarray` of shape `(len(texts),)`): Number of tokens of each, also of others.
+    """
+
+    counts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, engine: TextEngine, answer: TokenAnswer, texts: Sequence[str]) -> "_Counted":
+        """Count the tokens of texts by the tokenizer of a model, which has those of the answer."""
+        reader = token_reader(engine)
+        assert reader is not None  # As `usable_answer` or `reads_tokens` made sure.
+        read = {text: reader(text) for text in texts}
+        counts = counts_of(texts, answer.tokens.tolist(), read.__getitem__)
+        return cls(counts, np.array([len(read[text]) for text in texts], dtype=np.int64))
+
+    @property
+    def fractions(self) -> TokenFractions:
+        """Fraction of each token among all of these texts."""
+        number = max(int(self.lengths.sum()), 1)
+        means = self.counts.sum(axis=0) / number
+        return TokenFractions(means, means / number, number)
 
 
 def token_reader(engine: TextEngine | None) -> TokenReader | None:
@@ -111,15 +137,10 @@ def fit_bias(
     """
     # What it foresees is of all tokens, also of those that `top_p` never lets it write.
     if isinstance(engine, ForeseesTokens) and config.top_p >= 1:
-        means, variances, number = engine.token_fractions(*request, answer.tokens.tolist())
+        fractions = engine.token_fractions(*request, answer.tokens.tolist())
     else:
-        reader = token_reader(engine)
-        assert reader is not None  # As `usable_answer` made sure.
-        texts = read(engine.complete(*request))
-        number = max(sum(len(reader(text)) for text in texts), 1)
-        means = counts_of(texts, answer.tokens.tolist(), reader).sum(axis=0) / number
-        variances = means / number
-    bias = config.temperature * _tilt(answer, label, means, variances, number)[0]
+        fractions = _Counted.of(engine, answer, read(engine.complete(*request))).fractions
+    bias = config.temperature * _tilt(answer, label, fractions)[0]
     return broadcast(np.clip(bias, -MOST_BIAS, MOST_BIAS).tolist())
 
 
@@ -138,17 +159,11 @@ def token_scores(engine: TextEngine, answer: TokenAnswer, label: int, texts: Seq
     Returns:
         `np.ndarray` of shape `(len(texts),)`: The same in every process.
     """
-    reader = token_reader(engine)
-    assert reader is not None  # As `reads_tokens` made sure.
-    tokens = [reader(text) for text in texts]
-    number = max(sum(map(len, tokens)), 1)
-    counted = Counter(chain.from_iterable(tokens))
-    means = np.array([counted[token] for token in answer.tokens.tolist()]) / number
-    fitted = broadcast(_tilt(answer, label, means, means / number, number)[0].tolist())
-    tilt = dict(zip(answer.tokens.tolist(), fitted, strict=True))
-    usual = sum(tilt.get(token, 0.0) * times for token, times in counted.items()) / number
-    sums = [sum(tilt.get(token, 0.0) - usual for token in each) / max(len(each), 1) ** 0.5 for each in tokens]
-    return np.array(sums)
+    counted = _Counted.of(engine, answer, texts)
+    tilt = np.array(broadcast(_tilt(answer, label, counted.fractions)[0].tolist()))
+    return (counted.counts @ tilt - counted.fractions.means @ tilt * counted.lengths) / np.sqrt(
+        np.maximum(counted.lengths, 1)
+    )
 
 
 def choose_alike(
@@ -172,31 +187,25 @@ def choose_alike(
     Returns:
         `list` of `int`: Indices of the chosen texts, in ascending order, the same in every process.
     """
-    reader = token_reader(engine)
-    assert reader is not None  # As `reads_tokens` made sure.
-    counts = counts_of(texts, answer.tokens.tolist(), reader)
-    lengths = np.array(list(map(len, map(reader, texts))))
-    total = max(int(lengths.sum()), 1)
-    means = counts.sum(axis=0) / total
-    tilt, usual = _tilt(answer, label, means, means / total, total)
+    counted = _Counted.of(engine, answer, texts)
+    tilt, usual = _tilt(answer, label, counted.fractions)
     target = usual * np.exp(tilt)
     chosen: list[int] = []
     for part in np.array_split(np.arange(len(texts)), math.ceil(len(texts) / MATCHED_AT_ONCE)):
         wanted = round(number * (part[-1] + 1) / len(texts)) - len(chosen)
-        chosen += part[match_tokens(counts[part], lengths[part], target, preference[part], wanted)].tolist()
+        counts, lengths = counted.counts[part], counted.lengths[part]
+        chosen += part[match_tokens(counts, lengths, target, preference[part], wanted)].tolist()
     return broadcast(chosen)
 
 
-def _tilt(
-    answer: TokenAnswer, label: int, means: np.ndarray, variances: np.ndarray, number: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the tilt of a model that writes the tokens of an answer with these frequencies, among a number of tokens.
+def _tilt(answer: TokenAnswer, label: int, fractions: TokenFractions) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the tilt of a model that writes the tokens of an answer with these frequencies.
 
     Returns:
         `tuple` of two `np.ndarray`: The tilt, and the frequencies that it is relative to.
     """
     public = answer.weights ** (1 / WEIGHT_POWER)
-    usual, variances = with_public(means, variances, number, public)
+    usual, variances = with_public(*fractions, public)
     usual = usual + LEAST_FRACTION
     return fit_tilt(answer.counts[label], answer.noise_std, answer.weights, usual, variances), usual
 

@@ -74,7 +74,7 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     public_texts = load_public_texts(arguments, training.seed) if has_stage else None
     texts = replace(texts, first_stage=public_texts)
     report = report_of_model_to_be(
-        texts, arguments.model_name_or_path, arguments.model_revision, public_texts, arguments.base_is_public
+        texts, arguments.model_name_or_path, arguments.model_revision, arguments.base_is_public
     )
     check_output(training.output_dir)
     take_over_resume(training)

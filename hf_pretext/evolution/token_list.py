@@ -1,7 +1,7 @@
 """Which tokens clients are asked about: a public list, the same in every process and for any clients."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,13 +122,13 @@ def _ends_line(characters: str) -> bool:
     return len(characters.splitlines()) > 1 or characters != characters.rstrip("\r\n")
 
 
-def counts_of(texts: Sequence[str], tokens: Sequence[int], reader: TokenReader) -> np.ndarray:
+def counts_of(texts: Sequence[str], tokens: Sequence[int], reader: Callable[[str], Sequence[int]]) -> np.ndarray:
     """Count public tokens in texts, as clients count them in theirs.
 
     Args:
         texts (`Sequence[str]`): Public or synthetic texts.
         tokens (`Sequence[int]`): The tokens.
-        reader (`TokenReader`): The tokenizer.
+        reader (`Callable`): The tokenizer.
 
     Returns:
         `np.ndarray` of shape `(len(texts), len(tokens))`: How often each text holds each token, int64.

@@ -49,14 +49,33 @@ class CheckedGrid:
         record: str,
         read: Callable[[int, Mapping[str, Any]], Read],
     ) -> dict[int, Read]:
-        """Ask nodes for one stage of the protocol.
+        """Ask nodes for one stage of the protocol, whose reply is one record. See `ask_for`.
 
         Args:
             action (`str`): The stage.
             contents (`Mapping` of `int` to `RecordDict`): What each node is sent.
             timeout (`float`, *optional*): Seconds to wait.
             record (`str`): The record of a reply that is read.
-            read (`Callable`): Reads it: `read(node, record)`. With any error the reply counts as not given.
+            read (`Callable`): Reads it: `read(node, record)`.
+        """
+        return self.ask_for(
+            action, contents, timeout, lambda node, content: read(node, content.config_records[record])
+        )
+
+    def ask_for(
+        self,
+        action: str,
+        contents: Mapping[int, RecordDict],
+        timeout: float | None,
+        read: Callable[[int, RecordDict], Read],
+    ) -> dict[int, Read]:
+        """Ask nodes for something.
+
+        Args:
+            action (`str`): What they are asked for.
+            contents (`Mapping` of `int` to `RecordDict`): What each node is sent.
+            timeout (`float`, *optional*): Seconds to wait.
+            read (`Callable`): Reads a reply: `read(node, content)`. With any error the reply counts as not given.
 
         Returns:
             `dict`: What was read, by node.
@@ -71,7 +90,7 @@ class CheckedGrid:
                 return None
             try:
                 demand(reply.metadata.src_node_id == node, "it is from another node")
-                found[node] = read(node, reply.content.config_records[record])
+                found[node] = read(node, reply.content)
             except Exception as error:
                 self.refusals.append("A node's reply is malformed. Is it of another version of hf_pretext?")
                 logger.warning("Node %d sent a malformed reply (%.200s). It counts as not given.", node, error)

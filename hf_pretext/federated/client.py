@@ -299,7 +299,7 @@ def _count(context: Context, plan: Plan, question: Question, num_asked: int, is_
     number, entry = int(before.get(question.name, 0)) + 1, plan.entry(question.name)
     context.state.config_records[ANSWERED] = ConfigRecord({**before, question.name: number})
     if number > entry.count:
-        raise RefusalError(all_answered(entry, {}))
+        raise RefusalError(all_answered(entry.question, entry.count))
 
 
 _BURNT: set[tuple[str, str]] = set()

@@ -111,10 +111,11 @@ class AskedRun:
     def rest(self, answers: Sequence[Answer]) -> dict[str, int]:
         """Count what the run may still ask for, by kind of question."""
         done = Counter(answer.question for answer in answers if answer.run == self.id)
-        numbers = {
-            each.question: min(each.count, self.wanted.get(each.question, each.count)) for each in self.plan.releases
-        }
-        return {question: max(0, number - done[question]) for question, number in numbers.items()}
+        return {each.question: max(0, self.number(each) - done[each.question]) for each in self.plan.releases}
+
+    def number(self, entry: PlannedRelease) -> int:
+        """Return how many answers of a kind the run has, as planned or, if they are fewer, as wanted."""
+        return min(entry.count, self.wanted.get(entry.question, entry.count))
 
 
 class NodeBudget:
@@ -162,7 +163,7 @@ class NodeBudget:
         entry = run.plan.entry(question)
         with self._ledger.locked() as answers:
             if not run.rest(answers)[question]:
-                raise RefusalError(all_answered(entry, run.wanted))
+                raise RefusalError(all_answered(question, run.number(entry)))
             self._check_limits(run, answers)
             answer = Answer.now(
                 run=run.id,
@@ -223,7 +224,6 @@ def already_answered(stage: str) -> str:
     return f"This client was asked for the stage {stage!r} with these keys already."
 
 
-def all_answered(entry: PlannedRelease, wanted: Mapping[str, int]) -> str:
-    """Say that a run asks for more than its plan has, or than the server wanted when it began."""
-    number = min(entry.count, wanted.get(entry.question, entry.count))
-    return f"This run has {number} releases of {entry.question!r}, and this client has answered all of them."
+def all_answered(question: str, number: int) -> str:
+    """Say that a run asks for more answers of a kind than it has."""
+    return f"This run has {number} releases of {question!r}, and this client has answered all of them."

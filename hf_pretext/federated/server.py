@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.compat.common import recorddict_compat
 from flwr.serverapp import Grid, ServerApp
@@ -25,7 +25,7 @@ from ..privacy.ledger import Release, ReleaseLostError
 from ..privacy.mechanism import Mechanism
 from ..privacy.plan import Plan
 from ..saved_runs import check_folder
-from .checked_grid import POLL_SECONDS, CheckedGrid, demand, size_of
+from .checked_grid import POLL_SECONDS, CheckedGrid, demand
 from .client import KNOWS, PLAIN
 from .masked_server import MaskedSum
 from .node_texts import read_rows_of
@@ -331,27 +331,14 @@ class FederatedClientPool(ClientPool):
         self, grid: CheckedGrid, nodes: list[int], needed: int, question: Question, encoded: Encoded
     ) -> Summed:
         """Sum answers without masks, which clients send in simulations only."""
-        answers: dict[int, np.ndarray] = {}
 
-        def check(request: Message, reply: Message) -> Message | None:
-            node = request.metadata.dst_node_id
-            if reply.has_error():
-                logger.warning("Node %d answers with an error: %.200s", node, reply.error.reason)
-                return None
-            try:
-                given = recorddict_compat.recorddict_to_fitres(reply.content, True)
-                (answer,) = parameters_to_ndarrays(given.parameters)
-                demand(answer.shape == (question.num_bins,) and bool(np.isfinite(answer).all()), "it is no answer")
-                answers[node] = answer.astype(np.int64)
-            except Exception as error:
-                logger.warning("Node %d sent a malformed reply (%.200s). It counts as not given.", node, error)
-                return None
-            grid.bytes_up[node] += size_of(reply.content)
-            return reply
+        def read(_: int, content: RecordDict) -> np.ndarray:
+            (answer,) = parameters_to_ndarrays(recorddict_compat.recorddict_to_fitres(content, True).parameters)
+            demand(answer.shape == (question.num_bins,) and bool(np.isfinite(answer).all()), "it is no answer")
+            return answer.astype(np.int64)
 
-        content = _message_of(encoded)
-        messages = [Message(content, dst_node_id=node, message_type=f"train.{PLAIN}") for node in nodes]
-        grid.exchange(messages, self._settings.round_timeout, check)
+        contents = dict.fromkeys(nodes, _message_of(encoded))
+        answers = grid.ask_for(PLAIN, contents, self._settings.round_timeout, read)
         total = np.sum([*answers.values()], axis=0) if len(answers) >= needed else None
         return Summed(total, set(answers), needed)
 

@@ -87,19 +87,17 @@ def report_of_model_to_be(
     texts: TrainingTexts,
     base_model: str,
     revision: str | None = None,
-    first_stage: TrainingTexts | None = None,
     base_is_public: bool = False,
 ) -> PrivacyReport | None:
     """Add up what is guaranteed for a model that is about to be finetuned: its base, a first stage, and its texts.
 
     Args:
         texts (`TrainingTexts`):
-            What it will be trained on. Public texts among them are public by the word of whoever trains, and the card
-            says so. If a report comes with them, such as that of the run that chose them, it counts as well.
+            What it will be trained on. Public texts among them, or before them, are public by the word of whoever
+            trains, and the card says so. If a report comes with them, such as that of the run that chose them, it has
+            to cover them, and counts as well.
         base_model (`str`): Name of the model that is finetuned.
         revision (`str`, *optional*): Its revision.
-        first_stage (`TrainingTexts`, *optional*):
-            Public texts that it is trained on first. If a report comes with them, it has to cover them, and counts.
         base_is_public (`bool`, *optional*, defaults to `False`):
             Whether you vouch for it that the base model was not trained on texts of the clients, if this cannot be
             looked up.
@@ -111,7 +109,7 @@ def report_of_model_to_be(
         return None
     reports = [texts.report]
     try:
-        for public in (first_stage, texts.public):
+        for public in (texts.first_stage, texts.public):
             if public is not None and public.report is not None:
                 reports.append(public.report)
             elif public is not None and public.is_derived:

@@ -153,7 +153,7 @@ class _OriginCallback(TrainerCallback):
 
 
 def is_resumed(training: Any) -> bool:
-    """Return whether a training is to go on from a checkpoint. A command line has "false" for what it does not."""
+    """Return whether a training resumes from a checkpoint. On a command line, "false" says that it does not."""
     return str(training.resume_from_checkpoint or False).lower() != "false"
 
 
@@ -278,7 +278,7 @@ def train_and_save(
     resume = trainer.args.resume_from_checkpoint
     if not _is_continued(resume, origin):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
-        # A training that goes on from a checkpoint of this one has none either.
+        # Nor has a training that resumes from a checkpoint of this one.
         report = origin["releases"] = None
         check_guarantee(report, push is None or push["allow_no_guarantee"])
     trainer.add_callback(_OriginCallback(origin))

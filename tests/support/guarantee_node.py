@@ -51,7 +51,8 @@ def with_bins(function):
 
 
 NUM_CONSPIRING, FEW_SHARES = 50, 2
-"""Of a thousand clients, and shares that open a secret. So many holders of a client conspire in nearly all graphs."""
+"""Of a thousand clients, and shares that open a secret. That many holders of a client conspire in nearly all graphs.
+"""
 
 
 def check_few_shares(num_runs=None):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def check_chain(num_runs=0):
         # A first stage with rows of a run that its report does not cover.
         for is_derived in (False, True):
             stage = TrainingTexts(synthetic, synthetic, None, "public", is_derived=is_derived)
-            assert (report_of_model_to_be(texts, str(public), None, stage) is None) == is_derived
+            assert (report_of_model_to_be(replace(texts, first_stage=stage), str(public)) is None) == is_derived
         # Without the facts of its training, as a script of one's own may save it, the report still counts.
         (of_one / "training.json").unlink()
         assert report_of_model_to_be(texts, str(of_one)).epsilon == both.epsilon
