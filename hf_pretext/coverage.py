@@ -63,6 +63,8 @@ def marks_of(dataset: "Dataset") -> list[PrivacyReport]:
 def check_is_public(argument: str, texts: object) -> None:
     """Refuse synthetic texts of a run as public texts of another one, whose report would not count the first.
 
+    They are known by the report that a dataset carries. One that was read again from Parquet or JSON carries none.
+
     Raises:
         ValueError: `texts` is a dataset that carries a report, or a stream of one.
     """

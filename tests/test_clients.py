@@ -8,6 +8,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig
 from hf_pretext.clients.pool import warn_of_few_clients
 from hf_pretext.clients.questions import NearestCandidates
+from hf_pretext.clients.samples import embed_clients
+from hf_pretext.clients.tokens import with_tokens
 from hf_pretext.models.embedder import TextEmbedder
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.privacy.mechanism import UNITS
@@ -261,8 +263,61 @@ def test_nan_embeddings_are_refused_before_budget_is_spent(private):
         def encode(self, texts, **kwargs):
             return np.full_like(super().encode(texts), np.nan)
 
-    with pytest.raises(ValueError, match=r"`embedding_model` failed on all private texts, with a ValueError"):
+    with pytest.raises(ValueError, match="`embedding_model` failed on public words"):
         make_pool(private, TextEmbedder(BrokenEncoder()))
+
+
+class Sticky(CrowdEncoder):
+    """An embedding model that a text breaks for all texts after it, as an error of some kinds does to a GPU."""
+
+    broken = False
+
+    def encode(self, texts, **kwargs):
+        self.broken = self.broken or "quokka" in texts[0]
+        if self.broken:
+            raise RuntimeError(f"device-side assert: {texts[0]}")
+        return super().encode(texts)
+
+
+class Grows(CrowdEncoder):
+    """An embedding model that keeps something of the longest text that it has read."""
+
+    longest = 0
+
+    def encode(self, texts, **kwargs):
+        self.longest = max(self.longest, *map(len, texts))
+        rows = super().encode(texts) + 1e-4 * self.longest
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_text_that_breaks_the_model_for_others_ends_the_run():
+    """Without that, the first client would take away the vote of the second one."""
+    private = dataset({"a": ["quokka"], "b": ["a new loan"]})
+    with pytest.raises(ValueError, match="some failed with a RuntimeError.*nothing was asked") as caught:
+        make_pool(private, TextEmbedder(Sticky()))
+    assert caught.value.__context__ is None and "quokka" not in str(caught.value)
+
+
+def test_a_model_that_keeps_something_of_longer_texts_is_refused(private):
+    with pytest.raises(ValueError, match="embeds the same public text differently after it has embedded others"):
+        make_pool(private, TextEmbedder(Grows()))
+
+
+def test_a_text_that_breaks_the_tokenizer_for_others_ends_the_run(embedder):
+    class Reader:
+        fingerprint, special, broken = "t", frozenset(), False
+
+        def __call__(self, text):
+            self.broken = self.broken or text == "quokka"
+            return [0] if self.broken else [1, 2]
+
+    private = {"a": ["quokka"], "b": ["a new loan"]}
+    samples = embed_clients(private, embedder, 8, 0)
+    assert [own.tolist() for own in with_tokens(samples, {"a": ["x"], "b": ["y"]}, Reader(), 8, 0).tokens] == [
+        [1, 2]
+    ] * 2
+    with pytest.raises(ValueError, match="does not read public words as it did before"):
+        with_tokens(samples, private, Reader(), 8, 0)
 
 
 def test_no_client_decides_whether_a_run_takes_place():
@@ -326,6 +381,8 @@ def test_errors_do_not_quote_private_text(embedder):
 def test_an_embedder_that_fails_does_not_quote_private_text(private):
     class Quoting(CrowdEncoder):
         def encode(self, texts, **kwargs):
+            if texts[0].startswith("Public words"):
+                return super().encode(texts)
             raise KeyError(f"cannot embed {texts}")
 
     with pytest.raises(ValueError, match="failed on all private texts, with a KeyError") as caught:

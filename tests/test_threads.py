@@ -86,6 +86,17 @@ def test_texts_without_padding_are_read_as_with_it(sentence_transformer, clients
     assert embedder([]).shape == (0, 32)
 
 
+def test_a_model_whose_positions_change_with_the_length_is_not_shared(tmp_path):
+    model = make_sentence_transformer(tmp_path)
+    rotary = torch.nn.Module()
+    rotary.rope_type = {"full_attention": "longrope", "sliding_attention": "default"}
+    model[0].rotary = rotary
+    assert TextEmbedder(model)._packed is None, "each pass sets the frequencies for all threads"
+    rotary.rope_type = "dynamic"
+    with pytest.raises(ValueError, match="positions of the type 'dynamic'"):
+        TextEmbedder(model)
+
+
 def test_a_model_that_reads_in_another_way_is_read_with_padding(tmp_path, sentence_transformer, monkeypatch):
     model = make_sentence_transformer(tmp_path)
     model.prompts, model.default_prompt_name = {"query": "find: "}, "query"

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..processes import ALONE, Group, progress_bar
 from .guard import attempted, tell_owner
+from .identity import look_of
 from .rows import LabeledText, PrivateRows, Sample
 
 EMBEDDING_UNITS = 2**11
@@ -63,6 +64,9 @@ class SpreadsWork(Protocol):
 
 NO_LABEL = -1
 """Label of a sample that has none."""
+
+PROBES = tuple("Public words that are embedded before private texts and after them. " * times for times in (1, 8, 32))
+"""Public texts, short ones first. Some models keep something of a longer text for the shorter ones after it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,7 +198,8 @@ def cap_samples(client: object, samples: list[Sample], cap: int, seed: int) -> l
     """
     if len(samples) <= cap:
         return samples
-    key = blake2b(f"{seed}/{client}".encode("utf-8", "surrogatepass")).digest()
+    # One fractional id would make 7.0 of the id 7 in a table, and look the same.
+    key = blake2b(f"{seed}/{look_of(client)}".encode("utf-8", "surrogatepass")).digest()
     copies: Counter[Sample] = Counter()
     ranks = []
     for sample in samples:
@@ -249,7 +254,9 @@ def embed_clients(
     """Cap and embed every client's samples, in batches of their own, and keep their labels if they have any.
 
     A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place. Of
-    an embedding model that kills the process this cannot be said.
+    a text that kills the process, or breaks the model, this cannot be said. After an error of some kinds, a GPU fails
+    for all clients that follow. They would contribute zero because of that text. So public texts are embedded before
+    the clients' and after them (`PROBES`), and nothing is released unless all bits are the same.
 
     Args:
         samples (`PrivateRows` or `Mapping` of clients to `list` of `str` or `LabeledText`): The clients' samples.
@@ -264,7 +271,8 @@ def embed_clients(
         `Samples`: The samples of the clients of this process, quantized, numbered in their order.
 
     Raises:
-        ValueError: No text of any client can be embedded. The message quotes none.
+        ValueError: No text of any client can be embedded. The message quotes none. Or the model does not embed public
+            texts, or embeds them differently after others.
     """
     embedded = _Embedded(_num_kept(samples, cap))
     unknown: list[tuple[int, int]] = []
@@ -297,6 +305,7 @@ def _embed_into(
     How many tokens are unknown, and how many there are, is appended for each client whose texts were looked at.
     """
     failure, cuts = None, False
+    expected = _embed_probes(embedder)
 
     def embed(client: object, own: list[Any]) -> tuple[np.ndarray, list[int]]:
         nonlocal cuts
@@ -322,10 +331,19 @@ def _embed_into(
         for failed in map(take, range(len(samples)), spread(embed_client, samples.items())):
             failure = failed or failure
             bar.update()
-    found = group.gather((embedded.num_dimensions, failure))
-    widths = {each for each, _ in found if each is not None}
+    is_alike = attempted(_embed_probes, embedder)[0] == expected
+    found = group.gather((embedded.num_dimensions, failure, is_alike))
+    widths = {each for each, _, _ in found if each is not None}
+    failures = [each for _, each, _ in found if each]
+    if not all(alike for _, _, alike in found):
+        raise ValueError(
+            "`embedding_model` does not embed public texts as it did before the private ones"
+            f"{f', of which some failed with a {failures[0]}' if failures else ''}. Then the text of one client may "
+            "have changed what others answer, so nothing was asked of them. Start again. If it happens again, load "
+            "the model on a CPU, or use another one."
+        )
     if not widths:
-        failure = next((each for _, each in found if each), None)
+        failure = next(iter(failures), None)
         raise ValueError(
             f"`embedding_model` failed on all private texts, with a {failure}. What it said may quote them, so it is "
             "not shown. Does it embed any text as finite numbers? Load it in float32, or try it on public texts."
@@ -334,6 +352,27 @@ def _embed_into(
         raise ValueError(f"`embedding_model` has {sorted(widths)} dimensions in the processes. Use one model in all.")
     _warn_of_texts(embedder, failure, cuts, unknown)
     return widths.pop()
+
+
+def _embed_probes(embedder: Embedder) -> list[bytes]:
+    """Embed public texts one by one, and again in the other order.
+
+    Raises:
+        ValueError: They cannot be embedded, or are embedded differently after others.
+    """
+    try:
+        found = [embedder([text]).tobytes() for text in (*PROBES, *PROBES[::-1])]
+    except Exception as error:  # Whatever a model raises.
+        raise ValueError(
+            "`embedding_model` failed on public words. Does it embed any text as finite numbers? Load it in float32, "
+            "or use another one."
+        ) from error
+    if found != found[::-1]:
+        raise ValueError(
+            "`embedding_model` embeds the same public text differently after it has embedded others. What it makes of "
+            "a client's texts would depend on other clients. Use another model."
+        )
+    return found
 
 
 def _texts_and_labels(samples: Sequence[Any]) -> tuple[list[str], list[int]]:

@@ -14,6 +14,9 @@ MAX_CHARACTERS = 2**15
 """Characters of a text whose tokens count, so that one text cannot take forever."""
 
 
+PROBE = "Public words that are read before private texts and after them."
+
+
 class TokenReader(Protocol):
     """The tokenizer of a language model (`models.token_reader.TokenizerReader`). It runs where the texts are."""
 
@@ -43,7 +46,8 @@ def with_tokens(
 
     *Released*: to no one. The tokens stay in the memory of the process that holds the texts, and are never on disk.
     The tokens of a client depend on its own texts only, because a tokenizer reads one text at a time. A client whose
-    texts cannot be read has no tokens: one client must not decide whether a run takes place.
+    texts cannot be read has no tokens: one client must not decide whether a run takes place. If a tokenizer reads
+    public words differently after that, a text has broken it for the clients that follow, and nothing is released.
 
     Args:
         embedded (`Samples`): The samples. A client that could not be embedded has none, and has no tokens either.
@@ -55,7 +59,11 @@ def with_tokens(
 
     Returns:
         `Samples`: The same samples, with the tokens of each.
+
+    Raises:
+        ValueError: The tokenizer does not read public words after the private texts as before them.
     """
+    expected = list(reader(PROBE))
     numbers = np.bincount(embedded.owners, minlength=len(samples)).tolist()
     tokens: list[np.ndarray] = []
     failure = None
@@ -65,6 +73,12 @@ def with_tokens(
             tokens += [np.zeros(0, dtype=np.int64)] * number if found is None else found
             failure = failed or failure
             bar.update()
+    if attempted(lambda: list(reader(PROBE)))[0] != expected:
+        raise ValueError(
+            "The tokenizer of `expansion_model` does not read public words as it did before the private texts. Then "
+            "the text of one client may have changed what others answer, so nothing was asked of them. Start again, "
+            "or set `token_fraction`=0."
+        )
     if failure:
         tell_owner(
             f"The tokenizer of `expansion_model` failed on the texts of some clients, with a {failure}. Their tokens "

@@ -11,7 +11,7 @@ import numpy as np
 from ..cleaning import valid_unicode
 from ..processes import progress_bar
 from .cutting import MAX_CHARACTERS_PER_TOKEN, count_tokens, parts_of, token_ids
-from .packing import PackedEncoder, find_packed_encoder
+from .packing import PackedEncoder, find_packed_encoder, rotary_kinds
 from .threads import map_in_threads
 
 Item = TypeVar("Item")
@@ -43,9 +43,19 @@ class TextEmbedder:
     Args:
         model (`SentenceTransformer`): The embedding model. The paper's is all-MiniLM-L6-v2, 384 dimensions.
         batch_size (`int`, *optional*, defaults to `64`): Texts per forward pass.
+
+    Raises:
+        ValueError: The model scales its positions by the longest text that it has read, so that a client's embedding
+            would depend on the lengths of other clients' texts.
     """
 
     def __init__(self, model: Any, batch_size: int = 64) -> None:
+        if "dynamic" in rotary_kinds(model):
+            raise ValueError(
+                "`embedding_model` has positions of the type 'dynamic': how it embeds a text depends on the lengths "
+                "of texts before it. So what it makes of a client's texts would depend on other clients. Set another "
+                "`rope_type` in its config, or use another model."
+            )
         self._model = model
         self.batch_size = batch_size
 

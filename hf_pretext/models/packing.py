@@ -116,7 +116,18 @@ def _may_be_packed(model: Any) -> bool:
     if not is_plain or model.device.type != "cpu" or model.default_prompt_name or model[0].backend != "torch":
         return False
     _register()
+    # Each pass writes the frequencies of these where those of other threads are read.
+    if rotary_kinds(model) & {"dynamic", "longrope"}:
+        return False
     return model[0].auto_model.config._attn_implementation == "sdpa"
+
+
+def rotary_kinds(model: Any) -> set[str]:
+    """Return the kinds of rotary embeddings of a model as transformers names them, such as "default" or "dynamic"."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    found = [vars(module).get("rope_type") for module in modules]
+    kinds = [kind for each in found for kind in (each.values() if isinstance(each, dict) else [each])]
+    return {kind for kind in kinds if isinstance(kind, str)}
 
 
 def _reads_alike(encoder: PackedEncoder, expected: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -117,6 +118,7 @@ class PrivacyLedger(CountsAlone):
     ) -> None:
         self._plan = plan
         self._path = path
+        self._process = os.getpid()
         self._releases = list(earlier)
         self._num_earlier, self._num_lost_earlier = len(earlier), num_lost_earlier
         if path is not None and path.is_file():
@@ -174,9 +176,12 @@ class PrivacyLedger(CountsAlone):
 
         Raises:
             ValueError: The question is not in the plan.
-            RuntimeError: The file counts other releases than this object, so writing it would lose some of them.
+            RuntimeError: The file counts other releases than this object, so writing it would lose some of them. Or
+                this is a copy of the ledger in another process.
         """
         mechanism = self.mechanism(question)
+        if os.getpid() != self._process:
+            raise RuntimeError("A ledger counts in the process that made it only: copies would not count alike.")
         self._check_file()
         name = uuid.uuid4().hex[:16]
         self._releases.append(Release(name, question.name, question.num_bins, mechanism, noise_is_genuine))

@@ -35,7 +35,7 @@ OTHERS = {f"other-{number}": [f"bin {number % NUM_BINS}"] for number in range(10
 
 
 class BinEncoder:
-    """An embedding model that puts the text "bin 7" where candidate 7 is."""
+    """An embedding model that puts the text "bin 7" where candidate 7 is, and any other one where candidate 0 is."""
 
     max_seq_length = None
     tokenizer = None
@@ -44,7 +44,8 @@ class BinEncoder:
         return NUM_BINS
 
     def encode(self, texts, **kwargs):
-        return CANDIDATES[[int(text.split()[1]) for text in texts]]
+        words = [text.split()[1] for text in texts]
+        return CANDIDATES[[int(word) if word.isdigit() else 0 for word in words]]
 
 
 def make_pool(samples, noise=None, **settings):
