@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
         f"YAML file with the keys {', '.join(RUN_KEYS)} and any field of PrivateEvolutionConfig. It must hold "
         f"{', '.join(REQUIRED_KEYS)}, and one of epsilon and noise_multiplier."
     )
-    generate = commands.add_parser("generate", help="Generate a synthetic dataset as a YAML file says.")
+    generate = commands.add_parser("generate", help="Generate a synthetic dataset from a YAML file.")
     generate.add_argument("--config", required=True, help=config_help)
     generate.add_argument(
         "--push-to-hub", "--push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub."
@@ -102,7 +102,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--config", required=True, help="The YAML file of `hf-pretext generate`.")
     plan.add_argument(
-        "--num-clients", "--num_clients", type=int, help="Number of clients, for what stands out of the noise."
+        "--num-clients",
+        "--num_clients",
+        type=int,
+        help="About how many clients there are: prints what stands out of the noise, and which settings we advise.",
     )
     plan.set_defaults(run=_plan)
     node = commands.add_parser(
@@ -212,8 +215,8 @@ def _help_after_failure(output_dir: str | Path, num_samples: int) -> Iterator[No
     except Exception:
         if is_main_process():
             print(
-                f"hf-pretext: the seeds are in {output_dir}/, and what they cost is not spent again. Mend what "
-                "follows, or name another `expansion_model` in the file, and give the same command. Or write texts "
+                f"hf-pretext: the seeds are in {output_dir}/, and what they cost is not spent again. Fix the error "
+                "below, or name another `expansion_model` in the file, and give the same command. Or write texts "
                 f"elsewhere: hf-pretext expand --seeds {output_dir} --expansion-model MODEL "
                 f"--num-samples {num_samples} --output-dir FOLDER",
                 file=sys.stderr,

@@ -30,7 +30,10 @@ def add_expand(commands: Any) -> None:
     option("expansion_model", required=True, help="Language model that writes: as in the file of `generate`.")
     option("num_samples", required=True, type=int, help="Number of texts.")
     option("output_dir", required=True, help="Folder for the dataset, its card, report and picture.")
-    option("embedding_model", help="Model that judges the texts, if the saved run does not say where its own is.")
+    option(
+        "embedding_model",
+        help="Embedding model that ranks texts for `best_of`, if the saved run does not say where its own is.",
+    )
     option("push_to_hub", metavar="REPO", help="Push the dataset to this repository of the Hub.")
     add_private_repo(expand)
     option("device", help="Where the models go. By default an accelerator or the CPU.")

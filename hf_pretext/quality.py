@@ -134,7 +134,7 @@ class TextQuality:
         ]
         if self.openings:
             words, share = self.openings[0]
-            lines.append(f"The commonest opening, {words!r}, begins {share:.1%} of them.")
+            lines.append(f"The most common opening, {words!r}, begins {share:.1%} of them.")
         lines.append(self._about_personal_data)
         return "\n".join([*lines, *(f"Note: {each}" for each in self.notes)])
 

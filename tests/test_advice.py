@@ -48,12 +48,10 @@ def test_the_plan_prints_the_rule(tmp_path, capsys):
     path.write_text("epsilon: 1.29\ndelta: 3.0e-6\n")
     main(["plan", "--config", str(path), "--num-clients", "300"])
     words = ", ".join(f"`{name}`={value}" for name, value in settings_for(300, **BUDGET).items() if name in CHOSEN)
-    assert (
-        f"For about 300 clients at this budget, the rule of `privacy.advice` says {words}" in capsys.readouterr().out
-    )
+    assert f"For about 300 clients at this budget, we recommend {words}" in capsys.readouterr().out
     path.write_text("noise_multiplier: 2.0\ndelta: 3.0e-6\n")
     main(["plan", "--config", str(path), "--num-clients", "300"])
-    assert "the rule of" not in capsys.readouterr().out
+    assert "we recommend" not in capsys.readouterr().out
 
 
 def test_more_noise_and_fewer_participants_count_as_fewer_clients():

@@ -107,7 +107,9 @@ def test_the_plan_is_printed_before_anything_is_read(tmp_path, capsys, monkeypat
     main(["plan", "--config", str(path), "--num-clients", "1000"])
     printed = capsys.readouterr().out
     assert re.search(r"\| token_counts \| 1 \| [\d,]+ \| 20% \|", printed)
-    assert re.search(r"`token_counts`: a token stands out if \d+ clients use it among 50 that they use once", printed)
+    assert re.search(
+        r"`token_counts`: a token stands out if \d+ clients use it, each with 49 other tokens once", printed
+    )
     monkeypatch.setattr(plan, "DEFAULT_TOKEN_FRACTION", 0.25)
     for model, is_asked in (("nowhere/at-all", True), ("", False)):
         path.write_text(f"epsilon: 1.29\ndelta: 3.0e-6\nexpansion_model: {model}\n")

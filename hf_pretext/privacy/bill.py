@@ -70,15 +70,15 @@ def better_votes_per_sample(config: PrivateEvolutionConfig, plan: Plan, num_clie
 
 
 def _advice(config: PrivateEvolutionConfig, num_clients: int) -> list[str]:
-    """Say what the rule would set, if the settings have a budget and are not the paper's."""
-    if config.epsilon is None or config.vote_clipping == "count":
+    """Say what the rule would set, if the settings have a budget, no labels, and are not the paper's."""
+    if config.epsilon is None or config.vote_clipping == "count" or config.labels is not None:
         return []
     own = {each.name: vars(config)[each.name] for each in fields(config) if each.init and each.name not in CHOSEN}
     advised = settings_for(num_clients, **own)
     words = ", ".join(f"`{name}`={advised[name]}" for name in CHOSEN)
     return [
-        f"- For about {num_clients:,} clients at this budget, the rule of `privacy.advice` says {words}. Token counts "
-        "need a language model that is loaded here. The rule is applied only if you write these down."
+        f"- For about {num_clients:,} clients at this budget, we recommend {words}. Token counts need a language "
+        "model that is loaded here. Write these into the settings to use them."
     ]
 
 
@@ -122,13 +122,13 @@ def _about_votes(entry: PlannedRelease, config: PrivateEvolutionConfig, particip
     )
     words = (
         f"`{entry.question}`: a candidate stands out if {num_whole:,} clients give it all of their votes, or "
-        f"{num_single:,} one of {spread} each."
+        f"{num_single:,} clients give it one of their {spread} each."
     )
     if participating is None:
         return words
     average = participating * vote * spread / config.population_size
     return (
-        f"{words} If all of {participating:,.0f} clients have that many votes, a candidate gets {average:.3g} on "
+        f"{words} If each of {participating:,.0f} clients casts that many votes, a candidate gets {average:.3g} on "
         f"average, which is {average / mechanism.noise_std:.2g} times the noise."
     )
 
@@ -150,8 +150,8 @@ def _about_mean(entry: PlannedRelease, participating: float | None) -> str:
 def _about_tokens(entry: PlannedRelease, participating: float | None) -> str:
     noise, alone = entry.mechanism.noise_std, 1 / math.sqrt(USUAL_TOKENS)
     words = (
-        f"`{entry.question}`: a token stands out if {math.ceil(STANDS_OUT * noise / alone):,} clients use it among "
-        f"{USUAL_TOKENS} that they use once each."
+        f"`{entry.question}`: a token stands out if {math.ceil(STANDS_OUT * noise / alone):,} clients use it, each "
+        f"with {USUAL_TOKENS - 1} other tokens once."
     )
     if participating is None:
         return words

@@ -294,18 +294,18 @@ class PrivacyReport:
         if self.target_epsilon is not None and self.epsilon > self.target_epsilon * (1 + 1e-9):
             target = rounded_up(self.target_epsilon)
             over = f" This is more than the {target} of one run, because several runs are added up."
-        neighbors = (
-            "adding or removing all samples of one client: with or without any one client's text"
-            if self.neighboring_relation == "add_or_remove_one"
-            else "exchanging all samples of one client for any others: whatever any one client's text is"
-        )
+        if self.neighboring_relation == "add_or_remove_one":
+            neighbors = "adding or removing all samples of one client"
+            versions = "with one client's texts as without them, and the reverse"
+        else:
+            neighbors = "exchanging all samples of one client for any others"
+            versions = "with one client's texts as with any others in their place"
         is_a_number = self.epsilon < 700
         times = f"{rounded_up(math.exp(self.epsilon))} times (e^epsilon)" if is_a_number else "e^epsilon times"
         return (
             f"Client-level differential privacy with epsilon = {rounded_up(self.epsilon)} and delta = "
-            f"{rounded_up(self.delta)}, under {neighbors}, any set of outcomes of this run is at most "
-            f"{times} as likely, "
-            f"plus delta.{over}{self._other_relation}"
+            f"{rounded_up(self.delta)}, under {neighbors}. Any set of outcomes of this run is at most {times} "
+            f"as likely {versions}, plus delta.{over}{self._other_relation}"
         )
 
     @property
@@ -316,8 +316,8 @@ class PrivacyReport:
         if self.exchange_epsilon is None:
             return ""
         return (
-            " This hides whether a client contributed any text. What its texts are is hidden at epsilon = "
-            f"{rounded_up(self.exchange_epsilon)}, under exchanging all of them for any others."
+            " This bounds what anyone can learn about whether a client contributed text. For what its texts are, the "
+            f"bound is epsilon = {rounded_up(self.exchange_epsilon)}, under exchanging all of them for any others."
         )
 
     @property
