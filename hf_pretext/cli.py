@@ -25,6 +25,7 @@ RUN_KEYS = (
     "private_split",
     "query",
     "initial_population",
+    "initial_population_name",
     "initial_population_split",
     "num_samples",
     "output_dir",
@@ -236,17 +237,19 @@ def source_of(run: dict[str, Any], key: str) -> dict[str, Any] | None:
     """Take out of the keys of a run what says where texts are.
 
     Args:
-        run (`dict`): Keys of the run. They lose `key`, `<key>_split` and, with `private`, `query`.
+        run (`dict`):
+            Keys of the run. They lose `key`, `<key>_split`, and `query` (private) or `<key>_name` (public).
         key (`str`): `"private"` or `"initial_population"`.
 
     Returns:
-        `dict`: The `source`, and `split` and `query` if they are given. None if the run has no such key.
+        `dict`: The `source`, and `split`, `query` and `name` if they are given. None if the run has no such key.
 
     Raises:
         ValueError: The split of something is given that is not.
         TypeError: A value is not a string.
     """
-    names = {"source": key, "split": f"{key}_split", **({"query": "query"} if key == "private" else {})}
+    more = {"query": "query"} if key == "private" else {"name": f"{key}_name"}
+    names = {"source": key, "split": f"{key}_split", **more}
     given = {name: run.pop(each, None) for name, each in names.items()}
     found = {name: value for name, value in given.items() if value is not None}
     if found and "source" not in found:

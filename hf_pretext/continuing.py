@@ -55,6 +55,7 @@ def add_select(commands: Any) -> None:
     )
     option = partial(_add_option, select)
     option("public", required=True, help="Public texts: a file, a folder or a dataset repository. They are streamed.")
+    option("public_name", help="Configuration of the repository, such as 'en' of allenai/c4.")
     option("public_split", help="Split of the folder or repository.")
     option("num_samples", required=True, type=int, help="Number of texts to choose.")
     option("output_dir", required=True, help="Folder for the texts, their card and report.")
@@ -122,7 +123,8 @@ def _select(options: argparse.Namespace) -> None:
     device = resolve_device(options.device)
     model = load_sentence_transformer(name, device, resolve_dtype(options.dtype, device))
     embed = partial(embed_together, TextEmbedder(model, options.batch_size))
-    selection = select_public(saved, options.public, options.num_samples, embed, options.public_split)
+    about = options.public_split, options.public_name
+    selection = select_public(saved, options.public, options.num_samples, embed, *about)
     if is_main_process():
         selection.save(options.output_dir, options.public)
         facts = selection.facts

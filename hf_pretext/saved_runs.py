@@ -113,8 +113,7 @@ class SavedRun:
         check_has_run(folder, name)
         report = PrivacyReport.from_pretrained(folder)
         sources = {
-            argument: ModelSource(given=False) if source is None else ModelSource(source["name"], source["revision"])
-            for argument, source in read_json(folder / MODELS_NAME).items()
+            argument: ModelSource.from_dict(source) for argument, source in read_json(folder / MODELS_NAME).items()
         }
         config = PrivateEvolutionConfig.from_pretrained(folder)
         decided = read_json(folder / CONFIG_NAME).get(DECIDED)
@@ -168,10 +167,11 @@ class SavedRun:
         """
         arguments = {argument: source for argument, source in self.sources.items() if argument != FIRST_WRITER}
         for argument, source in arguments.items():
-            if argument not in given and source.given and source.name is None:
+            if argument not in given and source.given and source.loadable is None:
                 raise ValueError(
-                    f"The saved run does not say where its `{argument}` is from: it was a loaded object or a local "
-                    f"folder. Give it: `from_pretrained(..., {argument}=...)`."
+                    f"The saved run does not say where its `{argument}` is from: it was a loaded object, a server"
+                    f"{'' if source.name is None else f' (of {source.name!r})'} or a local folder. Give it: "
+                    f"`from_pretrained(..., {argument}=...)`."
                 )
         return {argument: source.loadable for argument, source in arguments.items() if argument not in given}
 

@@ -55,6 +55,7 @@ class SeedTexts:
         self.texts = list_rows(seeds, self._form, "seeds", self._form.columns)
         if not self.texts:
             raise ValueError("`seeds` holds no text to expand.")
+        seeds = seeds.with_format(None) if isinstance(seeds, Dataset) else seeds
         columns = seeds.column_names if isinstance(seeds, Dataset) else []
         self.votes, self.preference, self.share = (
             _numbers(seeds, name) if name in columns else None for name in ("votes", "preference", "share")

@@ -118,6 +118,7 @@ def select_public(
     num_samples: int,
     embed: Embed,
     split: str | None = None,
+    name: str | None = None,
 ) -> Selection:
     """Choose public texts by what the releases of a run say of them, in one pass.
 
@@ -132,6 +133,7 @@ def select_public(
         num_samples (`int`): Number of texts to choose.
         embed (`Callable`): Embeds texts in the space where the clients voted.
         split (`str`, *optional*): Split of a folder or repository.
+        name (`str`, *optional*): Configuration of a repository.
 
     Raises:
         ValueError: The run has no evidence, or the stream has too few different texts. Nothing is embedded before
@@ -141,7 +143,7 @@ def select_public(
     check_num_samples(num_samples)
     evidence, form, seed = evidence_of(run), form_of(run.config), run.config.seed
     if isinstance(public, str | Path):
-        public = _opened(str(public), form, split)
+        public = _opened(str(public), form, split, name)
     check_source(public, "public")
     check_is_public("public", public)
     size = len(public) if isinstance(public, Sized) else None
@@ -179,10 +181,10 @@ def check_target(folder: str | Path, run: SavedRun) -> None:
     check_folder(folder, run.report)
 
 
-def _opened(source: str, form: Form, split: str | None) -> Any:
+def _opened(source: str, form: Form, split: str | None, name: str | None) -> Any:
     """Open public texts that are given by a name."""
     try:
-        public = stream_public(source, form, split=split)
+        public = stream_public(source, form, name=name, split=split)
     except (OSError, ValueError, TypeError) as error:
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
         raise kind(f"`public`: {error}") from None
@@ -381,4 +383,5 @@ def _dataset(reservoir: Reservoir, power: float, run: SavedRun, form: Form) -> "
 
 def embed_together(embedder: Embed, texts: Sequence[str]) -> np.ndarray:
     """Embed public texts in all processes together: unit rows of shape `(len(texts), d)`."""
-    return np.stack(map_over_processes(lambda part: list(embedder(part)), texts))
+    rows = map_over_processes(lambda part: list(embedder(part)), texts)
+    return np.stack(rows) if rows else embedder([])

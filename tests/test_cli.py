@@ -111,7 +111,10 @@ def test_expand_continues_from_the_seeds_of_a_run(folders, capsys, spelling):
     assert before["releases"] == after["releases"] and before["epsilon"] == after["epsilon"]
     assert find_privacy_report(folders / "more").epsilon == before["epsilon"]
     before, after = (json.loads((folders / name / "models.json").read_text()) for name in ("out", "more"))
-    assert after == {**before, "expansion_model": {"name": str(folders / "another"), "revision": None}}
+    assert after == {
+        **before,
+        "expansion_model": {"name": str(folders / "another"), "revision": None, "is_loaded_by_name": True},
+    }
     changed = json.loads((folders / "more" / "private_evolution_config.json").read_text())
     assert (changed["max_new_tokens"], changed["top_p"]) == (16, 0.9)
 
@@ -234,6 +237,7 @@ def test_generate_from_a_database_is_as_from_its_rows_in_a_file(folders, databas
         ),
         ("private: me/x\ninitial_population: me/x\ninitial_population_split: train", "is the private file itself"),
         ("initial_population_split: x", "`initial_population`: '{0}/public.json' has no splits"),
+        ("initial_population_name: en", "`initial_population`: `name`='en' is for a repository of the Hub"),
         ("private: postgresql://me:quokka@host/x: y", "is not YAML that can be read: mapping values"),
         ("private: !!float postgresql://me:quokka@host/x", "is not YAML that can be read: it raises a ValueError"),
     ],

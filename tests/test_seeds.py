@@ -1,10 +1,12 @@
 """How often each seed is shown: by its votes and its preference, but never a few of them only."""
 
 import numpy as np
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_pretext.evolution.seeds import bounded_weights
+from hf_pretext.seed_texts import SeedTexts
 
 
 @settings(deadline=None)
@@ -32,3 +34,8 @@ def test_a_seed_of_a_thousand_times_the_preference_does_not_stand_for_all():
     weights = bounded_weights(votes, preference, 0.25)
     assert weights[0] / weights.sum() < 0.15 and weights[0] == weights.max()
     assert votes[0] * preference[0] / (votes * preference).sum() > 0.8
+
+
+def test_seeds_are_read_in_whatever_format_they_show():
+    seeds = Dataset.from_dict({"text": ["one", "two"], "votes": [1.0, 2.0]}).with_format("torch")
+    assert SeedTexts(seeds).votes.tolist() == [1.0, 2.0]

@@ -61,7 +61,9 @@ def address(request, models_folder, tmp_path_factory):
     server.wait()
 
 
-def test_a_real_server_expands_seeds_and_varies_texts(address, sentence_transformer, config, private, public):
+def test_a_real_server_expands_seeds_and_varies_texts(
+    address, sentence_transformer, config, private, public, tmp_path
+):
     config = replace(config, num_rounds=2, population_size=8, lookahead=0, max_new_tokens=8)
     generator = PrivateEvolutionGenerator(None, sentence_transformer, address, config=config, batch_size=2)
     synthetic = generator(private, initial_population=public, num_samples=4)
@@ -70,6 +72,9 @@ def test_a_real_server_expands_seeds_and_varies_texts(address, sentence_transfor
         "the path of a local folder is not published"
     )
     assert "127.0.0.1" not in json.dumps([model.to_dict() for model in generator._sources.values()])
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"where its `expansion_model` is from: .* a server \(of "):
+        PrivateEvolutionGenerator.from_pretrained(tmp_path, embedding_model=sentence_transformer)
 
 
 class Scripted(ThreadingHTTPServer):

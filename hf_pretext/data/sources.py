@@ -64,6 +64,7 @@ def read_public(
     *,
     other_columns: Sequence[str] = (),
     label_column: str | None = None,
+    name: str | None = None,
     split: str | None = None,
 ) -> "Dataset | IterableDataset":
     """Read public texts from a local file or folder, or stream them from a repository of the Hub.
@@ -73,6 +74,7 @@ def read_public(
         text_column (`str`, *optional*): Column of texts.
         other_columns (`Sequence[str]`, *optional*): Other columns. Numbers of files and databases become strings.
         label_column (`str`, *optional*): Column of labels, which is read if all rows have it.
+        name (`str`, *optional*): Configuration of a repository, such as `"en"` of `allenai/c4`.
         split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
 
     Raises:
@@ -82,6 +84,8 @@ def read_public(
     if is_database(source):
         raise ValueError("A database (its URL is not shown) is for private texts. Give public ones as a file.")
     if not is_repository(source):
+        if name is not None:
+            raise ValueError(f"`name`={name!r} is for a repository of the Hub, and {source!r} is none. Leave it out.")
         if label_column is not None:
             try:
                 return read_dataset(source, text_column, other_columns=[*other_columns, label_column], split=split)
@@ -91,7 +95,7 @@ def read_public(
     from datasets import load_dataset
 
     try:
-        return load_dataset(source, split=split or "train", streaming=True)
+        return load_dataset(source, name, split=split or "train", streaming=True)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{source!r} is neither a file, a folder, nor a dataset repository of the Hub that can be read: {error}"
@@ -99,7 +103,7 @@ def read_public(
 
 
 def stream_public(
-    source: str, form: Form, *, split: str | None = None
+    source: str, form: Form, *, name: str | None = None, split: str | None = None
 ) -> "Dataset | IterableDataset | Iterator[dict[str, Any]]":
     """Stream public rows from a repository of the Hub or a local file, so that memory does not grow with their number.
 
@@ -109,6 +113,7 @@ def stream_public(
     Args:
         source (`str`): A local file or folder, or a repository of the Hub.
         form (`Form`): What a row is.
+        name (`str`, *optional*): Configuration of a repository.
         split (`str`, *optional*): Split of a folder or repository. `"train"` of a repository.
 
     Raises:
@@ -116,12 +121,12 @@ def stream_public(
         ValueError: It cannot be read, or is not public.
     """
     path = Path(source)
-    if path.is_file() and path.suffix in (".jsonl", ".parquet") and split is None:
+    if path.is_file() and path.suffix in (".jsonl", ".parquet") and name is None and split is None:
         return stream_files([path], form.source)
-    if path.is_dir() and not splits_of(path) and split is None and (files := parquet_files(path)):
+    if path.is_dir() and not splits_of(path) and name is None and split is None and (files := parquet_files(path)):
         return stream_files(files, form.source)
     columns = (form.column, ()) if isinstance(form, Plain) else (None, form.source)
-    return read_public(source, columns[0], other_columns=columns[1], split=split)
+    return read_public(source, columns[0], other_columns=columns[1], name=name, split=split)
 
 
 def is_database(source: str) -> bool:

@@ -1,6 +1,6 @@
 """From the arguments of a generator to the objects that it works with, and where each of them is from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -38,14 +38,18 @@ class ModelSource:
     """Where a model is from.
 
     Args:
-        name (`str`, *optional*): Hub id, local folder or name of a packaged model by which it can be loaded again.
+        name (`str`, *optional*): Hub id, local folder, or name of a packaged model or of one behind an address.
         revision (`str`, *optional*): Commit of the Hub, or version of the package.
         given (`bool`, *optional*, defaults to `True`): Whether there is such a model at all.
+        is_loaded_by_name (`bool`, *optional*, defaults to `True`):
+            Whether it was loaded by this name. An object may be quantized, or other than what its name stands for,
+            and a server's model is not meant to be loaded here.
     """
 
     name: str | None = None
     revision: str | None = None
     given: bool = True
+    is_loaded_by_name: bool = field(default=True, compare=False)
 
     @classmethod
     def of(cls, source: Any, model: Any = None, revision: str | None = None) -> "ModelSource":
@@ -54,13 +58,21 @@ class ModelSource:
             return cls(given=False)
         if isinstance(model, RemoteEngine):
             # The model behind an address. The address is not published.
-            return cls(model.model)
+            return cls(model.model, is_loaded_by_name=False)
         source, revision = (source, revision) if revision else without_revision(source)
         name = name_of(written_by(source)) or None
         if name in PACKAGED:
             return cls(name, PACKAGED[name].version())
         # An object says its name, and not which commit it is of.
-        return cls(name, commit_of(source, revision) if isinstance(source, str) else None)
+        is_loaded_by_name = isinstance(source, (str, Path))
+        return cls(name, commit_of(source, revision) if isinstance(source, str) else None, True, is_loaded_by_name)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any] | None) -> "ModelSource":
+        """Read what `to_dict` returned. A version before 0.2.0 did not say whether a model was loaded by its name."""
+        if values is None:
+            return cls(given=False)
+        return cls(values["name"], values["revision"], True, values.get("is_loaded_by_name", True))
 
     def published(self) -> "ModelSource":
         """Leave out the path of a local folder, which is not for publication."""
@@ -76,13 +88,17 @@ class ModelSource:
 
     @property
     def loadable(self) -> str | None:
-        """The name by which the same model is loaded again, with its commit if it is on the Hub."""
+        """The name by which the same model is loaded again, if there is one, with its commit if it is on the Hub."""
+        if not self.is_loaded_by_name:
+            return None
         is_pinned = self.name is not None and self.revision is not None and self.name not in PACKAGED
         return f"{self.name}@{self.revision}" if is_pinned else self.name
 
-    def to_dict(self) -> dict[str, str | None] | None:
-        """Return name and revision as a dictionary that JSON can hold, or None if there is no model."""
-        return {"name": self.name, "revision": self.revision} if self.given else None
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return what is known as a dictionary that JSON can hold, or None if there is no model."""
+        if not self.given:
+            return None
+        return {"name": self.name, "revision": self.revision, "is_loaded_by_name": self.is_loaded_by_name}
 
     def _is_local(self) -> bool:
         if self.name is None:

@@ -22,6 +22,9 @@ def sample_tokens(
 
     Returns:
         `torch.Tensor` of shape `(rows,)`: The tokens.
+
+    Raises:
+        ValueError: Some logits are NaN, as those of a model that overflows in half precision.
     """
     logits = logits.float()
     probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
@@ -66,5 +69,11 @@ def _invert(weights: torch.Tensor, rng: torch.Generator | None) -> torch.Tensor:
     cumulative = weights.cumsum(-1)
     uniform = torch.rand((len(weights), 1), generator=rng, device=weights.device, dtype=weights.dtype)
     # The first entry above the drawn height. An entry of weight zero is never above the end of the one before it.
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
+    total = cumulative[:, -1:]
+    if not torch.isfinite(total).all():  # NaN would be drawn as the last column.
+        raise ValueError(
+            "The language model returned numbers that are not finite, as some do in half precision. Load it with "
+            "`dtype`='float32', or 'bfloat16' if it was trained in that."
+        )
+    drawn = torch.searchsorted(cumulative, uniform * total, right=True).squeeze(-1)
     return drawn.clamp(max=weights.shape[-1] - 1)
