@@ -24,9 +24,11 @@ FEWEST_DIGITS_OF_A_CARD = 13
 
 HINT = "Phone numbers are found by a package: `pip install 'hf_pretext[personal]'`."
 
-_EMAIL = re.compile(
-    r"(?<![\w+-])[\w+-]{1,64}(?:\.[\w+-]{1,64}){0,8}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])"
-)
+# A language that puts no blanks between words writes the next one right beside an address. So the words before `@` are
+# of Latin letters alone, or of other letters alone, and what follows an address may be a letter of another script.
+_LATIN, _OTHERS = r"[A-Za-z0-9_+\-\u00c0-\u024f\u0300-\u036f]", r"[^\W\x00-\u036f]"
+_NAME = "|".join(rf"(?<!{letters}){letters}{{1,64}}(?:\.{letters}{{1,64}}){{0,8}}" for letters in (_LATIN, _OTHERS))
+_EMAIL = re.compile(rf"(?:{_NAME})@[A-Za-z0-9](?:[A-Za-z0-9-]{{0,62}}\.)+[A-Za-z]{{2,24}}(?![A-Za-z0-9])")
 _CARD = re.compile(r"(?<!\d)(?<!\d\.)(?:\d[ -]?){12,18}\d(?!\d|\.\d)")
 _GROUP = re.compile(r"[^ -]+")
 _ACCOUNT = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Z0-9])")

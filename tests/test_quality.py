@@ -88,6 +88,12 @@ def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
         ("1.8.8.8.8 and 4111.1111 1111 1111 1111", "1.8.8.8.8 and 4111.1111 1111 1111 1111"),
         ("Version 2.6.24-19 of 2008-10-12, error 0x80004005", "Version 2.6.24-19 of 2008-10-12, error 0x80004005"),
         ("银行 415-555-2671。", "银行 [phone number]。"),
+        ("联系a.li@example.com吧", "联系[email address]吧"),
+        ("メールはtaro@example.jpまで", "メールは[email address]まで"),
+        ("ivan@mail.ruпожалуйста", "[email address]пожалуйста"),
+        ("jo@mail.com- thanks, jo@mail.com--call me", "[email address]- thanks, [email address]--call me"),
+        ("_jo@mail.com_ or josé@mail.com", "[email address]_ or [email address]"),
+        ("иван.петров@mail.ru, пожалуйста", "[email address], пожалуйста"),
     ],
 )
 def test_personal_data_is_found_by_rules(text, scrubbed):
@@ -108,6 +114,7 @@ def test_long_texts_without_an_address_take_no_time():
     pytest.importorskip("phonenumbers")
     started = time.process_time()
     assert find_personal("a" * 50_000 + "a.b." * 20_000 + "A1 2345 " * 5_000) == []
+    assert find_personal("信" * 50_000 + "信.件." * 20_000 + "a@a." * 20_000 + "a@" + "a.1." * 20_000) == []
     assert time.process_time() - started < 5
 
 
