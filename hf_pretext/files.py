@@ -2,25 +2,37 @@
 
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+SCRATCH = ".writing-"
+"""What the names of scratch files and folders begin with."""
+
+ABANDONED_AFTER = 24 * 60 * 60
+"""Seconds after which a scratch folder belongs to a writing that was killed."""
 
 
 @contextmanager
 def atomic_folder(folder: str | Path, replaces: Sequence[str] = (), first: str | None = None) -> Iterator[Path]:
     """Collect files in a scratch folder and move them to `folder` when all of them are written.
 
-    After a full disk, an error or a kill, `folder` holds what it held before.
+    After a full disk, an error or a kill while they are written, `folder` holds what it held before. A kill while they
+    are moved leaves some of the new files, `first` among them, beside old ones that are not replaced or removed yet.
+    Every file is then whole. Only a folder may be missing, if the kill came between its old and its new one. Write
+    again to complete it. A kill leaves the scratch folder too, which the next writing removes once it is a day old.
 
     Args:
         folder (`str` or `Path`): Destination. It is created if it does not exist, and keeps its other files.
         replaces (`Sequence[str]`, *optional*):
             Patterns of files that must not outlive what they belonged to. Those that are not written again are
-            removed.
+            removed, after the new ones are moved.
         first (`str`, *optional*): Name of the file that is moved first, by which a folder is known as one's own.
 
     Yields:
@@ -28,18 +40,51 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = (), first: str |
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+    _remove_abandoned(target)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=target))
     try:
         yield scratch
-        names = {written.name for written in scratch.iterdir()}
+        names = sorted((written.name for written in scratch.iterdir()), key=lambda name: (name != first, name))
+        for name in names:
+            if (scratch / name).is_dir():
+                shutil.rmtree(target / name, ignore_errors=True)
+            os.replace(scratch / name, target / name)
         for stale in {path for pattern in replaces for path in target.glob(pattern) if path.name not in names}:
             stale.unlink()
-        for written in sorted(scratch.iterdir(), key=lambda path: (path.name != first, path.name)):
-            if written.is_dir():
-                shutil.rmtree(target / written.name, ignore_errors=True)
-            os.replace(written, target / written.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the scratch folders of writings that were killed. Another process may still write into a young one."""
+    for scratch in folder.glob(f"{SCRATCH}*"):
+        if scratch.is_dir() and not scratch.is_symlink() and time.time() - scratch.stat().st_mtime > ABANDONED_AFTER:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_is_writable(argument: str, folder: str | Path) -> None:
+    """Raise a `ValueError` if a folder cannot be created or written. What is created to find out is removed.
+
+    Args:
+        argument (`str`): What the error calls it.
+        folder (`str` or `Path`): The folder.
+    """
+    path, missing = Path(folder), []
+    try:
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=SCRATCH, dir=path):
+            return
+    except OSError as error:
+        problem = "is a file" if isinstance(error, FileExistsError) else f"cannot be written ({error.strerror})"
+    finally:
+        for each in missing:
+            with suppress(OSError):  # It was not created, or someone else has written into it.
+                each.rmdir()
+    raise ValueError(
+        f"`{argument}`={str(folder)!r} {problem}. Name a folder that can be written. It is created if it does not "
+        "exist."
+    )
 
 
 def check_is_free(folder: str | Path, names: Sequence[str]) -> None:
@@ -63,21 +108,24 @@ def atomic_write(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all, and that survives a crash of the machine.
 
     The text goes to a scratch file, is flushed to the disk and renamed, and the renaming is flushed too. A link with
-    that name is replaced, not followed.
+    that name is replaced, not followed. A file that exists keeps its mode, and a new one has the mode of any new file.
 
     Args:
         path (`Path`): The file. Its folder exists.
         text (`str`): The content.
     """
-    descriptor, scratch = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+    scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # Not of `tempfile`, whose files no one else can read. "x" creates it, and follows no link.
+        with scratch.open("x", encoding="utf-8") as file:
+            if path.is_file() and not path.is_symlink():
+                scratch.chmod(stat.S_IMODE(path.stat().st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
 

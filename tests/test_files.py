@@ -1,10 +1,12 @@
+import os
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
-from hf_pretext.files import atomic_folder
+from hf_pretext.files import atomic_folder, atomic_write, check_is_writable
 
 
 def test_files_appear_together_and_others_stay(tmp_path):
@@ -38,6 +40,59 @@ def test_an_error_leaves_what_was_there(tmp_path):
         (scratch / "a.txt").write_text("new")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_kill_leaves_old_files_beside_new_ones_and_loses_none(tmp_path, monkeypatch):
+    for name in ("report.json", "texts.txt", "stale.txt"):
+        (tmp_path / name).write_text("old")
+    replace, left = os.replace, [1]
+
+    def killed(*paths):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path, ("stale.txt",), first="report.json") as scratch:
+        (scratch / "report.json").write_text("new")
+        (scratch / "texts.txt").write_text("new")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"report.json": "new", "texts.txt": "old", "stale.txt": "old"}
+
+
+def test_scratch_folders_of_killed_writings_go_after_a_day(tmp_path):
+    for name, age in ((".writing-old", 2 * 86400), (".writing-young", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.bin").write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with atomic_folder(tmp_path) as scratch:
+        (scratch / "a.txt").write_text("a")
+    assert {path.name for path in tmp_path.iterdir()} == {".writing-young", "a.txt"}
+
+
+def test_a_written_file_has_the_mode_of_any_file_or_keeps_its_own(tmp_path):
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    old.write_text("old")
+    old.chmod(0o640)
+    before = os.umask(0o022)
+    try:
+        for path in (new, old):
+            atomic_write(path, "new")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (new, old)] == [0o644, 0o640] and old.read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "in", "cannot be written")):
+        with pytest.raises(ValueError, match=f"`output_dir`='.*' {message}"):
+            check_is_writable("output_dir", path)
+    for path in (tmp_path, tmp_path / "new" / "folder"):
+        check_is_writable("output_dir", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 FULL_DISK = """
