@@ -31,7 +31,8 @@ from hf_pretext.cards import MEASURES
 from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
-from hf_pretext.files import atomic_folder, write_json
+from hf_pretext.evaluation.scoring import check_num_clients
+from hf_pretext.files import atomic_folder, check_is_writable, write_json
 from hf_pretext.finetuning import (
     TRAINING_NAME,
     check_push_of_model,
@@ -112,6 +113,7 @@ def main(arguments: EvaluationArguments) -> None:
     base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
     options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
+    check_num_clients(len(set(clients)))
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)
     figures = {
         "dataset": published_name(arguments),

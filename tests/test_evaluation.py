@@ -228,6 +228,25 @@ def test_bootstrap_refuses_other_texts():
         paired_bootstrap(before, after, clients[:3])
 
 
+def test_an_interval_over_one_client_is_refused_and_over_few_warned_of():
+    before, after, clients = simulated(np.random.default_rng(2))
+    with pytest.raises(ValueError, match="`groups` holds 1 client, and an interval over clients needs two"):
+        paired_bootstrap(before, after, ["one"] * len(clients))
+    with pytest.warns(UserWarning, match="of 2 clients. An interval over fewer than 10 is too narrow"):
+        paired_bootstrap(before, after, ["one", *["two"] * (len(clients) - 1)])
+
+
+def test_bootstrap_does_not_depend_on_the_draws_in_memory(monkeypatch):
+    before, after, clients = simulated(np.random.default_rng(2))
+    at_once = paired_bootstrap(before, after, clients, num_resamples=100)
+    monkeypatch.setattr("hf_pretext.evaluation.scoring.CELLS_AT_ONCE", 7 * len(set(clients)))
+    shapes, concatenate = [], np.concatenate
+    monkeypatch.setattr(np, "concatenate", lambda parts: shapes.append(len(parts)) or concatenate(parts))
+    for name, interval in paired_bootstrap(before, after, clients, num_resamples=100).items():
+        assert interval == pytest.approx(at_once[name], rel=1e-9)
+    assert 15 in shapes, "100 resamples, 7 at a time"
+
+
 def test_text_distribution_takes_sides_of_different_sizes():
     rng = np.random.default_rng(0)
     points = {}

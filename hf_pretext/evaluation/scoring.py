@@ -5,7 +5,7 @@ A measure on private text is an evaluation, not a release: the guarantee of a ru
 
 import math
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,12 @@ from ..models.loading import max_positions
 from ..processes import map_over_processes, progress_bar, progress_label
 
 TOP_K = (1, 3, 5, 10)
+
+FEW_CLIENTS = 10
+"""Clients below which a bootstrap interval is too narrow: what varies between others is not seen in so few."""
+
+CELLS_AT_ONCE = 10_000_000
+"""Resamples times clients that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def paired_bootstrap(
         `dict`: For each measure of `TokenScores.totals` its `difference` (after - before), `low` and `high`.
 
     Raises:
-        ValueError: The scores are not about the same texts, or there are not as many groups.
+        ValueError: The scores are not about the same texts, there are not as many groups, or they are of one client.
     """
     if not np.array_equal(before.num_tokens, after.num_tokens):
         raise ValueError("`before` and `after` must be scores of the same texts with the same tokenizer.")
@@ -182,12 +188,19 @@ def paired_bootstrap(
         )
     clients = list(range(len(before.num_tokens))) if groups is None else list(groups)
     position = {client: index for index, client in enumerate(dict.fromkeys(clients))}
+    check_num_clients(len(position))
+    if len(position) < FEW_CLIENTS:
+        warnings.warn(
+            f"The texts are of {len(position)} clients. An interval over fewer than {FEW_CLIENTS} is too narrow: "
+            "read it as a lower bound of what is uncertain, or give the texts of more clients.",
+            stacklevel=2,
+        )
     of_text = np.array([position[client] for client in clients])
-    rng = np.random.default_rng(seed)
-    # How often each client is drawn, in each resample. The first row draws each of them once.
-    draws = rng.multinomial(len(position), np.full(len(position), 1 / len(position)), size=num_resamples)
-    draws = np.concatenate([np.ones((1, len(position)), dtype=draws.dtype), draws])
-    of_before, of_after = (_resampled(scores, draws, of_text) for scores in (before, after))
+    tables = [_per_client(scores, of_text, len(position)) for scores in (before, after)]
+    blocks = _draws(len(position), num_resamples, seed)
+    drawn = [[draws @ each for each in tables] for draws in blocks]
+    sums = [np.concatenate(parts) for parts in zip(*drawn, strict=True)]
+    of_before, of_after = (_measures(each[:, 0], each[:, 1], each[:, 2:]) for each in sums)
     intervals = {}
     for name in of_before:
         differences = of_after[name] - of_before[name]
@@ -197,12 +210,33 @@ def paired_bootstrap(
     return intervals
 
 
-def _resampled(scores: TokenScores, draws: np.ndarray, of_text: np.ndarray) -> dict[str, np.ndarray]:
+def check_num_clients(num_clients: int) -> None:
+    """Raise a `ValueError` if there are fewer than two clients, over which an interval has no width."""
+    if num_clients < 2:
+        raise ValueError(
+            f"`groups` holds {num_clients} client, and an interval over clients needs two at least. Give the texts of "
+            "more clients. If each text is another person's, leave `groups` out (`client_column` of a recipe: null)."
+        )
+
+
+def _per_client(scores: TokenScores, of_text: np.ndarray, num_clients: int) -> np.ndarray:
+    """Add up the scores of the texts of each client."""
     table = np.column_stack([scores.num_tokens, scores.loss, scores.hits]).astype(np.float64)
-    per_client = np.zeros((draws.shape[1], table.shape[1]))
+    per_client = np.zeros((num_clients, table.shape[1]))
     np.add.at(per_client, of_text, table)
-    sums = draws @ per_client
-    return _measures(sums[:, 0], sums[:, 1], sums[:, 2:])
+    return per_client
+
+
+def _draws(num_clients: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each client is drawn in each resample, some resamples at a time.
+
+    The first row of all draws each client once. The draws do not depend on how many are made at a time.
+    """
+    rng = np.random.default_rng(seed)
+    chances, at_once = np.full(num_clients, 1 / num_clients), max(1, CELLS_AT_ONCE // num_clients)
+    for start in range(0, num_resamples, at_once):
+        draws = rng.multinomial(num_clients, chances, size=min(at_once, num_resamples - start)).astype(np.float64)
+        yield draws if start else np.concatenate([np.ones((1, num_clients)), draws])
 
 
 def checked_texts(argument: str, texts: Sequence[str]) -> list[str]:
