@@ -103,9 +103,10 @@ def checked(saved: "SavedRun", data: "PageData", with_public: bool = True) -> "P
         for each in data.points
         if (with_public if each.stage == "public" else ShownText(each.text, each.note) in own[each.stage])
     ]
-    quality = saved.quality() if data.quality is not None else None
-    if quality is not None and data.quality is not None:  # Its words come from the texts themselves.
-        quality = replace(data.quality, openings=quality.openings, scripts=quality.scripts)
+    quality = data.quality
+    if quality is not None:
+        words = saved.words_shown()  # They come from the texts themselves.
+        quality = replace(quality, **words) if words is not None else None
     return replace(data, points=points, quality=quality)
 
 

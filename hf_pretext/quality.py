@@ -13,11 +13,17 @@ import numpy as np
 import regex
 
 from .evaluation.measures import distinct_n
-from .personal import HINT, count_personal, is_installed
+from .personal import HINT, REGION, count_personal, is_installed
 from .segmentation import word_spans
 
 MOST_TEXTS = 10_000
 """Texts that are looked at. Of more, an even sample is."""
+
+MOST_CHARACTERS = 10_000_000
+"""Characters of all texts of a side that are looked at. If there are more, the sample is of fewer texts."""
+
+MOST_OF_A_TEXT = 20_000
+"""Characters of one text that are looked at, from its beginning."""
 
 ALIKE = 0.6
 """Two texts are near-duplicates if the Jaccard index of their sequences of three words is at least this."""
@@ -42,7 +48,7 @@ class TextQuality:
 
     Args:
         num_texts (`int`): Number of texts.
-        num_looked_at (`int`): Number of them that were looked at.
+        num_looked_at (`int`): Number of them that were looked at, the long ones by their beginning (`sampled`).
         lengths (`dict` of `str` to `int`): Number of words: `shortest`, `tenth`, `median`, `ninetieth`, `longest`.
         near_duplicates (`float`): Fraction that is nearly the same as an earlier text.
         copies_of_seeds (`float`): Fraction that is nearly the same as a seed.
@@ -54,6 +60,8 @@ class TextQuality:
         personal (`dict` of `str` to `int`, *optional*):
             Number of texts with personal data, by its kind (`personal.KINDS`). None if it was not looked for.
         histogram (`dict`): `edges` in words, and fractions of texts under the names of the sides.
+        num_cut (`int`, *optional*): Number of texts of which only the beginning was looked at.
+        region (`str`, *optional*): Country whose phone numbers were looked for without their country code.
     """
 
     num_texts: int
@@ -67,6 +75,8 @@ class TextQuality:
     openings: tuple[tuple[str, float], ...]
     personal: Mapping[str, int] | None = None
     histogram: Mapping[str, list[float]] = field(default_factory=dict)
+    num_cut: int = 0
+    region: str = REGION
 
     @classmethod
     def of(
@@ -76,6 +86,7 @@ class TextQuality:
         public: Sequence[str] = (),
         beginning: str = "",
         num_texts: int | None = None,
+        region: str = REGION,
     ) -> "TextQuality":
         """Look at texts that a run wrote.
 
@@ -85,10 +96,12 @@ class TextQuality:
             public (`Sequence[str]`, *optional*): Public texts that the run began with.
             beginning (`str`, *optional*): What every text begins with by its form. It is no repeated opening.
             num_texts (`int`, *optional*): Number of texts that there are, if `texts` is a sample.
+            region (`str`, *optional*, defaults to `"US"`):
+                Country whose phone numbers are found without their country code.
         """
-        own, others = evenly(texts, MOST_TEXTS), {"seeds": evenly(seeds, MOST_TEXTS)}
+        own, others = sampled(texts), {"seeds": sampled(seeds)}
         if public:
-            others["public"] = evenly(public, MOST_TEXTS)
+            others["public"] = sampled(public)
         looked_at = [_words(text) for text in own]
         shingles = _Shingles(looked_at)
         words = {name: [_words(text) for text in side] for name, side in others.items()}
@@ -104,10 +117,11 @@ class TextQuality:
             copies_of_seeds=copied["seeds"],
             copies_of_public=copied.get("public"),
             distinct_bigrams=distinct_n(own, 2),
-            scripts=scripts_of(own),
-            openings=_openings([text.removeprefix(beginning) for text in own]),
-            personal=count_personal(own) if is_installed() else None,
+            personal=count_personal(own, region) if is_installed() else None,
             histogram=_histogram({name: [len(found) for found in side] for name, side in sizes.items()}),
+            num_cut=sum(len(text) == MOST_OF_A_TEXT for text in own),
+            region=region,
+            **words_shown(own, beginning),
         )
 
     @classmethod
@@ -163,11 +177,15 @@ class TextQuality:
         if self.personal is None:
             return f"Personal data was not looked for. {HINT}"
         found = ", ".join(f"{kind} in {count:,}" for kind, count in self.personal.items())
-        return f"Personal data by rules, which do not find names: {found or 'none'}."
+        numbers = "" if self.region == REGION else f", with phone numbers of {self.region}"
+        return f"Personal data by rules, which do not find names{numbers}: {found or 'none'}."
 
     @property
     def _of_sample(self) -> str:
-        return "" if self.num_looked_at == self.num_texts else f" (a sample of {self.num_looked_at:,})"
+        parts = [] if self.num_looked_at == self.num_texts else [f"a sample of {self.num_looked_at:,}"]
+        if self.num_cut:
+            parts.append(f"{self.num_cut:,} by their first {MOST_OF_A_TEXT:,} characters")
+        return f" ({', '.join(parts)})" if parts else ""
 
 
 def evenly(items: Sequence[Any], most: int) -> list[Any]:
@@ -175,6 +193,29 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     return [items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int).tolist()]
+
+
+def sampled(texts: Sequence[str]) -> list[str]:
+    """Choose the texts that are looked at: an even sample of many, fewer of them if they are long, and cut.
+
+    Otherwise the hashes of long texts would fill the memory, and the rules for numbers would take hours.
+    """
+    some = [text[:MOST_OF_A_TEXT] for text in evenly(texts, MOST_TEXTS)]
+    length = sum(map(len, some))
+    return some if length <= MOST_CHARACTERS else evenly(some, max(1, len(some) * MOST_CHARACTERS // length))
+
+
+def words_shown(texts: Sequence[str], beginning: str = "") -> dict[str, Any]:
+    """Return the figures of texts that hold words: `scripts` and `openings`. The others of `TextQuality` are numbers.
+
+    Args:
+        texts (`Sequence[str]`): What `sampled` chose.
+        beginning (`str`, *optional*): What every text begins with by its form.
+    """
+    return {
+        "scripts": scripts_of(texts),
+        "openings": _openings([text.removeprefix(beginning) for text in texts]),
+    }
 
 
 def scripts_of(texts: Sequence[str]) -> dict[str, float]:

@@ -38,10 +38,12 @@ from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
 from .page import Excluded, PageData, Point, RunFacts, ShownText, cut, render_page
+from .personal import REGION
 from .plots import plot_run, project
 from .privacy.report import PrivacyReport
 from .privacy.texts import PATTERN
-from .quality import MOST_TEXTS, TextQuality, evenly
+from .processes import is_main_process
+from .quality import MOST_TEXTS, TextQuality, evenly, sampled, words_shown
 from .runs.history import RoundRecord
 from .saved_files import (
     check_has_run,
@@ -87,6 +89,8 @@ class SavedRun:
         token_answer (`TokenAnswer`, *optional*): What the clients said about tokens.
         token_fraction (`float`, *optional*): Fraction of the budget for that, if the settings leave it to the library.
         evidence (`RunEvidence`, *optional*): What the releases say of any text.
+        region (`str`, *optional*, defaults to `"US"`):
+            Country whose phone numbers are looked for without their country code.
     """
 
     config: PrivateEvolutionConfig
@@ -101,6 +105,7 @@ class SavedRun:
     token_answer: TokenAnswer | None = None
     token_fraction: float | None = None
     evidence: RunEvidence | None = None
+    region: str = REGION
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None, token: str | None = None) -> "SavedRun":
@@ -335,11 +340,20 @@ class SavedRun:
 
     def quality(self) -> TextQuality | None:
         """Look at the synthetic texts. None if there are none."""
-        if self.synthetic is None or self.seeds is None or not len(self.synthetic):
+        if self.synthetic is None or self.seeds is None or not (texts := self._some_texts()):
             return None
-        some = self.synthetic.select(evenly(range(len(self.synthetic)), MOST_TEXTS))
-        beginning, (texts, seeds) = form_of(self.config).beginning, map(self._texts, (some, self.seeds))
-        return TextQuality.of(texts, seeds, self.initial_population, beginning, len(self.synthetic))
+        seeds, beginning = self._texts(self.seeds), form_of(self.config).beginning
+        return TextQuality.of(texts, seeds, self.initial_population, beginning, len(self.synthetic), self.region)
+
+    def words_shown(self) -> dict[str, Any] | None:
+        """Return those figures of `quality` that hold words. None if there are no texts."""
+        texts = self._some_texts() if self.seeds is not None else []
+        return words_shown(sampled(texts), form_of(self.config).beginning) if texts else None
+
+    def _some_texts(self) -> list[str]:
+        if self.synthetic is None:
+            return []
+        return self._texts(self.synthetic.select(evenly(range(len(self.synthetic)), MOST_TEXTS)))
 
     def _shown(self, stage: str, indices: Sequence[int]) -> list[ShownText]:
         """Return some texts of a stage, with their labels, and seeds with their votes."""

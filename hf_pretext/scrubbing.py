@@ -92,7 +92,7 @@ def scrub_run(folder: str | Path, output_dir: str | Path, region: str = REGION) 
         raise ValueError(f"`folder`={str(source)!r} has no texts to scrub. {' '.join(notices)}")
     # Embeddings of the evidence may tell what is scrubbed.
     texts = {"synthetic": scrub(saved.synthetic, region), "seeds": scrub(saved.seeds, region)}
-    scrubbed = replace(saved, **texts, evidence=None)
+    scrubbed = replace(saved, **texts, evidence=None, region=region)
     scrubbed.save(target, {})
     data = PageData.load(source)
     if data is not None:

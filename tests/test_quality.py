@@ -13,9 +13,9 @@ from hf_pretext.coverage import mark, report_of_rows, texts_of
 from hf_pretext.data import make_dataset
 from hf_pretext.hub import find_privacy_report
 from hf_pretext.page import PageData
-from hf_pretext.pages import load_run
+from hf_pretext.pages import load_run, page_of
 from hf_pretext.personal import count_personal, find_personal, scrub_text
-from hf_pretext.quality import TextQuality, evenly, scripts_of
+from hf_pretext.quality import TextQuality, evenly, sampled, scripts_of
 from hf_pretext.scrubbing import scrub, scrub_run
 from support.tiny import random_texts
 
@@ -61,6 +61,34 @@ def test_of_many_texts_a_sample_is_looked_at(monkeypatch):
     quality = TextQuality.of(random_texts(1000), random_texts(10))
     assert quality.num_looked_at == 100 and "a sample of 100" in quality.summary
     assert evenly(range(10), 3) == [0, 4, 9] and evenly("abc", 5) == ["a", "b", "c"]
+
+
+def test_of_long_texts_the_beginning_of_fewer_is_looked_at(monkeypatch):
+    texts = random_texts(1000)
+    monkeypatch.setattr("hf_pretext.quality.MOST_CHARACTERS", sum(map(len, texts)) // 4)
+    assert 240 < len(sampled(texts)) <= 250 and sampled(texts[:100]) == texts[:100]
+    monkeypatch.setattr("hf_pretext.quality.MOST_OF_A_TEXT", 100)
+    quality = TextQuality.of([*texts[:50], "word " * 1000], texts[:10])
+    assert quality.num_cut == 1 and quality.lengths["longest"] == 20
+    assert "Quality of 51 texts (1 by their first 100 characters)" in quality.summary
+    assert TextQuality.from_dict(quality.to_dict()) == quality
+
+
+def test_numbers_of_the_country_that_was_scrubbed_are_looked_for(tmp_path):
+    pytest.importorskip("phonenumbers")
+    american, german = "Call 415-555-2671, please.", "Ruf 030 901820 an."
+    folder = save(make_run([*random_texts(9, seed=5), american, german]), tmp_path / "run")
+    scrub_run(folder, tmp_path / "new", "DE")
+    quality = PageData.load(tmp_path / "new").quality
+    assert quality.region == "DE" and quality.personal == {}
+    assert "with phone numbers of DE: none" in quality.summary
+    assert "by rules that do not find names | none |" in (tmp_path / "new" / "README.md").read_text()
+
+
+def test_the_words_of_a_page_are_found_without_the_rest_of_the_quality(tmp_path, monkeypatch):
+    folder = save(make_run([f"I would like to {text}" for text in random_texts(20, seed=5)]), tmp_path / "run")
+    monkeypatch.setattr("hf_pretext.quality.count_personal", lambda *_: pytest.fail("it is not used"))
+    assert "i would like" in page_of(folder)
 
 
 @pytest.mark.parametrize(
