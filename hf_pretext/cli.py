@@ -155,6 +155,7 @@ def _generate(options: argparse.Namespace) -> None:
     from .artifacts import REPORT_NAME, RUN_FOLDER
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
+    from .files import check_is_writable
     from .generator import PrivateEvolutionGenerator
     from .hub import check_push, check_token
     from .processes import is_main_process
@@ -175,7 +176,7 @@ def _generate(options: argparse.Namespace) -> None:
             "from which it could resume. A second run on the same clients adds to its epsilon. Keep that report, and "
             "choose another folder."
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_is_writable("output_dir", output_dir)
     # All processes read the same rows, and each of them answers for its own clients.
     is_new = not run_dir.exists()
     private = read_private_source(private_source, config) if is_new else None  # Before models are loaded.

@@ -33,7 +33,7 @@ from .coverage import texts_of
 from .croissant import write_croissant
 from .evolution.kept_evidence import RunEvidence
 from .evolution.token_answer import TokenAnswer
-from .files import atomic_folder, check_is_free, read_json, write_json
+from .files import atomic_folder, check_is_free, check_is_writable, read_json, write_json
 from .forms import form_of, texts_in
 from .hub import fetch_folder, push_folder
 from .models.components import ModelSource
@@ -227,7 +227,7 @@ class SavedRun:
             ValueError: The folder holds the report of another run, or of one that has spent more, or files of others.
         """
         path = Path(folder)
-        check_folder(path, self.report)
+        check_folder(path, self.report, "folder")
         with atomic_folder(path, replaces=(*FILES_OF_A_RUN, PATTERN), first=REPORT_NAME) as scratch:
             self._write(scratch, maps, self.sources)
             if self.seeds is not None:
@@ -411,23 +411,23 @@ def check_no_run_dir(overrides: Mapping[str, Any]) -> None:
         )
 
 
-def check_folder(folder: str | Path, report: PrivacyReport) -> None:
-    """Refuse a folder in which a run with a report must not be saved, as that would hide or remove what is there.
+def check_folder(folder: str | Path, report: PrivacyReport, argument: str = "output_dir") -> None:
+    """Refuse a folder in which a run with a report cannot be saved, or would hide or remove what is there.
 
     Raises:
         ValueError: The folder holds the report of another run, or of more releases. Or it holds no report, and files
-            of the names that a run has, such as the `README.md` of a project, or a dataset.
+            of the names that a run has, such as the `README.md` of a project, or a dataset. Or it cannot be written.
     """
     if not (Path(folder) / REPORT_NAME).is_file():
         check_is_free(folder, (*FILES_OF_A_RUN, PATTERN))
-        return
-    there = PrivacyReport.from_pretrained(folder)
-    if not report.covers(there):
+    elif not report.covers(there := PrivacyReport.from_pretrained(folder)):
         raise ValueError(
-            f"`folder`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
+            f"`{argument}`={str(folder)!r} holds the report of another run with {there.num_releases} releases. This "
             f"generator counts {report.num_releases} others. Writing over it would hide what was spent: choose "
             "another folder."
         )
+    if is_main_process():
+        check_is_writable(argument, folder)
 
 
 def _read_costs(folder: Path) -> Mapping[str, Any] | None:

@@ -107,6 +107,8 @@ def main(arguments: EvaluationArguments) -> None:
     output = Path(arguments.output_dir or arguments.model)
     push = check_push(arguments, folder, output) if arguments.push_to_hub else None
     form = form_of_rows(arguments)
+    if is_main_process():
+        check_is_writable("output_dir" if arguments.output_dir else "model", output)  # Before minutes of scoring.
     rows, clients = held_out_rows(arguments, form)
     tokenizer = read_tokenizer(folder)
     texts = as_trained_on(rows, form, tokenizer)
@@ -132,7 +134,7 @@ def main(arguments: EvaluationArguments) -> None:
         figures["synthetic_texts"] = measure_texts(arguments, rows, form)
     if is_main_process():
         write_results(output, folder, figures)
-        print(table(figures))
+        print(table(figures))  # First, since a disk may be full.
         print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
         if push:
             print(f"Pushed to {push_model(output, publish_private_evaluation=publish, **push)}.")

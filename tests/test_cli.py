@@ -155,6 +155,9 @@ def test_a_folder_of_another_run_is_refused_before_texts_are_written(folders, ca
     options = ["--seeds", str(folders / "out"), "--expansion-model", str(folders / "llm"), "--num-samples", "3"]
     assert main(["expand", *options, "--output-dir", str(folders / "other")]) == 2
     assert "holds the report of another run" in capsys.readouterr().err
+    (folders / "file").write_text("mine")
+    assert main(["expand", *options, "--output-dir", str(folders / "file")]) == 2
+    assert "is a file. Name a folder" in capsys.readouterr().err
 
 
 def test_seeds_that_are_not_there_are_named(folders, config, capsys):

@@ -373,6 +373,9 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_loaded(place, pr
 
 
 def test_an_embedding_model_that_the_run_does_not_name_is_asked_for(place, private, public, config):
+    (place / "file").write_text("mine")
+    with pytest.raises(ValueError, match="`output_dir`='.*file' is a file"):
+        prefer(place, "run", out="file")
     run_of(place, "run", private, public, config)
     path = place / "run" / "models.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "embedding_model": {"name": None, "revision": None}}))
