@@ -251,7 +251,8 @@ def last_trainer(
         )
         # A copy of the adapter as it is now. Without it, the reference is the base model, in every round.
         adapted.delete_adapter("ref")
-        _check_lengths(trainer.train_dataset, len(pairs["train"]), training.max_length)
+        for tokens, part in ((trainer.train_dataset, "train"), (trainer.eval_dataset, "test")):
+            _check_lengths(tokens, len(pairs[part]), training.max_length)
         if number < num_rounds:
             trainer.train()
     return trainer
@@ -298,9 +299,9 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
     )
     check_output(training.output_dir)
-    push = take_over_push(training, report, arguments)
     if is_main_process():
         check_is_writable("output_dir", training.output_dir)
+    push = take_over_push(training, report, arguments)
     base, revision = str(locate(model.model_name_or_path)), model.model_revision
     options = {
         "dtype": model.dtype,

@@ -232,6 +232,20 @@ def test_pairs_that_would_be_cut_are_refused_before_training(engine, tmp_path, m
         last_trainer(RandomPairs(engine), model, tokenizer, lora, training, 1)
 
 
+def test_validation_pairs_that_would_be_cut_are_refused_too(engine, tmp_path):
+    model, tokenizer = make_llama()
+    training = DPOConfig(output_dir=str(tmp_path), **{**SETTINGS, "max_length": 64})
+    writer = RandomPairs(engine)
+    pairs = writer.pairs.add_column("row", list(range(24)))
+    row = pairs.train_test_split(test_size=0.1, seed=training.seed)["test"]["row"][0]
+    chosen = ["word " * 100 if index == row else text for index, text in enumerate(pairs["chosen"])]
+    writer.pairs = writer.pairs.remove_columns("chosen").add_column("chosen", chosen)
+    with pytest.raises(ValueError, match="`max_length`=64 is less than"):
+        last_trainer(
+            writer, model, tokenizer, LoraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM"), training, 1
+        )
+
+
 def test_the_benchmark_s_writer_learns_and_the_model_of_the_other_rows_stays_as_it_is(embedder):
     seeds = {"text": random_texts(20, seed=4), "votes": [1.0] * 20, "preference": np.linspace(0.5, 2, 20).tolist()}
     llm = make_llama()
@@ -359,6 +373,9 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_loaded(place, pr
         prefer(place, "run", base="out", out="again")
     with pytest.raises(ValueError, match="is a server, and training needs weights on this machine"):
         prefer(place, "run", base="http://localhost:8000/v1#model", out="again")
+    (place / "file").write_text("mine")
+    with pytest.raises(ValueError, match="`output_dir`='.*file' is a file"):
+        prefer(place, "run", out="file")
     for training, message in (
         ({"precompute_ref_log_probs": True}, "`precompute_ref_log_probs`=True"),
         ({"resume_from_checkpoint": "x"}, "`resume_from_checkpoint`='x'"),
@@ -373,9 +390,6 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_is_loaded(place, pr
 
 
 def test_an_embedding_model_that_the_run_does_not_name_is_asked_for(place, private, public, config):
-    (place / "file").write_text("mine")
-    with pytest.raises(ValueError, match="`output_dir`='.*file' is a file"):
-        prefer(place, "run", out="file")
     run_of(place, "run", private, public, config)
     path = place / "run" / "models.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "embedding_model": {"name": None, "revision": None}}))
