@@ -28,6 +28,7 @@ from trl import TrlParser
 
 from hf_pretext.artifacts import EVALUATION_NAME, EVALUATION_PICTURE_NAME
 from hf_pretext.cards import MEASURES
+from hf_pretext.clients.identity import NAMES_OF_NOTHING, look_of
 from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
@@ -106,16 +107,16 @@ def main(arguments: EvaluationArguments) -> None:
         raise ValueError("`output_dir` is needed where `model` is a repository: the results have to go somewhere.")
     output = Path(arguments.output_dir or arguments.model)
     push = check_push(arguments, folder, output) if arguments.push_to_hub else None
-    form = form_of_rows(arguments)
     if is_main_process():
         check_is_writable("output_dir" if arguments.output_dir else "model", output)  # Before minutes of scoring.
+    form = form_of_rows(arguments)
     rows, clients = held_out_rows(arguments, form)
     tokenizer = read_tokenizer(folder)
     texts = as_trained_on(rows, form, tokenizer)
+    check_num_clients(len(set(clients)))
     base, finetuned = load_before_and_after(folder, arguments.base_model, arguments.device)
     options = {"batch_size": arguments.batch_size, "max_length": arguments.max_length}
     before = score_next_tokens(base(), tokenizer, texts, progress="Before finetuning", **options)
-    check_num_clients(len(set(clients)))
     after = score_next_tokens(finetuned(), tokenizer, texts, progress="After finetuning", **options)
     figures = {
         "dataset": published_name(arguments),
@@ -133,8 +134,8 @@ def main(arguments: EvaluationArguments) -> None:
     if arguments.synthetic:
         figures["synthetic_texts"] = measure_texts(arguments, rows, form)
     if is_main_process():
-        write_results(output, folder, figures)
         print(table(figures))  # First, since a disk may be full.
+        write_results(output, folder, figures)
         print(f"\n{output}/evaluation.json has these figures, and the model's card shows them.")
         if push:
             print(f"Pushed to {push_model(output, publish_private_evaluation=publish, **push)}.")
@@ -184,16 +185,40 @@ def form_of_rows(arguments: EvaluationArguments) -> Form:
 
 
 def held_out_rows(arguments: EvaluationArguments, form: Form) -> tuple[Dataset, list[Any]]:
-    """Read the held-out rows and whose they are."""
-    # What is private is not copied into a cache.
-    read = read_repository if arguments.is_private and is_repository(arguments.dataset) else read_texts
-    texts = form.column if isinstance(form, Plain) else None
-    data = read(arguments.dataset, texts, arguments.client_column, other_columns=form.source, split=arguments.split)
-    clients = list(range(len(data))) if arguments.client_column is None else list(data[arguments.client_column])
+    """Read the held-out rows and whose they are.
+
+    Raises:
+        ValueError: The rows cannot be read, or some are without a client.
+    """
+    data, column = read_rows(arguments, form)
+    clients = list(range(len(data))) if column is None else list(data[column])
+    if nameless := sum(look_of(client) in NAMES_OF_NOTHING for client in clients):
+        raise ValueError(
+            f"`client_column`={column!r} is missing in {nameless} of {len(clients)} rows, or a word such as 'null', "
+            "and all of them would count as one client. Drop these rows, or give `--client_column null` if each row "
+            "is another person's."
+        )
     if arguments.num_texts is not None and arguments.num_texts < len(data):
         chosen = np.random.default_rng(arguments.seed).permutation(len(data))[: arguments.num_texts]
         data, clients = data.select(chosen), [clients[index] for index in chosen]
     return data, clients
+
+
+def read_rows(arguments: EvaluationArguments, form: Form) -> tuple[Dataset, str | None]:
+    """Read the rows, and return the column of their clients too, which a command line can only name "null"."""
+    # What is private is not copied into a cache.
+    read = read_repository if arguments.is_private and is_repository(arguments.dataset) else read_texts
+    texts = form.column if isinstance(form, Plain) else None
+
+    def with_column(column: str | None) -> Dataset:
+        return read(arguments.dataset, texts, column, other_columns=form.source, split=arguments.split)
+
+    if str(arguments.client_column).lower() in ("null", "none"):
+        try:
+            return with_column(arguments.client_column), arguments.client_column
+        except ValueError:  # There is no column of that name. Any other mistake is found again.
+            return with_column(None), None
+    return with_column(arguments.client_column), arguments.client_column
 
 
 def as_trained_on(rows: Dataset, form: Form, tokenizer: Any) -> list[str]:

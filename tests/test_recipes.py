@@ -389,6 +389,47 @@ def test_rows_that_cannot_be_evaluated_are_refused_before_a_model_is_loaded(fold
 
 
 @pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (["a", "b", ""], "`client_column`='client_id' is missing in 1 of 3 rows"),
+        (["a", "b", "NaN"], "Drop these rows, or give `--client_column null`"),
+        (["a", None, None], "missing in 2 of 3 rows"),
+        (["a", "a", "a"], "`groups` holds 1 client"),
+    ],
+)
+def test_rows_of_no_one_or_of_one_client_are_refused_before_a_model_is_loaded(folder, owners, message, monkeypatch):
+    module = load_script("evaluate")
+    monkeypatch.setattr(module, "load_before_and_after", lambda *_: pytest.fail("a model was loaded"))
+    Dataset.from_dict({"client_id": owners, "text": ["A walk"] * 3}).to_json(folder / "held_out.jsonl")
+    with pytest.raises(ValueError, match=message):
+        module.main(module.EvaluationArguments(model=str(folder / "llm"), dataset=str(folder / "held_out.jsonl")))
+
+
+def test_results_that_could_not_be_written_are_refused_before_anything_is_read(folder):
+    module = load_script("evaluate")
+    (folder / "file").write_text("mine")
+    asked = {"model": str(folder / "llm"), "dataset": "not looked at", "output_dir": str(folder / "file")}
+    with pytest.raises(ValueError, match="`output_dir`='.*file' is a file"):
+        module.main(module.EvaluationArguments(**asked))
+
+
+def test_each_row_may_be_someone_else_s(folder):
+    """A command line can only write null as a word."""
+    module = load_script("evaluate")
+    parser = TrlParser((module.EvaluationArguments,))
+    data = folder / "held_out.jsonl"
+    required = ["--model", "x", "--dataset", str(data)]
+    (folder / "null.yaml").write_text("client_column: null\n")
+    Dataset.from_dict({"client_id": ["a"] * 3, "text": ["A walk"] * 3}).to_json(data)
+    for given in (["--client_column", "null"], ["--client_column=None"], ["--config", str(folder / "null.yaml")]):
+        (arguments,) = parser.parse_args_and_config([*required, *given])
+        assert module.held_out_rows(arguments, module.form_of_rows(arguments))[1] == [0, 1, 2]
+    Dataset.from_dict({"null": list("aab"), "text": ["A walk"] * 3}).to_json(data)
+    (arguments,) = parser.parse_args_and_config([*required, "--client_column", "null"])
+    assert module.held_out_rows(arguments, module.form_of_rows(arguments))[1] == list("aab")
+
+
+@pytest.mark.parametrize(
     ("output_dir", "message"),
     [("elsewhere", "'elsewhere' is another one than"), (None, "no privacy report was found")],
 )

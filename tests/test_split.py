@@ -3,7 +3,9 @@
 import pytest
 from datasets import Dataset
 
+from hf_pretext.clients.identity import NAMES_OF_NOTHING
 from hf_pretext.data import read_dataset, split_by_client
+from hf_pretext.data.texts import NO_IDS
 
 
 def test_whole_clients_are_set_aside_with_all_columns(tmp_path):
@@ -28,9 +30,13 @@ def test_samples_and_datasets_are_split_alike():
         assert one.to_list() == other.to_list()
 
 
-@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_run_and_a_split_refuse_the_same_ids():
+    assert NO_IDS == NAMES_OF_NOTHING
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", " ", "NaN", "null"])
 def test_rows_of_nobody_are_counted(missing):
-    owners = [1.0, missing, 2.0, missing] if missing else ["a", missing, "b", missing]
+    owners = [1.0, missing, 2.0, missing] if isinstance(missing, float) else ["a", missing, "b", missing]
     data = Dataset.from_dict({"client_id": owners, "text": list("abcd")})
     with pytest.raises(ValueError, match="`client_column`='client_id' is missing in 2 of 4 rows"):
         split_by_client(data, 0.5)

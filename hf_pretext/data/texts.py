@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from .columns import MissingColumnError, shown_names, value_at, values_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+
+NO_IDS = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
+"""What a run refuses as an id as well (`clients.identity.NAMES_OF_NOTHING`), in lower case."""
 
 
 def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str, argument: str) -> list[str]:
@@ -154,10 +159,10 @@ def split_by_client(
     if client_column not in rows.column_names:
         raise ValueError(f"`client_column`={client_column!r} is not one of {shown_names(rows.column_names)}.")
     owners = rows.with_format(None)[client_column][:]
-    if number := sum(map(is_missing, owners)):
+    if number := sum(map(_names_no_one, owners)):
         raise ValueError(
-            f"`client_column`={client_column!r} is missing in {number} of {len(owners)} rows, so whose they are is "
-            "not known. Leave them out, or give each an id of its own."
+            f"`client_column`={client_column!r} is missing in {number} of {len(owners)} rows, or a word such as "
+            "'null', so whose they are is not known. Leave them out, or give each an id of its own."
         )
     clients = sorted(set(owners))
     order = np.random.default_rng(seed).permutation(len(clients))
@@ -173,6 +178,10 @@ def split_by_client(
         for is_held in (False, True)
     )
     return kept, aside
+
+
+def _names_no_one(owner: Any) -> bool:
+    return is_missing(owner) or normalize("NFKC", str(owner)).casefold().strip() in NO_IDS
 
 
 def _as_rows(samples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
