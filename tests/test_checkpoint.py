@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from hf_pretext import InMemoryClientPool, PrivacyReport, PrivateEvolutionGenerator
 from hf_pretext.clients.questions import NearestCandidates
@@ -383,6 +383,43 @@ def test_a_run_that_spent_nothing_may_begin_again_with_other_settings(make, priv
     (tmp_path / "ledger.json").write_text(json.dumps({**ledger, "releases": []}))
     with pytest.raises(ValueError, match="`epsilon`=3.0 there, 4.0 here"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("num_removed", range(3))
+def test_a_kill_while_an_unspent_folder_is_emptied_loses_nothing(make, private, tmp_path, monkeypatch, num_removed):
+    with pytest.raises(ValueError, match="`config.domain`, which is None"):
+        make(tmp_path).evolve(private)
+    (tmp_path / "run-1-candidates-1.json").write_text('["A text."]')
+    unlink, left = Path.unlink, [None] * num_removed
+
+    def killed(path, **options):
+        if path.suffix == ".json":
+            left.pop() if left else sys.exit()
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(SystemExit):
+        make(tmp_path, epsilon=3.0)
+    monkeypatch.undo()
+    assert (tmp_path / "ledger.json").is_file()
+    assert make(tmp_path, epsilon=2.0).config.epsilon == 2 and (tmp_path / "settings.json").is_file()
+    (tmp_path / "ledger.json").unlink()
+    with pytest.raises(ValueError, match="has lost its ledger.json"):
+        make(tmp_path, epsilon=2.0)
+
+
+def test_damaged_texts_are_written_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    write = lambda: folder.dataset("run-1-texts", [{"text": "A."}], {"text": Value("string")})  # noqa: E731
+    write()
+    (path,) = tmp_path.glob("*.arrow")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1] + b"x"):
+        path.write_bytes(damaged)
+        assert write()["text"][:] == ["A."] and path.read_bytes() == whole
+    written = path.stat().st_ino
+    write()
+    assert path.stat().st_ino == written and [each.suffix for each in tmp_path.iterdir()] == [".arrow"]
 
 
 def test_a_second_run_is_announced_with_what_it_will_cost(make, private, public, tmp_path):

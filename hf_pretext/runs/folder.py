@@ -115,6 +115,8 @@ class RunFolder:
             return ledger
         # Two that begin together must not replace each other's ledger by an empty one.
         with self.locked():
+            if not self.holds("settings") and self.ledger_path.is_file() and not self._has_spent():
+                self.ledger_path.unlink()  # A kill left it while a folder was begun or emptied. Its plan may differ.
             ledger = PrivacyLedger(plan, self.ledger_path)
             if not self.holds("settings"):
                 self.write(SETTINGS_NAME, self._settings)
@@ -222,10 +224,10 @@ class RunFolder:
         with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while some := list(islice(rows, ROWS_AT_ONCE)):
                 writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
-        with scratch.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(scratch)
         path = self.path / f"{name}-{digest[:12]}.arrow"
-        if path.exists():
+        # A crash of the machine may have damaged it.
+        if path.is_file() and path.stat().st_size == scratch.stat().st_size and _digest(path) == digest:
             scratch.unlink()  # Windows does not replace a file that a dataset reads.
         else:
             os.replace(scratch, path)
@@ -266,7 +268,8 @@ class RunFolder:
         with self.locked():
             if self._has_spent():
                 return False
-            for name in (*(each.name for each in self.path.glob("run-*.json")), LEDGER_NAME, SETTINGS_NAME):
+            # The ledger goes last. Settings without a ledger are those of a run whose ledger is lost.
+            for name in (*(each.name for each in self.path.glob("run-*.json")), SETTINGS_NAME, LEDGER_NAME):
                 (self.path / name).unlink(missing_ok=True)
             return True
 
@@ -301,6 +304,11 @@ def working(folder: RunFolder | None, ledger: PrivacyLedger) -> Iterator[None]:
                 folder.check_is_latest(ledger)
         ledger.share()
         yield
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_count(value: Any) -> bool:
