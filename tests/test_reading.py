@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.rows import group_by_client
-from hf_pretext.data import list_texts, read_dataset, read_texts
+from hf_pretext.data import list_texts, open_dataset, read_dataset, read_texts
 from hf_pretext.data.columns import WantedColumns
 from hf_pretext.data.sources import read_private
 
@@ -276,6 +276,29 @@ def test_a_folder_with_splits_needs_one(tmp_path):
     DatasetDict(dev=test).save_to_disk(tmp_path / "single")
     assert read_dataset(tmp_path / "single", "text")["text"][:] == ["test"]
     assert "which has ['dev']" in refused(tmp_path / "single", split="train")
+
+
+def test_a_saved_dict_opens_as_one_of_its_splits(tmp_path):
+    parts = {name: Dataset.from_dict({"text": [name]}) for name in ("train", "test")}
+    DatasetDict(parts).save_to_disk(str(tmp_path / "dict"))
+    assert open_dataset(tmp_path / "dict")["text"][:] == ["train"]
+    assert open_dataset(tmp_path / "dict", split="test")["text"][:] == ["test"]
+    with pytest.raises(ValueError, match="`split`='dev' is not a split of"):
+        open_dataset(tmp_path / "dict", split="dev")
+    parts["test"].save_to_disk(str(tmp_path / "one"))
+    assert open_dataset(tmp_path / "one")["text"][:] == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "It is empty"), ("\n\n", "It is empty"), ("who,body\n", "without the column 'text'")],
+)
+def test_a_file_without_rows_is_asked_for_its_columns(tmp_path, content, message):
+    (tmp_path / "data.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_dataset(tmp_path / "data.csv", "text", "who")
+    (tmp_path / "data.csv").write_text("who,text\n")
+    assert len(read_dataset(tmp_path / "data.csv", "text", "who")) == 0
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

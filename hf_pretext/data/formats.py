@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from .columns import roots_of
+from .columns import MissingColumnError, roots_of
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
@@ -150,6 +150,7 @@ def _read_csv(text: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     limit = csv.field_size_limit(2**31 - 1)  # The standard library refuses texts of more than 128 KB.
     reader, start = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     names: list[str] = []
+    has_rows = False
     try:
         for row in reader:
             if not row:
@@ -158,6 +159,7 @@ def _read_csv(text: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
                 names = row
                 _check_names(names, columns)
             elif len(row) == len(names):
+                has_rows = True
                 yield dict(zip(names, row, strict=True))
             else:
                 raise MalformedError(
@@ -174,6 +176,16 @@ def _read_csv(text: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         ) from None
     finally:
         csv.field_size_limit(limit)
+    if not has_rows:  # No row will lack a column.
+        _check_header(names, columns)
+
+
+def _check_header(names: list[str], columns: Sequence[str]) -> None:
+    """Refuse a first line that is missing, or that lacks a column."""
+    if not names:
+        raise MalformedError("It is empty. Its first line must hold the names of the columns.")
+    if missing := [column for column in columns if column not in names]:
+        raise MissingColumnError(missing[0])
 
 
 def _check_names(names: list[str], columns: Sequence[str]) -> None:

@@ -120,16 +120,20 @@ def open_dataset(
 
     Args:
         name (`str` or `Path`): Path, or name of a repository.
-        split (`str`, *optional*, defaults to `"train"`): Split of the repository.
+        split (`str`, *optional*, defaults to `"train"`): Split of the repository, or of a folder that has splits.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
         token (`str`, *optional*): Token of the Hub, by default that of a login.
 
     Raises:
         FileNotFoundError: There is neither a folder nor a repository of that name.
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has no such split.
     """
     if os.path.exists(name):
-        return _read_saved(Path(name), WantedColumns())
+        path = Path(name)
+        splits = splits_of(path) if (path / "dataset_dict.json").is_file() else []
+        if splits and split not in splits:
+            raise ValueError(_which_split(path, splits, split))
+        return _read_saved(path / split if splits else path, WantedColumns())
     from datasets import load_dataset
 
     try:
