@@ -254,7 +254,7 @@ def test_text_distribution_takes_sides_of_different_sizes():
     def embed(texts):
         return np.stack([points.setdefault(text, rng.normal(size=40)) for text in texts])
 
-    synthetic, reference = random_texts(60, seed=1), random_texts(90, seed=2)
+    synthetic, reference = random_texts(100, seed=1), random_texts(130, seed=2)
     found = TextDistribution().compute(predictions=synthetic, references=reference, embed=embed)
     assert found["frechet_distance"] > 0 and 0 <= found["recall"] <= 1 and 0 < found["mauve"] <= 1
     assert 0 < found["distinct_1"] < found["distinct_2"] <= found["distinct_3"] <= 1

@@ -65,6 +65,8 @@ def test_mauve_tells_near_from_far():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 300, 16))
     assert mauve(first, second) > 0.9 > 0.1 > mauve(first, second + 20)
+    with pytest.raises(ValueError, match="more texts on both sides than the 99 there are: 100 at least"):
+        mauve(first, second[:99])
 
 
 def test_distinct_n_counted_by_hand():

@@ -101,6 +101,10 @@ def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum(squares, 0)
 
 
+FEWEST_FOR_MAUVE = 100
+"""Texts of a side. Of fewer, MAUVE is too near to 1: it compares one cluster per ten texts, and misses the rest."""
+
+
 def mauve(reference: np.ndarray, other: np.ndarray) -> float:
     """Compute MAUVE (Pillutla et al. 2021, arXiv 2102.01454) with the package `mauve-text`, on given embeddings.
 
@@ -114,12 +118,18 @@ def mauve(reference: np.ndarray, other: np.ndarray) -> float:
 
     Raises:
         ImportError: `mauve-text` is not installed.
+        ValueError: There are fewer than 100 texts on a side. Of so few it is too near to 1.
     """
     try:
         from mauve import compute_mauve
     except ImportError as error:
         raise ImportError("MAUVE comes with a package: `pip install mauve-text`.") from error
     size = min(len(reference), len(other))
+    if size < FEWEST_FOR_MAUVE:
+        raise ValueError(
+            f"MAUVE needs more texts on both sides than the {size} there are: {FEWEST_FOR_MAUVE} at least. Of fewer "
+            "it is too near to 1."
+        )
     rng = np.random.default_rng(0)
     first, second = (points[rng.permutation(len(points))[:size]] for points in (reference, other))
     return float(compute_mauve(p_features=first, q_features=second, seed=0, verbose=False).mauve)

@@ -59,8 +59,8 @@ class TextDistribution(evaluate.Metric):
     `compute(predictions=synthetic, references=held_out, embed=embed)` returns `frechet_distance`, `precision` and
     `recall`, `mauve`, `distinct_1` to `distinct_3`, and `length_histogram` of both sides (see `measures`). `embed`
     turns a list of texts into an array of shape `(n, d)`, such as `PrivateEvolutionGenerator.embed`. The sides may
-    differ in size. A measure that needs more texts, or a package that is not installed, is None, and `not_computed`
-    says why.
+    differ in size. A measure that needs more texts (MAUVE 100 on each side), or a package that is not installed, is
+    None, and `not_computed` says why.
     """
 
     def __init__(self, **kwargs: Any) -> None:
