@@ -9,7 +9,6 @@ Nothing here reads private text. It is post-processing of answers that were rele
 so it spends no budget. The adapter has the guarantee of the run, and of what its base model had learned before.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -285,9 +284,10 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         ValueError: The base model is an adapter or served, the run has no seeds or no evidence, or there are too few
             pairs.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
+    from .finetuning.bases import load_base
     from .finetuning.training import check_output, take_over_push, train_and_save
 
     _check_base(str(model.model_name_or_path), model.model_revision)
@@ -303,16 +303,19 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         check_is_writable("output_dir", training.output_dir)
     push = take_over_push(training, report, arguments)
     base, revision = str(locate(model.model_name_or_path)), model.model_revision
-    options = {
-        "dtype": model.dtype,
-        "attn_implementation": model.attn_implementation,
-        "quantization_config": get_quantization_config(model),
-        **(training.model_init_kwargs or {}),
-        "revision": revision,  # The one whose earlier trainings were looked up.
-    }
-    training.model_init_kwargs, model.use_peft = None, True
-    loaded = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, trust_remote_code=False, **options)
-    stays = options["quantization_config"] is not None or "device_map" in options
+    quantization = get_quantization_config(model)
+    model.use_peft = True
+    loaded = load_base(
+        base,
+        training,
+        revision,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        quantization_config=quantization,
+        device_map=None,
+    )
+    # Each process also writes with it, before its trainer would move it.
+    stays = quantization is not None or loaded.device.type != "cpu"
     trainer = last_trainer(
         writer,
         loaded if stays else loaded.to(training.device),
@@ -354,6 +357,7 @@ def _check_base(name: str, revision: str | None) -> None:
 
 def _check_training(training: "DPOConfig") -> None:
     """Refuse settings of a training that do not go with rounds, in which the model also writes."""
+    from .finetuning.bases import is_sharded
     from .finetuning.training import is_resumed
 
     if training.precompute_ref_log_probs:
@@ -366,8 +370,7 @@ def _check_training(training: "DPOConfig") -> None:
             f"`resume_from_checkpoint`={training.resume_from_checkpoint!r}: a checkpoint does not hold the rounds "
             "before it. Begin again without it."
         )
-    launched = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
-    if training.fsdp or training.deepspeed or launched:
+    if is_sharded(training):
         raise ValueError(
             "FSDP and DeepSpeed divide the model among processes, and here each process writes with the whole model. "
             "Use `recipes/configs/accelerate/ddp.yaml`, or load it in 4 bits (`load_in_4bit`)."

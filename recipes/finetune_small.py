@@ -18,7 +18,7 @@ from typing import Any
 # `import evaluate` must find the library, and not the script of that name beside this one.
 sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from hf_pretext.finetuning import (
@@ -26,6 +26,7 @@ from hf_pretext.finetuning import (
     TrainingTexts,
     check_is_whole,
     check_output,
+    load_base,
     load_public_texts,
     load_training_texts,
     report_of_model_to_be,
@@ -80,10 +81,11 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     take_over_resume(training)
     check_is_whole(arguments.model_name_or_path, arguments.model_revision)
     push = take_over_push(training, report, arguments)
-    base = locate(arguments.model_name_or_path)
+    base = str(locate(arguments.model_name_or_path))
     options: dict[str, Any] = {"revision": arguments.model_revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(base, **options)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32", use_safetensors=True, **options)
+    # The trainer places it. All of it fits on each device.
+    model = load_base(base, training, dtype="float32", device_map=None, **options)
     # A checkpoint is of the second stage, and holds what the first one made of the model.
     if public_texts is not None and not training.resume_from_checkpoint:
         stage = copy.copy(training)

@@ -3,14 +3,23 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from datasets import Dataset, load_from_disk
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 from trl import ModelConfig, SFTConfig
 
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
@@ -18,6 +27,7 @@ from hf_pretext.coverage import report_of_rows
 from hf_pretext.finetuning import (
     FinetuningArguments,
     GuaranteeCallback,
+    load_base,
     load_before_and_after,
     push_model,
     report_of_model,
@@ -443,3 +453,48 @@ def test_an_adapter_is_not_finetuned(place, recipe):
         else:
             name = str(place / "adapter")
             script.main(script.SmallModelArguments(**arguments, model_name_or_path=name), training)
+
+
+def test_an_adapter_of_a_model_that_also_reads_pictures_fits_its_base(place):
+    """The checkpoint names another class than a causal language model, in which the layers have other names."""
+    tokenizer = AutoTokenizer.from_pretrained(place / "llm")
+    shape = {
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},
+        **{"intermediate_size": 64, "head_dim": 16, "layer_types": ["full_attention"] * 2},
+        **{"vocab_size": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+    }
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 32}
+    torch.manual_seed(0)
+    (place / "llm").unlink()
+    config = Qwen3_5Config(text_config=shape, vision_config=vision)
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(place / "llm")
+    tokenizer.save_pretrained(place / "llm")
+    finetune(place, str(place / "texts.jsonl"), learning_rate=0.01)
+    model, base = load(place / "out")[0], load(place / "llm")[0]
+    assert type(model) is type(base) and not same(model, tokenizer, base)
+
+
+@pytest.mark.parametrize(
+    ("several", "device", "given", "expected"),
+    [
+        (False, "cpu", {}, None),
+        (False, "cuda", {}, "auto"),
+        (False, "cuda", {"device_map": {"": 0}}, {"": 0}),
+        (True, "cuda", {"device_map": "auto"}, None),
+    ],
+)
+def test_a_base_is_loaded_as_a_trainer_loads_it_by_its_name(monkeypatch, several, device, given, expected):
+    """Each of several processes has to hold the whole model, or what DeepSpeed and FSDP leave it."""
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda name, **options: (name, options))
+    kind = DistributedType.MULTI_GPU if several else DistributedType.NO
+    state = SimpleNamespace(distributed_type=kind, device=torch.device(device))
+    training = SimpleNamespace(model_init_kwargs={"dtype": "float16", **given}, distributed_state=state, seed=0)
+    name, options = load_base("me/base", training, "1a2b", dtype="float32", attn_implementation="sdpa")
+    assert (name, options.pop("device_map"), training.model_init_kwargs) == ("me/base", expected, None)
+    assert options == {
+        **{"use_safetensors": True, "trust_remote_code": False, "revision": "1a2b"},
+        **{"dtype": "float16", "attn_implementation": "sdpa"},
+    }
+    training.model_init_kwargs = {"quantization_config": "4 bits"}
+    with pytest.raises(ValueError, match="`quantization_config`='4 bits', .*Leave one of them out"):
+        load_base("me/base", training, quantization_config="8 bits")

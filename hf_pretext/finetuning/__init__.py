@@ -17,6 +17,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "finetune_adapter": "adapters",
+        "is_sharded": "bases",
+        "load_base": "bases",
         "report_of_model": "chain",
         "report_of_model_to_be": "chain",
         "load_before_and_after": "models",

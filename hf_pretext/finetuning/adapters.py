@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..models.packaged import locate
+from .bases import load_base
 from .chain import check_is_whole, report_of_model_to_be
 from .texts import FinetuningArguments, load_training_texts, take_over_text_field
 from .training import check_output, take_over_push, take_over_resume, train_and_save
@@ -40,23 +41,23 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
     check_is_whole(model.model_name_or_path, model.model_revision)
     push = take_over_push(training, report, arguments)
     base = str(locate(model.model_name_or_path))
-    training.model_init_kwargs = {
-        "dtype": model.dtype,
-        "attn_implementation": model.attn_implementation,
-        "use_safetensors": True,
-        **(training.model_init_kwargs or {}),
-        "revision": model.model_revision,  # The one whose earlier trainings were looked up.
-    }
     model.use_peft = True
     trainer = SFTTrainer(
-        model=base,
+        model=load_base(
+            base,
+            training,
+            model.model_revision,
+            dtype=model.dtype,
+            attn_implementation=model.attn_implementation,
+            quantization_config=get_quantization_config(model),
+            trust_remote_code=training.trust_remote_code,
+        ),
         args=training,
         train_dataset=texts.train,
         eval_dataset=texts.validation,
         processing_class=AutoTokenizer.from_pretrained(
             base, revision=model.model_revision, trust_remote_code=training.trust_remote_code
         ),
-        quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
     train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, model.model_revision)
