@@ -26,6 +26,8 @@ from hf_pretext.finetuning import (
     TrainingTexts,
     check_is_whole,
     check_output,
+    is_resumed,
+    is_sharded,
     load_base,
     load_public_texts,
     load_training_texts,
@@ -70,6 +72,13 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
         raise ValueError(
             f"`public_dataset`={arguments.public_dataset!r} is for a first stage or for mixing, and `public_epochs`=0 "
             "and `public_fraction`=0 make neither. Set one of them, or leave the dataset out."
+        )
+    if has_stage and is_sharded(training) and not is_resumed(training):
+        raise ValueError(
+            f"`public_dataset`={arguments.public_dataset!r} with `public_epochs`={arguments.public_epochs} asks for a "
+            "first stage, after which FSDP and DeepSpeed have divided the model among the processes, so that a second "
+            "stage cannot begin with it. Use `recipes/configs/accelerate/ddp.yaml`, or mix the public texts in "
+            "(`--public_epochs 0 --public_fraction 0.5`)."
         )
     texts = load_training_texts(arguments, training.seed)
     public_texts = load_public_texts(arguments, training.seed) if has_stage else None

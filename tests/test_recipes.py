@@ -447,6 +447,21 @@ def test_public_texts_that_no_stage_uses_are_refused(folder):
         module.main(arguments, SFTConfig(output_dir=str(folder / "out"), use_cpu=True, bf16=False))
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_a_first_stage_on_a_divided_model_is_refused_before_anything_is_read(folder, monkeypatch, kind):
+    """The second stage would begin with what one process holds of the model."""
+    module = load_script("finetune_small")
+    monkeypatch.setattr(module, "load_training_texts", lambda *_: pytest.fail("read"))
+    arguments = module.SmallModelArguments(dataset="not looked at", public_dataset="public")
+    training = SFTConfig(output_dir=str(folder / "out"), use_cpu=True, bf16=False)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(ValueError, match="`public_dataset`='public' with `public_epochs`=1.0 asks for a first stage"):
+        module.main(arguments, training)
+    training.resume_from_checkpoint = "true"
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        module.main(arguments, training)
+
+
 @pytest.mark.parametrize(
     ("dataset", "changes", "error", "message"),
     [

@@ -34,6 +34,7 @@ __getattr__, __dir__ = lazy_names(
         "check_output": "training",
         "check_is_whole": "chain",
         "check_push_of_model": "training",
+        "is_resumed": "training",
         "take_over_push": "training",
         "take_over_resume": "training",
         "train_and_save": "training",
