@@ -541,6 +541,8 @@ def dp_texts(folder, private, public, name):
 def test_a_guarantee_does_not_outlive_its_model(folder, private, public):
     """A second model, of texts without a guarantee, into the folder of one that had it."""
     finetune(folder, dp_texts(folder, private, public, "first"))
+    log = json.loads((folder / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert [line["privacy_epsilon"] for line in log if "privacy_epsilon" in line] == pytest.approx([4], rel=1e-3)
     assert "epsilon = 4" in (folder / "out" / "README.md").read_text()
     (folder / "out" / "evaluation.json").write_text("{}")
     finetune(folder, str(folder / "texts.jsonl"), "finetune_small")

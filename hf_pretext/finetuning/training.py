@@ -140,11 +140,17 @@ def _has_strings(feature: Any) -> bool:
     return any(kind in repr(feature) for kind in ("string", "binary", "Json("))
 
 
-class _OriginCallback(TrainerCallback):
-    """Writes into each checkpoint what its training began with."""
+class _TrainingCallback(TrainerCallback):
+    """Logs the guarantee of a recipe's training, and writes into each checkpoint what the training began with."""
 
-    def __init__(self, origin: dict[str, Any]) -> None:
+    def __init__(self, trainer: Any, origin: dict[str, Any], report: PrivacyReport | None) -> None:
+        self._trainer = trainer
         self._origin = origin
+        self._report = report
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Earlier, the state that keeps the log and the folders of the trackers do not exist.
+        log_guarantee(self._trainer, self._report)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -281,8 +287,7 @@ def train_and_save(
         # Nor has a training that resumes from a checkpoint of this one.
         report = origin["releases"] = None
         check_guarantee(report, push is None or push["allow_no_guarantee"])
-    trainer.add_callback(_OriginCallback(origin))
-    log_guarantee(trainer, report)
+    trainer.add_callback(_TrainingCallback(trainer, origin, report))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
