@@ -617,6 +617,16 @@ def test_a_training_that_is_resumed_on_other_texts_has_no_guarantee(folder, priv
         finetune(folder, texts, "finetune_small", output_dir=str(folder / "new"), resume_from_checkpoint="true")
 
 
+def test_the_main_process_decides_whether_a_training_is_continued(folder, private, public, monkeypatch):
+    """It alone writes what a training began with, and processes on other machines may not see that."""
+    texts = dp_texts(folder, private, public, "first")
+    finetune(folder, texts, "finetune_small", max_steps=1)
+    (folder / "out" / "checkpoint-1" / "training_origin.json").unlink()
+    monkeypatch.setattr("hf_pretext.finetuning.training.broadcast", lambda own: pytest.fail("own") if own else True)
+    finetune(folder, texts, "finetune_small", resume_from_checkpoint=str(folder / "out" / "checkpoint-1"))
+    assert report_of_model(folder / "out") is not None
+
+
 def test_no_token_is_published(monkeypatch):
     monkeypatch.setattr("sys.argv", ["recipes/x.py", "--hub_token", "hf_1", "--lr", "3", "--hub_token=hf_2"])
     assert _command() == "accelerate launch recipes/x.py --hub_token ... --lr 3 --hub_token=..."

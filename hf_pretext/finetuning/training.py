@@ -28,7 +28,7 @@ from ..hub import check_guarantee, check_push, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
-from ..processes import is_main_process
+from ..processes import broadcast, is_main_process
 from .chain import digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
 from .models import push_model, write_card_of_report
 from .texts import PublicPart, TrainingTexts, public_name
@@ -282,7 +282,8 @@ def train_and_save(
     take_over_resume(trainer.args)
     origin = origin_of(texts, base_model, report, revision)
     resume = trainer.args.resume_from_checkpoint
-    if not _is_continued(resume, origin):
+    # The main process writes the origin. On another machine, a checkpoint may lie there without it.
+    if not broadcast(_is_continued(resume, origin)):
         logger.warning("The checkpoint was trained on other texts, so no guarantee is known. Begin anew without it.")
         # Nor has a training that resumes from a checkpoint of this one.
         report = origin["releases"] = None
