@@ -48,7 +48,7 @@ SEEDS_FILE = "seeds/train-00000-of-00001.parquet"
 
 TRAINING_NAME = "training.json"
 ORIGIN_NAME = "training_origin.json"
-"""In a checkpoint, and beside a finetuned model: what the training began with. It is not published."""
+"""In a checkpoint, beside a finetuned model, and in the folder of a training: what it began with. It stays local."""
 
 LOCAL_TRACES = (REPORT_NAME, TRAINING_NAME, ORIGIN_NAME, "trainer_state.json")
 """Files by which a folder, which may be a checkpoint, shows what a model was trained on before."""

@@ -497,6 +497,28 @@ def test_another_model_s_folder_is_not_trained_into(folder, name, script, monkey
     assert (folder / "out" / name).read_text() == "Mine."
 
 
+@pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])
+def test_a_training_that_is_killed_in_its_first_checkpoint_begins_again(folder, script, monkeypatch):
+    """TRL writes a card into the folder before the checkpoint. A finished model keeps what it began with."""
+
+    def killed(trainer, *_):
+        (folder / "out" / "README.md").write_text("TRL's card")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("trl.SFTTrainer._save_checkpoint", killed)
+        finetune(folder, str(folder / "texts.jsonl"), script)
+    assert not list((folder / "out").glob("checkpoint-*"))
+    finetune(folder, str(folder / "texts.jsonl"), script)
+    assert "No guarantee is known" in (folder / "out" / "README.md").read_text()
+    before = (folder / "out" / "training_origin.json").read_text()
+    (folder / "other.jsonl").write_text((folder / "texts.jsonl").read_text().replace("the", "a"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("trl.SFTTrainer._save_checkpoint", killed)
+        finetune(folder, str(folder / "other.jsonl"), script)
+    assert (folder / "out" / "training_origin.json").read_text() == before
+
+
 def test_a_push_without_a_name_or_a_token_is_refused_before_training(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     monkeypatch.setattr("hf_pretext.hub.check_guarantee", lambda *_: None)

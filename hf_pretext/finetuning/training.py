@@ -141,7 +141,7 @@ def _has_strings(feature: Any) -> bool:
 
 
 class _TrainingCallback(TrainerCallback):
-    """Logs the guarantee of a recipe's training, and writes into each checkpoint what the training began with."""
+    """Logs the guarantee of a recipe's training, and writes down what it began with, also into each checkpoint."""
 
     def __init__(self, trainer: Any, origin: dict[str, Any], report: PrivacyReport | None) -> None:
         self._trainer = trainer
@@ -151,6 +151,12 @@ class _TrainingCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # Earlier, the state that keeps the log and the folders of the trackers do not exist.
         log_guarantee(self._trainer, self._report)
+        output = Path(args.output_dir)
+        # TRL writes a card there before the first checkpoint is whole. If the process is killed then, `check_output`
+        # knows the folder by this file. Of a finished model it says what that model began with, so it stays.
+        if is_main_process() and not (output / TRAINING_NAME).is_file():
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / ORIGIN_NAME, self._origin)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -315,7 +321,8 @@ def check_output(folder: str | Path) -> None:
     What a recipe left there is replaced: a finetuned model, or what a training that did not end left.
     """
     path = Path(folder)
-    if not (path / TRAINING_NAME).is_file() and not any(path.glob(f"checkpoint-*/{ORIGIN_NAME}")):
+    own = (TRAINING_NAME, ORIGIN_NAME, f"checkpoint-*/{ORIGIN_NAME}")
+    if not any(any(path.glob(name)) for name in own):
         check_is_free(path, FILES_OF_A_MODEL)
 
 
