@@ -66,7 +66,7 @@ MODEL_CONFIG_NAME = "config.json"
 WEIGHTS_AND_TOKENIZER = (
     *("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG_NAME, "generation_config.json", ADAPTER_CONFIG_NAME),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    "chat_template.*",
+    *("chat_template.*", "additional_chat_templates/*.jinja"),
 )
 FILES_OF_A_MODEL = (
     *WEIGHTS_AND_TOKENIZER,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset, load_from_disk
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from test_recipes import finetune
 from transformers import (
@@ -23,6 +25,7 @@ from transformers import (
 from trl import ModelConfig, SFTConfig
 
 from hf_pretext import PrivacyReport, PrivateEvolutionGenerator
+from hf_pretext.artifacts import WEIGHTS_AND_TOKENIZER
 from hf_pretext.coverage import report_of_rows
 from hf_pretext.finetuning import (
     FinetuningArguments,
@@ -41,7 +44,7 @@ from hf_pretext.finetuning.chain import (
 )
 from hf_pretext.hub import check_guarantee
 from hf_pretext.models import load_causal_lm
-from hf_pretext.models.checkpoints import gguf_file, read_causal_lm
+from hf_pretext.models.checkpoints import FILES_OF_AN_ADAPTER, gguf_file, read_causal_lm
 from hf_pretext.models.local_engine import LocalEngine
 from support.scripts import load_script
 from support.tiny import make_llama
@@ -421,6 +424,35 @@ def test_a_pushed_adapter_does_not_say_where_its_base_is(place, private, public,
     assert str(place) not in pushed["base_model_name_or_path"]
     kept = json.loads((place / "out" / "adapter_config.json").read_text())
     assert kept["base_model_name_or_path"] == str(place / "llm"), "the file itself is as it was"
+
+
+def test_all_chat_templates_of_a_tokenizer_are_saved_pushed_and_fetched(place, monkeypatch):
+    """A tokenizer with several keeps the others in a folder. They go when a model without them takes its place."""
+    tokenizer = AutoTokenizer.from_pretrained(place / "llm")
+    model = AutoModelForCausalLM.from_pretrained(place / "llm")
+    (place / "llm").unlink()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(place / "llm")
+    model.save_pretrained(place / "llm")
+    finetune(place, str(place / "texts.jsonl"), max_steps=1)
+    pushed = {}
+
+    def push(target, *_, **__):
+        pushed.update(AutoTokenizer.from_pretrained(target).chat_template)
+        return "address"
+
+    monkeypatch.setattr("hf_pretext.finetuning.models.push_folder", push)
+    push_model(place / "out", "me/adapter", allow_no_guarantee=True)
+    assert pushed == tokenizer.chat_template
+    names = [str(path.relative_to(place / "out")) for path in (place / "out").rglob("*.jinja")]
+    for patterns in (FILES_OF_AN_ADAPTER, WEIGHTS_AND_TOKENIZER):
+        assert set(filter_repo_objects(names, allow_patterns=list(patterns))) >= {
+            *("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
+        }
+    shutil.rmtree(place / "llm" / "additional_chat_templates")
+    (place / "llm" / "chat_template.jinja").unlink()
+    finetune(place, str(place / "texts.jsonl"), max_steps=1)
+    assert AutoTokenizer.from_pretrained(place / "out").chat_template is None
 
 
 def test_an_adapter_of_a_recipe_that_was_added_to_its_base_says_that_it_was_trained(place, private, public, config):

@@ -121,10 +121,12 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
         target = Path(scratch) / "model"
         target.mkdir()
         for file in {file for pattern in PUBLISHED_OF_A_MODEL for file in path.glob(pattern) if file.is_file()}:
+            copy = target / file.relative_to(path)
+            copy.parent.mkdir(exist_ok=True)
             try:
-                os.link(file, target / file.name)
+                os.link(file, copy)
             except OSError:  # Not every file system has links.
-                shutil.copyfile(file, target / file.name)
+                shutil.copyfile(file, copy)
         _hide_path_of_base(target / ADAPTER_CONFIG_NAME)
         if (path / EVALUATION_NAME).is_file():
             figures = read_json(path / EVALUATION_NAME)

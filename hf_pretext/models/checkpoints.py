@@ -12,7 +12,7 @@ from .packaged import locate
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FILES_OF_AN_ADAPTER = (
     *(ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS, "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
-    *("merges.txt", "*.model", "chat_template.*", REPORT_NAME, TRAINING_NAME),
+    *("merges.txt", "*.model", "chat_template.*", "additional_chat_templates/*.jinja", REPORT_NAME, TRAINING_NAME),
 )
 
 
