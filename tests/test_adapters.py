@@ -422,8 +422,15 @@ def test_a_pushed_adapter_does_not_say_where_its_base_is(place, private, public,
     monkeypatch.setattr("hf_pretext.finetuning.models.push_folder", push)
     push_model(place / "out", "me/adapter")
     assert str(place) not in pushed["base_model_name_or_path"]
-    kept = json.loads((place / "out" / "adapter_config.json").read_text())
+    config = place / "out" / "adapter_config.json"
+    kept = json.loads(config.read_text())
     assert kept["base_model_name_or_path"] == str(place / "llm"), "the file itself is as it was"
+    # Only this library knows a packaged model by that name.
+    name = "packaged/SmolLM2-135M-Instruct"
+    config.write_text(json.dumps({**kept, "base_model_name_or_path": name}))
+    push_model(place / "out", "me/adapter")
+    assert pushed["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert json.loads(config.read_text())["base_model_name_or_path"] == name
 
 
 def test_all_chat_templates_of_a_tokenizer_are_saved_pushed_and_fetched(place, monkeypatch):

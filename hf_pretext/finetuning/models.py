@@ -127,7 +127,7 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
                 os.link(file, copy)
             except OSError:  # Not every file system has links.
                 shutil.copyfile(file, copy)
-        _hide_path_of_base(target / ADAPTER_CONFIG_NAME)
+        _publish_base(target / ADAPTER_CONFIG_NAME)
         if (path / EVALUATION_NAME).is_file():
             figures = read_json(path / EVALUATION_NAME)
             if not figures["is_private"] or publish_private_evaluation:
@@ -139,14 +139,22 @@ def push_model(folder: str | Path, repo_id: str, *, publish_private_evaluation: 
         return push_folder(target, repo_id, "model", report, commit_message=title, **options)
 
 
-def _hide_path_of_base(config: Path) -> None:
-    """Leave out where on this machine the base model of an adapter is, from a link to its configuration."""
+def _publish_base(config: Path) -> None:
+    """Name the base model of an adapter as others know it, in place of a link to the adapter's configuration.
+
+    A packaged model has its name on the Hub, as on the card. Where on this machine a folder is, is left out.
+    """
     values = read_json(config) if config.is_file() else {}
     base = values.get("base_model_name_or_path")
-    if base is not None and Path(base).is_dir():
-        config.unlink()  # The link, and not the file.
+    if base in PACKAGED:
+        name = PACKAGED[base].hub_id
+    elif base is not None and Path(base).is_dir():
         # No name that a repository of someone else could have.
-        write_json(config, {**values, "base_model_name_or_path": f"./{Path(base).resolve().name}"})
+        name = f"./{Path(base).resolve().name}"
+    else:
+        return
+    config.unlink()  # The link, and not the file.
+    write_json(config, {**values, "base_model_name_or_path": name})
 
 
 def rounded_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:
