@@ -28,7 +28,8 @@ from hf_pretext.finetuning import (
     report_of_model,
     take_over_text_field,
 )
-from hf_pretext.finetuning.training import _command, _targets
+from hf_pretext.finetuning.commands import command
+from hf_pretext.finetuning.training import _targets
 from hf_pretext.forms import Chat
 from hf_pretext.preferences import PreferenceArguments
 from support.scripts import RECIPES, load_script
@@ -651,13 +652,25 @@ def test_the_main_process_decides_whether_a_training_is_continued(folder, privat
 
 def test_no_token_is_published(monkeypatch):
     monkeypatch.setattr("sys.argv", ["recipes/x.py", "--hub_token", "hf_1", "--lr", "3", "--hub_token=hf_2"])
-    assert _command() == "accelerate launch recipes/x.py --hub_token ... --lr 3 --hub_token=..."
+    assert command() == "python recipes/x.py --hub_token ... --lr 3 --hub_token=..."
 
 
 def test_no_folder_of_this_machine_is_published(monkeypatch, tmp_path):
     place = str(tmp_path / "texts")
-    monkeypatch.setattr("sys.argv", ["recipes/x.py", "--dataset", place, f"--output_dir={place}", "--lr=3"])
-    assert str(tmp_path) not in _command() and "--lr=3" in _command() and "/texts" in _command()
+    monkeypatch.setattr("sys.argv", [f"{tmp_path}/x.py", "--dataset", place, f"--output_dir={place}", "--lr=3"])
+    assert str(tmp_path) not in command() and "--lr=3" in command() and "/texts" in command()
+    assert command().startswith("python x.py --dataset")
+
+
+def test_a_card_says_how_a_training_was_started(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mine/train.py"])
+    assert command() == "python mine/train.py"
+    monkeypatch.setattr("sys.argv", ["/somewhere/recipes/uv/finetune.py"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert command() == "torchrun recipes/uv/finetune.py"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert command() == "accelerate launch recipes/uv/finetune.py"
 
 
 def test_private_figures_are_not_published_unless_asked_for(folder, private, public, monkeypatch):

@@ -1,11 +1,7 @@
 """Training on synthetic texts: the guarantee in the logs, the model with its card in a folder, and its push."""
 
 import logging
-import os
-import re
-import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -30,6 +26,7 @@ from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast, is_main_process
 from .chain import digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
+from .commands import command
 from .models import push_model, write_card_of_report
 from .texts import PublicPart, TrainingTexts, public_name
 
@@ -371,7 +368,7 @@ def training_facts(
         "num_processes": args.world_size,
         "seconds": round(seconds, 1),
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES if _is_installed(name)),
-        "command": _command(),
+        "command": command(),
     }
 
 
@@ -419,23 +416,6 @@ def _write_beside(
     if texts.picture is not None:
         shutil.copyfile(texts.picture, folder / PICTURE_NAME)
     write_card_of_report(folder, named)
-
-
-def _command() -> str:
-    launcher = "torchrun" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "accelerate launch"
-    words = [re.sub(r"(?<=token=).+", "...", _public_word(word)) for word in sys.argv[1:]]
-    # A token of the Hub is a password.
-    shown = [
-        "..." if before.startswith("--") and before.endswith("token") else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
-    return f"{launcher} recipes/{Path(sys.argv[0]).name} {shlex.join(shown)}".strip()
-
-
-def _public_word(word: str) -> str:
-    """Shorten a path of this machine, also behind the equals sign of an option."""
-    option, sign, value = word.partition("=")
-    return f"{option}={public_name(value)}" if sign and option.startswith("--") else public_name(word)
 
 
 def _is_installed(name: str) -> bool:
