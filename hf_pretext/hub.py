@@ -5,6 +5,7 @@ A push is one commit. So a repository holds a whole run or nothing of it, and a 
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -112,18 +113,31 @@ def push_folder(
 
 
 def _with_patience(push: Callable[[], str]) -> str:
-    """Try again after an error of the server (status 5xx). The client itself does so for some requests only."""
-    from huggingface_hub.errors import HfHubHTTPError
-
+    """Try again after an error that passes. The client itself does so for some requests only."""
     for seconds in WAITS:
         try:
             return push()
-        except HfHubHTTPError as error:
-            if error.response.status_code < 500:
+        except Exception as error:
+            if not _passes(error):
                 raise
-            logger.warning("The Hub answered with status %d. Trying again.", error.response.status_code)
+            logger.warning("The push broke off: %s. Trying again.", error)
             time.sleep(seconds)
     return push()
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether an error may be gone soon: of the server (status 5xx or 429), of the network, or a timeout."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code == 429
+    kinds: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
+    # The client has used each of these. One that was never imported raised nothing.
+    for library in ("requests", "httpx", "httpx2"):
+        module = sys.modules.get(library)
+        if module is not None:
+            kinds += (module.ConnectionError, module.Timeout) if library == "requests" else (module.TransportError,)
+    return isinstance(error, kinds) and not isinstance(error, OfflineModeIsEnabled)
 
 
 def check_token(token: str | None, repo_id: str) -> None:

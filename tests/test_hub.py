@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import requests
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from hf_pretext import hub
 from support.hub_server import HubServer
 from support.processes import SUPPORT, environment
 from support.tiny import random_texts
@@ -122,6 +125,49 @@ def test_a_push_that_breaks_leaves_nothing_and_can_be_repeated(outcomes):
     assert kind == "ConnectionError" and "push again" in message
     assert pushed["files after the cut"] == [".gitattributes"]
     assert pushed["two 500s"] is None
+
+
+# The transport of the installed client: httpx2, or httpx before huggingface_hub 2.
+CLIENT = sys.modules.get("httpx2") or sys.modules["httpx"]
+
+
+def answered(status):
+    request = CLIENT.Request("POST", "http://hub")
+    return HfHubHTTPError("refused", response=CLIENT.Response(status, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        *((answered(status), passes) for status, passes in ((500, True), (429, True), (403, False), (412, False))),
+        (CLIENT.ReadError("cut"), True),
+        (CLIENT.ConnectTimeout("late"), True),
+        (CLIENT.RemoteProtocolError("cut"), True),
+        (requests.ConnectionError("cut"), True),
+        (requests.Timeout("late"), True),
+        (ConnectionResetError("cut"), True),
+        (OfflineModeIsEnabled("offline"), False),
+        (ValueError("the repository of another run"), False),
+    ],
+    ids=repr,
+)
+def test_a_push_is_tried_again_after_what_passes(monkeypatch, error, passes):
+    """It is one commit, so a push that did arrive before its answer was lost changes nothing the second time."""
+    monkeypatch.setattr(hub, "WAITS", (0, 0))
+    answers = [error, error, "address"]
+
+    def push():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    if passes:
+        assert hub._with_patience(push) == "address"
+    else:
+        with pytest.raises(type(error)):
+            hub._with_patience(push)
+        assert len(answers) == 2
 
 
 def test_bad_tokens_are_named(outcomes):
