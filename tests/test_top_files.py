@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,20 @@ def test_a_pushed_dataset_has_metadata_for_catalogs(tmp_path, labels):
 def test_scripts_for_jobs_have_their_header(path):
     header = parse_uv_script_header(path.read_text())
     assert header is not None and header.flavor and header.timeout and header.secrets == ["HF_TOKEN"]
-    assert re.search(r'^# dependencies = \["hf_pretext', path.read_text(), re.M)
     assert path.name in path.read_text().split("```")[1]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_takes_the_library_from_an_index_by_its_name(path):
+    """No index has it, so a stranger could register the name, and the script holds a token."""
+    block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", path.read_text(), re.M)[1]
+    needed = tomllib.loads(re.sub(r"^# ?", "", block, flags=re.M))["dependencies"]
+    assert not [each for each in needed if re.match(r"hf[-_.]pretext", each, re.I)]
+    recipes = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["recipes"]
+    assert set(needed) <= set(recipes)
+    wheel = f"resolve/main/hf_pretext-{__version__}-py3-none-any.whl"
+    for text in (path.read_text(), (ROOT / "recipes" / "README.md").read_text()):
+        assert text.count("uv run --with") == 2 and wheel in text and "uv run recipes" not in text
 
 
 def test_the_script_that_expands_is_the_command(monkeypatch):

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["hf_pretext[recipes]>=0.2"]
+# dependencies = ["peft>=0.21,<1", "transformers>=5.23", "trl>=1.16,<2"]
 #
 # [tool.hf-jobs]
 # flavor = "a10g-large"
@@ -11,7 +11,15 @@
 """Finetune a LoRA adapter on a published synthetic dataset, and push it with the guarantee of its texts in the card.
 
 ```bash
-hf jobs uv run recipes/uv/finetune.py --dataset me/jobs-dp --model_name_or_path Qwen/Qwen3-0.6B-Base \
+uv run --with . recipes/uv/finetune.py --dataset me/jobs-dp --model_name_or_path Qwen/Qwen3-0.6B-Base \
+    --base_is_public true --output_dir adapter --push_to_hub --hub_model_id me/jobs-adapter
+```
+
+On a GPU of the Hub, with a wheel of `hf_pretext` that you uploaded (see `expand_seeds.py`):
+
+```bash
+hf jobs uv run --with https://huggingface.co/datasets/me/wheels/resolve/main/hf_pretext-0.2.0-py3-none-any.whl \
+    recipes/uv/finetune.py --dataset me/jobs-dp --model_name_or_path Qwen/Qwen3-0.6B-Base \
     --base_is_public true --output_dir adapter --push_to_hub --hub_model_id me/jobs-adapter
 ```
 
