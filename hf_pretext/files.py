@@ -49,8 +49,10 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = (), first: str |
             if (scratch / name).is_dir():
                 shutil.rmtree(target / name, ignore_errors=True)
             os.replace(scratch / name, target / name)
-        for stale in {path for pattern in replaces for path in target.glob(pattern) if path.name not in names}:
-            stale.unlink()
+        found = {path for pattern in replaces for path in target.glob(pattern)}
+        for stale in found:
+            if stale.relative_to(target).parts[0] not in names:
+                stale.unlink()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -104,20 +106,22 @@ def make_durable_folder(folder: Path) -> None:
         _flush_folder(path.parent)
 
 
-def atomic_write(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str, *, for_others: bool = False) -> None:
     """Write a text file that appears whole or not at all, and that survives a crash of the machine.
 
     The text goes to a scratch file, is flushed to the disk and renamed, and the renaming is flushed too. A link with
-    that name is replaced, not followed. A file that exists keeps its mode, and a new one has the mode of any new file.
+    that name is replaced, not followed. A file that exists keeps its mode.
 
     Args:
         path (`Path`): The file. Its folder exists.
         text (`str`): The content.
+        for_others (`bool`, *optional*, defaults to `False`):
+            Whether others may read a new file if they may read new files here. By default only its owner can.
     """
     scratch = path.parent / f"{SCRATCH}{secrets.token_hex(8)}"
     try:
-        # Not of `tempfile`, whose files no one else can read. "x" creates it, and follows no link.
-        with scratch.open("x", encoding="utf-8") as file:
+        # "x" creates it, and follows no link.
+        with open(scratch, "x", encoding="utf-8", opener=None if for_others else _open_for_owner) as file:
             if path.is_file() and not path.is_symlink():
                 scratch.chmod(stat.S_IMODE(path.stat().st_mode))
             file.write(text)
@@ -128,6 +132,10 @@ def atomic_write(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def _open_for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR)
 
 
 def write_json(path: Path, content: Any) -> None:

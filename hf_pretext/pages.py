@@ -128,7 +128,7 @@ def write_page(folder: str | Path, output: str | Path | None = None, **options: 
         raise ValueError(f"`output`={str(path)!r} is a folder. Name the file to write, such as report.html.")
     page = page_of(folder, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, page)
+    atomic_write(path, page, for_others=True)
     return path
 
 

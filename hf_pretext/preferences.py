@@ -20,13 +20,12 @@ from .artifacts import PICTURE_NAME
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .expansion import Continued, Expander
-from .files import check_is_writable
 from .finetuning.chain import report_of_model_to_be
 from .finetuning.texts import TrainingTexts, public_name
 from .hub import check_is_not_audited, fetch_folder
 from .models.engine import TextEngine
 from .models.packaged import locate
-from .processes import is_main_process, progress_label
+from .processes import progress_label
 from .saved_runs import SavedRun
 from .seed_texts import SeedTexts
 from .selecting import embed_together
@@ -299,8 +298,6 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
     )
     check_output(training.output_dir)
-    if is_main_process():
-        check_is_writable("output_dir", training.output_dir)
     push = take_over_push(training, report, arguments)
     base, revision = str(locate(model.model_name_or_path)), model.model_revision
     quantization = get_quantization_config(model)

@@ -28,9 +28,10 @@ from trl import TrlParser
 
 from hf_pretext.artifacts import EVALUATION_NAME, EVALUATION_PICTURE_NAME
 from hf_pretext.cards import MEASURES
-from hf_pretext.clients.identity import NAMES_OF_NOTHING, look_of
+from hf_pretext.clients.identity import look_of
 from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
+from hf_pretext.data.texts import NO_IDS
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
 from hf_pretext.evaluation.scoring import check_num_clients
 from hf_pretext.files import atomic_folder, check_is_writable, write_json
@@ -192,7 +193,7 @@ def held_out_rows(arguments: EvaluationArguments, form: Form) -> tuple[Dataset, 
     """
     data, column = read_rows(arguments, form)
     clients = list(range(len(data))) if column is None else list(data[column])
-    if nameless := sum(look_of(client) in NAMES_OF_NOTHING for client in clients):
+    if nameless := sum(look_of(client) in NO_IDS for client in clients):
         raise ValueError(
             f"`client_column`={column!r} is missing in {nameless} of {len(clients)} rows, or a word such as 'null', "
             "and all of them would count as one client. Drop these rows, or give `--client_column null` if each row "

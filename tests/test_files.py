@@ -71,18 +71,19 @@ def test_scratch_folders_of_killed_writings_go_after_a_day(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".writing-young", "a.txt"}
 
 
-def test_a_written_file_has_the_mode_of_any_file_or_keeps_its_own(tmp_path):
-    new, old = tmp_path / "new.json", tmp_path / "old.json"
+def test_a_written_file_is_its_owner_s_unless_it_is_for_others_and_keeps_its_mode(tmp_path):
+    new, own, old = tmp_path / "new.json", tmp_path / "own.json", tmp_path / "old.json"
     old.write_text("old")
     old.chmod(0o640)
     before = os.umask(0o022)
     try:
         for path in (new, old):
-            atomic_write(path, "new")
+            atomic_write(path, "new", for_others=True)
+        atomic_write(own, "new")
     finally:
         os.umask(before)
-    assert [path.stat().st_mode & 0o777 for path in (new, old)] == [0o644, 0o640] and old.read_text() == "new"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert [path.stat().st_mode & 0o777 for path in (new, own, old)] == [0o644, 0o600, 0o640]
+    assert old.read_text() == "new" and len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

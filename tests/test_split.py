@@ -3,9 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from hf_pretext.clients.identity import NAMES_OF_NOTHING
 from hf_pretext.data import read_dataset, split_by_client
-from hf_pretext.data.texts import NO_IDS
 
 
 def test_whole_clients_are_set_aside_with_all_columns(tmp_path):
@@ -28,10 +26,6 @@ def test_samples_and_datasets_are_split_alike():
     data = Dataset.from_list([{"client_id": who, "text": text} for who, text in samples])
     for one, other in zip(split_by_client(samples, 0.3, seed=5), split_by_client(data, 0.3, seed=5), strict=True):
         assert one.to_list() == other.to_list()
-
-
-def test_a_run_and_a_split_refuse_the_same_ids():
-    assert NO_IDS == NAMES_OF_NOTHING
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", " ", "NaN", "null"])

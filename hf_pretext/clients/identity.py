@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ..data.texts import NO_IDS
 from .guard import tell_owner
-
-NAMES_OF_NOTHING = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
-"""What programs write for an id that is missing, in lower case."""
 
 _WHOLE_NUMBER = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
 
@@ -42,7 +40,7 @@ def check_clients(ids: Iterable[object], column: str) -> None:
     def hashes() -> Iterator[int]:
         for client in ids:
             look = look_of(client)
-            if look in NAMES_OF_NOTHING:
+            if look in NO_IDS:
                 raise ValueError(
                     f"`private` has rows without a client in column {column!r}: an id that is missing, blank, or a "
                     "word such as 'nan' or 'null'. Name or drop them. If such a word really is an id, write it in "

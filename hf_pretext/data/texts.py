@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 NO_IDS = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
-"""What a run refuses as an id as well (`clients.identity.NAMES_OF_NOTHING`), in lower case."""
+"""What programs write for an id that is missing, in lower case."""
 
 
 def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str, argument: str) -> list[str]:

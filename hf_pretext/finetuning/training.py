@@ -19,7 +19,7 @@ from ..artifacts import (
     TRAINED_ON,
     TRAINING_NAME,
 )
-from ..files import atomic_folder, check_is_free, read_json, write_json
+from ..files import atomic_folder, check_is_free, check_is_writable, read_json, write_json
 from ..hub import check_guarantee, check_push, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
@@ -313,14 +313,17 @@ def train_and_save(
 
 
 def check_output(folder: str | Path) -> None:
-    """Raise a `ValueError` if a folder holds files that saving a model would remove, such as another model's weights.
+    """Raise a `ValueError` if a folder cannot be written, or holds what saving a model would remove.
 
-    What a recipe left there is replaced: a finetuned model, or what a training that did not end left.
+    That is another model's weights, for example. What a recipe left there is replaced: a finetuned model, or what a
+    training that did not end left.
     """
     path = Path(folder)
     own = (TRAINING_NAME, ORIGIN_NAME, f"checkpoint-*/{ORIGIN_NAME}")
     if not any(any(path.glob(name)) for name in own):
         check_is_free(path, FILES_OF_A_MODEL)
+    if is_main_process():
+        check_is_writable("output_dir", path)
 
 
 def training_facts(
