@@ -1,4 +1,4 @@
-# Every target makes its own environment in .venv from package registries; nothing else is needed.
+# Every target makes its own environment in .venv from package registries. Nothing else is needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

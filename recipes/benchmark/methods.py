@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_pretext import PrivateEvolutionConfig, PrivateEvolutionGenerator
+from hf_pretext.clients.questions import Question
 from hf_pretext.evolution.selection import SelectionRule
 from hf_pretext.evolution.token_answer import TokenAnswer
 from hf_pretext.runs.folder import RunFolder
@@ -120,10 +121,13 @@ class Evolution:
         has_masked_lm (`bool`, *optional*, defaults to `False`):
             Whether a masked model varies candidates, and not the language model.
         selection (`SelectionRule`, *optional*): Weighs the candidates instead of the rule of the configuration.
+        questions (`tuple` of `(Question, float)`, *optional*):
+            Further questions, and the fraction of the budget of each. `client_table` does not measure them.
     """
 
     has_masked_lm: bool = False
     selection: SelectionRule | None = None
+    questions: tuple[tuple[Question, float], ...] = ()
 
     def __call__(self, trial: Trial) -> Result:
         """Find seeds, and measure every round of the search (evaluation only, not DP).
@@ -152,6 +156,8 @@ class Evolution:
             inputs["masked_lm"] = trial.arguments.masked_lm or Path(trial.models.masked_lm).name
         if self.selection is not None:
             inputs["selection"] = type(self.selection).__name__
+        if self.questions:
+            inputs["questions"] = [(question.fingerprint(), fraction) for question, fraction in self.questions]
         return inputs
 
     def generator(self, trial: Trial, folder: Path) -> PrivateEvolutionGenerator:
@@ -166,6 +172,7 @@ class Evolution:
             batch_size=trial.arguments.batch_size,
             run_dir=folder,
             selection=self.selection,
+            questions=self.questions,
         )
 
     def _evolve(self, trial: Trial, folder: Path) -> dict[str, Any]:
