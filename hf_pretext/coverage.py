@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifacts import REPORT_NAME
+from .data.columns import has_transform
 from .privacy.figures import rounded_up
 from .privacy.report import PrivacyReport
 from .privacy.texts import TEXT_ALONE, CoveredTexts, file_name, hash_texts
@@ -191,11 +192,6 @@ def texts_of(*datasets: "Dataset | None", columns: Sequence[str] = TEXT_ALONE) -
     """List the rows of datasets, by their values in these columns."""
     rows = (unit for dataset in datasets if dataset is not None for unit in units(dataset, columns))
     return CoveredTexts.of(rows, columns)
-
-
-def has_transform(dataset: "Dataset") -> bool:
-    """Return whether a function of the caller decides what the rows of a dataset show (`set_transform`)."""
-    return dataset.format["type"] == "custom"
 
 
 def units(dataset: "Dataset", columns: Sequence[str]) -> Iterator[str]:

@@ -410,9 +410,20 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
 
     @property
     def _saved_run(self) -> SavedRun:
-        about = (self.config, self.privacy_report, self._sources, self.history, self._seeds, self._synthetic)
-        rest = (self._costs, self._token_answer, self._config.token_fraction, self._evidence)
-        return SavedRun(*about, self.initial_population, self.seconds, *rest)
+        return SavedRun(
+            config=self.config,
+            report=self.privacy_report,
+            sources=self._sources,
+            history=self.history,
+            seeds=self._seeds,
+            synthetic=self._synthetic,
+            initial_population=self.initial_population,
+            seconds=self.seconds,
+            costs=self._costs,
+            token_answer=self._token_answer,
+            token_fraction=self._config.token_fraction,
+            evidence=self._evidence,
+        )
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         # Of public texts only: the private side embeds client by client, with the embedder itself.

@@ -117,9 +117,8 @@ class SavedRun:
         folder = fetch_folder(name, ["*.json", SEEDS_FILE, EVIDENCE_NAME], revision, token)
         check_has_run(folder, name)
         report = PrivacyReport.from_pretrained(folder)
-        sources = {
-            argument: ModelSource.from_dict(source) for argument, source in read_json(folder / MODELS_NAME).items()
-        }
+        models = read_json(folder / MODELS_NAME)
+        sources = {argument: ModelSource.from_dict(source) for argument, source in models.items()}
         config = PrivateEvolutionConfig.from_pretrained(folder)
         decided = read_json(folder / CONFIG_NAME).get(DECIDED)
         # A version without token counts decided nothing.
@@ -133,13 +132,18 @@ class SavedRun:
                 str(name),
             )
             seeds = None
-        records = read_json(folder / HISTORY_NAME) if seeds is not None else []
-        history = [RoundRecord.from_dict(record) for record in records]
+        found = cls(config, report, sources, [], token_fraction=fraction)
         if seeds is None:
-            return cls(config, report, sources, history, token_fraction=fraction)
-        made = (history, seeds, read_texts(folder, report))
-        found = cls(config, report, sources, *made, token_answer=answer, token_fraction=fraction, evidence=evidence)
-        return replace(found, costs=_read_costs(folder))
+            return found
+        return replace(
+            found,
+            history=[RoundRecord.from_dict(record) for record in read_json(folder / HISTORY_NAME)],
+            seeds=seeds,
+            synthetic=read_texts(folder, report),
+            token_answer=answer,
+            evidence=evidence,
+            costs=_read_costs(folder),
+        )
 
     def config_or(self, given: PrivateEvolutionConfig | None) -> PrivateEvolutionConfig:
         """Return the saved settings, or others that are given and say the same about what a row is.

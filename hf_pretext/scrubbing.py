@@ -38,7 +38,8 @@ def scrub(dataset: "Dataset", region: str = REGION) -> "Dataset":
     """
     from datasets import Dataset
 
-    from .coverage import has_transform, mark, texts_of
+    from .coverage import mark, texts_of
+    from .data.columns import has_transform
     from .hub import find_privacy_report
 
     if has_transform(dataset):

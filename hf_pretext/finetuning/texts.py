@@ -198,8 +198,16 @@ def _with_public(
     rng = np.random.default_rng([seed, 1])
     mixed = [*texts.train[column], *(there[index] for index in rng.permutation(len(there))[:wanted])]
     rows = Dataset.from_dict({column: [mixed[index] for index in rng.permutation(len(mixed))]})
-    origin = (public.name, public.hub_id, public.revision, public.report, public.is_derived, public.is_selected)
-    return replace(texts, train=rows, public=PublicPart(wanted, *origin))
+    part = PublicPart(
+        num_texts=wanted,
+        name=public.name,
+        hub_id=public.hub_id,
+        revision=public.revision,
+        report=public.report,
+        is_derived=public.is_derived,
+        is_selected=public.is_selected,
+    )
+    return replace(texts, train=rows, public=part)
 
 
 def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
@@ -230,8 +238,17 @@ def _load(arguments: FinetuningArguments, seed: int) -> TrainingTexts:
     if report is not None:
         mark(rows, report, texts_of(rows, columns=[column]))
     split = rows.train_test_split(test_size=arguments.validation_share, seed=seed)
-    named = (public_name(name), hub_id, commit, picture, is_derived, is_selected)
-    return TrainingTexts(split["train"], split["test"], report, *named)
+    return TrainingTexts(
+        train=split["train"],
+        validation=split["test"],
+        report=report,
+        name=public_name(name),
+        hub_id=hub_id,
+        revision=commit,
+        picture=picture,
+        is_derived=is_derived,
+        is_selected=is_selected,
+    )
 
 
 def _read(arguments: FinetuningArguments) -> tuple[Form, "Dataset"]:
