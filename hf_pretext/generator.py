@@ -372,7 +372,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         Args:
             name (`str` or `Path`): A folder of `save_pretrained`, or a dataset repository of `push_to_hub`.
             revision (`str`, *optional*): Branch, tag or commit of the repository.
-            token (`str`, *optional*): Token of the Hub.
+            token (`str`, *optional*): Token of the Hub for the run's files. Models are loaded by that of a login.
             **overrides: Arguments of the constructor that replace the saved ones: `device`, a model or another object
                 that was given as an object or a local folder, or a `config` that changes anything but the plan.
                 `variation_model=None` is enough to `expand` the saved seeds.

@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import prose
 import pytest
 
 from hf_pretext.cli import main
+from hf_pretext.clients.questions import check_question
+from hf_pretext.clients.samples import Samples
+from hf_pretext.data import read_dataset
 from support.hub_server import HubServer
 from support.tiny import random_texts
 
@@ -19,8 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.S | re.M)
+def blocks(language, text=TEXT):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
+
+
+def block_with(words, path):
+    (found,) = (each for each in blocks("python", (ROOT / path).read_text(encoding="utf-8")) if words in each)
+    return found
 
 
 def test_it_is_short():
@@ -69,6 +78,27 @@ def test_shell_commands_name_what_is_there(capsys):
             assert all(option in capsys.readouterr().out for option in command if option.startswith("--"))
         for path in command:
             assert not path.startswith("recipes/") or (ROOT / path).is_file(), line
+
+
+def test_a_table_of_messages_becomes_conversations_as_the_guide_says(tmp_path, monkeypatch):
+    rows = ["a,1,assistant,Hello", "a,1,user,My card", "a,1,user,is lost", "a,1,assistant,Sure", "b,2,assistant,Bye"]
+    (tmp_path / "chats.csv").write_text("\n".join(["customer,chat_id,role,content", *rows]))
+    monkeypatch.chdir(tmp_path)
+    exec(block_with("chats.setdefault", "hf_pretext/data/README.md"), {})
+    (row,) = read_dataset("chats.jsonl", None, "client_id", other_columns=["messages"]).to_list()
+    turns = [{"role": "user", "content": "My card\nis lost"}, {"role": "assistant", "content": "Sure"}]
+    assert row == {"client_id": "a", "messages": turns}
+
+
+def test_a_question_of_one_s_own_is_one_as_the_guide_says():
+    code = block_with("class Sides", ".github/CONTRIBUTING.md").partition("generator = ")[0]
+    found = {}
+    exec(code, found)
+    question = found["Sides"](found["direction"])
+    check_question(question, 384)
+    samples = Samples(np.zeros(2, dtype=np.int64), np.array([[9] + [0] * 383, [-9] + [0] * 383], dtype=np.int16))
+    assert question.answer(samples).tolist() == [1, 1]
+    assert question.interpret(np.array([1.0, 5.0]), 1.0, np.eye(384)[:1]).tolist() == [np.tanh(4.0)]
 
 
 @pytest.mark.slow
