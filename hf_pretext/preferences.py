@@ -20,7 +20,6 @@ from .artifacts import PICTURE_NAME
 from .configuration import PrivateEvolutionConfig
 from .evolution.token_answer import TokenAnswer
 from .expansion import Continued, Expander
-from .finetuning.chain import report_of_model_to_be
 from .finetuning.texts import TrainingTexts, public_name
 from .hub import check_is_not_audited, fetch_folder
 from .models.engine import TextEngine
@@ -287,19 +286,17 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
     from trl import get_peft_config, get_quantization_config
 
     from .finetuning.bases import load_base
-    from .finetuning.training import check_output, take_over_push, train_and_save
+    from .finetuning.preparing import prepare_training
+    from .finetuning.training import train_and_save
 
     _check_base(str(model.model_name_or_path), model.model_revision)
     _check_training(training)
     check_is_not_audited(arguments.run)
     saved = SavedRun.load(arguments.run, arguments.run_revision)
     writer, texts = _writer_of(saved, arguments, training), _texts_of(saved, arguments)
-    report = report_of_model_to_be(
-        texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
-    )
-    check_output(training.output_dir)
-    push = take_over_push(training, report, arguments)
-    base, revision = str(locate(model.model_name_or_path)), model.model_revision
+    name, revision = str(model.model_name_or_path), model.model_revision
+    report, push = prepare_training(arguments, training, texts, name, revision)
+    base = str(locate(name))
     quantization = get_quantization_config(model)
     model.use_peft = True
     loaded = load_base(
@@ -331,7 +328,7 @@ def finetune_writer(arguments: PreferenceArguments, training: "DPOConfig", model
         "loss": " + ".join(training.loss_type),
         "beta": training.beta,
     }
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, revision, preferences=about)
+    train_and_save(trainer, texts, arguments, name, report, push, revision, preferences=about)
 
 
 def _check_base(name: str, revision: str | None) -> None:
@@ -355,7 +352,7 @@ def _check_base(name: str, revision: str | None) -> None:
 def _check_training(training: "DPOConfig") -> None:
     """Refuse settings of a training that do not go with rounds, in which the model also writes."""
     from .finetuning.bases import is_sharded
-    from .finetuning.training import is_resumed
+    from .finetuning.preparing import is_resumed
 
     if training.precompute_ref_log_probs:
         raise ValueError(

@@ -24,17 +24,13 @@ from trl import SFTConfig, SFTTrainer, TrlParser
 from hf_pretext.finetuning import (
     FinetuningArguments,
     TrainingTexts,
-    check_is_whole,
-    check_output,
     is_resumed,
     is_sharded,
     load_base,
     load_public_texts,
     load_training_texts,
-    report_of_model_to_be,
+    prepare_training,
     run_recipe,
-    take_over_push,
-    take_over_resume,
     take_over_text_field,
     train_and_save,
 )
@@ -83,15 +79,10 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
     texts = load_training_texts(arguments, training.seed)
     public_texts = load_public_texts(arguments, training.seed) if has_stage else None
     texts = replace(texts, first_stage=public_texts)
-    report = report_of_model_to_be(
-        texts, arguments.model_name_or_path, arguments.model_revision, arguments.base_is_public
-    )
-    check_output(training.output_dir)
-    take_over_resume(training)
-    check_is_whole(arguments.model_name_or_path, arguments.model_revision)
-    push = take_over_push(training, report, arguments)
-    base = str(locate(arguments.model_name_or_path))
-    options: dict[str, Any] = {"revision": arguments.model_revision, "trust_remote_code": False}
+    name, revision = arguments.model_name_or_path, arguments.model_revision
+    report, push = prepare_training(arguments, training, texts, name, revision)
+    base = str(locate(name))
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(base, **options)
     # The trainer places it. All of it fits on each device.
     model = load_base(base, training, dtype="float32", device_map=None, **options)
@@ -104,8 +95,7 @@ def main(arguments: SmallModelArguments, training: SFTConfig) -> None:
         trainer.train()
         model = trainer.model
     trainer = make_trainer(model, tokenizer, training, texts)
-    revision = arguments.model_revision
-    train_and_save(trainer, texts, arguments, arguments.model_name_or_path, report, push, revision)
+    train_and_save(trainer, texts, arguments, name, report, push, revision)
 
 
 if __name__ == "__main__":

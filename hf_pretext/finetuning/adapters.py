@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from ..models.packaged import locate
 from .bases import load_base
-from .chain import check_is_whole, report_of_model_to_be
+from .preparing import prepare_training
 from .texts import FinetuningArguments, load_training_texts, take_over_text_field
-from .training import check_output, take_over_push, take_over_resume, train_and_save
+from .training import train_and_save
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -33,20 +33,15 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
             "Set the fraction, or leave the dataset out."
         )
     texts = load_training_texts(arguments, training.seed)
-    report = report_of_model_to_be(
-        texts, model.model_name_or_path, model.model_revision, base_is_public=arguments.base_is_public
-    )
-    check_output(training.output_dir)
-    take_over_resume(training)
-    check_is_whole(model.model_name_or_path, model.model_revision)
-    push = take_over_push(training, report, arguments)
-    base = str(locate(model.model_name_or_path))
+    name, revision = model.model_name_or_path, model.model_revision
+    report, push = prepare_training(arguments, training, texts, name, revision)
+    base = str(locate(name))
     model.use_peft = True
     trainer = SFTTrainer(
         model=load_base(
             base,
             training,
-            model.model_revision,
+            revision,
             dtype=model.dtype,
             attn_implementation=model.attn_implementation,
             quantization_config=get_quantization_config(model),
@@ -56,8 +51,8 @@ def finetune_adapter(arguments: FinetuningArguments, training: "SFTConfig", mode
         train_dataset=texts.train,
         eval_dataset=texts.validation,
         processing_class=AutoTokenizer.from_pretrained(
-            base, revision=model.model_revision, trust_remote_code=training.trust_remote_code
+            base, revision=revision, trust_remote_code=training.trust_remote_code
         ),
         peft_config=get_peft_config(model),
     )
-    train_and_save(trainer, texts, arguments, model.model_name_or_path, report, push, model.model_revision)
+    train_and_save(trainer, texts, arguments, name, report, push, revision)

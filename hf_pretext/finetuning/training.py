@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -19,15 +19,22 @@ from ..artifacts import (
     TRAINED_ON,
     TRAINING_NAME,
 )
-from ..files import atomic_folder, check_is_free, check_is_writable, read_json, write_json
-from ..hub import check_guarantee, check_push, find_privacy_report
+from ..files import atomic_folder, read_json, write_json
+from ..hub import check_guarantee, find_privacy_report
 from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast, is_main_process
-from .chain import digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
+from .chain import (
+    digest_of_weights,
+    has_adapter,
+    origin_of,
+    reports_of_base,
+    with_writer,
+)
 from .commands import command
 from .models import push_model, write_card_of_report
+from .preparing import SavesModel, take_over_resume
 from .texts import PublicPart, TrainingTexts, public_name
 
 if TYPE_CHECKING:
@@ -36,13 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("hf_pretext", "transformers", "trl", "peft", "accelerate", "datasets", "torch")
-
-
-class SavesModel(Protocol):
-    """What the arguments of a recipe say about the model that it saves, such as `FinetuningArguments`."""
-
-    license: str | None
-    allow_no_guarantee: bool
 
 
 class GuaranteeCallback(TrainerCallback):
@@ -161,103 +161,12 @@ class _TrainingCallback(TrainerCallback):
             write_json(folder / ORIGIN_NAME, self._origin)
 
 
-def is_resumed(training: Any) -> bool:
-    """Return whether a training resumes from a checkpoint. On a command line, "false" says that it does not."""
-    return str(training.resume_from_checkpoint or False).lower() != "false"
-
-
-def take_over_resume(training: Any) -> None:
-    """Put the folder of a checkpoint into `resume_from_checkpoint`, or None. "true" on a command line is the last.
-
-    Args:
-        training (`transformers.TrainingArguments`): Says from where to resume.
-
-    Raises:
-        ValueError: There is no checkpoint.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if not is_resumed(training):
-        training.resume_from_checkpoint = None
-        return
-    asked = str(training.resume_from_checkpoint)
-    output = Path(training.output_dir)
-    found = asked if asked.lower() != "true" else get_last_checkpoint(str(output)) if output.is_dir() else None
-    if found is None or not Path(found).is_dir():
-        raise ValueError(
-            f"`resume_from_checkpoint`={asked} finds no checkpoint in {training.output_dir!r}. Name the folder of "
-            "one, or leave it out."
-        )
-    training.resume_from_checkpoint = found
-
-
 def _is_continued(checkpoint: str | None, origin: dict[str, Any]) -> bool:
     """Return whether a training that is resumed began with the same base, texts and guarantee."""
     if checkpoint is None:
         return True
     file = Path(checkpoint) / ORIGIN_NAME
     return file.is_file() and read_json(file) == origin
-
-
-def take_over_push(training: Any, report: PrivacyReport | None, arguments: SavesModel) -> dict[str, Any] | None:
-    """Take the push over from a trainer, and check before hours of training whether it will be possible.
-
-    A trainer would push file by file, with checkpoints and pickled arguments, and write a card of its own.
-
-    Args:
-        training (`transformers.TrainingArguments`): Loses `push_to_hub`. Name, token and privacy are read from it.
-        report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
-        arguments (`SavesModel`): Say whether it may be pushed without one.
-
-    Returns:
-        `dict`: Arguments of `push_model` except the folder, or None if there is nothing to push.
-
-    Raises:
-        ValueError: The model will have no finite guarantee, or the repository has no name or holds something else.
-        PermissionError: There is no token.
-        ConnectionError: The Hub does not say what is there.
-    """
-    if not training.push_to_hub:
-        return None
-    training.push_to_hub = False
-    return check_push_of_model(
-        training.hub_model_id,
-        training.hub_token,
-        report,
-        private=training.hub_private_repo,
-        allow_no_guarantee=arguments.allow_no_guarantee,
-    )
-
-
-def check_push_of_model(
-    repo_id: str | None,
-    token: str | None,
-    report: PrivacyReport | None,
-    *,
-    private: bool | None = None,
-    allow_no_guarantee: bool,
-) -> dict[str, Any]:
-    """Return where to push a model, as arguments of `push_model`, if it will be possible.
-
-    Args:
-        repo_id (`str`, *optional*): Name of the repository.
-        token (`str`, *optional*): Token of the Hub, by default the one that you logged in with.
-        report (`PrivacyReport`, *optional*): Guarantee of the model.
-        private (`bool`, *optional*): Whether the repository is private. See `hub.push_folder`.
-        allow_no_guarantee (`bool`): Whether it may be pushed without one.
-
-    Raises:
-        ValueError: There is no name, no finite guarantee, or the repository holds something else.
-        PermissionError: There is no token.
-        ConnectionError: The Hub does not say what is there.
-    """
-    if repo_id is None:
-        raise ValueError(
-            "`hub_model_id`=None: `push_to_hub` needs the name of a repository, such as 'me/jobs-adapter'."
-        )
-    options: dict[str, Any] = {"private": private, "token": token, "allow_no_guarantee": allow_no_guarantee}
-    check_push(repo_id, "model", report, **options)
-    return {"repo_id": repo_id, **options}
 
 
 def train_and_save(
@@ -277,8 +186,8 @@ def train_and_save(
         texts (`TrainingTexts`): What it trains on.
         arguments (`SavesModel`): License of the model.
         base_model (`str`): Name of the model that is finetuned.
-        report (`PrivacyReport`, *optional*): Guarantee of the model, from `report_of_model_to_be`.
-        push (`dict`, *optional*): What `take_over_push` returned.
+        report (`PrivacyReport`, *optional*): Guarantee of the model, from `prepare_training`.
+        push (`dict`, *optional*): What `prepare_training` returned.
         revision (`str`, *optional*): Revision of the model that is finetuned, `"main"` by default.
         preferences (`Mapping[str, Any]`, *optional*): If it learns from pairs, how they were made, for its card.
     """
@@ -310,20 +219,6 @@ def train_and_save(
         print(f"The model and its card are in {output}/.")
         if push:
             print(f"Pushed to {push_model(output, **push)}.")
-
-
-def check_output(folder: str | Path) -> None:
-    """Raise a `ValueError` if a folder cannot be written, or holds what saving a model would remove.
-
-    That is another model's weights, for example. What a recipe left there is replaced: a finetuned model, or what a
-    training that did not end left.
-    """
-    path = Path(folder)
-    own = (TRAINING_NAME, ORIGIN_NAME, f"checkpoint-*/{ORIGIN_NAME}")
-    if not any(any(path.glob(name)) for name in own):
-        check_is_free(path, FILES_OF_A_MODEL)
-    if is_main_process():
-        check_is_writable("output_dir", path)
 
 
 def training_facts(
