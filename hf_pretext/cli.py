@@ -152,10 +152,9 @@ def _node(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     repo_id = options.push_to_hub
     run, settings = read_run(Path(options.config))
-    from .artifacts import REPORT_NAME, RUN_FOLDER
+    from .artifacts import RUN_FOLDER
     from .configuration import PrivateEvolutionConfig
     from .expansion import check_num_samples
-    from .files import check_is_writable
     from .generator import PrivateEvolutionGenerator
     from .hub import check_push, check_token
     from .processes import is_main_process
@@ -170,13 +169,7 @@ def _generate(options: argparse.Namespace) -> None:
     if _are_the_same(private_source, public_source):
         raise ValueError("`initial_population` is the private file itself, whose texts would be published.")
     run_dir = output_dir / RUN_FOLDER
-    if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
-        raise ValueError(
-            f"`output_dir`={str(output_dir)!r} holds the report of a run already, but not its folder {RUN_FOLDER!r}, "
-            "from which it could resume. A second run on the same clients adds to its epsilon. Keep that report, and "
-            "choose another folder."
-        )
-    check_is_writable("output_dir", output_dir)
+    _check_folder(output_dir, run_dir)
     # All processes read the same rows, and each of them answers for its own clients.
     is_new = not run_dir.exists()
     private = read_private_source(private_source, config) if is_new else None  # Before models are loaded.
@@ -224,6 +217,22 @@ def _help_after_failure(output_dir: str | Path, num_samples: int) -> Iterator[No
                 file=sys.stderr,
             )
         raise
+
+
+def _check_folder(output_dir: Path, run_dir: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds a report without the run that it is about."""
+    from .artifacts import REPORT_NAME
+    from .files import check_is_writable
+    from .processes import is_main_process
+
+    if (output_dir / REPORT_NAME).exists() and not run_dir.exists():
+        raise ValueError(
+            f"`output_dir`={str(output_dir)!r} holds the report of a run already, but not its folder "
+            f"{run_dir.name!r}, from which it could resume. A second run on the same clients adds to its epsilon. "
+            "Keep that report, and choose another folder."
+        )
+    if is_main_process():
+        check_is_writable("output_dir", output_dir)
 
 
 def is_same_place(path: Any, other: Any) -> bool:

@@ -76,7 +76,8 @@ def push_folder(
         ValueError: There is no finite guarantee, or the repository holds something else than this run's content, or
             is public and should not be.
         PermissionError: There is no token.
-        ConnectionError: The Hub answered with an error. Nothing of the content is visible there.
+        ConnectionError: The Hub answered with an error, or its answer was lost. All of the content is there, or
+            nothing.
     """
     from huggingface_hub import HfApi
 
@@ -107,22 +108,36 @@ def push_folder(
         raise
     except Exception as error:  # The client's transport, which has changed before, has its own exceptions.
         raise ConnectionError(
-            f"Pushing to {repo_id!r} broke off: {error}\nA push is one commit, so nothing of it is there. Mend what "
-            "the message names, or wait, and push again."
+            f"Pushing to {repo_id!r} broke off: {error}\nA push is one commit: all of it is there, or nothing. Look "
+            "there, fix what the message names, or wait, and push again."
         ) from error
 
 
 def _with_patience(push: Callable[[], str]) -> str:
     """Try again after an error that passes. The client itself does so for some requests only."""
-    for seconds in WAITS:
+    lost: Exception | None = None
+    for seconds in (*WAITS, 0):
         try:
             return push()
+        except ValueError as error:
+            if lost is None:
+                raise
+            raise ConnectionError(f"{lost}. Then it was refused, as the first try may have arrived: {error}") from lost
         except Exception as error:
             if not _passes(error):
                 raise
+            lost = error
             logger.warning("The push broke off: %s. Trying again.", error)
             time.sleep(seconds)
-    return push()
+    raise lost or RuntimeError("Nothing was tried.")
+
+
+_OF_THE_NETWORK = {
+    "requests": ("ConnectionError", "Timeout"),
+    "httpx": ("TransportError",),
+    "httpx2": ("TransportError",),
+}
+"""Errors of the libraries by which the Hub's client may have sent a request."""
 
 
 def _passes(error: Exception) -> bool:
@@ -131,13 +146,11 @@ def _passes(error: Exception) -> bool:
 
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code == 429
-    kinds: tuple[type[Exception], ...] = (ConnectionError, TimeoutError)
-    # The client has used each of these. One that was never imported raised nothing.
-    for library in ("requests", "httpx", "httpx2"):
-        module = sys.modules.get(library)
-        if module is not None:
-            kinds += (module.ConnectionError, module.Timeout) if library == "requests" else (module.TransportError,)
-    return isinstance(error, kinds) and not isinstance(error, OfflineModeIsEnabled)
+    # A library that was never imported raised nothing.
+    loaded = {name: sys.modules[name] for name in _OF_THE_NETWORK if name in sys.modules}
+    kinds = [vars(module)[kind] for name, module in loaded.items() for kind in _OF_THE_NETWORK[name]]
+    is_of_the_network = isinstance(error, (ConnectionError, TimeoutError, *kinds))
+    return is_of_the_network and not isinstance(error, OfflineModeIsEnabled)
 
 
 def check_token(token: str | None, repo_id: str) -> None:

@@ -24,10 +24,16 @@ FEWEST_DIGITS_OF_A_CARD = 13
 
 HINT = "Phone numbers are found by a package: `pip install 'hf_pretext[personal]'`."
 
-# A language that puts no blanks between words writes the next one right beside an address. So the words before `@` are
-# of Latin letters alone, or of other letters alone, and what follows an address may be a letter of another script.
-_LATIN, _OTHERS = r"[A-Za-z0-9_+\-\u00c0-\u024f\u0300-\u036f]", r"[^\W\x00-\u036f]"
-_NAME = "|".join(rf"(?<!{letters}){letters}{{1,64}}(?:\.{letters}{{1,64}}){{0,8}}" for letters in (_LATIN, _OTHERS))
+# Languages of these scripts put no blanks between words, and write the next one right beside an address: Thai to
+# Tibetan, Burmese, Khmer, Kana, Han and Hangul. So a name before `@` is of them alone, or of other letters alone.
+_JOINED = (
+    r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af"
+    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_OTHERS = rf"(?:[^\W{_JOINED}]|[+-])"
+_NAME = "|".join(
+    rf"(?<!{letter}){letter}{{1,64}}(?:\.{letter}{{1,64}}){{0,8}}" for letter in (_OTHERS, f"[{_JOINED}]")
+)
 _EMAIL = re.compile(rf"(?:{_NAME})@[A-Za-z0-9](?:[A-Za-z0-9-]{{0,62}}\.)+[A-Za-z]{{2,24}}(?![A-Za-z0-9])")
 _CARD = re.compile(r"(?<!\d)(?<!\d\.)(?:\d[ -]?){12,18}\d(?!\d|\.\d)")
 _GROUP = re.compile(r"[^ -]+")

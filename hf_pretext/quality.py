@@ -60,7 +60,7 @@ class TextQuality:
         personal (`dict` of `str` to `int`, *optional*):
             Number of texts with personal data, by its kind (`personal.KINDS`). None if it was not looked for.
         histogram (`dict`): `edges` in words, and fractions of texts under the names of the sides.
-        num_cut (`int`, *optional*): Number of texts of which only the beginning was looked at.
+        num_cut (`int`, *optional*): Number of texts of which only the first 20,000 characters were looked at.
         region (`str`, *optional*): Country whose phone numbers were looked for without their country code.
     """
 
@@ -206,7 +206,7 @@ def sampled(texts: Sequence[str]) -> list[str]:
 
 
 def words_shown(texts: Sequence[str], beginning: str = "") -> dict[str, Any]:
-    """Return the figures of texts that hold words: `scripts` and `openings`. The others of `TextQuality` are numbers.
+    """Return the figures of texts that hold words: `scripts` and `openings`. The others hold numbers.
 
     Args:
         texts (`Sequence[str]`): What `sampled` chose.

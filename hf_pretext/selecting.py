@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .artifacts import CARD_NAME, DATASET_FILES, MODELS_NAME, SELECTION_NAME
+from .artifacts import CARD_NAME, DATASET_FILES, MODELS_NAME, REPORT_NAME, SELECTION_NAME
 from .cards import NUM_SAMPLES, selection_card
 from .coverage import check_is_public, mark, texts_of
 from .data import as_rows, check_source, each_row, make_dataset
@@ -99,7 +99,7 @@ class Selection:
         texts = texts_of(self.dataset, columns=form_of(config).columns)
         report = self.run.report.about(texts)
         # The settings say what a row is. What else a run has is not there, so no one takes this for one.
-        with atomic_folder(path, replaces=(CARD_NAME, PATTERN, *DATASET_FILES)) as scratch:
+        with atomic_folder(path, replaces=(CARD_NAME, PATTERN, *DATASET_FILES), first=REPORT_NAME) as scratch:
             self.dataset.save_to_disk(str(scratch))
             texts.save(scratch)
             report.save_pretrained(scratch)

@@ -28,10 +28,9 @@ from trl import TrlParser
 
 from hf_pretext.artifacts import EVALUATION_NAME, EVALUATION_PICTURE_NAME
 from hf_pretext.cards import MEASURES
-from hf_pretext.clients.identity import look_of
 from hf_pretext.data import list_rows, read_repository, read_texts
 from hf_pretext.data.sources import is_repository
-from hf_pretext.data.texts import NO_IDS
+from hf_pretext.data.texts import NO_IDS, look_of
 from hf_pretext.evaluation import TextDistribution, paired_bootstrap, score_next_tokens
 from hf_pretext.evaluation.scoring import check_num_clients
 from hf_pretext.files import atomic_folder, check_is_writable, write_json

@@ -303,6 +303,16 @@ def test_a_model_that_keeps_something_of_longer_texts_is_refused(private):
         make_pool(private, TextEmbedder(Grows()))
 
 
+def test_a_model_that_is_never_the_same_is_refused_for_that(private):
+    class Random(CrowdEncoder):
+        def encode(self, texts, **kwargs):
+            rows = super().encode(texts) + 1e-4 * np.random.default_rng().normal(size=(len(texts), 1))
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    with pytest.raises(ValueError, match="embeds the same public text differently each time"):
+        make_pool(private, TextEmbedder(Random()))
+
+
 def test_a_text_that_breaks_the_tokenizer_for_others_ends_the_run(embedder):
     class Reader:
         fingerprint, special, broken = "t", frozenset(), False

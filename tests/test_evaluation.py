@@ -230,7 +230,7 @@ def test_bootstrap_refuses_other_texts():
 
 def test_an_interval_over_one_client_is_refused_and_over_few_warned_of():
     before, after, clients = simulated(np.random.default_rng(2))
-    with pytest.raises(ValueError, match="`groups` holds 1 client, and an interval over clients needs two"):
+    with pytest.raises(ValueError, match="An interval over clients needs two of them at least, and there are 1"):
         paired_bootstrap(before, after, ["one"] * len(clients))
     with pytest.warns(UserWarning, match="of 2 clients. An interval over fewer than 10 is too narrow"):
         paired_bootstrap(before, after, ["one", *["two"] * (len(clients) - 1)])

@@ -152,7 +152,6 @@ def answered(status):
     ids=repr,
 )
 def test_a_push_is_tried_again_after_what_passes(monkeypatch, error, passes):
-    """It is one commit, so a push that did arrive before its answer was lost changes nothing the second time."""
     monkeypatch.setattr(hub, "WAITS", (0, 0))
     answers = [error, error, "address"]
 
@@ -168,6 +167,14 @@ def test_a_push_is_tried_again_after_what_passes(monkeypatch, error, passes):
         with pytest.raises(type(error)):
             hub._with_patience(push)
         assert len(answers) == 2
+
+
+def test_a_push_that_is_refused_after_a_lost_answer_may_have_arrived(monkeypatch):
+    """To be told to delete the repository would be to delete what was pushed."""
+    monkeypatch.setattr(hub, "WAITS", (0, 0))
+    answers = [TimeoutError("timed out"), ValueError("it holds other files")]
+    with pytest.raises(ConnectionError, match=r"timed out. Then .* the first try may have arrived: it holds other"):
+        hub._with_patience(lambda: (_ for _ in ()).throw(answers.pop(0)))
 
 
 def test_bad_tokens_are_named(outcomes):

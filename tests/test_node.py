@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
@@ -334,6 +335,14 @@ def test_a_panic_is_no_way_around_the_guards(files, name, monkeypatch):
         made.release(CANDIDATES)
     reasons = {each.reason for each in made.grid.seen if each.stage == COLLECT}
     assert len(reasons) == 1 and "The client failed" in (reason := reasons.pop()) and "quokka" not in reason
+
+
+def test_a_node_whose_model_is_broken_says_so_instead_of_contributing_zero(files, monkeypatch):
+    """It is broken for any text, such as by that of an earlier client of a simulation."""
+    monkeypatch.setattr(BinEncoder, "encode", lambda *_, **__: np.full((1, NUM_BINS), np.nan))
+    made = begin(files)
+    with pytest.raises(ValueError, match="Nothing was spent.*`embedding_model` failed on public words"):
+        made.release(CANDIDATES)
 
 
 def test_a_simulated_node_needs_no_limits_and_has_no_ledger(tmp_path, monkeypatch):

@@ -82,7 +82,8 @@ def test_numbers_of_the_country_that_was_scrubbed_are_looked_for(tmp_path):
     quality = PageData.load(tmp_path / "new").quality
     assert quality.region == "DE" and quality.personal == {}
     assert "with phone numbers of DE: none" in quality.summary
-    assert "by rules that do not find names | none |" in (tmp_path / "new" / "README.md").read_text()
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "by rules that do not find names (phone numbers as in DE) | none |" in card
 
 
 def test_the_words_of_a_page_are_found_without_the_rest_of_the_quality(tmp_path, monkeypatch):
@@ -122,6 +123,10 @@ def test_the_words_of_a_page_are_found_without_the_rest_of_the_quality(tmp_path,
         ("jo@mail.com- thanks, jo@mail.com--call me", "[email address]- thanks, [email address]--call me"),
         ("_jo@mail.com_ or josé@mail.com", "[email address]_ or [email address]"),
         ("иван.петров@mail.ru, пожалуйста", "[email address], пожалуйста"),
+        ("nguyễn@mail.vn, Trần.Văn@mail.vn, əli@mail.az", "[email address], [email address], [email address]"),
+        ("имя_фамилия@mail.ru, иван2024@mail.ru", "[email address], [email address]"),
+        ("ivan.петров@mail.ru, имя-фамилия@mail.ru", "[email address], [email address]"),
+        ("李明@example.com, 이메일은jo@example.com", "[email address], 이메일은[email address]"),
     ],
 )
 def test_personal_data_is_found_by_rules(text, scrubbed):

@@ -81,7 +81,7 @@ def test_shell_commands_name_what_is_there(capsys):
 
 
 def test_a_table_of_messages_becomes_conversations_as_the_guide_says(tmp_path, monkeypatch):
-    rows = ["a,1,assistant,Hello", "a,1,user,My card", "a,1,user,is lost", "a,1,assistant,Sure", "b,2,assistant,Bye"]
+    rows = ["a,1,assistant,Hello", "a,1,user,My card", "a,1,user,is lost", "a,1,assistant,Sure", "b,1,assistant,Bye"]
     (tmp_path / "chats.csv").write_text("\n".join(["customer,chat_id,role,content", *rows]))
     monkeypatch.chdir(tmp_path)
     exec(block_with("chats.setdefault", "hf_pretext/data/README.md"), {})

@@ -29,6 +29,7 @@ from hf_pretext.finetuning import (
     take_over_text_field,
 )
 from hf_pretext.finetuning.commands import command
+from hf_pretext.finetuning.preparing import check_output
 from hf_pretext.finetuning.training import _targets
 from hf_pretext.forms import Chat
 from hf_pretext.preferences import PreferenceArguments
@@ -496,6 +497,15 @@ def test_another_model_s_folder_is_not_trained_into(folder, name, script, monkey
     with pytest.raises(ValueError, match=f"holds '{name}', which hf_pretext did not write"):
         finetune(folder, str(folder / "texts.jsonl"), script)
     assert (folder / "out" / name).read_text() == "Mine."
+
+
+def test_the_folder_of_a_killed_training_may_hold_no_weights_of_others(tmp_path):
+    for name in ("training_origin.json", "README.md"):
+        (tmp_path / name).write_text("{}")
+    check_output(tmp_path)
+    (tmp_path / "model.safetensors").write_text("someone else's")
+    with pytest.raises(ValueError, match=r"holds 'model.safetensors', which hf_pretext did not write"):
+        check_output(tmp_path)
 
 
 @pytest.mark.parametrize("script", ["finetune_llm", "finetune_small"])

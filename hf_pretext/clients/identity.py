@@ -4,16 +4,12 @@ Nothing here is released. Errors and warnings are for the owner of the data, at 
 name the column, but no id and no number of ids.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ..data.texts import NO_IDS
+from ..data.texts import NO_IDS, look_of
 from .guard import tell_owner
-
-_WHOLE_NUMBER = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
 
 
 def check_one_value(client: object, column: str) -> None:
@@ -56,17 +52,3 @@ def check_clients(ids: Iterable[object], column: str) -> None:
             "person one id: a person with two ids is protected as two clients.",
             stacklevel=6,
         )
-
-
-def look_of(client: object) -> str:
-    """Return what ids that look alike have in common.
-
-    Compatible characters count as one (NFKC), and so do cases. Blanks around an id and characters without a width are
-    left out. `7`, `7.0` and `"07"` are one number. Letters of different alphabets stay different.
-    """
-    look = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", str(client)).casefold())
-    if not look.isascii():
-        look = "".join(each for each in look if unicodedata.category(each) != "Cf")
-    look = look.strip()
-    number = _WHOLE_NUMBER.fullmatch(look)
-    return number[1].replace("+", "") + (number[2].lstrip("0") or "0") if number else look

@@ -84,7 +84,7 @@ class InMemoryClientPool(ClientPool):
         limits = plan.max_samples_per_client, config.seed
         self._samples = embed_clients(rows, embedder, *limits, group)
         if reader is not None and plan.reads_tokens:
-            self._samples = with_tokens(self._samples, rows, reader, *limits)
+            self._samples = with_tokens(self._samples, rows, reader, *limits, group)
         self._group = group
         # Also a barrier: no other stage's time holds that of a process whose clients take longer.
         if len(set(group.gather((json.dumps(plan.to_dict(), sort_keys=True), config.seed)))) > 1:

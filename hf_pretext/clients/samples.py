@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ..processes import ALONE, Group, progress_bar
 from .guard import attempted, tell_owner
 from .identity import look_of
 from .rows import LabeledText, PrivateRows, Sample
+
+Result = TypeVar("Result")
 
 EMBEDDING_UNITS = 2**11
 """Integer units per length one in the space of embeddings."""
@@ -253,10 +255,10 @@ def embed_clients(
 ) -> Samples:
     """Cap and embed every client's samples, in batches of their own, and keep their labels if they have any.
 
-    A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place. Of
-    a text that kills the process, or breaks the model, this cannot be said. After an error of some kinds, a GPU fails
-    for all clients that follow. They would contribute zero because of that text. So public texts are embedded before
-    the clients' and after them (`PROBES`), and nothing is released unless all bits are the same.
+    A client whose texts cannot be embedded contributes zero: one client must not decide whether a run takes place.
+    This does not hold for a text that kills the process, or that breaks the model. After an error of some kinds, a GPU
+    fails for all clients that follow. They would contribute zero because of that text. So public texts are embedded
+    before the clients' and after them (`PROBES`), and nothing is released unless all bits are the same.
 
     Args:
         samples (`PrivateRows` or `Mapping` of clients to `list` of `str` or `LabeledText`): The clients' samples.
@@ -305,7 +307,7 @@ def _embed_into(
     How many tokens are unknown, and how many there are, is appended for each client whose texts were looked at.
     """
     failure, cuts = None, False
-    expected = _embed_probes(embedder)
+    expected = _in_all(group, lambda: embed_probes(embedder))
 
     def embed(client: object, own: list[Any]) -> tuple[np.ndarray, list[int]]:
         nonlocal cuts
@@ -331,7 +333,7 @@ def _embed_into(
         for failed in map(take, range(len(samples)), spread(embed_client, samples.items())):
             failure = failed or failure
             bar.update()
-    is_alike = attempted(_embed_probes, embedder)[0] == expected
+    is_alike = attempted(embed_probes, embedder)[0] == expected
     found = group.gather((embedded.num_dimensions, failure, is_alike))
     widths = {each for each, _, _ in found if each is not None}
     failures = [each for _, each, _ in found if each]
@@ -354,20 +356,38 @@ def _embed_into(
     return widths.pop()
 
 
-def _embed_probes(embedder: Embedder) -> list[bytes]:
-    """Embed public texts one by one, and again in the other order.
+def _in_all(group: Group, work: Callable[[], Result]) -> Result:
+    """Do public work in all processes. If it fails in one of them, each raises, and none waits for the others."""
+    result, problem = None, None
+    try:
+        result = work()
+    except ValueError as error:
+        problem = error
+    if any(group.gather(problem is not None)):
+        raise problem or ValueError("`embedding_model` failed on public words in another process.")
+    return cast(Result, result)
+
+
+def embed_probes(embedder: Embedder) -> list[bytes]:
+    """Embed public texts one by one (`PROBES`): the first one twice, then all, and all again in the other order.
 
     Raises:
-        ValueError: They cannot be embedded, or are embedded differently after others.
+        ValueError: They cannot be embedded, or are not embedded alike.
     """
     try:
-        found = [embedder([text]).tobytes() for text in (*PROBES, *PROBES[::-1])]
+        found = [embedder([text]).tobytes() for text in (PROBES[0], *PROBES, *PROBES[::-1])]
     except Exception as error:  # Whatever a model raises.
         raise ValueError(
             "`embedding_model` failed on public words. Does it embed any text as finite numbers? Load it in float32, "
             "or use another one."
         ) from error
-    if found != found[::-1]:
+    if found[0] != found[1]:
+        raise ValueError(
+            "`embedding_model` embeds the same public text differently each time. Then no one could say that a "
+            "client's answer depends on its own texts only. Load it in float32, on a CPU, and without "
+            "`torch.compile`, or use another one."
+        )
+    if found[1:] != found[:0:-1]:
         raise ValueError(
             "`embedding_model` embeds the same public text differently after it has embedded others. What it makes of "
             "a client's texts would depend on other clients. Use another model."

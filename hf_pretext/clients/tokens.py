@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..processes import progress_bar
+from ..processes import ALONE, Group, progress_bar
 from .guard import attempted, tell_owner
 from .rows import PrivateRows
 from .samples import Samples, cap_samples
@@ -40,7 +40,12 @@ class TokenReader(Protocol):
 
 
 def with_tokens(
-    embedded: Samples, samples: PrivateRows | Mapping[object, list[Any]], reader: TokenReader, cap: int, seed: int
+    embedded: Samples,
+    samples: PrivateRows | Mapping[object, list[Any]],
+    reader: TokenReader,
+    cap: int,
+    seed: int,
+    group: Group = ALONE,
 ) -> Samples:
     """Add the tokens of every client's samples to their embeddings.
 
@@ -56,6 +61,7 @@ def with_tokens(
         reader (`TokenReader`): The tokenizer.
         cap (`int`): Most samples that a client answers with.
         seed (`int`): Seed of the run.
+        group (`Group`, *optional*): The processes whose clients they are. If a tokenizer breaks in one, all stop.
 
     Returns:
         `Samples`: The same samples, with the tokens of each.
@@ -73,7 +79,8 @@ def with_tokens(
             tokens += [np.zeros(0, dtype=np.int64)] * number if found is None else found
             failure = failed or failure
             bar.update()
-    if attempted(lambda: list(reader(PROBE)))[0] != expected:
+    is_alike = attempted(lambda: list(reader(PROBE)))[0] == expected
+    if not all(group.gather(is_alike)):
         raise ValueError(
             "The tokenizer of `expansion_model` does not read public words as it did before the private texts. Then "
             "the text of one client may have changed what others answer, so nothing was asked of them. Start again, "

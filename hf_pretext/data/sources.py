@@ -85,7 +85,7 @@ def read_public(
         raise ValueError("A database (its URL is not shown) is for private texts. Give public ones as a file.")
     if not is_repository(source):
         if name is not None:
-            raise ValueError(f"`name`={name!r} is for a repository of the Hub, and {source!r} is none. Leave it out.")
+            raise ValueError(f"`name`={name!r} is for a repository of the Hub, which {source!r} is not. Leave it out.")
         if label_column is not None:
             try:
                 return read_dataset(source, text_column, other_columns=[*other_columns, label_column], split=split)

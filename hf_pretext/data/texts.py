@@ -1,15 +1,15 @@
 """Lists of texts and small datasets, in memory."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
 
 import numpy as np
 
 from ..cleaning import valid_unicode
-from ..settings import is_missing
 from .columns import MissingColumnError, shown_names, value_at, values_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_IDS = frozenset({"", "nan", "none", "null", "nat", "na", "n/a", "#n/a", "#na", "<na>"})
 """What programs write for an id that is missing, in lower case."""
+
+_WHOLE_NUMBER = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
 
 
 def list_texts(source: "Dataset | IterableDataset | Sequence[str]", column: str, argument: str) -> list[str]:
@@ -159,7 +161,7 @@ def split_by_client(
     if client_column not in rows.column_names:
         raise ValueError(f"`client_column`={client_column!r} is not one of {shown_names(rows.column_names)}.")
     owners = rows.with_format(None)[client_column][:]
-    if number := sum(map(_names_no_one, owners)):
+    if number := sum(look_of(owner) in NO_IDS for owner in owners):
         raise ValueError(
             f"`client_column`={client_column!r} is missing in {number} of {len(owners)} rows, or a word such as "
             "'null', so whose they are is not known. Leave them out, or give each an id of its own."
@@ -180,8 +182,18 @@ def split_by_client(
     return kept, aside
 
 
-def _names_no_one(owner: Any) -> bool:
-    return is_missing(owner) or normalize("NFKC", str(owner)).casefold().strip() in NO_IDS
+def look_of(client: object) -> str:
+    """Return what ids that look alike have in common.
+
+    Compatible characters count as one (NFKC), and so do cases. Blanks around an id and characters without a width are
+    left out. `7`, `7.0` and `"07"` are one number. Letters of different alphabets stay different.
+    """
+    look = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", str(client)).casefold())
+    if not look.isascii():
+        look = "".join(each for each in look if unicodedata.category(each) != "Cf")
+    look = look.strip()
+    number = _WHOLE_NUMBER.fullmatch(look)
+    return number[1].replace("+", "") + (number[2].lstrip("0") or "0") if number else look
 
 
 def _as_rows(samples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

@@ -102,7 +102,7 @@ def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 FEWEST_FOR_MAUVE = 100
-"""Texts of a side. Of fewer, MAUVE is too near to 1: it compares one cluster per ten texts, and misses the rest."""
+"""Texts of a side. With fewer, MAUVE is biased toward 1: it compares one cluster per ten texts and misses the rest."""
 
 
 def mauve(reference: np.ndarray, other: np.ndarray) -> float:
@@ -118,7 +118,7 @@ def mauve(reference: np.ndarray, other: np.ndarray) -> float:
 
     Raises:
         ImportError: `mauve-text` is not installed.
-        ValueError: There are fewer than 100 texts on a side. Of so few it is too near to 1.
+        ValueError: There are fewer than 100 texts on a side, with which it is biased toward 1.
     """
     try:
         from mauve import compute_mauve
@@ -127,8 +127,8 @@ def mauve(reference: np.ndarray, other: np.ndarray) -> float:
     size = min(len(reference), len(other))
     if size < FEWEST_FOR_MAUVE:
         raise ValueError(
-            f"MAUVE needs more texts on both sides than the {size} there are: {FEWEST_FOR_MAUVE} at least. Of fewer "
-            "it is too near to 1."
+            f"MAUVE needs more texts on both sides than the {size} there are: {FEWEST_FOR_MAUVE} at least. With "
+            "fewer, it is biased toward 1."
         )
     rng = np.random.default_rng(0)
     first, second = (points[rng.permutation(len(points))[:size]] for points in (reference, other))

@@ -192,7 +192,7 @@ def paired_bootstrap(
     if len(position) < FEW_CLIENTS:
         warnings.warn(
             f"The texts are of {len(position)} clients. An interval over fewer than {FEW_CLIENTS} is too narrow: "
-            "read it as a lower bound of what is uncertain, or give the texts of more clients.",
+            "read it as a lower bound of the uncertainty, or give the texts of more clients.",
             stacklevel=2,
         )
     of_text = np.array([position[client] for client in clients])
@@ -214,8 +214,8 @@ def check_num_clients(num_clients: int) -> None:
     """Raise a `ValueError` if there are fewer than two clients, over which an interval has no width."""
     if num_clients < 2:
         raise ValueError(
-            f"`groups` holds {num_clients} client, and an interval over clients needs two at least. Give the texts of "
-            "more clients. If each text is another person's, leave `groups` out (`client_column` of a recipe: null)."
+            f"An interval over clients needs two of them at least, and there are {num_clients}. Give texts of more "
+            "clients. If each text is another person's, give no `groups` (`client_column` of a recipe: null)."
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..clients.rows import group_by_client
-from ..clients.samples import Samples, embed_clients, quantize_embeddings
+from ..clients.samples import Samples, embed_clients, embed_probes, quantize_embeddings
 from ..clients.tokens import TokenReader, with_tokens
 from ..configuration import PrivateEvolutionConfig
 from ..data import read_dataset
@@ -87,10 +87,15 @@ def embedded_texts(
     If that fails, the client has none.
 
     Raises:
-        RefusalError: The tokenizer is not there, which does not depend on the texts.
+        RefusalError: The tokenizer is not there, or the embedding model does not embed public texts alike. Neither
+            depends on the texts. In a simulation, those of an earlier client may have broken the model.
     """
     embedder, limits = _embedder(settings.embedding_model), (plan.max_samples_per_client, config.seed)
     reader = _token_reader(settings.tokenizer) if plan.reads_tokens else None
+    try:
+        embed_probes(embedder)
+    except ValueError as error:
+        raise RefusalError(str(error)) from error
     try:
         own = read()
         embedded = embed_clients(own, embedder, *limits)

@@ -8,17 +8,18 @@ def load_base(name: str, training: Any, revision: str | None = None, **options: 
     """Load the causal language model that is finetuned, as it is loaded when it is evaluated or writes.
 
     A trainer of TRL that is given a name takes the class that the checkpoint names. A class that also reads pictures
-    names its layers otherwise, so an adapter of it would fit nothing that the rest of the library loads.
+    names its layers differently, so an adapter of it would fit nothing that the rest of the library loads.
 
     Args:
         name (`str`): Folder or repository of the model.
         training (`trl.SFTConfig` or `trl.DPOConfig`):
-            Its `model_init_kwargs` come before `options`, and are taken over. It has to exist before the model is
-            loaded, because DeepSpeed and FSDP are set up with it.
+            Its `model_init_kwargs` come before `options`, and are taken over. They decide neither whether remote code
+            runs nor whether weights are unpickled. It has to exist before the model is loaded, because DeepSpeed and
+            FSDP are set up with it.
         revision (`str`, *optional*): The revision whose earlier trainings were looked up.
         **options:
-            Arguments of `from_pretrained`. Without `device_map`, a single process puts the model on its accelerators,
-            and each of several processes leaves that to the trainer.
+            Arguments of `from_pretrained`. Without `device_map`, a single process puts the model on its accelerators.
+            Each of several processes leaves that to the trainer, also with a `device_map`.
 
     Returns:
         `PreTrainedModel`: The model.
@@ -35,7 +36,8 @@ def load_base(name: str, training: Any, revision: str | None = None, **options: 
             f"`model_init_kwargs` has `quantization_config`={given['quantization_config']!r}, and the settings of the "
             "model ask for another quantization. Leave one of them out."
         )
-    options = {"use_safetensors": True, "trust_remote_code": False, **options, **given, "revision": revision}
+    safe = {"use_safetensors": True, "trust_remote_code": options.get("trust_remote_code", False)}
+    options = {**options, **given, "revision": revision, **safe}
     state = training.distributed_state
     if state.distributed_type != DistributedType.NO:
         options["device_map"] = None

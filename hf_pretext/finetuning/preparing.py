@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..artifacts import FILES_OF_A_MODEL, ORIGIN_NAME, TRAINING_NAME
+from ..artifacts import CARD_NAME, FILES_OF_A_MODEL, ORIGIN_NAME, TRAINING_NAME
 from ..files import check_is_free, check_is_writable
 from ..hub import check_push
 from ..privacy.report import PrivacyReport
@@ -55,9 +55,10 @@ def check_output(folder: str | Path) -> None:
     training that did not end left.
     """
     path = Path(folder)
-    own = (TRAINING_NAME, ORIGIN_NAME, f"checkpoint-*/{ORIGIN_NAME}")
-    if not any(any(path.glob(name)) for name in own):
-        check_is_free(path, FILES_OF_A_MODEL)
+    if not any(any(path.glob(name)) for name in (TRAINING_NAME, f"checkpoint-*/{ORIGIN_NAME}")):
+        # A training that was killed before its first checkpoint leaves a card.
+        own = {CARD_NAME, ORIGIN_NAME} if (path / ORIGIN_NAME).is_file() else set()
+        check_is_free(path, [name for name in FILES_OF_A_MODEL if name not in own])
     if is_main_process():
         check_is_writable("output_dir", path)
 

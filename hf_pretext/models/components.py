@@ -42,7 +42,7 @@ class ModelSource:
         revision (`str`, *optional*): Commit of the Hub, or version of the package.
         given (`bool`, *optional*, defaults to `True`): Whether there is such a model at all.
         is_loaded_by_name (`bool`, *optional*, defaults to `True`):
-            Whether it was loaded by this name. An object may be quantized, or other than what its name stands for,
+            Whether it was loaded by this name. An object may be quantized, or differ from the model of that name,
             and a server's model is not meant to be loaded here.
     """
 
@@ -65,14 +65,16 @@ class ModelSource:
             return cls(name, PACKAGED[name].version())
         # An object says its name, and not which commit it is of.
         is_loaded_by_name = isinstance(source, (str, Path))
-        return cls(name, commit_of(source, revision) if isinstance(source, str) else None, True, is_loaded_by_name)
+        commit = commit_of(source, revision) if isinstance(source, str) else None
+        return cls(name, commit, is_loaded_by_name=is_loaded_by_name)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any] | None) -> "ModelSource":
         """Read what `to_dict` returned. A version before 0.2.0 did not say whether a model was loaded by its name."""
         if values is None:
             return cls(given=False)
-        return cls(values["name"], values["revision"], True, values.get("is_loaded_by_name", True))
+        is_loaded_by_name = values.get("is_loaded_by_name", True)
+        return cls(values["name"], values["revision"], is_loaded_by_name=is_loaded_by_name)
 
     def published(self) -> "ModelSource":
         """Leave out the path of a local folder, which is not for publication."""

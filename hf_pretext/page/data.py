@@ -1,6 +1,7 @@
 """What the page of a run needs that no other file of the run holds: `page.json`."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..runs.run import STAGES as TIMED
 
 FORMAT = 1
 """Format of the file. A file of another format is not read."""
+
+_REGION = re.compile("[A-Z]{2}")
 
 STAGES = {"public": "public texts", "seeds": "seeds", "synthetic": "synthetic texts"}
 """What people call each kind of text of a run."""
@@ -78,6 +81,8 @@ class PageData:
             if values["format"] != FORMAT:
                 return None
             quality = values["quality"] and TextQuality.from_dict(values["quality"])
+            if quality and not _REGION.fullmatch(quality.region):
+                raise ValueError("not a country")
             points = [_checked(Point(**each)) for each in values["points"]]
             return cls(points, quality, _seconds(values["seconds"] or {}), _costs(values["costs"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
