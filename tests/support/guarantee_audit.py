@@ -51,7 +51,8 @@ class UnitEncoder(SentenceTransformer):
         return NUM_TEXTS + 1
 
     def encode(self, texts, **kwargs):
-        return self.rows[[int(text) for text in texts]]
+        # Public words are at the place of none of them.
+        return self.rows[[int(text) if text.isdigit() else -1 for text in texts]]
 
 
 class OtherTexts:

@@ -44,7 +44,7 @@ class BinTokens:
     fingerprint, special = "bins", frozenset()
 
     def __call__(self, text):
-        return [int(word) for word in text.split()[1:]]
+        return [int(word) for word in text.split()[1:] if word.isdigit()]
 
     def decode(self, token):
         return f" {token}"

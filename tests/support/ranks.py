@@ -14,6 +14,7 @@ from datasets import Dataset, load_from_disk
 from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.clients.in_memory import InMemoryClientPool
 from hf_pretext.clients.questions import MeanEmbedding, NearestCandidates, TokenCounts
+from hf_pretext.clients.samples import PROBES
 from hf_pretext.privacy import Plan, PrivacyLedger
 from hf_pretext.processes import ALONE, Group, broadcast, is_main_process
 from hf_pretext.runs.folder import RunFolder, working
@@ -166,7 +167,8 @@ def main(folder, what):
         return
     embedder = HashEmbedder()
     pool, plan = make_pool(rows, group, embedder)
-    found = {"rank": group.rank, "own": sorted(embedder.seen), "num_clients": pool.num_clients}
+    own = sorted(each for each in embedder.seen if each not in PROBES)
+    found = {"rank": group.rank, "own": own, "num_clients": pool.num_clients}
     found["answers"] = answers(pool, plan)
     found["draws"] = len(DRAWN)
     found["dimensions"] = [pool._samples.embeddings.dtype.name, pool._samples.num_dimensions]
