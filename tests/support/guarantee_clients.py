@@ -290,6 +290,26 @@ def check_subset(num_runs):
     return worst
 
 
+def check_broken_model(num_runs):
+    """A text that breaks the embedding model for all clients after it takes no vote out of a release."""
+    encode, broken = BinEncoder.encode, []
+
+    def breaks(self, texts, **kwargs):
+        broken.extend(text for text in texts if text == "bin 1")
+        if broken:
+            raise RuntimeError("device-side assert triggered")
+        return encode(self, texts, **kwargs)
+
+    with mock.patch.object(BinEncoder, "encode", breaks):
+        try:
+            make_pool({"breaks": ["bin 1"], "votes": ["bin 2"]}, no_noise)
+        except ValueError as error:
+            # What is said of a model that no client's text got through would be true after a break, too.
+            assert "does not embed public texts as it did" in str(error), "a text silences the clients after it"
+            return
+    raise AssertionError("a text silences the clients after it")
+
+
 def _patched(target, replacement):
     return lambda: mock.patch(target, replacement)
 
@@ -451,6 +471,10 @@ MUTATIONS = {
         lambda: _epsilon_without(lambda mechanism: mechanism.is_signed),
         check_epsilon,
     ),
+    "a broken embedding model is not noticed": (
+        _patched("hf_pretext.clients.samples.embed_probes", lambda embedder: []),
+        check_broken_model,
+    ),
     "lost releases cost nothing": (
         _patched("hf_pretext.privacy.ledger.PrivacyLedger.epsilon", _lost_is_free),
         check_epsilon,
@@ -460,5 +484,5 @@ MUTATIONS = {
 
 CHECKS = (
     *(check_contributions, check_labeled_contributions, check_signs, check_whole_clients, check_randomness),
-    *(check_ledger, check_epsilon, check_resume, check_subset),
+    *(check_ledger, check_epsilon, check_resume, check_subset, check_broken_model),
 )
