@@ -27,6 +27,7 @@ def add_expand(commands: Any) -> None:
 
     option = partial(_add_option, expand)
     option("seeds", required=True, help="Folder that `generate` wrote, or dataset repository of the Hub, with seeds.")
+    option("revision", help="Branch, tag or commit of that repository.")
     option("expansion_model", required=True, help="Language model that writes: as in the file of `generate`.")
     option("num_samples", required=True, type=int, help="Number of texts.")
     option("output_dir", required=True, help="Folder for the dataset, its card, report and picture.")
@@ -54,6 +55,7 @@ def add_select(commands: Any) -> None:
         "folder", metavar="run", help="Folder that `generate` wrote, or dataset repository of the Hub."
     )
     option = partial(_add_option, select)
+    option("revision", help="Branch, tag or commit of that repository.")
     option("public", required=True, help="Public texts: a file, a folder or a dataset repository. They are streamed.")
     option("public_name", help="Configuration of the repository, such as 'en' of allenai/c4.")
     option("public_split", help="Split of the folder or repository.")
@@ -87,10 +89,14 @@ def _expand(options: argparse.Namespace) -> None:
     overrides["selection"] = None  # It acts on releases, and there will be none.
     changes = {name: given[name] for name in EXPANSION_SETTINGS if name in given}
     if changes:
-        saved = PrivateEvolutionConfig.from_pretrained(fetch_folder(options.seeds, ["*.json"]))
+        saved = PrivateEvolutionConfig.from_pretrained(fetch_folder(options.seeds, ["*.json"], options.revision))
         overrides["config"] = replace(saved, **changes)
     generator = PrivateEvolutionGenerator.from_pretrained(
-        options.seeds, variation_model=None, expansion_model=options.expansion_model, **overrides
+        options.seeds,
+        revision=options.revision,
+        variation_model=None,
+        expansion_model=options.expansion_model,
+        **overrides,
     )
     if generator.seeds is None:
         raise ValueError(f"`--seeds`={options.seeds!r} holds no seeds. Give the folder or repository of a run.")
@@ -113,7 +119,7 @@ def _select(options: argparse.Namespace) -> None:
 
     check_num_samples(options.num_samples)
     check_is_not_audited(options.folder)
-    saved = SavedRun.load(options.folder)
+    saved = SavedRun.load(options.folder, options.revision)
     evidence_of(saved)
     check_target(options.output_dir, saved)  # Before hours of embedding.
     given: dict[str, Any] = {"variation_model": None, "expansion_model": None, **OF_RELEASES}

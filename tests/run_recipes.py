@@ -173,7 +173,9 @@ def cards():
             if (folder / file).is_file():
                 shutil.copyfile(folder / file, target / file)
     texts = [{"text": text} for text in load_texts(SYNTHETIC)]
-    (Path("model_cards") / "quickstart" / "texts.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False))
+    target = Path("model_cards") / "quickstart"
+    (target / "texts.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False))
+    (target / "quality.json").write_text(json.dumps(read(SYNTHETIC / "page.json")["quality"], indent=1))
 
 
 def load_texts(folder):

@@ -78,3 +78,10 @@ def test_what_was_not_loaded_by_its_name_is_not_loaded_by_it_again():
     assert source.name == "me/model" and source.loadable is None
     assert ModelSource.from_dict(source.to_dict()).loadable is None
     assert ModelSource.from_dict({"name": "me/model", "revision": None}).loadable == "me/model", "of 0.1.0"
+
+
+def test_a_model_is_not_spread_by_each_of_several_processes(monkeypatch):
+    monkeypatch.setattr("hf_pretext.models.components.num_processes", lambda: 8)
+    config = PrivateEvolutionConfig(epsilon=1, delta=1e-5)
+    with pytest.raises(ValueError, match="`device_map`='auto' spreads a model over the devices of one process.* 8"):
+        Components.load(None, "me/embedder", "me/writer", config, device_map="auto")

@@ -10,6 +10,7 @@ from hf_pretext import PrivateEvolutionConfig
 from hf_pretext.cards import dataset_card, model_card
 from hf_pretext.models import ModelSource
 from hf_pretext.privacy import PrivacyReport
+from hf_pretext.quality import TextQuality
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 
@@ -25,6 +26,7 @@ def test_dataset_card():
         labels,
         texts,
         num_seeds=len((folder / "seeds.jsonl").read_text().split("\n")) - 1,
+        quality=TextQuality.from_dict(json.loads((folder / "quality.json").read_text())),
     )
     assert card == (folder / "README.md").read_text()
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..configuration import PrivateEvolutionConfig
+from ..processes import num_processes
 from .embedder import TextEmbedder
 from .engine import TextEngine
 from .loading import (
@@ -145,6 +146,11 @@ class Components:
             raise ValueError(
                 "`variation_model`=None varies texts by prompting the expansion model, so give an `expansion_model`, "
                 "or a masked language model as `variation_model`."
+            )
+        if device_map is not None and num_processes() > 1:
+            raise ValueError(
+                f"`device_map`={device_map!r} spreads a model over the devices of one process, and there are "
+                f"{num_processes()}, each of which would do so. Start one process, or leave `device_map` out."
             )
         on = resolve_device(device)
         dtype_of_writer, dtype = resolve_writing_dtype(dtype, on), resolve_dtype(dtype, on)
