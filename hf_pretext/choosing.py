@@ -7,6 +7,7 @@ import numpy as np
 
 from .evolution.evidence import Evidence, SeedsReading
 from .evolution.label_scores import ScoredSeeds, margins
+from .evolution.matching import match_mean
 from .evolution.token_answer import TokenAnswer
 from .models.engine import TextEngine
 from .processes import broadcast, progress_label
@@ -22,7 +23,13 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 def chooser(
-    best_of: int, judge: Judge | None, engine: TextEngine, answer: TokenAnswer | None, label: int
+    best_of: int,
+    judge: Judge | None,
+    engine: TextEngine,
+    answer: TokenAnswer | None,
+    label: int,
+    mean: np.ndarray | None,
+    embed: Embed,
 ) -> Choose | None:
     """Return what chooses among the texts of a label. None if all of them are kept.
 
@@ -33,17 +40,25 @@ def chooser(
         answer (`TokenAnswer`, *optional*): What the clients said about its tokens. Together, the texts that are kept
             hold them as often.
         label (`int`): Number of the label.
+        mean (`np.ndarray` of shape `(d,)`, *optional*):
+            The clients' mean embedding. If nothing is known of tokens, the texts that are kept have it together.
+        embed (`Callable`): Embeds texts as unit rows.
     """
-    if best_of == 1 or (judge is None and answer is None):
+    if best_of == 1 or (judge is None and answer is None and mean is None):
         return None
 
     def choose(texts: list[str]) -> list[int]:
         values = np.zeros(len(texts)) if judge is None else judge(texts)
         number, fit = math.ceil(len(texts) / best_of), np.flatnonzero(values > -np.inf)
-        if answer is None or len(fit) <= number:
+        if (answer is None and mean is None) or len(fit) <= number:
             return sorted(fit[np.argsort(-values[fit], kind="stable")[:number]].tolist())
         own = [texts[index] for index in fit]
-        return fit[choose_alike(engine, answer, label, own, values[fit], number)].tolist()
+        if answer is not None:
+            return fit[choose_alike(engine, answer, label, own, values[fit], number)].tolist()
+        with progress_label("Embedding what was written"):
+            points = embed(own)
+        assert mean is not None  # As there is no answer about tokens.
+        return fit[broadcast(match_mean(points, mean, values[fit], number).tolist())].tolist()
 
     return choose
 

@@ -124,6 +124,7 @@ class Expander:
         label_shares: Mapping[str, float] | None = None,
         keep: Keep = _write_again,
         answer: TokenAnswer | None = None,
+        mean: np.ndarray | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Write the rows of a synthetic dataset: texts, and their labels if the settings have labels.
 
@@ -135,13 +136,14 @@ class Expander:
             label_shares (`Mapping[str, float]`, *optional*): Fraction of each label. By default that of the seeds.
             keep (`Callable`, *optional*): See `Keep`.
             answer (`TokenAnswer`, *optional*): What the clients said about tokens. See `expand`.
+            mean (`np.ndarray` of shape `(d,)`, *optional*): The clients' mean embedding, without labels. See `expand`.
 
         Returns:
             `Iterator` of `dict`: The rows, as they are asked for. See `expand`.
         """
         column = self._config.label_column
         if column is None:
-            return ({"text": text} for text in self.expand(seeds, num_samples, keep, answer=answer))
+            return ({"text": text} for text in self.expand(seeds, num_samples, keep, answer=answer, mean=mean))
         numbers = seeds.numbers(num_samples, label_shares)
         known = KnownTexts(seeds.texts)
 
@@ -166,6 +168,7 @@ class Expander:
         label: int = 0,
         known: KnownTexts | None = None,
         answer: TokenAnswer | None = None,
+        mean: np.ndarray | None = None,
     ) -> Iterator[str]:
         """Write texts of one label, or without labels.
 
@@ -178,7 +181,9 @@ class Expander:
             answer (`TokenAnswer`, *optional*):
                 What the clients said about tokens. The language model is made to write them as often as the clients
                 do, which takes up to 256 texts more (`evolution.token_tilt`). And of what it writes, texts are kept
-                that together hold them as often (`evolution.token_match`), unless means of labels choose them.
+                that together hold them as often (`evolution.matching`), unless means of labels choose them.
+            mean (`np.ndarray` of shape `(d,)`, *optional*):
+                The clients' mean embedding. Without an answer about tokens, texts are kept that together have it.
 
         Returns:
             `Iterator` of `str`: Exactly `num_samples` texts, all different and none of them a seed. They are written
@@ -190,8 +195,8 @@ class Expander:
         shown = self._shown(seeds, label)
         judge, entropy = self.judge(seeds, label), [self._config.seed, *self._number_of(label)]
         # How well a text fits its label is more than a tie to be broken.
-        matched = answer if seeds.scored is None else None
-        choose = chooser(self._config.best_of, judge, self._engine, matched, label)
+        matched = (answer, label, mean) if seeds.scored is None else (None, label, None)
+        choose = chooser(self._config.best_of, judge, self._engine, *matched, self._embed)
         if answer is not None:
             rng = np.random.default_rng([*entropy, len(answer.tokens), len(seeds.texts)])
             number = num_written(num_samples)

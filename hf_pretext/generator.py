@@ -326,8 +326,10 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
 
             # The counts of the own run say nothing about the words of other seeds.
             answer = usable_answer(self._token_answer if is_own or self._seeds is None else None, engine)
+            mean = self._evidence.mean if is_own and self._evidence is not None else None
             with run.stage("expanding"):
-                rows = as_rows(self._form, self._expander.rows(examples, num_samples, label_shares, keep, answer))
+                texts = self._expander.rows(examples, num_samples, label_shares, keep, answer, mean)
+                rows = as_rows(self._form, texts)
                 if is_kept and self._folder is not None:
                     synthetic = self._folder.dataset(f"run-{run.number}-texts", rows, features)
                 else:

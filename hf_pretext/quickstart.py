@@ -22,7 +22,7 @@ from .saved_runs import check_folder
 
 EMBEDDING_MODEL = "packaged/all-MiniLM-L6-v2"
 EXPANSION_MODEL = "packaged/SmolLM2-135M-Instruct"
-NUM_SAMPLES = 224
+NUM_SAMPLES = 160
 HELD_OUT_SPEECHES = 600
 
 CONFIG = PrivateEvolutionConfig(
@@ -39,8 +39,7 @@ CONFIG = PrivateEvolutionConfig(
     domain="speeches by characters in the plays of Shakespeare",
     seeds_per_prompt=3,
     continuations_per_prompt=3,  # A prompt is read once for them.
-    best_of=1,  # Half the time of the expansion.
-    token_fraction=0.0,  # The same.
+    token_fraction=0.0,  # Reading the model's own tokens would take as long as the texts.
     max_new_tokens=48,
     min_words=5,
 )

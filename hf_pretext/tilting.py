@@ -9,9 +9,9 @@ import numpy as np
 
 from .clients.tokens import TokenReader
 from .configuration import PrivateEvolutionConfig
+from .evolution.matching import match_tokens
 from .evolution.token_answer import TokenAnswer
 from .evolution.token_list import WEIGHT_POWER, counts_of
-from .evolution.token_match import match_tokens
 from .evolution.token_tilt import MOST_BIAS, fit_tilt, with_public
 from .models.engine import ForeseesTokens, ShowsTokenizer, TakesBias, TextEngine, TokenFractions
 from .processes import broadcast
@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 
 FEWEST_WRITTEN, MOST_WRITTEN = 16, 256
 """Texts that are written first, and not kept. They tell how often the model writes each token."""
-
-MATCHED_AT_ONCE = 2048
-"""Largest number of texts that are compared with one another at once. Their products are in memory."""
 
 LEAST_FRACTION = 1e-8
 """Added to all fractions, so that none is zero."""
@@ -189,13 +186,7 @@ def choose_alike(
     """
     counted = _Counted.of(engine, answer, texts)
     tilt, usual = _tilt(answer, label, counted.fractions)
-    target = usual * np.exp(tilt)
-    chosen: list[int] = []
-    for part in np.array_split(np.arange(len(texts)), math.ceil(len(texts) / MATCHED_AT_ONCE)):
-        wanted = round(number * (part[-1] + 1) / len(texts)) - len(chosen)
-        counts, lengths = counted.counts[part], counted.lengths[part]
-        chosen += part[match_tokens(counts, lengths, target, preference[part], wanted)].tolist()
-    return broadcast(chosen)
+    return broadcast(match_tokens(*counted, usual * np.exp(tilt), preference, number).tolist())
 
 
 def _tilt(answer: TokenAnswer, label: int, fractions: TokenFractions) -> tuple[np.ndarray, np.ndarray]:

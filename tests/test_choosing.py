@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_token_tilt import answer_of, embed, frequencies
 
 from hf_pretext.choosing import chooser
-from hf_pretext.evolution import token_match
-from hf_pretext.evolution.token_match import match_tokens
+from hf_pretext.evolution import matching
+from hf_pretext.evolution.matching import match_mean, match_tokens
 from hf_pretext.expansion import Expander, SeedTexts
 from hf_pretext.models.local_engine import LocalEngine
 from hf_pretext.tilting import choose_alike
@@ -29,7 +29,7 @@ def made(seed, number=60, num_tokens=40):
 
 
 def distance(counts, lengths, target, chosen):
-    usual = np.maximum(counts.sum(axis=0), token_match.RAREST) / lengths.sum()
+    usual = np.maximum(counts.sum(axis=0), matching.RAREST) / lengths.sum()
     return float(((counts[chosen].sum(axis=0) / lengths[chosen].sum() - target) ** 2 / usual).sum())
 
 
@@ -40,7 +40,7 @@ def test_no_exchange_of_two_texts_would_help(seed, number):
     chosen = match_tokens(counts, lengths, target, preference, number)
     assert len(chosen) == len(set(chosen)) == number and (np.diff(chosen) > 0).all()
     ranks = np.argsort(np.argsort(preference))
-    value = token_match.PREFERENCE_WEIGHT * (ranks - ranks.mean()) / ranks.std() / number
+    value = matching.TOKENS_WEIGHT * (ranks - ranks.mean()) / ranks.std() / number
 
     def worth(some):
         return value[some].sum() - distance(counts, lengths, target, some)
@@ -115,7 +115,7 @@ def test_what_is_kept_holds_the_tokens_of_the_clients_more_nearly(llama, config)
 
 def test_many_texts_are_chosen_among_in_parts(llama, config, monkeypatch):
     """All products of many thousands of texts would not fit into memory."""
-    monkeypatch.setattr("hf_pretext.tilting.MATCHED_AT_ONCE", 16)
+    monkeypatch.setattr(matching, "AT_ONCE", 16)
     engine, texts = LocalEngine(*llama, config), random_texts(50)
     chosen = choose_alike(engine, answer_of(llama[1]), 0, texts, np.zeros(50), 23)
     assert len(chosen) == len(set(chosen)) == 23 and chosen == sorted(chosen)
@@ -126,8 +126,46 @@ def test_a_text_that_fits_another_label_is_never_kept(llama, config):
     engine, texts = LocalEngine(*llama, config), random_texts(12)
     values = np.where(np.arange(12) % 4 == 0, 1.0, -np.inf)
     for best_of in (2, 6):
-        choose = chooser(best_of, lambda _: values, engine, answer_of(llama[1]), 0)
+        choose = chooser(best_of, lambda _: values, engine, answer_of(llama[1]), 0, None, embed)
         chosen = choose(texts)
         assert len(chosen) == min(3, 12 // best_of) and set(chosen) <= {0, 4, 8}
-    assert chooser(1, lambda _: values, engine, answer_of(llama[1]), 0) is None
-    assert chooser(3, None, engine, None, 0) is None
+    assert chooser(1, lambda _: values, engine, answer_of(llama[1]), 0, None, embed) is None
+    assert chooser(3, None, engine, None, 0, None, embed) is None
+
+
+def unit_rows(rng, number, width=8):
+    points = rng.normal(size=(number, width)) + 1.0
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_the_mean_of_what_is_kept_cannot_be_brought_nearer_by_one_exchange(seed, number):
+    rng = np.random.default_rng(seed)
+    points, goal = unit_rows(rng, 40), unit_rows(rng, 20).mean(axis=0)
+    chosen = match_mean(points, goal, np.zeros(40), number)
+    assert len(chosen) == len(set(chosen)) == number and (np.diff(chosen) > 0).all()
+
+    def distance_of(some):
+        return float(((points[some].mean(axis=0) - goal) ** 2).sum())
+
+    for leaves, enters in itertools.product(range(number), np.setdiff1d(np.arange(40), chosen)):
+        assert distance_of(np.append(np.delete(chosen, leaves), enters)) >= distance_of(chosen) - 1e-8
+
+
+def test_texts_are_kept_whose_mean_is_that_of_the_clients(llama, config):
+    """Without counts of tokens. The preference breaks ties only: alone, it would keep texts of one kind."""
+    rng, texts = np.random.default_rng(0), [f"text {number}" for number in range(60)]
+    points = dict(zip(texts, unit_rows(rng, 60), strict=True))
+    goal, values = unit_rows(rng, 30).mean(axis=0), rng.normal(size=60)
+
+    def embed_rows(some):
+        return np.array([points[text] for text in some])
+
+    engine = LocalEngine(*llama, config)
+    kept, preferred = (
+        [texts[index] for index in chooser(2, lambda _: values, engine, None, 0, mean, embed_rows)(texts)]
+        for mean in (goal, None)
+    )
+    errors = [float(((embed_rows(some).mean(axis=0) - goal) ** 2).sum()) for some in (kept, preferred)]
+    assert len(kept) == len(preferred) == 30 and errors[0] < 0.2 * errors[1]

@@ -10,6 +10,7 @@ from hf_pretext.evolution.evidence import (
     SeedsReading,
     TiltReading,
     VotesReading,
+    mean_of,
     strength_of,
 )
 from hf_pretext.evolution.selection import resample, threshold_votes
@@ -146,6 +147,20 @@ def test_a_tilt_of_few_texts_leaves_a_chance_to_each(num_texts):
     assert ratios.min() > 1e-45 and ratios.mean() == pytest.approx(1)
     wide = TiltReading(lambda rows: rows[:, 0], lambda: 2000 * scores[:, None]).ratios(2000 * scores[:, None])
     assert np.isfinite(wide).all() and (wide > 0).all()
+
+
+def test_a_mean_is_shrunk_by_its_noise_and_unknown_if_it_is_mostly_noise():
+    """400 clients are at 0.3 from a public mean, 0.7 is the unit. A few would be lost in the noise."""
+    rng, center, shift = np.random.default_rng(0), np.full(384, 0.02), np.zeros(384)
+    shift[:9] = 0.1
+
+    def released(number, noise_std=2.5):
+        answer = number * shift / 0.7 + noise_std * rng.normal(size=384)
+        return mean_of(answer, noise_std, number, center)
+
+    found = released(400)
+    assert np.linalg.norm(found - center - shift) < 0.15 and np.linalg.norm(found - center) < 0.32
+    assert released(100) is None and released(0) is None and mean_of(np.zeros(384), 0.0, 0, center) is None
 
 
 def test_what_a_round_says_is_bounded_whatever_the_votes_are():

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ..privacy.plan import MEAN_CLIP
 from .smoothing import SmoothedVotes, nearness, smooth_votes
 
 MAX_CHANGE = 10.0
@@ -57,6 +58,9 @@ class Interprets(Protocol):
         """
         ...
 
+
+MOST_NOISE = 0.2
+"""Fraction of the squared length of a released mean that may be noise, if written texts are to have that mean."""
 
 UNIT_TOLERANCE = 1e-3
 """What the length of an embedding model's vectors may differ from one, by rounding."""
@@ -166,11 +170,19 @@ class MeanReading(TiltReading):
         direction (`np.ndarray` of shape `(d,)`): Where the mean of the clients is, relative to a public mean.
         center (`np.ndarray` of shape `(d,)`): The public mean.
         embed (`Callable`): Computes unit embeddings of public texts. See `TiltReading`.
+        mean (`np.ndarray` of shape `(d,)`, *optional*): The mean of the clients, if it is known well (`mean_of`).
     """
 
-    def __init__(self, direction: np.ndarray, center: np.ndarray, embed: Callable[[], np.ndarray]) -> None:
+    def __init__(
+        self,
+        direction: np.ndarray,
+        center: np.ndarray,
+        embed: Callable[[], np.ndarray],
+        mean: np.ndarray | None = None,
+    ) -> None:
         super().__init__(lambda points: (points - center) @ direction, embed, EFFECTIVE_FRACTION)
         self._direction = direction
+        self.mean = mean
 
     @property
     def slope(self) -> np.ndarray:
@@ -181,6 +193,25 @@ class MeanReading(TiltReading):
     def offset(self) -> float:
         """Logarithm of the ratio of a text whose embedding is zero."""
         return float(self.log_ratios(np.zeros((1, len(self._direction))))[0])
+
+
+def mean_of(answer: np.ndarray, noise_std: float, num_clients: int, center: np.ndarray) -> np.ndarray | None:
+    """Estimate the clients' mean embedding from the noisy sum of their shifts from a public mean.
+
+    Args:
+        answer (`np.ndarray` of shape `(d,)`): The noisy sum, in units of `MEAN_CLIP`.
+        noise_std (`float`): Standard deviation of the noise in a bin.
+        num_clients (`int`): Number of clients in the sum.
+        center (`np.ndarray` of shape `(d,)`): The public mean.
+
+    Returns:
+        `np.ndarray` of shape `(d,)`: The mean, shrunk towards the public one by what noise adds to its length (James
+        and Stein 1961). None if most of that is noise (`MOST_NOISE`), or there are no clients.
+    """
+    noise, length = len(answer) * noise_std**2, float(answer @ answer)
+    if num_clients < 1 or noise > MOST_NOISE * length:
+        return None
+    return np.asarray(center + (1 - noise / length) * MEAN_CLIP / num_clients * answer)
 
 
 class SeedsReading:

@@ -34,10 +34,12 @@ class LinearRatio:
     Args:
         slope (`np.ndarray` of shape `(d,)`): How the logarithm grows along each dimension.
         offset (`float`): The logarithm where the embedding is zero.
+        mean (`np.ndarray` of shape `(d,)`, *optional*): The mean of the clients, if it is known well.
     """
 
     slope: np.ndarray
     offset: float
+    mean: np.ndarray | None = None
 
     def log_ratios(self, embeddings: np.ndarray) -> np.ndarray:
         """Compute the logarithms. See `LogRatio`."""
@@ -45,12 +47,16 @@ class LinearRatio:
 
     def to_arrays(self) -> Arrays:
         """Return what `from_arrays` reads."""
-        return {"slope": self.slope.astype(np.float64), "offset": np.array([self.offset])}
+        known = {} if self.mean is None else {"mean": self.mean.astype(np.float64)}
+        return {"slope": self.slope.astype(np.float64), "offset": np.array([self.offset]), **known}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "LinearRatio":
         """Read what `to_arrays` returned."""
-        return cls(arrays["slope"], float(arrays["offset"][0]))
+        mean = arrays.get("mean")
+        if mean is not None and mean.shape != arrays["slope"].shape:
+            raise ValueError("a mean has other dimensions")
+        return cls(arrays["slope"], float(arrays["offset"][0]), mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +137,12 @@ class RunEvidence:
                 return int(each.forecast.landmarks.shape[1])
         return None
 
+    @property
+    def mean(self) -> np.ndarray | None:
+        """The clients' mean embedding, shape `(d,)`. None if it is not known well, or there is one for each label."""
+        known = [each.mean for own in self._parts for each in own if isinstance(each, LinearRatio)]
+        return known[0] if len(self._parts) == 1 and known else None
+
     def to_arrays(self) -> Arrays | None:
         """Return what `from_arrays` reads. None if a question of the caller is part of it, which arrays cannot be."""
         arrays = {SHARES: self._shares}
@@ -165,7 +177,7 @@ class RunEvidence:
 
 def _log_ratio(reading: Reading) -> LogRatio:
     if isinstance(reading, MeanReading):
-        return LinearRatio(reading.slope, reading.offset)
+        return LinearRatio(reading.slope, reading.offset, reading.mean)
     if isinstance(reading, VotesReading):
         return VotedRatio(reading.smoothed.predict, reading.average)
     return reading  # type: ignore[return-value]  # A `TiltReading` of the caller's question.

@@ -18,7 +18,7 @@ from ..configuration import PrivateEvolutionConfig
 from ..privacy.plan import LABELED_MEAN, LABELED_TOKEN_COUNTS, MEAN_EMBEDDING, TOKEN_COUNTS
 from ..processes import broadcast
 from .candidates import Candidates
-from .evidence import Interprets, MeanReading, Reading, TiltReading, VotesReading
+from .evidence import Interprets, MeanReading, Reading, TiltReading, VotesReading, mean_of
 from .first_question import FirstQuestion
 from .kept_evidence import RunEvidence
 from .label_scores import is_scores, tilt_direction
@@ -309,15 +309,17 @@ class Population:
             )
 
     def _read_mean(self, answer: np.ndarray) -> None:
-        center = self._mean_question.center[0] / EMBEDDING_UNITS
+        config, center = self._config, self._mean_question.center[0] / EMBEDDING_UNITS
+        noise_std = self._run.noise_std(LABELED_MEAN.name if config.labels else MEAN_EMBEDDING.name)
+        # Of some of the clients, or for each label, the mean itself is not known.
+        is_whole = not config.labels and config.client_sampling_rate == 1 and config.max_dropout is None
+        mean = mean_of(answer, noise_std, self._run.num_clients or 0, center) if is_whole else None
         for part, direction in zip(self._parts, answer.reshape(len(self._parts), -1), strict=True):
-            if self._config.labels:
-                noise_std = self._run.noise_std(LABELED_MEAN.name)
+            if config.labels:
                 direction = broadcast(tilt_direction(direction, noise_std, self._source_embeddings))
-            reading = MeanReading(direction, center, lambda: self._source_embeddings)
+            reading = MeanReading(direction, center, lambda: self._source_embeddings, mean)
             part.evidence.add(reading)
-            if self._config.labels:
-                self._tilts.append(reading)
+            self._tilts += [reading] if config.labels else []
 
     def _ask_about_tokens(self) -> Question:
         self._check_reader()
