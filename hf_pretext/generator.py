@@ -326,7 +326,9 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
 
             # The counts of the own run say nothing about the words of other seeds.
             answer = usable_answer(self._token_answer if is_own or self._seeds is None else None, engine)
-            mean = self._evidence.mean if is_own and self._evidence is not None else None
+            # Not read without need: what the votes say of any text may have to be computed for it.
+            has_mean = is_own and answer is None and self.config.mean_fraction > 0 and self.config.best_of > 1
+            mean = self._evidence.mean if has_mean and self._evidence is not None else None
             with run.stage("expanding"):
                 texts = self._expander.rows(examples, num_samples, label_shares, keep, answer, mean)
                 rows = as_rows(self._form, texts)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, load_from_disk
 
 from hf_pretext import InMemoryClientPool, PrivateEvolutionConfig, PrivateEvolutionGenerator, compute_epsilon
+from hf_pretext.evolution.matching import match_mean
 from hf_pretext.evolution.population import Reserve
 from hf_pretext.expansion import SeedTexts
 from hf_pretext.models.local_engine import LocalEngine
@@ -447,3 +448,35 @@ def test_smoothing_knows_the_noise_of_a_federation(make_generator, config):
     share = mechanism.share_scale(3) / mechanism.units
     assert mechanism.noise_std_of_sum(5) == pytest.approx(share * 5**0.5)
     assert votes_of(config).noise_std_of_sum(5) == votes_of(config).noise_std
+
+
+def test_what_is_kept_has_the_mean_that_was_released(
+    make_generator, bert, sentence_transformer, llama, config, private, public, tmp_path, monkeypatch
+):
+    """Also after the run was saved. Seeds of someone else, or a mean that is mostly noise, say nothing of it."""
+    goals = []
+
+    def spy(embeddings, mean, preference, number):
+        goals.append(mean)
+        return match_mean(embeddings, mean, preference, number)
+
+    monkeypatch.setattr("hf_pretext.choosing.match_mean", spy)
+    settings = {"mean_fraction": 0.5, "token_fraction": 0.0, "best_of": 2}
+    generator = make_generator(config=replace(config, epsilon=2000.0, **settings))
+    generator(private, initial_population=public, num_samples=8)
+    true = np.mean([generator.embed(own).mean(axis=0) for own in texts_by_client(private)], axis=0)
+    assert len(goals) == 1 and np.linalg.norm(goals[0] - true) < 0.05
+    generator.expand(public[:6], num_samples=4)
+    generator.expand(generator.seeds, num_samples=8)
+    generator.save_pretrained(tmp_path)
+    models = {"variation_model": bert, "embedding_model": sentence_transformer, "expansion_model": llama}
+    again = PrivateEvolutionGenerator.from_pretrained(tmp_path, **models)
+    again.expand(again.seeds, num_samples=4)
+    assert len(goals) == 3 and all(np.allclose(goal, goals[0]) for goal in goals)
+    make_generator(config=replace(config, epsilon=1.0, **settings))(private, initial_population=public, num_samples=4)
+    assert len(goals) == 3
+
+
+def texts_by_client(private):
+    rows = list(zip(private["client_id"], private["text"], strict=True))
+    return [[text for who, text in rows if who == client] for client in dict.fromkeys(private["client_id"])]
