@@ -156,11 +156,12 @@ class PrivateEvolutionConfig(SavedSettings):
             Number of continuations of one prompt, which is read once for all of them. The paper has one.
         best_of (`int`, *optional*, defaults to `2`):
             Texts written for each that is kept. Those are kept that the evidence prefers and that together are what
-            the clients said: with token counts, they hold the tokens as often, and otherwise, with a mean embedding
-            that is not mostly noise, they have that mean (`evolution.matching`). It costs time and no privacy. 1, as
-            in the paper, keeps all. So does an expansion of seeds without preferences and token counts. With `labels`
-            and `mean_fraction`, those are kept that fit their own label best, and none that fits another one better:
-            3 is a good choice then.
+            the clients said. With token counts, they hold the tokens as often. Otherwise they have the clients' mean
+            embedding, if all clients were asked for it, without labels and outside a federation, and noise is at most
+            a fifth of its squared length (`evolution.matching`). It costs time and no privacy. 1, as in the paper,
+            keeps all. So does an expansion of seeds of which nothing is known. With `labels` and `mean_fraction`,
+            those are kept that fit their own label best, and none that fits another one better: 3 is a good choice
+            then.
         max_new_tokens (`int`, *optional*, defaults to `85`):
             Longest new text, in tokens of the expansion model. A longer one is cut after a sentence.
         min_words (`int`, *optional*, defaults to `3`):

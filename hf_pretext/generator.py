@@ -151,6 +151,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         self._synthetic: Dataset | None = None
         self._token_answer: TokenAnswer | None = None
         self._evidence: RunEvidence | None = None
+        self._has_other_space = False
 
     @property
     def config(self) -> PrivateEvolutionConfig:
@@ -298,7 +299,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
             seeds (`datasets.Dataset` or `Sequence[str]`):
                 What `evolve` returned: columns `text` (`str`), `votes` and `preference` (`float`), which
                 `config.weight_seeds` and `config.best_of` use. Without votes all seeds are shown equally often.
-                Without preferences all usable texts are kept.
+                Without preferences, token counts and a mean embedding, all usable texts are kept.
             num_samples (`int`): Number of synthetic texts.
             label_shares (`Mapping[str, float]`, *optional*):
                 Fraction of the texts of each label, such as equal ones. By default that of the seeds, which is
@@ -326,9 +327,7 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
 
             # The counts of the own run say nothing about the words of other seeds.
             answer = usable_answer(self._token_answer if is_own or self._seeds is None else None, engine)
-            # Not read without need: what the votes say of any text may have to be computed for it.
-            has_mean = is_own and answer is None and self.config.mean_fraction > 0 and self.config.best_of > 1
-            mean = self._evidence.mean if has_mean and self._evidence is not None else None
+            mean = self._known_mean() if is_own and answer is None else None
             with run.stage("expanding"):
                 texts = self._expander.rows(examples, num_samples, label_shares, keep, answer, mean)
                 rows = as_rows(self._form, texts)
@@ -399,6 +398,8 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
         generator._sources = saved.sources_of(generator._sources, overrides)
         generator._seeds, generator._synthetic = saved.seeds, saved.synthetic
         generator._token_answer, generator._evidence = saved.token_answer, saved.evidence
+        own_space, space = (each["embedding_model"].name for each in (saved.sources, generator._components.sources))
+        generator._has_other_space = None not in (own_space, space) and own_space != space
         generator._costs = saved.costs
         generator.history = list(saved.history)
         if saved.seeds is not None:
@@ -406,6 +407,12 @@ class PrivateEvolutionGenerator(SavesRuns, CountsAlone):
             generator._num_runs = math.ceil(own.num_releases / generator.ledger.plan.num_releases)
             generator._run = generator._new_run(generator._num_runs)
         return generator
+
+    def _known_mean(self) -> np.ndarray | None:
+        """Return the clients' mean embedding, if it was released, is used, and is in the space of this model."""
+        is_used = self.config.mean_fraction > 0 and self.config.best_of > 1 and not self._has_other_space
+        mean = self._evidence.mean if is_used and self._evidence is not None else None
+        return mean if mean is not None and self._embed(["A text."]).shape[1] == len(mean) else None
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed public texts in the space where the clients vote: unit rows, shape `(len(texts), d)`."""

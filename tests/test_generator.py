@@ -472,6 +472,8 @@ def test_what_is_kept_has_the_mean_that_was_released(
     models = {"variation_model": bert, "embedding_model": sentence_transformer, "expansion_model": llama}
     again = PrivateEvolutionGenerator.from_pretrained(tmp_path, **models)
     again.expand(again.seeds, num_samples=4)
+    again._has_other_space = True  # As with another embedding model.
+    again.expand(again.seeds, num_samples=4)
     assert len(goals) == 3 and all(np.allclose(goal, goals[0]) for goal in goals)
     make_generator(config=replace(config, epsilon=1.0, **settings))(private, initial_population=public, num_samples=4)
     assert len(goals) == 3

@@ -206,7 +206,8 @@ def mean_of(answer: np.ndarray, noise_std: float, num_clients: int, center: np.n
 
     Returns:
         `np.ndarray` of shape `(d,)`: The mean, shrunk towards the public one by what noise adds to its length (James
-        and Stein 1961). None if most of that is noise (`MOST_NOISE`), or there are no clients.
+        and Stein 1961). None if more than `MOST_NOISE` of that is noise, or there are no clients. A shift was clipped
+        to `MEAN_CLIP` on each client. So if clients have one or two texts, this is nearer to the public mean.
     """
     noise, length = len(answer) * noise_std**2, float(answer @ answer)
     if num_clients < 1 or noise > MOST_NOISE * length:
