@@ -13,8 +13,8 @@ from .models.engine import TextEngine
 from .processes import broadcast, progress_label
 from .tilting import choose_alike
 
-Judge = Callable[[list[str]], np.ndarray]
-"""Returns how good each text is. A text at minus infinity is never kept."""
+Judge = Callable[[np.ndarray], np.ndarray]
+"""Returns how good each text is, by the unit embeddings of all. A text at minus infinity is never kept."""
 
 Choose = Callable[[list[str]], list[int]]
 """Chooses among texts, and returns the indices of those that are kept, in ascending order."""
@@ -44,21 +44,22 @@ def chooser(
             The clients' mean embedding. If nothing is known of tokens, the texts that are kept have it together.
         embed (`Callable`): Embeds texts as unit rows.
     """
-    if best_of == 1 or (judge is None and answer is None and mean is None):
+    needs_points = judge is not None or mean is not None
+    if best_of == 1 or not (needs_points or answer is not None):
         return None
 
     def choose(texts: list[str]) -> list[int]:
-        values = np.zeros(len(texts)) if judge is None else judge(texts)
+        with progress_label("Judging what was written"):
+            points = embed(texts) if needs_points else np.zeros((len(texts), 0))
+        values = np.zeros(len(texts)) if judge is None else judge(points)
         number, fit = math.ceil(len(texts) / best_of), np.flatnonzero(values > -np.inf)
-        if (answer is None and mean is None) or len(fit) <= number:
-            return sorted(fit[np.argsort(-values[fit], kind="stable")[:number]].tolist())
-        own = [texts[index] for index in fit]
-        if answer is not None:
+        has_choice = len(fit) > number
+        if has_choice and answer is not None:
+            own = [texts[index] for index in fit]
             return fit[choose_alike(engine, answer, label, own, values[fit], number)].tolist()
-        with progress_label("Embedding what was written"):
-            points = embed(own)
-        assert mean is not None  # As there is no answer about tokens.
-        return fit[broadcast(match_mean(points, mean, values[fit], number).tolist())].tolist()
+        if has_choice and mean is not None:
+            return fit[broadcast(match_mean(points[fit], mean, values[fit], number).tolist())].tolist()
+        return sorted(fit[np.argsort(-values[fit], kind="stable")[:number]].tolist())
 
     return choose
 
@@ -67,13 +68,12 @@ def is_preferred(seeds: Sequence[str], preference: np.ndarray, embed: Embed) -> 
     """Judge texts by the evidence for the seeds near them."""
     evidence = Evidence()
 
-    def judge(texts: list[str]) -> np.ndarray:
+    def judge(points: np.ndarray) -> np.ndarray:
         if not evidence:
             with progress_label("Embedding the seeds"):
                 evidence.add(SeedsReading(embed(seeds), preference))
-        with progress_label("Judging what was written"):
-            # Processes on different machines would differ by rounding, and so in what they keep.
-            return broadcast(evidence.ratios(embed(texts)))
+        # Processes on different machines would differ by rounding, and so in what they keep.
+        return broadcast(evidence.ratios(points))
 
     return judge
 
@@ -81,11 +81,10 @@ def is_preferred(seeds: Sequence[str], preference: np.ndarray, embed: Embed) -> 
 def fits_label(seeds: ScoredSeeds, label: int, embed: Embed) -> Judge:
     """Judge texts by how much better they fit a label than others. Those that fit another are never kept."""
 
-    def judge(texts: list[str]) -> np.ndarray:
+    def judge(points: np.ndarray) -> np.ndarray:
         with progress_label("Embedding the seeds"):
             scores = seeds.fitted(embed)
-        with progress_label("Judging what was written"):
-            margin = margins(scores.of(embed(texts)))[:, label]
+        margin = margins(scores.of(points))[:, label]
         return broadcast(np.where(margin > 0, margin, -np.inf))
 
     return judge

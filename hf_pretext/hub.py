@@ -115,8 +115,9 @@ def push_folder(
 
 def _with_patience(push: Callable[[], str]) -> str:
     """Try again after an error that passes. The client itself does so for some requests only."""
+    waits = list(WAITS)
     lost: Exception | None = None
-    for seconds in (*WAITS, 0):
+    while True:
         try:
             return push()
         except ValueError as error:
@@ -124,12 +125,11 @@ def _with_patience(push: Callable[[], str]) -> str:
                 raise
             raise ConnectionError(f"{lost}. Then it was refused, as the first try may have arrived: {error}") from lost
         except Exception as error:
-            if not _passes(error):
+            if not waits or not _passes(error):
                 raise
             lost = error
             logger.warning("The push broke off: %s. Trying again.", error)
-            time.sleep(seconds)
-    raise lost or RuntimeError("Nothing was tried.")
+            time.sleep(waits.pop(0))
 
 
 _OF_THE_NETWORK = {

@@ -158,7 +158,7 @@ class PairWriter:
         scores = np.zeros(len(texts))
         judge = expander.evidence(seeds, label)
         if judge is not None:
-            values = judge(texts)
+            values = judge(self._embed(texts))
             scores += _standardized(np.log(values) if seeds.scored is None else values)
         if self._answer is not None and reads_tokens(self._answer, engine):
             scores += _standardized(token_scores(engine, self._answer, label, texts))

@@ -125,6 +125,10 @@ def test_many_texts_are_chosen_among_in_parts(llama, config, monkeypatch):
 def test_a_text_that_fits_another_label_is_never_kept(llama, config):
     engine, texts = LocalEngine(*llama, config), random_texts(12)
     values = np.where(np.arange(12) % 4 == 0, 1.0, -np.inf)
+
+    def embed(some):
+        return np.zeros((len(some), 2))
+
     for best_of in (2, 6):
         choose = chooser(best_of, lambda _: values, engine, answer_of(llama[1]), 0, None, embed)
         chosen = choose(texts)

@@ -397,7 +397,8 @@ def test_texts_that_are_kept_are_nearer_to_the_seeds_that_the_evidence_prefers(m
     assert len(set(kept)) == 24
     judge = judge_of(best)
     everything = all_of_them.expand(seeds, num_samples=24)["text"]
-    assert np.log(judge(list(kept))).mean() > np.log(judge(list(everything))).mean()
+    of_kept, of_everything = (judge(best.embed(list(texts))) for texts in (kept, everything))
+    assert np.log(of_kept).mean() > np.log(of_everything).mean()
     for column, bad in product(("votes", "preference"), (-1.0, float("nan"), float("inf"), None, "three", [1.0])):
         with pytest.raises(ValueError, match=f"`seeds` has a column '{column}' that does not hold a finite number"):
             best.expand(Dataset.from_dict({"text": public, column: [bad] * len(public)}), num_samples=2)

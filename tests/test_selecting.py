@@ -283,17 +283,17 @@ def test_saved_evidence_says_what_the_live_one_says():
 
 def test_evidence_keeps_the_mean_of_the_clients():
     mean = np.linspace(-1, 1, 6)
-    kept = RunEvidence(lambda: [[LinearRatio(np.ones(6), 0.0, mean)]], [1.0])
+    kept = RunEvidence(lambda: [[LinearRatio(np.ones(6), 0.0)]], [1.0], mean)
     np.testing.assert_array_equal(RunEvidence.from_arrays(kept.to_arrays()).mean, mean)
     assert RunEvidence(lambda: [[LinearRatio(np.ones(6), 0.0)]], [1.0]).mean is None
-    of_two_labels = RunEvidence(lambda: [[LinearRatio(np.ones(6), 0.0, mean)]] * 2, [0.5, 0.5])
+    of_two_labels = RunEvidence(lambda: [[LinearRatio(np.ones(6), 0.0)]] * 2, [0.5, 0.5], mean)
     assert of_two_labels.mean is None, "of which label?"
 
 
 def test_evidence_that_is_none_is_refused():
     good = RunEvidence.of([readings(0)[0]], [1.0]).to_arrays()
     with pytest.raises(ValueError, match="a mean has other dimensions"):
-        RunEvidence.from_arrays({**good, "0.0.mean": np.ones(5)})
+        RunEvidence.from_arrays({**good, "mean": np.ones(5)})
     for bad in ({}, {**good, "x": good["shares"]}, {**good, "0.0.slope": np.full(6, np.nan)}, {"shares": np.ones(2)}):
         with pytest.raises(ValueError, match="no evidence of a run"):
             RunEvidence.from_arrays(bad)

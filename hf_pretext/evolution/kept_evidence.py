@@ -13,8 +13,8 @@ import numpy as np
 from .evidence import MeanReading, Reading, VotesReading, ratios_of
 from .smoothing import Forecast
 
-SHARES = "shares"
-"""Name of the array of the fractions of the labels."""
+SHARES, MEAN = "shares", "mean"
+"""Names of the arrays of the fractions of the labels, and of the clients' mean embedding."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,12 +34,10 @@ class LinearRatio:
     Args:
         slope (`np.ndarray` of shape `(d,)`): How the logarithm grows along each dimension.
         offset (`float`): The logarithm where the embedding is zero.
-        mean (`np.ndarray` of shape `(d,)`, *optional*): The mean of the clients, if it is known well.
     """
 
     slope: np.ndarray
     offset: float
-    mean: np.ndarray | None = None
 
     def log_ratios(self, embeddings: np.ndarray) -> np.ndarray:
         """Compute the logarithms. See `LogRatio`."""
@@ -47,16 +45,12 @@ class LinearRatio:
 
     def to_arrays(self) -> Arrays:
         """Return what `from_arrays` reads."""
-        known = {} if self.mean is None else {"mean": self.mean.astype(np.float64)}
-        return {"slope": self.slope.astype(np.float64), "offset": np.array([self.offset]), **known}
+        return {"slope": self.slope.astype(np.float64), "offset": np.array([self.offset])}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "LinearRatio":
         """Read what `to_arrays` returned."""
-        mean = arrays.get("mean")
-        if mean is not None and mean.shape != arrays["slope"].shape:
-            raise ValueError("a mean has other dimensions")
-        return cls(arrays["slope"], float(arrays["offset"][0]), mean)
+        return cls(arrays["slope"], float(arrays["offset"][0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +91,24 @@ class RunEvidence:
     Args:
         read (`Callable`): Makes what each release says, for each label, when it is first needed.
         shares (`Sequence[float]`): Fraction of the texts of each label. Without labels there is one.
+        mean (`np.ndarray` of shape `(d,)`, *optional*): The clients' mean embedding, if it is known well.
     """
 
-    def __init__(self, read: Callable[[], Sequence[Sequence[LogRatio]]], shares: Sequence[float]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Sequence[LogRatio]]],
+        shares: Sequence[float],
+        mean: np.ndarray | None = None,
+    ) -> None:
         self._read, self._shares = read, np.array(shares, dtype=np.float64)
+        self.mean = mean if len(shares) == 1 else None
+        """The clients' mean embedding. None if it is not known well, or there is one for each label."""
 
     @classmethod
     def of(cls, readings: Sequence[Sequence[Reading]], shares: Sequence[float]) -> "RunEvidence":
         """Make it of the readings of each label. Those of the caller's own questions have `log_ratios` themselves."""
-        return cls(lambda: [[_log_ratio(each) for each in own] for own in readings], shares)
+        means = (each.mean for own in readings for each in own if isinstance(each, MeanReading))
+        return cls(lambda: [[_log_ratio(each) for each in own] for own in readings], shares, next(means, None))
 
     @cached_property
     def _parts(self) -> Sequence[Sequence[LogRatio]]:
@@ -137,15 +140,9 @@ class RunEvidence:
                 return int(each.forecast.landmarks.shape[1])
         return None
 
-    @property
-    def mean(self) -> np.ndarray | None:
-        """The clients' mean embedding, shape `(d,)`. None if it is not known well, or there is one for each label."""
-        known = [each.mean for own in self._parts for each in own if isinstance(each, LinearRatio)]
-        return known[0] if len(self._parts) == 1 and known else None
-
     def to_arrays(self) -> Arrays | None:
         """Return what `from_arrays` reads. None if a question of the caller is part of it, which arrays cannot be."""
-        arrays = {SHARES: self._shares}
+        arrays = {SHARES: self._shares, **({} if self.mean is None else {MEAN: self.mean})}
         for label, own in enumerate(self._parts):
             for number, each in enumerate(own):
                 if not isinstance(each, LinearRatio | VotedRatio):
@@ -164,20 +161,23 @@ class RunEvidence:
             shares = arrays[SHARES].tolist()
             parts: list[dict[int, Arrays]] = [{} for _ in shares]
             for path, array in arrays.items():
-                if path != SHARES:
+                if path not in (SHARES, MEAN):
                     label, number, name = path.split(".")
                     parts[int(label)].setdefault(int(number), {})[name] = array
             made = [[_from_arrays(own[number]) for number in sorted(own)] for own in parts]
+            found = cls(lambda: made, shares, arrays.get(MEAN))
+            if found.mean is not None and found.mean.shape != (found.num_dimensions,):
+                raise ValueError("a mean has other dimensions")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"Arrays that are no evidence of a run: {error}.") from None
         if not all(np.isfinite(array).all() for array in arrays.values()) or not all(made):
             raise ValueError("Arrays that are no evidence of a run: one is not finite, or a label has none.")
-        return cls(lambda: made, shares)
+        return found
 
 
 def _log_ratio(reading: Reading) -> LogRatio:
     if isinstance(reading, MeanReading):
-        return LinearRatio(reading.slope, reading.offset, reading.mean)
+        return LinearRatio(reading.slope, reading.offset)
     if isinstance(reading, VotesReading):
         return VotedRatio(reading.smoothed.predict, reading.average)
     return reading  # type: ignore[return-value]  # A `TiltReading` of the caller's question.

@@ -25,13 +25,7 @@ from ..models.components import ModelSource
 from ..models.packaged import PACKAGED
 from ..privacy.report import PrivacyReport
 from ..processes import broadcast, is_main_process
-from .chain import (
-    digest_of_weights,
-    has_adapter,
-    origin_of,
-    reports_of_base,
-    with_writer,
-)
+from .chain import digest_of_weights, has_adapter, origin_of, reports_of_base, with_writer
 from .commands import command
 from .models import push_model, write_card_of_report
 from .preparing import SavesModel, take_over_resume
